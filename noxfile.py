@@ -1,0 +1,141 @@
+"""Every check of the house. `nox -l` is its table of contents, `nox` alone runs what `tools/dev.py test` runs.
+
+A session that takes a package runs it in an environment of its own, with nothing
+in it but what that package's pyproject.toml declares.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "tools"))
+import workspace  # noqa: E402
+
+nox.needs_version = ">=2026.8"
+nox.options.default_venv_backend = "uv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "tests", "together"]
+
+PACKAGES = workspace.discover()
+each = nox.parametrize("package", [nox.param(name, id=name) for name in PACKAGES])
+DEV_TOOLS = ["ruff>=0.17", "mypy>=2.4"]
+ONE_THREAD = {"OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "0"}
+
+
+def group(package: str, name: str) -> list[str]:
+    """Return a dependency group of a package, empty where it has none."""
+    groups = nox.project.load_toml(PACKAGES[package].pyproject).get("dependency-groups", {})
+    return list(nox.project.dependency_groups({"dependency-groups": groups}, name)) if name in groups else []
+
+
+def install_alone(session: nox.Session, package: str, *options: str) -> None:
+    """Leave exactly a package's declared dependencies in the environment, then import all of its modules."""
+    session.install("--exact", *options, *workspace.editables(workspace.closure(PACKAGES, package)))
+    session.run("python", "tools/probe.py", PACKAGES[package].module, silent=True)
+
+
+def run_tests(session: nox.Session, package: str, *options: str) -> None:
+    """Install a package's test dependencies and run its tests and the examples of its docstrings."""
+    chosen = PACKAGES[package]
+    if not (chosen.path / "tests").is_dir():
+        session.log(f"{package} is not released yet: it imports alone, and has nothing to test")
+        return
+    # In-tree packages are named again, so that the extras which the tests ask for come from the tree too.
+    session.install(*options, *workspace.editables(workspace.closure(PACKAGES, package)), *group(package, "test"))
+    targets = [str(chosen.path / "tests"), str(chosen.path / "src")]
+    session.run("pytest", "--doctest-modules", *(session.posargs or ["-q"]), *targets, env=ONE_THREAD)
+
+
+@nox.session
+@each
+def tests(session: nox.Session, package: str) -> None:
+    """One package alone: its declared dependencies, every module imported, then its tests."""
+    install_alone(session, package)
+    run_tests(session, package)
+
+
+@nox.session
+@each
+def lowest(session: nox.Session, package: str) -> None:
+    """One package alone, with the oldest releases that it says it accepts."""
+    oldest = ("--resolution", "lowest-direct")
+    install_alone(session, package, *oldest)
+    run_tests(session, package, *oldest)
+
+
+@nox.session
+def together(session: nox.Session) -> None:
+    """All packages in one environment: compositions, import directions, the README's commands, the tools."""
+    needed = [line for name in PACKAGES for line in group(name, "test")]
+    session.install(*workspace.editables(list(PACKAGES.values())), "-r", "tools/requirements.txt", *needed)
+    session.run("pytest", "--doctest-modules", *(session.posargs or ["-q"]), "tests", "tools", env=ONE_THREAD)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style: ruff's rules and its format."""
+    session.install(*DEV_TOOLS)
+    session.run("ruff", "check", *(session.posargs or ["."]))
+    session.run("ruff", "format", *([] if session.posargs else ["--check"]), ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types: mypy strict on every package's src."""
+    needed = [line for name in PACKAGES for line in group(name, "test")]
+    session.install(*workspace.editables(list(PACKAGES.values())), *needed, *DEV_TOOLS)
+    session.run("mypy", *session.posargs, *(str(p.path / "src") for p in PACKAGES.values()))
+
+
+@nox.session
+@each
+def build(session: nox.Session, package: str) -> None:
+    """Wheel and sdist of one package, checked, then the wheel alone in an empty environment."""
+    session.install("--exact", "build[uv]", "twine>=7", "check-wheel-contents", "validate-pyproject")
+    folder = Path(session.create_tmp()) / "dist"
+    wheels = []
+    for needed in workspace.closure(PACKAGES, package):
+        out = folder / needed.name
+        session.run("python", "-m", "build", "--installer", "uv", "--outdir", str(out), str(needed.path), silent=True)
+        (wheel,) = out.glob(f"{needed.module}-{needed.version}-*.whl")
+        wheels.append(str(wheel))
+    chosen = PACKAGES[package]
+    session.run("validate-pyproject", str(chosen.pyproject))
+    session.run("twine", "check", "--strict", *map(str, (folder / package).iterdir()))
+    session.run("check-wheel-contents", "--toplevel", chosen.module, wheels[-1])
+    session.install("--exact", *wheels)
+    session.chdir(folder)
+    session.run("python", "-c", f"import {chosen.module} as m; assert m.__version__ == {chosen.version!r}, m.__version__")
+    if (chosen.path / "src" / chosen.module / "__main__.py").exists():
+        session.run("python", "-m", chosen.module, "--version")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site, built strict into site/."""
+    session.install(*workspace.editables(list(PACKAGES.values())), "-r", "docs/requirements.txt")
+    session.run("mkdocs", *(session.posargs or ["build", "--strict"]))
+
+
+@nox.session
+@each
+def bench(session: nox.Session, package: str) -> None:
+    """The benchmarks of one package, against their peers in the same run."""
+    scripts = sorted((PACKAGES[package].path / "benchmarks").glob("bench_*.py"))
+    if not scripts:
+        session.skip(f"{package} has no benchmark yet")
+    session.install(*workspace.editables(workspace.closure(PACKAGES, package)), *group(package, "bench"))
+    for script in scripts:
+        session.run("python", str(script), *session.posargs)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """The main jobs on real data, shown in demo/index.html."""
+    shown = [p for p in PACKAGES.values() if (p.path / "examples" / "demo.py").exists()]
+    session.install(*workspace.editables([q for q in PACKAGES.values() for p in shown if q in workspace.closure(PACKAGES, p.name)]))
+    session.run("python", "tools/demo.py", *session.posargs)

@@ -1,0 +1,13 @@
+"""Probabilistic multi-label contrastive learning with a mixture density head. Not released yet: no public names."""
+
+from __future__ import annotations
+
+__all__: list[str] = []
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("probmcl")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

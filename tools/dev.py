@@ -1,0 +1,214 @@
+#!/usr/bin/env python3
+"""The one entrance: `python3 tools/dev.py demo`, `python3 tools/dev.py test`.
+
+Needs python >= 3.11 and its pip, nothing else. The first call makes `.venv` with
+the pinned nox and uv of tools/requirements.txt; every call then hands over to nox.
+This file is kept readable by old interpreters, so that one of those gets a sentence
+and not a syntax error.
+"""
+
+import ast
+import errno
+import os
+import shutil
+import subprocess
+import sys
+
+OLDEST = (3, 11)
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+VENV = os.path.join(ROOT, ".venv")
+PINS = os.path.join(ROOT, "tools", "requirements.txt")
+STAMP = os.path.join(VENV, "sextet-stamp")
+FREE_BYTES_TO_START = 8 * 1024**3  # torch with CUDA, unpacked once; every further environment is hard links
+FREE_BYTES_FULL = 64 * 1024**2
+
+# What pip's variables are called in uv. A variable of uv that is already set wins.
+PIP_TO_UV = {
+    "PIP_INDEX_URL": "UV_DEFAULT_INDEX",
+    "PIP_EXTRA_INDEX_URL": "UV_INDEX",
+    "PIP_FIND_LINKS": "UV_FIND_LINKS",
+    "PIP_NO_INDEX": "UV_NO_INDEX",
+    "PIP_CERT": "SSL_CERT_FILE",
+    "PIP_PROXY": "ALL_PROXY",
+    "PIP_TRUSTED_HOST": "UV_INSECURE_HOST",
+    "PIP_DEFAULT_TIMEOUT": "UV_HTTP_TIMEOUT",
+    "PIP_CONSTRAINT": "UV_CONSTRAINT",
+}
+
+
+class Problem(Exception):
+    """Something that the person at the keyboard can mend, in one line."""
+
+
+def python_of(venv):
+    """Return the path of an environment's interpreter."""
+    return os.path.join(venv, "Scripts", "python.exe") if os.name == "nt" else os.path.join(venv, "bin", "python")
+
+
+def check_interpreter():
+    """Refuse an interpreter that is too old, naming a better one where there is one."""
+    if sys.version_info >= OLDEST:
+        return
+    newer = [n for n in ("python3.14", "python3.13", "python3.12", "python3.11") if shutil.which(n)]
+    hint = "run it with %s" % newer[0] if newer else "install a newer python first"
+    raise Problem(
+        "python %s is too old: Sextet needs python >= %d.%d (%s)"
+        % (".".join(map(str, sys.version_info[:3])), OLDEST[0], OLDEST[1], hint)
+    )
+
+
+def environment_for_uv(environ):
+    """Return the environment with pip's settings said in uv's words too.
+
+    >>> environment_for_uv({"PIP_INDEX_URL": "https://mirror/simple"})["UV_DEFAULT_INDEX"]
+    'https://mirror/simple'
+    """
+    result = dict(environ)
+    for pip_name, uv_name in PIP_TO_UV.items():
+        if pip_name in result and uv_name not in result:
+            separator = "," if uv_name == "UV_FIND_LINKS" else " "
+            result[uv_name] = separator.join(result[pip_name].split())
+    if "UV_INDEX" in result and "UV_INDEX_STRATEGY" not in result:
+        result["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # what pip does with an extra index
+    return result
+
+
+def reason_in(output):
+    """Find the cause of a failed installation in pip's output, as one line.
+
+    >>> reason_in("... Temporary failure in name resolution ...").split(":")[0]
+    'the package index cannot be reached'
+    """
+    unreachable = (
+        "NewConnectionError", "name resolution", "ConnectTimeout", "ProxyError", "Network is unreachable",
+        "Connection refused", "Max retries exceeded", "Could not fetch URL", "Connection to",
+    )  # fmt: skip
+    if "No space left on device" in output:
+        return "the disk is full: free about %d GB and run this again" % (FREE_BYTES_TO_START // 1024**3)
+    if "No module named pip" in output:
+        return "this python has no pip: install it (Debian: apt install python3-pip) and run this again"
+    if any(sign in output for sign in unreachable):
+        return "the package index cannot be reached: check the network, or set PIP_INDEX_URL or HTTPS_PROXY"
+    errors = [line.strip() for line in output.splitlines() if line.strip().upper().startswith("ERROR")]
+    return (errors or [line.strip() for line in output.splitlines() if line.strip()] or ["pip said nothing"])[-1]
+
+
+def wanted_stamp():
+    """Return what the finished .venv is stamped with: the pins and the interpreter."""
+    with open(PINS, encoding="utf-8") as pins:
+        return "%s\npython %s\n" % (pins.read().strip(), sys.version.split()[0])
+
+
+def is_ready():
+    """Tell whether .venv holds the pinned tools already."""
+    try:
+        with open(STAMP, encoding="utf-8") as stamp:
+            return stamp.read() == wanted_stamp() and os.path.exists(python_of(VENV))
+    except FileNotFoundError:
+        return False
+
+
+def make_environment():
+    """Make .venv with the pinned nox and uv; leave nothing half-made behind."""
+    import venv
+
+    free = shutil.disk_usage(ROOT).free
+    if free < FREE_BYTES_TO_START:
+        raise Problem(
+            "the disk is nearly full: %.1f GB are free here, the packages' environments need about %d GB"
+            % (free / 1024**3, FREE_BYTES_TO_START // 1024**3)
+        )
+    print("making .venv with nox and uv ...", file=sys.stderr, flush=True)
+    shutil.rmtree(VENV, ignore_errors=True)
+    # pip fills the new environment from outside, so that a python without ensurepip serves as well.
+    venv.create(VENV, with_pip=False)
+    command = [sys.executable, "-m", "pip", "--python", python_of(VENV), "install", "--quiet", "--retries", "2"]
+    done = subprocess.run([*command, "-r", PINS], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        shutil.rmtree(VENV, ignore_errors=True)
+        raise Problem(reason_in(done.stdout))
+    with open(STAMP, "w", encoding="utf-8") as stamp:
+        stamp.write(wanted_stamp())
+
+
+def ensure_environment():
+    """Make .venv where it is missing or out of date and return its interpreter."""
+    check_interpreter()
+    if not is_ready():
+        make_environment()
+    return python_of(VENV)
+
+
+def sessions():
+    """Return the noxfile's sessions and the first line of each one's docstring."""
+    with open(os.path.join(ROOT, "noxfile.py"), encoding="utf-8") as noxfile:
+        tree = ast.parse(noxfile.read())
+    return {
+        node.name: (ast.get_docstring(node) or "").splitlines()[0]
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and any("session" in ast.dump(d) for d in node.decorator_list)
+    }
+
+
+def usage():
+    """Return the help text."""
+    lines = [
+        "usage: python3 tools/dev.py SESSION [ARGUMENTS]",
+        "",
+        "  %-12s %s" % ("demo", "run the main jobs on real data and write demo/index.html"),
+        "  %-12s %s" % ("test", "run every check: what `nox` without arguments runs"),
+        "",
+        "or any one session; 'tests(gmr-metric)' is one package's:",
+        "",
+    ]
+    lines += ["  %-12s %s" % (name, about) for name, about in sessions().items() if name != "demo"]
+    lines += ["", "ARGUMENTS go to the session: python3 tools/dev.py 'tests(gmr-metric)' -k merge"]
+    return "\n".join(lines)
+
+
+def nox_arguments(words):
+    """Translate this command's words into nox's.
+
+    >>> nox_arguments(["test"])
+    []
+    >>> nox_arguments(["demo", "--only", "gmr-metric"])
+    ['--session', 'demo', '--', '--only', 'gmr-metric']
+    """
+    session, rest = words[0], words[1:]
+    if rest[:1] == ["--"]:
+        rest = rest[1:]
+    chosen = [] if session == "test" else ["--session", session]
+    return chosen + (["--", *rest] if rest else [])
+
+
+def main(words):
+    """Run one command and return its exit code."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if words else 2
+    try:
+        check_interpreter()
+        if words[0] != "test" and words[0].split("(")[0] not in sessions():
+            raise Problem("there is no session %r: one of demo, test, %s" % (words[0], ", ".join(sessions())))
+        python = ensure_environment()
+        environ = environment_for_uv(os.environ)
+        environ["PATH"] = os.path.dirname(python) + os.pathsep + environ.get("PATH", "")
+        code = subprocess.call([python, "-m", "nox", "--noxfile", os.path.join(ROOT, "noxfile.py"),
+                                *nox_arguments(words)], env=environ, cwd=ROOT)  # fmt: skip
+        if code and shutil.disk_usage(ROOT).free < FREE_BYTES_FULL:
+            raise Problem("the disk is full: free some space and run this again")
+        return code
+    except Problem as problem:
+        print("dev.py: %s" % problem, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print("dev.py: the disk is full: free some space and run this again", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
