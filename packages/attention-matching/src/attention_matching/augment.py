@@ -1,0 +1,200 @@
+"""Differentiable siamese augmentation (DSA): one drawn transform for real and synthetic images alike.
+
+A transform is a row of uniform random numbers, so that drawing and applying are
+apart: the same row gives the same transform on any images, and gradients flow
+through it into the pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from sextet_common.errors import InputError
+from torch import Tensor
+from torch.nn import functional
+
+Operation = Literal["color", "crop", "cutout", "flip", "scale", "rotate"]
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+N_RANDOM = 4  # numbers that a row of a transform holds: which operation, and up to three amounts
+
+
+@dataclass(frozen=True)
+class SiameseAugmentation:
+    """The papers' set of transforms, of which every row draws one.
+
+    Parameters
+    ----------
+    operations
+        Which transforms take part; none: images pass unchanged.
+    brightness, saturation, contrast
+        The strengths of ``color``: brightness adds up to half of its value either way,
+        saturation scales colours by up to its value, contrast scales by up to
+        0.5 around 1 (its value is the smallest factor).
+    crop
+        Largest shift of ``crop``, as a share of the side; zeros move in.
+    cutout
+        Side of the square that ``cutout`` blanks, as a share of the side.
+    flip
+        Probability of mirroring when ``flip`` is drawn.
+    scale
+        Largest factor of ``scale``, for each axis by itself.
+    rotate
+        Largest angle of ``rotate``, in degrees.
+
+    Raises
+    ------
+    InputError
+        Where an operation is unknown.
+
+    References
+    ----------
+    DSA (arXiv 2102.08259); strengths as DataDAM's table and code state them.
+
+    Examples
+    --------
+    >>> augment = SiameseAugmentation(("flip",), flip=1.0)
+    >>> augment(torch.tensor([[[[1.0, 2.0]]]]), torch.zeros(1, N_RANDOM)).tolist()
+    [[[[2.0, 1.0]]]]
+    """
+
+    operations: tuple[Operation, ...] = OPERATIONS
+    brightness: float = 1.0
+    saturation: float = 2.0
+    contrast: float = 0.5
+    crop: float = 0.125
+    cutout: float = 0.5
+    flip: float = 0.5
+    scale: float = 1.2
+    rotate: float = 15.0
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.operations if name not in OPERATIONS]
+        if unknown:
+            raise InputError(f"augmentation {unknown[0]!r} is unknown", ", ".join(OPERATIONS))
+
+    def __call__(
+        self, images: Float[Tensor, "batch channels height width"], rows: Float[Tensor, "rows random"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Transform images; each row of random numbers serves an equal share of them, in order.
+
+        Parameters
+        ----------
+        images
+            Shape (batch, channels, height, width).
+        rows
+            Uniform numbers in [0, 1), shape (rows, 4), on the CPU or the images' device;
+            ``batch`` must be a multiple of ``rows``: one row per image, or one per class
+            for images that lie class after class.
+
+        Returns
+        -------
+        Tensor
+            The transformed images, shape (batch, channels, height, width).
+
+        Raises
+        ------
+        InputError
+            Where the images cannot be shared out among the rows.
+        """
+        if not self.operations:
+            return images
+        if len(images) % len(rows):
+            raise InputError(f"{len(images)} images for {len(rows)} transforms", "a multiple of the transforms")
+        rows = rows.to(images)
+        chosen = (rows[:, 0] * len(self.operations)).long().clamp_(max=len(self.operations) - 1)
+        share = len(images) // len(rows)
+        drawn = rows.repeat_interleave(share, dim=0)
+        kind = chosen.repeat_interleave(share)
+        pieces, order = [], []
+        for number, name in enumerate(self.operations):
+            members = (kind == number).nonzero()[:, 0]
+            if len(members):
+                pieces.append(getattr(self, f"_{name}")(images[members], *drawn[members, 1:].unbind(1)))
+                order.append(members)
+        return torch.cat(pieces)[torch.cat(order).argsort()]
+
+    def _color(self, x: Tensor, u: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        u, v, w = (t[:, None, None, None] for t in (u, v, w))
+        x = x + (u - 0.5) * self.brightness
+        grey = x.mean(dim=1, keepdim=True)
+        x = (x - grey) * (v * self.saturation) + grey
+        middle = x.mean(dim=(1, 2, 3), keepdim=True)
+        return (x - middle) * (w + self.contrast) + middle
+
+    def _crop(self, x: Tensor, u: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        shifts = []
+        for t, side in ((u, width), (v, height)):
+            reach = int(side * self.crop + 0.5)
+            pixels = (t * (2 * reach + 1)).floor() - reach
+            shifts.append(2 * pixels / side)  # in the units of affine_grid, where the image spans [-1, 1]
+        return _resample(x, 1.0, 0.0, 0.0, 1.0, *shifts)
+
+    def _cutout(self, x: Tensor, u: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        inside = []
+        for t, side in ((v, x.shape[2]), (u, x.shape[3])):
+            size = int(side * self.cutout + 0.5)
+            # The square's centre may be any pixel, so at the border part of it lies outside.
+            start = (t * (side + 1 - size % 2)).floor() - size // 2
+            place = torch.arange(side, device=x.device) - start[:, None]
+            inside.append((place >= 0) & (place < size))
+        hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+        return x.masked_fill(hole, 0.0)
+
+    def _flip(self, x: Tensor, u: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        return torch.where((u < self.flip)[:, None, None, None], x.flip(3), x)
+
+    def _scale(self, x: Tensor, u: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        smallest = 1 / self.scale
+        return _resample(x, smallest + u * (self.scale - smallest), 0.0, 0.0, smallest + v * (self.scale - smallest))
+
+    def _rotate(self, x: Tensor, u: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        angle = (2 * u - 1) * math.radians(self.rotate)
+        return _resample(x, angle.cos(), -angle.sin(), angle.sin(), angle.cos())
+
+
+def augmentation_for(classes: tuple[str, ...], operations: tuple[Operation, ...] | None = None) -> SiameseAugmentation:
+    """Choose the augmentation of a data set.
+
+    Parameters
+    ----------
+    classes
+        The classes' names.
+    operations
+        The transforms; by default all six, but no ``flip`` where the classes are the ten
+        digits, since a mirrored 2 is no digit.
+
+    Returns
+    -------
+    SiameseAugmentation
+        With the papers' strengths.
+
+    Examples
+    --------
+    >>> augmentation_for(tuple("0123456789")).operations
+    ('color', 'crop', 'cutout', 'scale', 'rotate')
+    """
+    if operations is None:
+        digits = {name[0] for name in classes} == set("0123456789") and len(classes) == 10
+        operations = tuple(name for name in OPERATIONS if not (digits and name == "flip"))
+    return SiameseAugmentation(operations)
+
+
+def _resample(
+    x: Tensor,
+    xx: Tensor | float,
+    xy: Tensor | float,
+    yx: Tensor | float,
+    yy: Tensor | float,
+    dx: Tensor | float = 0.0,
+    dy: Tensor | float = 0.0,
+) -> Tensor:
+    """Resample images by one affine map each, bilinear, with zeros from outside."""
+    rows = [torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x)) for t in (xx, xy, dx, yx, yy, dy)]
+    maps = torch.stack(rows, dim=1).unflatten(1, (2, 3))
+    points = functional.affine_grid(maps, list(x.shape), align_corners=False)
+    return functional.grid_sample(x, points, align_corners=False)

@@ -1,0 +1,91 @@
+"""Real images chosen as a distilled set: where a distillation starts, and what it is measured against."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sextet_common import seeding
+from sextet_common.data import ImageSet
+from sextet_common.errors import InputError
+
+from attention_matching.distilled import DistilledSet
+
+
+def random_real(data: ImageSet, ipc: int, seed: int = 0) -> DistilledSet:
+    """Choose random training images of every class, without replacement.
+
+    Parameters
+    ----------
+    data
+        The images.
+    ipc
+        Images per class, at least 1.
+    seed
+        Which choice.
+
+    Returns
+    -------
+    DistilledSet
+        ``ipc`` images of each class, class after class.
+
+    Raises
+    ------
+    InputError
+        Where a class has fewer images, or ``ipc`` is below 1.
+    """
+    if ipc < 1:
+        raise InputError(f"ipc is {ipc}", "a whole number >= 1")
+    chosen = []
+    for label, members in enumerate(class_members(data)):
+        if len(members) < ipc:
+            raise InputError(f"class {data.classes[label]!r} has {len(members)} images", f"at least ipc = {ipc}")
+        chosen.append(seeding.generator(seed, "random real", label).choice(members, ipc, replace=False))
+    return _subset(data, np.concatenate(chosen), {"method": "random real", "ipc": ipc, "seed": seed})
+
+
+def whole_set(data: ImageSet) -> DistilledSet:
+    """Take every training image: the accuracy that a distilled set is held against.
+
+    Parameters
+    ----------
+    data
+        The images.
+
+    Returns
+    -------
+    DistilledSet
+        All training images, in their order.
+    """
+    return _subset(data, np.arange(len(data.train_labels)), {"method": "whole set"})
+
+
+def class_members(data: ImageSet) -> list[np.ndarray]:
+    """Return the numbers of every class's training images.
+
+    Parameters
+    ----------
+    data
+        The images.
+
+    Returns
+    -------
+    list of numpy.ndarray
+        One array of indices per class.
+    """
+    return [np.flatnonzero(data.train_labels == label) for label in range(data.n_classes)]
+
+
+def normalised(data: ImageSet, images: np.ndarray) -> torch.Tensor:
+    """Turn pixels in [0, 1] into a network's input, with the data set's mean and std."""
+    return (torch.tensor(images) - torch.tensor(data.mean)[:, None, None]) / torch.tensor(data.std)[:, None, None]
+
+
+def _subset(data: ImageSet, index: np.ndarray, meta: dict[str, object]) -> DistilledSet:
+    return DistilledSet(
+        images=normalised(data, data.train_images[index]),
+        labels=torch.tensor(data.train_labels[index]),
+        classes=data.classes,
+        mean=torch.tensor(data.mean),
+        std=torch.tensor(data.std),
+        meta={**meta, "data": data.source},
+    )

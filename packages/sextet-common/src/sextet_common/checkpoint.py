@@ -1,0 +1,302 @@
+"""Checkpoints: named arrays and a JSON description in one file that is whole or not there.
+
+The file is safetensors (no pickle, readable by any safetensors reader). Its header
+carries, as strings, the format's name and version, the description as JSON and a
+SHA-256 of the whole file with the checksum's own digits read as zeros, so that any
+changed, missing or added byte is noticed on load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn
+
+import numpy as np
+
+from sextet_common import files
+from sextet_common.errors import InputError, require
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = "sextet-checkpoint"
+VERSION = 1
+_NO_DIGEST = "0" * 64
+_MAX_HEADER = 100_000_000  # bytes; the limit of safetensors itself
+_STEP = re.compile(r"step-(\d+)\.safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Parameters
+    ----------
+    arrays
+        The named arrays, NumPy's or torch's as :func:`load` was told.
+    meta
+        The description: plain JSON values.
+    """
+
+    arrays: dict[str, Any]
+    meta: dict[str, Any]
+
+
+def save(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, np.ndarray | torch.Tensor],
+    meta: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint in one atomic replace.
+
+    Parameters
+    ----------
+    path
+        The file to write; folders are made as needed.
+    arrays
+        Named NumPy arrays or torch tensors of any shape (bool, integers, floats;
+        bfloat16 from torch).
+    meta
+        A description of plain JSON values.
+
+    Raises
+    ------
+    InputError
+        Where an array's type or a value of ``meta`` cannot be stored. Nothing is written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "state.safetensors"
+    >>> save(path, {"weights": np.arange(3.0)}, {"step": 7})
+    >>> load(path).arrays["weights"].tolist(), load(path).meta
+    ([0.0, 1.0, 2.0], {'step': 7})
+    """
+    try:
+        described = json.dumps(dict(meta or {}), sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"meta cannot be stored: {error}", "plain JSON values, no NaN or infinity") from error
+    header = {"format": FORMAT, "version": str(VERSION), "meta": described, "sha256": _NO_DIGEST}
+    with files.replacing(path) as temporary:
+        _write_safetensors(temporary, arrays, header)
+        with open(temporary, "rb+") as file:
+            start, raw = _read_header(file, Path(path))
+            digest = _digest(file, raw)
+            file.seek(start + raw.index(_digest_field(_NO_DIGEST)))
+            file.write(_digest_field(digest))
+
+
+def load(path: str | os.PathLike[str], framework: Literal["numpy", "torch"] = "numpy") -> Checkpoint:
+    """Read a checkpoint and verify every byte of it.
+
+    Parameters
+    ----------
+    path
+        The file to read.
+    framework
+        Whether the arrays come back as NumPy's or torch's (CPU).
+
+    Returns
+    -------
+    Checkpoint
+        The arrays and the description.
+
+    Raises
+    ------
+    InputError
+        Where the file is missing, truncated, damaged, of another program or of a
+        version that this release does not read.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            _, raw = _read_header(file, path)
+            header = _parse_header(raw, os.fstat(file.fileno()).st_size, path)
+            if header.get("format") != FORMAT:
+                _refuse(path, "is a safetensors file of another program", "a file that checkpoint.save wrote")
+            if header.get("version") != str(VERSION):
+                _refuse(path, f"has version {header.get('version')}", f"version {VERSION}: update sextet-common")
+            digest = header.get("sha256", "")
+            if raw.count(_digest_field(digest)) != 1:
+                _refuse(path, "has no checksum of its own", "a file that checkpoint.save wrote")
+            if _digest(file, raw.replace(_digest_field(digest), _digest_field(_NO_DIGEST))) != digest:
+                _refuse(path, "is damaged: its checksum does not match its content", "delete it and use an older one")
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist", "the path of a checkpoint") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder", "the path of a checkpoint file") from None
+    return Checkpoint(_read_arrays(path, framework), json.loads(header["meta"]))
+
+
+def save_step(
+    folder: str | os.PathLike[str],
+    step: int,
+    arrays: Mapping[str, np.ndarray | torch.Tensor],
+    meta: Mapping[str, Any] | None = None,
+    *,
+    keep: int = 2,
+) -> Path:
+    """Write the checkpoint of one step and keep the last few.
+
+    Parameters
+    ----------
+    folder
+        Where a job's checkpoints lie; one process at a time writes there.
+    step
+        The step, at least 0: the file is ``step-00000042.safetensors``.
+    arrays, meta
+        As in :func:`save`.
+    keep
+        How many of the newest files stay, at least 1.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    InputError
+        As :func:`save`, and where ``step`` or ``keep`` is out of range.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> for step in (10, 20, 30):
+    ...     _ = save_step(folder, step, {"x": np.zeros(2)})
+    >>> latest(folder).name, len(list(Path(folder).iterdir()))
+    ('step-00000030.safetensors', 2)
+    """
+    if step < 0:
+        raise InputError(f"step is {step}", "a whole number >= 0")
+    if keep < 1:
+        raise InputError(f"keep is {keep}", "a whole number >= 1")
+    folder = Path(folder)
+    files.remove_leftovers(folder)
+    path = folder / f"step-{step:08d}.safetensors"
+    save(path, arrays, meta)
+    for old in _steps(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def latest(folder: str | os.PathLike[str]) -> Path | None:
+    """Find the newest checkpoint that :func:`save_step` wrote.
+
+    Parameters
+    ----------
+    folder
+        Where the checkpoints lie.
+
+    Returns
+    -------
+    Path or None
+        The file of the highest step, None where there is none.
+    """
+    found = _steps(Path(folder))
+    return found[-1] if found else None
+
+
+def _steps(folder: Path) -> list[Path]:
+    """Return a folder's step files, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _STEP.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def _refuse(path: Path, fault: str, expected: str) -> NoReturn:
+    raise InputError(f"{path} {fault}", expected)
+
+
+def _is_torch(array: object) -> bool:
+    return type(array).__module__.partition(".")[0] == "torch"
+
+
+def _write_safetensors(
+    path: Path, arrays: Mapping[str, np.ndarray | torch.Tensor], header: dict[str, str]
+) -> None:
+    """Hand the arrays to safetensors: to its NumPy half unless one of them is torch's."""
+    for name, array in arrays.items():
+        if not (_is_torch(array) or (isinstance(array, np.ndarray | np.generic) and array.dtype.kind in "biuf")):
+            kind = f"{type(array).__name__} of {array.dtype}" if hasattr(array, "dtype") else type(array).__name__
+            raise InputError(f"array {name!r} is a {kind}", "a NumPy or torch array of bool, integers or floats")
+    if any(_is_torch(array) for array in arrays.values()):
+        import torch
+        from safetensors.torch import save_file as save_torch
+
+        # clone: safetensors refuses tensors that share memory, and a view would store more than it shows
+        tensors = {n: torch.as_tensor(a).detach().cpu().clone(memory_format=torch.contiguous_format) for n, a in arrays.items()}
+        save_torch(tensors, path, metadata=header)
+    else:
+        from safetensors.numpy import save_file as save_numpy
+
+        plain = {n: np.asarray(a, dtype=np.asarray(a).dtype.newbyteorder("="), order="C") for n, a in arrays.items()}
+        save_numpy(plain, path, metadata=header)
+
+
+def _read_arrays(path: Path, framework: str) -> dict[str, Any]:
+    from safetensors import SafetensorError
+
+    try:
+        if framework == "torch":
+            require("torch", package="sextet-common", extra="torch")
+            from safetensors.torch import load_file as load_torch
+
+            return dict(load_torch(path))
+        from safetensors.numpy import load_file as load_numpy
+
+        return dict(load_numpy(path))
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read as {framework} arrays: {error}", "framework='torch'") from error
+
+
+def _read_header(file: BinaryIO, path: Path) -> tuple[int, bytes]:
+    """Return where the header starts and its bytes, checked against the file's size."""
+    size = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    prefix = file.read(8)
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < 8:
+        _refuse(path, f"is truncated: {size} bytes", "a whole checkpoint")
+    if length > _MAX_HEADER:
+        _refuse(path, "is not a checkpoint", "a file that checkpoint.save wrote")
+    if 8 + length > size:
+        _refuse(path, f"is truncated or not a checkpoint: {size} bytes", "a whole file that checkpoint.save wrote")
+    return 8, file.read(length)
+
+
+def _parse_header(raw: bytes, size: int, path: Path) -> dict[str, str]:
+    """Return the header's own strings, once the file is as long as the header says."""
+    try:
+        table = json.loads(raw)
+        metadata = table.pop("__metadata__")
+        end = 8 + len(raw) + max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        _refuse(path, "is not a checkpoint", "a file that checkpoint.save wrote")
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        _refuse(path, "is not a checkpoint", "a file that checkpoint.save wrote")
+    if size < end:
+        _refuse(path, f"is truncated: {size} bytes of {end}", "a whole checkpoint: delete it and use an older one")
+    return metadata
+
+
+def _digest_field(digest: str) -> bytes:
+    # Inside the JSON description the quotes are escaped, so this can only be the checksum's own field.
+    return f'"sha256":"{digest}"'.encode()
+
+
+def _digest(file: BinaryIO, header: bytes) -> str:
+    """Hash the whole file, with the given bytes in the place of its header."""
+    total = hashlib.sha256(len(header).to_bytes(8, "little") + header)
+    file.seek(8 + len(header))
+    while chunk := file.read(1 << 20):
+        total.update(chunk)
+    return total.hexdigest()

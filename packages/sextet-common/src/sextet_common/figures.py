@@ -1,0 +1,175 @@
+"""Pictures in one style: grids of images, and curves."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from sextet_common import files
+from sextet_common.errors import InputError, require
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0b6e99", "#d1495b", "#66a182", "#edae49", "#5f4b8b", "#8d99ae")
+_BACKGROUND = 1.0
+_STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "font.size": 9}
+
+
+def grid(
+    images: Float[np.ndarray, "images channels height width"], columns: int | None = None, *, gap: int = 1
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Lay images out in rows.
+
+    Parameters
+    ----------
+    images
+        Values in [0, 1] (others are clipped: distilled pixels may leave the range),
+        1 or 3 channels.
+    columns
+        Images per row; near a square where not given.
+    gap
+        White pixels between images.
+
+    Returns
+    -------
+    numpy.ndarray
+        One RGB picture, uint8.
+
+    Raises
+    ------
+    InputError
+        Where the shape is another.
+
+    Examples
+    --------
+    >>> grid(np.zeros((10, 1, 8, 8)), columns=5).shape
+    (19, 46, 3)
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+        raise InputError(f"images of shape {images.shape}", "(n, c, h, w) with n >= 1 and c 1 or 3")
+    count, _, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    picture = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), _BACKGROUND)
+    for number, image in enumerate(images):
+        top, left = (number // columns) * (height + gap) + gap, (number % columns) * (width + gap) + gap
+        picture[top : top + height, left : left + width] = image.transpose(1, 2, 0)
+    return (picture.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def save_grid(
+    images: Float[np.ndarray, "images channels height width"],
+    path: str | os.PathLike[str],
+    columns: int | None = None,
+    *,
+    scale: int | None = None,
+) -> None:
+    """Save images as one PNG, small ones enlarged so that their pixels can be seen.
+
+    Parameters
+    ----------
+    images
+        Values in [0, 1], as for :func:`grid`.
+    path
+        The PNG file.
+    columns
+        Images per row.
+    scale
+        Screen pixels per image pixel; chosen so that an image is about 64 wide where not given.
+
+    Raises
+    ------
+    InputError
+        Where the shape is another, or the extra ``figures`` is missing.
+    """
+    picture = grid(images, columns)
+    scale = scale or max(1, round(64 / images.shape[-1]))
+    image_module = require("PIL.Image", package="sextet-common", extra="figures")
+    enlarged = image_module.fromarray(picture.repeat(scale, axis=0).repeat(scale, axis=1))
+    with files.replacing(path) as temporary:
+        enlarged.save(temporary, format="png")
+
+
+def save_panels(
+    panels: Mapping[str, Float[np.ndarray, "images channels height width"]],
+    path: str | os.PathLike[str],
+    columns: int,
+    *,
+    title: str = "",
+) -> None:
+    """Save several titled grids of images under one another.
+
+    Parameters
+    ----------
+    panels
+        Title to images, from top to bottom.
+    path
+        The PNG file.
+    columns
+        Images per row.
+    title
+        The picture's title.
+    """
+    pictures = {name: grid(images, columns) for name, images in panels.items()}
+    ratios = [picture.shape[0] / picture.shape[1] for picture in pictures.values()]
+    width = 7.0
+    height = sum(width * ratio + 0.35 for ratio in ratios) + (0.35 if title else 0)
+    with _figure(path, (width, height), title) as figure:
+        axes = figure.subplots(len(pictures), 1, squeeze=False, gridspec_kw={"height_ratios": ratios})[:, 0]
+        for axis, (name, picture) in zip(axes, pictures.items(), strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_title(name, loc="left")
+            axis.axis("off")
+
+
+def save_curves(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    path: str | os.PathLike[str],
+    *,
+    x_label: str,
+    y_label: str,
+    title: str = "",
+) -> None:
+    """Save named curves as one PNG.
+
+    Parameters
+    ----------
+    curves
+        Name to (x values, y values); points that are not finite are left out by the plot.
+    path
+        The PNG file.
+    x_label, y_label
+        The axes' names, with their units.
+    title
+        The picture's title.
+    """
+    with _figure(path, (6.0, 3.4), title) as figure:
+        axis = figure.subplots()
+        for (name, (x, y)), colour in zip(curves.items(), itertools.cycle(COLOURS), strict=False):
+            axis.plot(x, y, color=colour, label=name, linewidth=1.4)
+        axis.set_xlabel(x_label)
+        axis.set_ylabel(y_label)
+        if len(curves) > 1:
+            axis.legend(frameon=False)
+
+
+@contextmanager
+def _figure(path: str | os.PathLike[str], inches: tuple[float, float], title: str) -> Iterator[Figure]:
+    """Give a figure in the house's style, outside pyplot's global state, and save it at the end."""
+    matplotlib: Any = require("matplotlib", package="sextet-common", extra="figures")
+    figure_module: Any = require("matplotlib.figure", package="sextet-common", extra="figures")
+    with matplotlib.rc_context(_STYLE):
+        figure: Figure = figure_module.Figure(figsize=inches, layout="constrained")
+        yield figure
+        if title:
+            figure.suptitle(title, fontsize=11)
+        with files.replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=130)

@@ -1,0 +1,115 @@
+"""Progress bars that are silent where nobody watches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+T = TypeVar("T")
+
+
+class Bar:
+    """One running bar: made by :func:`bar`, moved by :meth:`advance`.
+
+    Parameters
+    ----------
+    display
+        The rich display, or None where there is no terminal.
+    task
+        The display's task.
+    """
+
+    def __init__(self, display: Progress | None, task: TaskID | None) -> None:
+        self._display = display
+        self._task = task
+
+    def advance(self, steps: int = 1, **values: float) -> None:
+        """Move the bar and show some numbers beside it.
+
+        Parameters
+        ----------
+        steps
+            How many steps were done since the last call.
+        values
+            Numbers to show, such as ``loss=0.31``.
+        """
+        if self._display is None or self._task is None:
+            return
+        shown = {"values": "  ".join(f"{name} {value:.4g}" for name, value in values.items())} if values else {}
+        self._display.update(self._task, advance=steps, **shown)
+
+
+@contextmanager
+def bar(description: str, total: int, *, done: int = 0) -> Iterator[Bar]:
+    """Show a progress bar on stderr while the block runs.
+
+    Without a terminal nothing is printed, so that logs and pipes stay clean.
+
+    Parameters
+    ----------
+    description
+        What is running.
+    total
+        How many steps there are.
+    done
+        How many of them an earlier, interrupted run has done.
+
+    Yields
+    ------
+    Bar
+        The bar, to be advanced.
+
+    Examples
+    --------
+    >>> with bar("distil", total=3) as steps:
+    ...     for _ in range(3):
+    ...         steps.advance(loss=0.5)
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Bar(None, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[values]}"),
+    )
+    with Progress(*columns, console=console) as display:
+        yield Bar(display, display.add_task(description, total=total, completed=done, values=""))
+
+
+def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    """Iterate with a progress bar.
+
+    Parameters
+    ----------
+    items
+        What to iterate over.
+    description
+        What is running.
+    total
+        How many items there are.
+
+    Yields
+    ------
+    T
+        The items, one after another.
+
+    Examples
+    --------
+    >>> list(track("abc", "letters", total=3))
+    ['a', 'b', 'c']
+    """
+    with bar(description, total) as steps:
+        for item in items:
+            yield item
+            steps.advance()

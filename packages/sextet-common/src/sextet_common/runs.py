@@ -1,0 +1,288 @@
+"""A run folder: what was asked (config.json), what happened (metrics.jsonl), what came out.
+
+A run that is opened again with the same configuration goes on where it stopped;
+with another one it is refused, so that no folder mixes two experiments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from sextet_common import checkpoint, files
+from sextet_common.errors import InputError, require
+
+_CONFIG = "config.json"
+_METRICS = "metrics.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One job's folder: made by :meth:`open`, read again by :meth:`read`.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    job
+        What ran, such as ``attention-matching distill``.
+    config
+        How it was configured: plain JSON values.
+    """
+
+    path: Path
+    job: str
+    config: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], job: str, config: Any) -> Run:
+        """Start a run, or go on with the one that the folder holds.
+
+        Parameters
+        ----------
+        path
+            The run folder; made where it is missing.
+        job
+            What runs.
+        config
+            A dataclass or a mapping of plain JSON values.
+
+        Returns
+        -------
+        Run
+            The run.
+
+        Raises
+        ------
+        InputError
+            Where the folder holds another job or another configuration (the settings
+            that differ are named), or files that are no run.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp()) / "digits"
+        >>> _ = Run.open(folder, "demo", {"steps": 5})
+        >>> Run.open(folder, "demo", {"steps": 6})
+        Traceback (most recent call last):
+        sextet_common.errors.InputError: ... holds a run with steps=5, not 6; expected: another folder, or the same settings to go on with it
+        """
+        path = Path(path)
+        wanted = to_json(config)
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file", "a run folder, new or to go on with")
+        if (path / _CONFIG).exists():
+            run = cls.read(path)
+            if run.job != job:
+                raise InputError(f"{path} holds a run of {run.job!r}, not {job!r}", "another folder")
+            different = [k for k in sorted({*run.config, *wanted}) if run.config.get(k) != wanted.get(k)]
+            if different:
+                told = ", ".join(f"{k}={run.config.get(k)!r}, not {wanted.get(k)!r}" for k in different)
+                raise InputError(
+                    f"{path} holds a run with {told}", "another folder, or the same settings to go on with it"
+                )
+            return run
+        if path.is_dir() and any(p.name[0] != "." for p in path.iterdir()):
+            raise InputError(f"{path} is not empty and holds no run", "a new or empty folder")
+        files.write_text(path / _CONFIG, json.dumps({"job": job, "config": wanted}, indent=2) + "\n")
+        return cls(path, job, wanted)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Run:
+        """Read the run that a folder holds.
+
+        Parameters
+        ----------
+        path
+            The run folder.
+
+        Returns
+        -------
+        Run
+            The run.
+
+        Raises
+        ------
+        InputError
+            Where the folder holds no run or its config.json is broken.
+        """
+        path = Path(path)
+        try:
+            table = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
+            return cls(path, str(table["job"]), dict(table["config"]))
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputError(f"{path} holds no run ({_CONFIG} is missing)", "a run folder") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path / _CONFIG} is broken: {error}", "the file that the run wrote") from error
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the run's checkpoints."""
+        return self.path / "checkpoints"
+
+    def log(self, step: int, **values: float | int | str) -> None:
+        """Append one line to metrics.jsonl.
+
+        Parameters
+        ----------
+        step
+            The step that the values belong to.
+        values
+            Named numbers (or words).
+        """
+        with open(self.path / _METRICS, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the logged lines, oldest first; a line torn by a kill is left out."""
+        path = self.path / _METRICS
+        rows = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            try:
+                rows.append(dict(json.loads(line)))
+            except ValueError:
+                continue
+        return rows
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines after a step, so that a resumed job logs nothing twice.
+
+        Parameters
+        ----------
+        step
+            The last step that counts: that of the checkpoint the job resumes from.
+        """
+        kept = [row for row in self.metrics() if row["step"] <= step]
+        files.write_text(self.path / _METRICS, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def resume(self, framework: str = "torch") -> checkpoint.Checkpoint | None:
+        """Load the newest checkpoint and rewind the metrics to it.
+
+        Parameters
+        ----------
+        framework
+            ``torch`` or ``numpy``: what the arrays come back as.
+
+        Returns
+        -------
+        Checkpoint or None
+            The newest checkpoint, None where the run has none yet. Its ``meta["step"]``
+            is the number of steps done.
+        """
+        newest = checkpoint.latest(self.checkpoints)
+        if newest is None:
+            self.rewind(-1)
+            return None
+        loaded = checkpoint.load(newest, "numpy" if framework == "numpy" else "torch")
+        self.rewind(int(loaded.meta["step"]))
+        return loaded
+
+    def export_tensorboard(self) -> Path:
+        """Write the metrics as TensorBoard events into the run folder.
+
+        Returns
+        -------
+        Path
+            The folder for ``tensorboard --logdir``.
+
+        Raises
+        ------
+        InputError
+            Where the extra ``tensorboard`` is not installed.
+        """
+        writer_of = require("tensorboardX", package="sextet-common", extra="tensorboard").SummaryWriter
+        folder = self.path / "tensorboard"
+        for old in folder.glob("events.*"):
+            old.unlink()
+        with writer_of(str(folder)) as writer:
+            for row in self.metrics():
+                for name, value in row.items():
+                    if name != "step" and isinstance(value, int | float):
+                        writer.add_scalar(name, value, row["step"])
+        return folder
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """Turn a configuration into plain JSON values.
+
+    Parameters
+    ----------
+    config
+        A dataclass instance or a mapping; paths become strings, tuples lists.
+
+    Returns
+    -------
+    dict
+        What a reader of the JSON file would get.
+
+    Raises
+    ------
+    InputError
+        Where a value has no JSON form.
+
+    Examples
+    --------
+    >>> to_json({"out": Path("runs"), "sizes": (1, 2)})
+    {'out': 'runs', 'sizes': [1, 2]}
+    """
+    plain = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else dict(config)
+    try:
+        converted = json.loads(json.dumps(plain, default=_path_to_text))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the configuration cannot be stored: {error}", "plain JSON values and paths") from error
+    return dict(converted)
+
+
+def _path_to_text(value: object) -> str:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Let a loop end a step before Ctrl-C or SIGTERM stops it.
+
+    Inside the block the first signal only sets a flag, which the loop asks for after
+    every step: it then writes its checkpoint and leaves. A second signal stops at once.
+    Where the loop left early, the block raises KeyboardInterrupt at its end. Outside
+    the main thread, where Python delivers no signals, nothing is changed.
+
+    Yields
+    ------
+    Callable[[], bool]
+        Tells whether a signal has come.
+
+    Examples
+    --------
+    >>> with interruptible() as stopping:
+    ...     for step in range(3):
+    ...         if stopping():
+    ...             break
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    received: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        raise KeyboardInterrupt
