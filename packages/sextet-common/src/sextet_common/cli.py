@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -107,15 +108,17 @@ def _deferred(command: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
 def _in_one_line(box: str) -> str:
     """Reduce the parser's framed message to its sentence.
 
-    >>> _in_one_line("╭─ Oops ─╮\\n│ Missing value. │\\n│ ───── │\\n│ For full helptext, run x │\\n╰───╯")
+    >>> _in_one_line("╭─ Oops ─╮\\n│ Missing value. │\\n│ ────── │\\n│ For full helptext, run x │\\n╰────────╯")
     'Missing value.'
     """
     sentences = []
     for line in box.splitlines():
-        text = line.strip(" │|╭╮╰╯─-")
-        if line.startswith(("╭", "╰")) or not text or "full helptext" in text:
-            continue
-        if "helptext:" in text:
-            break
+        text = line.strip().strip("│|").strip()
+        if text.startswith(("╭", "╰", "+-")) or not text.strip("─-"):
+            continue  # the frame, which holds the title, and rules
+        if "helptext" in text:
+            break  # what follows repeats the help
         sentences.append(text)
-    return " ".join(sentences) or "the command line cannot be read"
+    # An InputError that a configuration raises comes with the parser's own name for that configuration.
+    text = re.sub(r"^Error parsing \S*__tyro\S*: ", "", " ".join(sentences))
+    return text or "the command line cannot be read"

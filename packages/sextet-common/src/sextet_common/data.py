@@ -197,7 +197,7 @@ def load(spec: str, *, size: int | None = None, download: bool = False) -> Image
     if kind in readers and rest:
         return readers[kind](Path(rest).expanduser())
     path = Path(spec).expanduser()
-    if path.is_dir():
+    if spec and path.is_dir():
         return _folder(path, size)
     if path.suffix == ".npz":
         return _npz(path)
@@ -337,7 +337,7 @@ def _folder(path: Path, size: int | None) -> ImageSet:
 
 def _read_npz(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [name for name in names if name not in archive.files]
             if missing:
                 raise InputError(f"{path} has no array {missing[0]!r}", "an archive with " + ", ".join(names))

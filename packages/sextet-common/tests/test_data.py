@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sextet_common import data
+from sextet_common.errors import InputError
+
+
+def write_image(path: Path, value: int, size: tuple[int, int] = (6, 4), mode: str = "RGB") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value if mode == "L" else (value, 0, 255)).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for part, count in (("train", 3), ("test", 2)):
+        for label, name in enumerate(("cat", "dog")):
+            for number in range(count):
+                write_image(tmp_path / part / name / f"{number}.png", 100 * label + number)
+    return tmp_path
+
+
+def test_the_digits_are_split_the_same_way_for_ever() -> None:
+    found = data.load("digits")
+    assert found.train_images.shape == (1437, 1, 8, 8) and found.test_images.shape == (360, 1, 8, 8)
+    assert found.train_images.dtype == np.float32 and found.classes == tuple("0123456789")
+    content = hashlib.sha256(found.test_images.tobytes() + found.test_labels.tobytes()).hexdigest()
+    assert content == "8110e5c2c9d024b578f2c2692341cc0a635dc6f45899bb78b73bbee43d45a90f"
+    share = np.bincount(found.test_labels) / np.bincount(np.r_[found.train_labels, found.test_labels])
+    assert np.abs(share - 0.2).max() < 0.01  # stratified
+
+
+def test_the_statistics_are_those_of_the_training_pixels() -> None:
+    found = data.load("digits")
+    assert found.mean[0] == pytest.approx(found.train_images.astype(np.float64).mean())
+    assert found.std[0] == pytest.approx(found.train_images.astype(np.float64).std())
+
+
+def test_the_arrays_cannot_be_changed_by_accident() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        data.load("digits").train_images[0] = 1
+
+
+def test_a_folder_with_a_split_is_read_as_it_lies(folder: Path) -> None:
+    (folder / "train" / ".hidden").mkdir()
+    (folder / "train" / "cat" / "notes.txt").write_text("not an image")
+    for spec in (f"folder:{folder}", str(folder)):
+        found = data.load(spec)
+        assert found.classes == ("cat", "dog") and found.image_shape == (3, 4, 6)
+        assert found.train_labels.tolist() == [0, 0, 0, 1, 1, 1] and len(found.test_labels) == 4
+        np.testing.assert_allclose(found.train_images[:, 0, 0, 0] * 255, [0, 1, 2, 100, 101, 102], rtol=1e-6)
+        np.testing.assert_array_equal(found.train_images[:, 2], 1)
+
+
+def test_a_folder_without_a_split_holds_out_a_fifth_of_every_class(tmp_path: Path) -> None:
+    for name, count in (("a", 10), ("b", 2)):
+        for number in range(count):
+            write_image(tmp_path / name / f"{number:02}.png", number, mode="L")
+    found, again = data.load(str(tmp_path)), data.load(str(tmp_path))
+    assert np.bincount(found.train_labels).tolist() == [8, 1] and np.bincount(found.test_labels).tolist() == [2, 1]
+    np.testing.assert_array_equal(found.test_images, again.test_images)
+    both = np.r_[found.train_images[found.train_labels == 0], found.test_images[found.test_labels == 0]][:, 0, 0, 0]
+    assert sorted((both * 255).round()) == list(range(10))
+
+
+def test_images_of_many_sizes_are_cropped_when_told(folder: Path) -> None:
+    write_image(folder / "train" / "cat" / "9.png", 50, size=(20, 10))
+    assert data.load(str(folder), size=4).image_shape == (3, 4, 4)
+
+
+def test_every_fault_of_a_folder_names_the_file(folder: Path, tmp_path: Path) -> None:
+    def fails(match: str) -> None:
+        with pytest.raises(InputError, match=match):
+            data.load(f"folder:{folder}")
+
+    odd = folder / "test" / "dog" / "odd.png"
+    write_image(odd, 1, size=(7, 4))
+    fails(r"odd\.png is 7x4, .*0\.png is 6x4; expected: images of one size, or --size N")
+    odd.write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    fails(r"odd\.png cannot be read as an image")
+    whole = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(whole, "png")
+    odd.write_bytes(whole.getvalue()[:-2000])
+    fails(r"odd\.png cannot be read as an image")
+    odd.unlink()
+    (folder / "train" / "empty").mkdir()
+    fails(r"class 'empty' is not in both")
+    (folder / "test" / "empty").mkdir()
+    fails(r"empty has no image")
+    with pytest.raises(InputError, match="is not a folder"):
+        data.load("folder:/nowhere/at/all")
+    (tmp_path / "void").mkdir()
+    with pytest.raises(InputError, match="has no class folders"):
+        data.load(f"folder:{tmp_path / 'void'}")
+    write_image(tmp_path / "void" / "only" / "one.png", 3)
+    with pytest.raises(InputError, match="only has 1 image"):
+        data.load(f"folder:{tmp_path / 'void'}")
+    with pytest.raises(InputError, match="size is 0"):
+        data.load(f"folder:{folder}", size=0)
+
+
+LAYOUTS = {"nhw": (5, 6), "nchw": (3, 5, 6), "nhwc": (5, 6, 3)}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_an_npz_is_read_in_any_usual_layout(tmp_path: Path, layout: str, dtype: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, *LAYOUTS[layout])).astype("uint8")
+    stored = pixels if dtype == "uint8" else (pixels / 255).astype(dtype)
+    labels = np.array([[0], [1], [1], [0]], dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", train_images=stored, train_labels=labels, test_images=stored, test_labels=labels)
+    found = data.load(f"npz:{tmp_path / 'x.npz'}")
+    channels_first = np.moveaxis(pixels, 3, 1) if layout == "nhwc" else pixels.reshape(4, -1, 5, 6)
+    np.testing.assert_allclose(found.train_images, channels_first / 255, atol=1e-7)
+    assert found.train_labels.tolist() == [0, 1, 1, 0] and found.classes == ("0", "1")
+    assert data.load(str(tmp_path / "x.npz")).source == f"npz:{tmp_path / 'x.npz'}"
+
+
+def test_every_fault_of_an_npz_names_the_file(tmp_path: Path) -> None:
+    good = {
+        "train_images": np.zeros((2, 4, 4), np.uint8),
+        "train_labels": np.array([0, 1]),
+        "test_images": np.zeros((1, 4, 4), np.uint8),
+        "test_labels": np.array([1]),
+    }
+    faults = {
+        "label 2 of image 0 is out of range; expected: 0 to 1": {"test_labels": np.array([2])},
+        "label -1 of image 1 is out of range": {"train_labels": np.array([0, -1])},
+        "class '1' has no training image": {"train_labels": np.array([0, 2]), "test_labels": np.array([0])},
+        "2 images and 3 labels": {"train_labels": np.array([0, 1, 1])},
+        "labels of float64": {"train_labels": np.array([0.0, 1.0])},
+        "images of int64": {"train_images": np.zeros((2, 4, 4), np.int64)},
+        "image 1 has values outside": {"train_images": np.stack([np.zeros((4, 4)), np.full((4, 4), np.nan)])},
+        "images of shape": {"train_images": np.zeros((2, 5, 4, 4), np.uint8)},
+        "training images are": {"test_images": np.zeros((1, 5, 4), np.uint8)},
+        "has no training image": {"train_images": np.zeros((0, 4, 4), np.uint8), "train_labels": np.zeros(0, int)},
+    }
+    path = tmp_path / "bad.npz"
+    for match, fault in faults.items():
+        np.savez(path, **{**good, **fault})
+        with pytest.raises(InputError, match=match) as raised:
+            data.load(f"npz:{path}")
+        assert "bad.npz" in str(raised.value)
+    np.savez(path, **{name: array for name, array in good.items() if name != "test_labels"})
+    with pytest.raises(InputError, match=r"bad\.npz has no array 'test_labels'"):
+        data.load(f"npz:{path}")
+    np.savez(path, **{**good, "classes": np.array([object()], dtype=object)})
+    with pytest.raises(InputError, match=r"bad\.npz cannot be read"):
+        data.load(f"npz:{path}")
+    with pytest.raises(InputError, match=r"none\.npz does not exist"):
+        data.load(f"npz:{tmp_path / 'none.npz'}")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_damaged_npz_never_raises_anything_else(tmp_path_factory, drawn: st.DataObject) -> None:
+    buffer = io.BytesIO()
+    images, labels = np.zeros((2, 2, 2), np.uint8), np.array([0, 1])
+    np.savez(buffer, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    raw = bytearray(buffer.getvalue())
+    for _ in range(drawn.draw(st.integers(1, 6))):
+        raw[drawn.draw(st.integers(0, len(raw) - 1))] = drawn.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("n") / "x.npz"
+    path.write_bytes(raw[: drawn.draw(st.integers(0, len(raw)))] if drawn.draw(st.booleans()) else raw)
+    try:
+        data.load(f"npz:{path}")
+    except InputError as error:
+        assert "x.npz" in str(error)
+
+
+def jpegs(path: Path, count: int, *, sizes: tuple[int, ...] = (8,), **changed: np.ndarray) -> None:
+    encoded = []
+    for number in range(count):
+        buffer = io.BytesIO()
+        side = sizes[number % len(sizes)]
+        Image.new("RGB", (side, side), (20 * number, 128, 0)).save(buffer, "jpeg", quality=95)
+        encoded.append(buffer.getvalue())
+    arrays = {
+        "jpeg": np.frombuffer(b"".join(encoded), np.uint8),
+        "offsets": np.cumsum([0, *map(len, encoded)]),
+        "labels": (np.arange(count) % 2).astype(np.uint8),
+        "classes": np.array(["even", "odd"]),
+    }
+    np.savez(path, **{**arrays, **changed})
+
+
+def test_a_pair_of_jpeg_archives_is_decoded(tmp_path: Path) -> None:
+    jpegs(tmp_path / "set-train.npz", 6)
+    jpegs(tmp_path / "set-test.npz", 4)
+    found = data.load(f"npz-jpeg:{tmp_path / 'set'}")
+    assert found.classes == ("even", "odd") and found.train_labels.tolist() == [0, 1, 0, 1, 0, 1]
+    np.testing.assert_allclose(found.train_images[:, 0, 4, 4] * 255, 20 * np.arange(6), atol=3)  # JPEG's loss
+    assert len(found.test_labels) == 4
+
+
+def test_every_fault_of_a_jpeg_archive_names_the_file(tmp_path: Path) -> None:
+    jpegs(tmp_path / "set-test.npz", 4)
+    train = tmp_path / "set-train.npz"
+    jpegs(train, 3, offsets=np.array([0, 10, 20]))
+    with pytest.raises(InputError, match=r"set-train\.npz: offsets do not cut jpeg"):
+        data.load(f"npz-jpeg:{tmp_path / 'set'}")
+    jpegs(train, 3, sizes=(8, 16))
+    with pytest.raises(InputError, match=r"set-train\.npz has images of 2 sizes"):
+        data.load(f"npz-jpeg:{tmp_path / 'set'}")
+    jpegs(train, 3)
+    with np.load(train) as archive:
+        arrays = dict(archive)
+    arrays["jpeg"] = arrays["jpeg"].copy()
+    arrays["jpeg"][arrays["offsets"][1] : arrays["offsets"][1] + 20] = 0
+    np.savez(train, **arrays)
+    with pytest.raises(InputError, match=r"set-train\.npz, image 1 cannot be read"):
+        data.load(f"npz-jpeg:{tmp_path / 'set'}")
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    path.write_bytes(header + array.tobytes())
+    with gzip.open(f"{path}.gz", "wb") as file:
+        file.write(header + array.tobytes())
+
+
+def test_a_torchvision_set_on_disk_is_read_and_never_fetched_unasked(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="mnist cannot be read at .*; expected: the data on disk, or --download"):
+        data.load(f"mnist:{tmp_path}")
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 28, 28)).astype(np.uint8)
+    for part in ("train", "t10k"):
+        write_idx(raw / f"{part}-images-idx3-ubyte", pixels)
+        write_idx(raw / f"{part}-labels-idx1-ubyte", (np.arange(20) % 10).astype(np.uint8))
+    found = data.load(f"mnist:{tmp_path}")
+    assert found.image_shape == (1, 28, 28) and len(found.classes) == 10
+    np.testing.assert_allclose(found.train_images[:, 0], pixels / 255, atol=1e-7)
+
+
+@pytest.mark.parametrize("spec", ["", "nothing", "digits:3", "cifar10", "folder:", "npz:", "imagenet:/x"])
+def test_an_unknown_source_lists_the_accepted_ones(spec: str) -> None:
+    with pytest.raises(InputError, match="digits, folder:PATH, npz:PATH"):
+        data.load(spec)

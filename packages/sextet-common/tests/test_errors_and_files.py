@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+from sextet_common import files
+from sextet_common.errors import InputError, require
+
+
+def test_an_input_error_says_what_was_given_and_what_is_accepted() -> None:
+    error = InputError("ipc is 0", "a whole number >= 1")
+    assert str(error) == "ipc is 0; expected: a whole number >= 1"
+    assert str(InputError("nothing to add")) == "nothing to add"
+    assert isinstance(error, ValueError)
+
+
+def test_a_missing_optional_dependency_names_its_extra() -> None:
+    with pytest.raises(InputError, match=r"pip install 'sextet-common\[figures\]'"):
+        require("no_such_module.inside", package="sextet-common", extra="figures")
+
+
+def test_a_fault_inside_an_installed_dependency_is_not_blamed_on_the_extra(tmp_path, monkeypatch) -> None:
+    (tmp_path / "half_installed.py").write_text("import a_module_that_is_not_there")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_there"):
+        require("half_installed", package="sextet-common", extra="figures")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path) -> None:
+    target = tmp_path / "result.json"
+    files.write_text(target, "old")
+    with pytest.raises(RuntimeError), files.replacing(target) as temporary:
+        temporary.write_text("half of the n")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_block_that_writes_nothing_is_an_error_and_changes_nothing(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError), files.replacing(tmp_path / "result.json"):
+        pass
+    assert list(tmp_path.iterdir()) == []

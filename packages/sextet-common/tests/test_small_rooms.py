@@ -1,0 +1,99 @@
+"""The rooms of a few functions each: import, progress, device, figures."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import rich.console
+import torch
+from PIL import Image
+from sextet_common import device, figures, progress
+from sextet_common.errors import InputError
+
+
+def test_the_import_pulls_no_heavy_module() -> None:
+    heavy = "numpy torch sklearn matplotlib PIL rich tyro jaxtyping"
+    program = f"import sys, sextet_common; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
+
+
+@pytest.mark.parametrize("room", "checkpoint cli data device errors figures files progress runs seeding".split())
+def test_no_room_pulls_torch_scikit_learn_or_matplotlib(room: str) -> None:
+    program = f"import sys, sextet_common.{room}; print([m for m in ('torch', 'sklearn', 'matplotlib') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
+
+
+def test_without_a_terminal_progress_prints_nothing(capfd) -> None:
+    with progress.bar("work", 3) as bar:
+        bar.advance(loss=1.0)
+    assert list(progress.track([1, 2], "items", total=2)) == [1, 2]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_on_a_terminal_the_bar_shows_steps_and_values(monkeypatch) -> None:
+    screen = io.StringIO()
+    real = rich.console.Console
+    monkeypatch.setattr(
+        rich.console, "Console", lambda stderr: real(file=screen, force_terminal=True, width=100, stderr=False)
+    )
+    with progress.bar("work", 4, done=1) as bar:
+        bar.advance(2, loss=0.25)
+    assert "work" in screen.getvalue() and "3/4" in screen.getvalue() and "loss 0.25" in screen.getvalue()
+
+
+def test_the_device_is_one_that_is_there(monkeypatch) -> None:
+    assert device.pick("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert device.pick("auto") == torch.device("cpu")
+    with pytest.raises(InputError, match="'cuda' is not on this machine; expected: auto or one of: cpu"):
+        device.pick("cuda")
+    for unknown in ("gpu", "meta", "cuda:x", ""):
+        with pytest.raises(InputError, match="is unknown; expected: auto, cpu"):
+            device.pick(unknown)
+
+
+def test_a_gpu_that_is_not_there_is_refused_by_number(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device.pick("auto").type == "cuda"
+    assert device.pick("cuda:1").index == 1
+    with pytest.raises(InputError, match="cuda:N with N < 2"):
+        device.pick("cuda:2")
+
+
+def test_the_machine_is_described() -> None:
+    described = device.describe()
+    assert described["cpu"] and int(described["cores"]) >= 1 and described["torch"] == torch.__version__
+
+
+def test_a_grid_places_every_image_and_clips(tmp_path) -> None:
+    images = np.stack([np.full((1, 2, 3), value) for value in (-1.0, 0.5, 2.0)])
+    picture = figures.grid(images, columns=2)
+    assert picture.shape == (7, 9, 3)
+    assert picture[1, 1].tolist() == [0, 0, 0]
+    assert picture[1, 5].tolist() == [128, 128, 128]
+    assert picture[4, 1].tolist() == [255, 255, 255]
+    figures.save_grid(images, tmp_path / "grid.png", columns=2, scale=3)
+    with Image.open(tmp_path / "grid.png") as saved:
+        np.testing.assert_array_equal(np.asarray(saved)[::3, ::3], picture)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 4, 4), (0, 1, 4, 4), (4, 4)])
+def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="images of shape"):
+        figures.grid(np.zeros(shape))
+
+
+def test_panels_and_curves_are_pictures_with_something_in_them(tmp_path) -> None:
+    noise = np.random.default_rng(0).random((4, 3, 8, 8))
+    figures.save_panels({"one": noise, "two": noise}, tmp_path / "panels.png", columns=4, title="Two panels")
+    figures.save_curves({"a": ([1, 2], [3, 4]), "b": ([1, 2], [4, 3])}, tmp_path / "c.png", x_label="x", y_label="y")
+    for name in ("panels.png", "c.png"):
+        with Image.open(tmp_path / name) as saved:
+            assert min(saved.size) > 200 and np.asarray(saved.convert("L")).std() > 5
+    assert not list(tmp_path.glob(".*"))
