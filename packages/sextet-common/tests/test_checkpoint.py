@@ -77,7 +77,7 @@ def test_every_truncation_is_noticed_and_so_is_anything_added(saved) -> None:
     whole = saved.read_bytes()
     for length in (0, 5, 8, 9, len(whole) // 4, len(whole) // 2, len(whole) - 1):
         saved.write_bytes(whole[:length])
-        with pytest.raises(InputError, match="truncated|not a checkpoint"):
+        with pytest.raises(InputError, match=r"truncated|not a checkpoint"):
             checkpoint.load(saved)
     saved.write_bytes(whole + b"\0")
     with pytest.raises(InputError, match="damaged"):
@@ -124,7 +124,8 @@ def test_the_last_few_steps_stay_and_leftovers_of_killed_writers_go(tmp_path) ->
     for step in (1, 2, 30, 100000000, 4):
         checkpoint.save_step(tmp_path, step, {"x": np.full(2, step)}, keep=3)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["notes.txt", "step-00000004.safetensors", "step-00000030.safetensors", "step-100000000.safetensors"]
+    steps = ["00000004", "00000030", "100000000"]
+    assert names == ["notes.txt", *(f"step-{step}.safetensors" for step in steps)]
     assert checkpoint.load(checkpoint.latest(tmp_path)).arrays["x"][0] == 100000000
     assert checkpoint.latest(tmp_path / "nowhere") is None
     for step, keep in ((-1, 1), (1, 0)):

@@ -229,7 +229,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 
 def test_a_torchvision_set_on_disk_is_read_and_never_fetched_unasked(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="mnist cannot be read at .*; expected: the data on disk, or --download"):
+    with pytest.raises(InputError, match=r"mnist cannot be read at .*; expected: the data on disk, or --download"):
         data.load(f"mnist:{tmp_path}")
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)

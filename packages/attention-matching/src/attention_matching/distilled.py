@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from sextet_common import checkpoint, figures
 from sextet_common.errors import InputError
@@ -42,6 +41,7 @@ class DistilledSet:
 
     Examples
     --------
+    >>> import torch
     >>> one = DistilledSet(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), ("a", "b"), torch.zeros(1), torch.ones(1))
     >>> len(one), one.ipc, one[1][1]
     (2, 1.0, tensor(1))
@@ -62,9 +62,7 @@ class DistilledSet:
             )
         wrong = ((self.labels < 0) | (self.labels >= len(self.classes))).nonzero()
         if len(wrong):
-            raise InputError(
-                f"label {int(self.labels[wrong[0, 0]])} is out of range", f"0 to {len(self.classes) - 1}"
-            )
+            raise InputError(f"label {int(self.labels[wrong[0, 0]])} is out of range", f"0 to {len(self.classes) - 1}")
         if not len(self.mean) == len(self.std) == self.images.shape[1]:
             raise InputError(f"{len(self.mean)} means for {self.images.shape[1]} channels", "one per channel")
 
@@ -121,8 +119,9 @@ class DistilledSet:
             Where the file is missing, damaged or something else.
         """
         loaded = checkpoint.load(path, "torch")
-        if loaded.meta.get("kind") != _KIND:
-            raise InputError(f"{path} is a checkpoint of {loaded.meta.get('kind', 'something else')}", "a distilled set")
+        kind = loaded.meta.get("kind", "something else")
+        if kind != _KIND:
+            raise InputError(f"{path} is a checkpoint of {kind}", "a distilled set")
         arrays = {name: loaded.arrays[name] for name in ("images", "labels", "mean", "std")}
         return cls(**arrays, classes=tuple(loaded.meta["classes"]), meta=loaded.meta["meta"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple, get_args
 
 from jaxtyping import Float
@@ -72,7 +73,10 @@ class ConvNet(nn.Module):
         channels, *sides = image_shape
         depth = default_depth(min(sides)) if depth is None else depth
         if depth < 1 or min(sides) >> depth < 1:
-            raise InputError(f"depth is {depth} for {sides[0]}x{sides[1]} images", "1 or more halvings that leave a pixel")
+            size = f"{sides[0]}x{sides[1]}"
+            raise InputError(
+                f"depth is {depth} for {size} images", "1 or more halvings that leave a pixel"
+            )
         blocks = []
         for number in range(depth):
             blocks.append(
@@ -142,14 +146,7 @@ def default_depth(side: int) -> int:
     >>> [default_depth(side) for side in (8, 28, 32, 64, 128)]
     [2, 3, 3, 4, 5]
     """
-    return max(1 if side < 4 else 2, round_log2(side) - 2)
-
-
-def round_log2(side: int) -> int:
-    """Return the power of two nearest to a length, as its exponent."""
-    import math
-
-    return round(math.log2(side))
+    return max(1 if side < 4 else 2, round(math.log2(side)) - 2)
 
 
 def _normalisation(norm: str, width: int) -> nn.Module:

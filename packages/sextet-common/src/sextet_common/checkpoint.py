@@ -220,9 +220,7 @@ def _is_torch(array: object) -> bool:
     return type(array).__module__.partition(".")[0] == "torch"
 
 
-def _write_safetensors(
-    path: Path, arrays: Mapping[str, np.ndarray | torch.Tensor], header: dict[str, str]
-) -> None:
+def _write_safetensors(path: Path, arrays: Mapping[str, np.ndarray | torch.Tensor], header: dict[str, str]) -> None:
     """Hand the arrays to safetensors: to its NumPy half unless one of them is torch's."""
     for name, array in arrays.items():
         if not (_is_torch(array) or (isinstance(array, np.ndarray | np.generic) and array.dtype.kind in "biuf")):
@@ -232,8 +230,11 @@ def _write_safetensors(
         import torch
         from safetensors.torch import save_file as save_torch
 
-        # clone: safetensors refuses tensors that share memory, and a view would store more than it shows
-        tensors = {n: torch.as_tensor(a).detach().cpu().clone(memory_format=torch.contiguous_format) for n, a in arrays.items()}
+        def own(array: np.ndarray | torch.Tensor) -> torch.Tensor:
+            # safetensors refuses tensors that share memory, and a view would store more than it shows
+            return torch.as_tensor(array).detach().cpu().clone(memory_format=torch.contiguous_format)
+
+        tensors = {name: own(array) for name, array in arrays.items()}
         save_torch(tensors, path, metadata=header)
     else:
         from safetensors.numpy import save_file as save_numpy

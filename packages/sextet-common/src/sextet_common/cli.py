@@ -106,16 +106,16 @@ def _deferred(command: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
 
 
 def _in_one_line(box: str) -> str:
-    """Reduce the parser's framed message to its sentence.
+    r"""Reduce the parser's framed message to its sentence.
 
-    >>> _in_one_line("╭─ Oops ─╮\\n│ Missing value. │\\n│ ────── │\\n│ For full helptext, run x │\\n╰────────╯")
+    >>> _in_one_line("╭─ Oops ─╮\n│ Missing value. │\n│ ────── │\n│ For full helptext, run x │\n╰────────╯")
     'Missing value.'
     """
     sentences = []
-    for line in box.splitlines():
+    for line in box.strip().splitlines()[1:]:  # the first line is the frame's or, without a frame, the title
         text = line.strip().strip("│|").strip()
-        if text.startswith(("╭", "╰", "+-")) or not text.strip("─-"):
-            continue  # the frame, which holds the title, and rules
+        if text.startswith("╰") or not text.strip("─-"):
+            continue  # the frame's last line, and rules
         if "helptext" in text:
             break  # what follows repeats the help
         sentences.append(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import zipfile
 from collections.abc import Callable
@@ -215,7 +216,8 @@ def _as_nchw(images: np.ndarray, source: str) -> np.ndarray:
     elif images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
         images = images.transpose(0, 3, 1, 2)
     if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[1:]:
-        raise InputError(f"{source}: images of shape {images.shape}", "(n, h, w), (n, c, h, w) or (n, h, w, c), c 1 or 3")
+        accepted = "(n, h, w), (n, c, h, w) or (n, h, w, c), c 1 or 3"
+        raise InputError(f"{source}: images of shape {images.shape}", accepted)
     if images.dtype == np.uint8:
         return np.ascontiguousarray(images, dtype=np.float32) / np.float32(255)
     if images.dtype.kind != "f":
@@ -241,9 +243,7 @@ def _digits() -> ImageSet:
     pixels, labels = datasets.load_digits(return_X_y=True)
     images = (pixels / 16).astype(np.float32).reshape(-1, 8, 8)
     train, test = selection.train_test_split(np.arange(len(labels)), test_size=360, stratify=labels, random_state=0)
-    return ImageSet.of(
-        images[train], labels[train], images[test], labels[test], tuple("0123456789"), source="digits"
-    )
+    return ImageSet.of(images[train], labels[train], images[test], labels[test], tuple("0123456789"), source="digits")
 
 
 def _torchvision(kind: str, path: Path, download: bool) -> ImageSet:
@@ -272,7 +272,7 @@ def _decode(content: bytes, name: str, size: int | None = None) -> np.ndarray:
             pixels = operations.exif_transpose(image).convert("RGB")
             return np.asarray(operations.fit(pixels, (size, size)) if size else pixels)
     except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as error:
-        raise InputError(f"{name} cannot be read as an image: {error}", "a whole " + ", ".join(IMAGE_SUFFIXES)) from error
+        raise InputError(f"{name} cannot be read as an image: {error}", "a whole image file") from error
 
 
 def _class_folders(path: Path) -> list[Path]:
@@ -315,7 +315,8 @@ def _folder(path: Path, size: int | None) -> ImageSet:
         folders["test"] = _class_folders(test_folder)
         extra = sorted({f.name for f in folders["test"]} ^ set(classes))
         if extra:
-            raise InputError(f"class {extra[0]!r} is not in both {path / 'train'} and {test_folder}", "the same classes")
+            both = f"{path / 'train'} and {test_folder}"
+            raise InputError(f"class {extra[0]!r} is not in both {both}", "the same classes")
     parts: dict[str, tuple[list[Path], list[int]]] = {"train": ([], []), "test": ([], [])}
     for part, class_folders in folders.items():
         for label, folder in enumerate(class_folders):
@@ -368,7 +369,7 @@ def _npz_jpeg(prefix: Path) -> ImageSet:
             raise InputError(f"{path}: offsets do not cut jpeg into files", "n + 1 rising offsets from 0 to its length")
         pixels = [
             _decode(content[start:stop], f"{path}, image {number}")
-            for number, (start, stop) in enumerate(zip(offsets[:-1], offsets[1:], strict=True))
+            for number, (start, stop) in enumerate(itertools.pairwise(offsets))
         ]
         shapes = {image.shape for image in pixels}
         if len(shapes) > 1:

@@ -57,7 +57,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a whole UTF-8 text file in one atomic replace.
+    r"""Write a whole UTF-8 text file in one atomic replace.
 
     Parameters
     ----------
@@ -70,9 +70,9 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     --------
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "a" / "b.txt"
-    >>> write_text(target, "one line\\n")
+    >>> write_text(target, "one line\n")
     >>> target.read_text()
-    'one line\\n'
+    'one line\n'
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -73,7 +73,7 @@ class Run:
         >>> _ = Run.open(folder, "demo", {"steps": 5})
         >>> Run.open(folder, "demo", {"steps": 6})
         Traceback (most recent call last):
-        sextet_common.errors.InputError: ... holds a run with steps=5, not 6; expected: another folder, or the same settings to go on with it
+        sextet_common.errors.InputError: ... holds a run with steps=5, not 6; expected: another folder, or ...
         """
         path = Path(path)
         wanted = to_json(config)
