@@ -80,7 +80,7 @@ def class_means(maps: Float[Tensor, "batch size"], n_classes: int) -> Float[Tens
     """
     if n_classes < 1 or len(maps) % n_classes:
         raise InputError(f"{len(maps)} maps for {n_classes} classes", "equally many maps of every class")
-    return maps.unflatten(0, (n_classes, -1)).mean(dim=1)
+    return maps.reshape(n_classes, -1, *maps.shape[1:]).mean(dim=1)
 
 
 def _absolute_power(x: Tensor, power: int) -> Tensor:

@@ -195,6 +195,6 @@ def _resample(
 ) -> Tensor:
     """Resample images by one affine map each, bilinear, with zeros from outside."""
     rows = [torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x)) for t in (xx, xy, dx, yx, yy, dy)]
-    maps = torch.stack(rows, dim=1).unflatten(1, (2, 3))
+    maps = torch.stack(rows, dim=1).view(-1, 2, 3)
     points = functional.affine_grid(maps, list(x.shape), align_corners=False)
     return functional.grid_sample(x, points, align_corners=False)

@@ -8,11 +8,11 @@ import os
 import time
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from sextet_common import device, figures, progress, runs, seeding
+from sextet_common import checkpoint, device, figures, progress, runs, seeding
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 from torch import Tensor
@@ -97,7 +97,7 @@ class DistillConfig:
             Without None: what the run folder's config.json records.
         """
         side = min(data.image_shape[1:])
-        chosen = {
+        chosen: dict[str, Any] = {
             "steps": 8000 if side >= 28 else 600,
             "feature_weight": 0.01 if side < 64 else 0.02,
             "image_lr": 1.0 if self.ipc <= 50 else 10.0,
@@ -179,7 +179,7 @@ class Distiller:
                 if run is not None and (last or done % 10 == 0):
                     run.log(done, loss=loss, seconds=round(time.perf_counter() - began, 3))
                 if run is not None and (last or done % config.checkpoint_every == 0):
-                    runs.checkpoint.save_step(run.checkpoints, done, task.state(), {"step": done})
+                    checkpoint.save_step(run.checkpoints, done, task.state(), {"step": done})
                 if last:
                     break
         result = task.result({"method": "datadam", "data": data.source, **runs.to_json(config)})

@@ -156,7 +156,7 @@ def _one_network(
     bar: progress.Bar,
 ) -> float:
     """Train one network and return its test accuracy."""
-    if training.images.shape[1:] != data.image_shape or training.classes != data.classes:
+    if tuple(training.images.shape[1:]) != data.image_shape or training.classes != data.classes:
         raise InputError(
             f"the set has {len(training.classes)} classes of {tuple(training.images.shape[1:])} images, "
             f"the test data {data.n_classes} of {data.image_shape}",
@@ -207,8 +207,5 @@ def _one_epoch(
 def _accuracy(network: nn.Module, images: Tensor, labels: Tensor, batch: int, where: torch.device) -> float:
     network.eval()
     with torch.inference_mode():
-        right = sum(
-            int((network(x.to(where)).argmax(dim=1).cpu() == y).sum())
-            for x, y in zip(images.split(batch), labels.split(batch), strict=True)
-        )
-    return right / len(labels)
+        predicted = torch.cat([network(x.to(where)).argmax(dim=1).cpu() for x in images.split(batch)])
+    return (predicted == labels).double().mean().item()

@@ -74,9 +74,7 @@ class ConvNet(nn.Module):
         depth = default_depth(min(sides)) if depth is None else depth
         if depth < 1 or min(sides) >> depth < 1:
             size = f"{sides[0]}x{sides[1]}"
-            raise InputError(
-                f"depth is {depth} for {size} images", "1 or more halvings that leave a pixel"
-            )
+            raise InputError(f"depth is {depth} for {size} images", "1 or more halvings that leave a pixel")
         blocks = []
         for number in range(depth):
             blocks.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tyro
@@ -77,7 +77,12 @@ def tensorboard(run: tyro.conf.Positional[Path], /) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    commands = {"machine": machine, "data": data, "verify": verify, "tensorboard": tensorboard}
+    commands: dict[str, Callable[..., None]] = {
+        "machine": machine,
+        "data": data,
+        "verify": verify,
+        "tensorboard": tensorboard,
+    }
     return cli.run("sextet-common", commands, arguments)
 
 

@@ -205,6 +205,11 @@ def load(spec: str, *, size: int | None = None, download: bool = False) -> Image
     raise InputError(f"data {spec!r} is unknown or not there", ACCEPTED)
 
 
+def _joined(parts: list[tuple[np.ndarray, np.ndarray]], classes: tuple[str, ...] | None, source: str) -> ImageSet:
+    (train_images, train_labels), (test_images, test_labels) = parts
+    return ImageSet.of(train_images, train_labels, test_images, test_labels, classes, source=source)
+
+
 def _parts(train: np.ndarray, test: np.ndarray) -> tuple[tuple[str, np.ndarray], ...]:
     return ("training", train), ("test", test)
 
@@ -250,6 +255,7 @@ def _torchvision(kind: str, path: Path, download: bool) -> ImageSet:
     datasets = require("torchvision.datasets", package="sextet-common", extra="torch")
     constructor = getattr(datasets, _TORCHVISION[kind])
     loaded = []
+    names: tuple[str, ...] | None = None
     for split in ("train", "test"):
         part = {"split": split} if kind == "svhn" else {"train": split == "train"}
         try:
@@ -258,9 +264,9 @@ def _torchvision(kind: str, path: Path, download: bool) -> ImageSet:
             first = str(error).splitlines()[0]
             raise InputError(f"{kind} cannot be read at {path}: {first}", "the data on disk, or --download") from error
         labels = found.labels if kind == "svhn" else found.targets
-        loaded += [np.asarray(found.data), np.asarray(labels).astype(np.int64)]
-    names = tuple(map(str, getattr(found, "classes", ()))) or None
-    return ImageSet.of(*loaded, names, source=f"{kind}:{path}")
+        loaded.append((np.asarray(found.data), np.asarray(labels).astype(np.int64)))
+        names = tuple(map(str, getattr(found, "classes", ()))) or None
+    return _joined(loaded, names, f"{kind}:{path}")
 
 
 def _decode(content: bytes, name: str, size: int | None = None) -> np.ndarray:
@@ -354,13 +360,14 @@ def _read_npz(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _npz(path: Path) -> ImageSet:
-    names = ("train_images", "train_labels", "test_images", "test_labels")
-    found = _read_npz(path, names)
-    return ImageSet.of(*(found[name] for name in names), found["classes"], source=f"npz:{path}")
+    found = _read_npz(path, ("train_images", "train_labels", "test_images", "test_labels"))
+    loaded = [(found[f"{part}_images"], found[f"{part}_labels"]) for part in ("train", "test")]
+    return _joined(loaded, found["classes"], f"npz:{path}")
 
 
 def _npz_jpeg(prefix: Path) -> ImageSet:
-    loaded: list[np.ndarray] = []
+    loaded = []
+    classes: tuple[str, ...] | None = None
     for part in ("train", "test"):
         path = Path(f"{os.fspath(prefix)}-{part}.npz")
         found = _read_npz(path, ("jpeg", "offsets", "labels"))
@@ -374,5 +381,6 @@ def _npz_jpeg(prefix: Path) -> ImageSet:
         shapes = {image.shape for image in pixels}
         if len(shapes) > 1:
             raise InputError(f"{path} has images of {len(shapes)} sizes", "images of one size")
-        loaded += [np.stack(pixels), found["labels"]]
-    return ImageSet.of(*loaded, found["classes"], source=f"npz-jpeg:{prefix}")
+        loaded.append((np.stack(pixels), found["labels"]))
+        classes = found["classes"]
+    return _joined(loaded, classes, f"npz-jpeg:{prefix}")

@@ -39,12 +39,14 @@ def pick(name: str = "auto") -> torch.device:
     >>> pick("cpu")
     device(type='cpu')
     """
-    torch = require("torch", package="sextet-common", extra="torch")
+    require("torch", package="sextet-common", extra="torch")
+    import torch
+
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
     try:
-        chosen: torch.device = torch.device(name)
+        chosen = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"device {name!r} is unknown", ACCEPTED) from error
     if chosen.type not in available:

@@ -39,8 +39,10 @@ class Bar:
         """
         if self._display is None or self._task is None:
             return
-        shown = {"values": "  ".join(f"{name} {value:.4g}" for name, value in values.items())} if values else {}
-        self._display.update(self._task, advance=steps, **shown)
+        self._display.advance(self._task, steps)
+        if values:
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+            self._display.update(self._task, values=shown)
 
 
 @contextmanager

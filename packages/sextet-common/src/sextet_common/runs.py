@@ -233,7 +233,11 @@ def to_json(config: Any) -> dict[str, Any]:
     >>> to_json({"out": Path("runs"), "sizes": (1, 2)})
     {'out': 'runs', 'sizes': [1, 2]}
     """
-    plain = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else dict(config)
+    plain = (
+        dataclasses.asdict(config)
+        if dataclasses.is_dataclass(config) and not isinstance(config, type)
+        else dict(config)
+    )
     try:
         converted = json.loads(json.dumps(plain, default=_path_to_text))
     except (TypeError, ValueError) as error:
@@ -243,7 +247,7 @@ def to_json(config: Any) -> dict[str, Any]:
 
 def _path_to_text(value: object) -> str:
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
+        return str(os.fspath(value))
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 

@@ -137,5 +137,5 @@ def torch_seed(seed: int, *keys: Key) -> Iterator[None]:
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(derive(seed, *keys))
+        torch.manual_seed(derive(seed, *keys))
         yield
