@@ -29,7 +29,8 @@ h2 { font-size: 1.2rem; margin-top: 2.5rem; border-top: 1px solid var(--line); p
 h2 small { font-weight: normal; color: var(--accent); display: block; font-size: .9rem; }
 img { width: 100%; height: auto; background: #fff; border-radius: 4px; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .35rem .6rem .35rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { text-align: left; padding: .35rem .6rem .35rem 0; border-bottom: 1px solid var(--line); }
+td { white-space: nowrap; }
 pre { overflow-x: auto; background: #8881; padding: .6rem; border-radius: 4px; font-size: .85rem; }
 .note { font-size: .85rem; opacity: .8; } .failed { color: #d1495b; }
 """
@@ -66,9 +67,8 @@ class Shown:
 def run_demo(package: workspace.Package, out: Path) -> Shown:
     """Run one package's demo from nothing and read what it wrote."""
     shutil.rmtree(out, ignore_errors=True)
-    script = package.path / "examples" / "demo.py"
-    command = [sys.executable, str(script), "--out", str(out)]
-    readable = f"python {script.relative_to(workspace.ROOT)} --out {out.name}"
+    command = [sys.executable, str(package.path / "examples" / "demo.py"), "--out", str(out)]
+    readable = f"python3 tools/dev.py demo --only {package.name}"
     began = time.perf_counter()
     # The demo's progress bars go to the terminal as they come; its complaint is kept for the page.
     done = subprocess.run(command, stderr=None if sys.stderr.isatty() else subprocess.PIPE, text=True, check=False)

@@ -27,7 +27,7 @@ PIP_TO_UV = {
     "PIP_INDEX_URL": "UV_DEFAULT_INDEX",
     "PIP_EXTRA_INDEX_URL": "UV_INDEX",
     "PIP_FIND_LINKS": "UV_FIND_LINKS",
-    "PIP_NO_INDEX": "UV_NO_INDEX",
+    "PIP_NO_INDEX": "UV_OFFLINE",  # uv has no variable for its --no-index
     "PIP_CERT": "SSL_CERT_FILE",
     "PIP_PROXY": "ALL_PROXY",
     "PIP_TRUSTED_HOST": "UV_INSECURE_HOST",
@@ -65,7 +65,7 @@ def environment_for_uv(environ):
     """
     result = dict(environ)
     for pip_name, uv_name in PIP_TO_UV.items():
-        if pip_name in result and uv_name not in result:
+        if result.get(pip_name) and uv_name not in result:  # pip takes an empty variable for none, uv does not
             separator = "," if uv_name == "UV_FIND_LINKS" else " "
             result[uv_name] = separator.join(result[pip_name].split())
     if "UV_INDEX" in result and "UV_INDEX_STRATEGY" not in result:
@@ -120,15 +120,18 @@ def make_environment():
         )
     print("making .venv with nox and uv ...", file=sys.stderr, flush=True)
     shutil.rmtree(VENV, ignore_errors=True)
-    # pip fills the new environment from outside, so that a python without ensurepip serves as well.
-    venv.create(VENV, with_pip=False)
-    command = [sys.executable, "-m", "pip", "--python", python_of(VENV), "install", "--quiet", "--retries", "2"]
-    done = subprocess.run([*command, "-r", PINS], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
+    try:
+        # pip fills the new environment from outside, so that a python without ensurepip serves as well.
+        venv.create(VENV, with_pip=False)
+        command = [sys.executable, "-m", "pip", "--python", python_of(VENV), "install", "--quiet", "--retries", "2"]
+        done = subprocess.run([*command, "-r", PINS], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            raise Problem(reason_in(done.stdout))
+        with open(STAMP, "w", encoding="utf-8") as stamp:
+            stamp.write(wanted_stamp())
+    except BaseException:
         shutil.rmtree(VENV, ignore_errors=True)
-        raise Problem(reason_in(done.stdout))
-    with open(STAMP, "w", encoding="utf-8") as stamp:
-        stamp.write(wanted_stamp())
+        raise
 
 
 def ensure_environment():

@@ -76,7 +76,9 @@ def discover(root: Path = ROOT) -> dict[str, Package]:
         declared = list(project.get("dependencies", ()))
         for extra in project.get("optional-dependencies", {}).values():
             declared += extra
-        ranges = dict(parse_requirement(line) for line in declared)
+        ranges: dict[str, str] = {}
+        for needed, limits in map(parse_requirement, declared):  # an extra may name a sibling again, with other limits
+            ranges[needed] = ",".join(filter(None, (ranges.get(needed), limits)))
         (module,) = (Path(p).name for p in table["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
         found[name] = Package(
             name=name,

@@ -29,7 +29,7 @@ def main(
     steps: int | None = None,
     networks: int = 5,
     epochs: int = 300,
-    whole_epochs: int = 40,
+    whole_epochs: int = 60,
 ) -> None:
     """Run the demo.
 

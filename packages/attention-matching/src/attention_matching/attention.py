@@ -13,9 +13,9 @@ EPSILON = 1e-12  # the smallest norm divided by: a map of zeros stays zeros
 def spatial_attention(
     features: Float[Tensor, "batch channels height width"], power: int = 4
 ) -> Float[Tensor, "batch positions"]:
-    r"""Spatial attention map of each image, of unit length.
+    """Spatial attention map of each image, of unit length.
 
-    .. math:: a_{hw} = \sum_c |f_{chw}|^p, \qquad z = a / \max(\lVert a \rVert_2, \epsilon)
+    ``a[h, w] = sum_c |f[c, h, w]| ** p``, then ``z = a / max(||a||, 1e-12)``.
 
     Parameters
     ----------

@@ -11,15 +11,15 @@ from attention_matching.networks import Features
 
 
 class AttentionMatchingLoss(nn.Module):
-    r"""DataDAM's loss: spatial attention of the inner blocks, plain features of the last.
+    """DataDAM's loss: spatial attention of the inner blocks, plain features of the last.
 
-    .. math::
+    For class k, with real images T and synthetic images S of that class::
 
-        L = s \sum_k \Big( \sum_{l<L} \lVert \bar z^{T_k}_l - \bar z^{S_k}_l \rVert^2
-            + \lambda \lVert \bar h^{T_k} - \bar h^{S_k} \rVert^2 \Big)
+        loss[k] = scale * (sum over l < L of ||mean_T z_l - mean_S z_l||^2
+                           + feature_weight * ||mean_T h - mean_S h||^2)
 
-    with :math:`\bar z_l` the class mean of block l's normalised attention map and
-    :math:`\bar h` that of the flattened features of the last block.
+    where ``z_l`` is block l's normalised attention map and ``h`` the flattened features of
+    the last block L.
 
     Parameters
     ----------

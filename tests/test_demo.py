@@ -1,0 +1,103 @@
+"""The demo: its page on made-up packages, and the numbers it promises on the real one."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+GOOD = f"""
+import json, pathlib, sys
+out = pathlib.Path(sys.argv[2])
+out.mkdir(parents=True)
+(out / "p.png").write_bytes({PNG!r})
+rows = [["1", "a < b"], ["10", "c"]]
+result = dict(title="T & t", sentence="It works.", columns=["n", "what"], rows=rows, note="N.", picture="p.png")
+(out / "result.json").write_text(json.dumps(result))
+"""
+BAD = "import sys; sys.exit('no such <file>')"
+
+
+class Page(HTMLParser):
+    """Counts what a reader sees and collects what a browser would fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def demo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    return importlib.import_module("demo")
+
+
+@pytest.fixture
+def packages(demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    found = {}
+    for name, script in (("bad", BAD), ("good", GOOD), ("silent", None)):
+        path = tmp_path / "packages" / name
+        (path / "examples").mkdir(parents=True)
+        if script:
+            (path / "examples" / "demo.py").write_text(script)
+        found[name] = demo.workspace.Package(name, name, "0.1.0", path, {}, ())
+    monkeypatch.setattr(demo.workspace, "discover", lambda: found)
+    return {name: package.path for name, package in found.items()}
+
+
+def test_a_failing_demo_is_shown_and_the_others_still_run(
+    demo: ModuleType, packages: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert demo.main(["--out", str(out)]) == 1
+    page = Page((out / "index.html").read_text())
+    assert page.tags.count("section") == 2 and page.tags.count("img") == 1 and page.tags.count("td") == 4
+    for seen in ("This demo failed.", "no such <file>", "exit code 1", "T & t", "It works.", "a < b"):
+        assert seen in page.text
+    printed = capfd.readouterr().out
+    assert "bad: FAILED" in printed and "10  c" in printed
+
+
+def test_the_page_needs_nothing_from_outside(demo: ModuleType, packages: dict[str, Path], tmp_path: Path) -> None:
+    assert demo.main(["--only", "good", "--out", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "index.html").read_text()
+    page = Page(text)
+    assert page.links and all(link.startswith("data:") for link in page.links)
+    assert not re.search(r"https?:|<script|@import|url\(", text)
+    assert base64.b64decode(page.links[-1].partition(",")[2]) == PNG == (tmp_path / "out" / "good.png").read_bytes()
+    assert "viewport" in text
+
+
+def test_an_unknown_package_is_refused(demo: ModuleType, packages: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        demo.main(["--only", "silent", "--out", str(tmp_path)])
+    assert stop.value.code == 2
+
+
+@pytest.mark.slow
+def test_the_digits_demo_reaches_the_gains_it_promises(demo: ModuleType, tmp_path: Path) -> None:
+    assert demo.main(["--only", "attention-matching", "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "attention-matching" / "result.json").read_text())
+    assert result["gains"]["1"] >= 8 and result["gains"]["10"] >= 1.5
+    page = Page((tmp_path / "index.html").read_text())
+    assert page.tags.count("tr") == 4 and page.tags.count("img") == 1

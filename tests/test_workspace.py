@@ -1,0 +1,271 @@
+"""tools/workspace.py on made-up trees, and the whole real workspace held against the house's rules."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import shutil
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
+each_package = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+
+# The arrows of the house, as they are drawn: who needs whom.
+ARROWS = {
+    "sextet-common": set(),
+    "attention-matching": {"sextet-common"},
+    "d2m-generator": {"attention-matching", "sextet-common"},
+    "esac": {"sextet-common"},
+    "gmr-metric": {"sextet-common"},
+    "probmcl": {"gmr-metric", "sextet-common"},
+    "subclass-kd": {"sextet-common"},
+}
+
+# Import names that are not their distribution's name.
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "mpl_toolkits": "matplotlib",
+    "ot": "pot",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+
+
+@pytest.fixture
+def workspace(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module under test."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    return importlib.import_module("workspace")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A made-up workspace: roof needs walls and base, walls needs base, garden nobody; folders tell no order."""
+    add_package(tmp_path, "a-roof", needs=["Walls[paint]>=2, <3", "base>=1", "numpy>=2"])
+    add_package(tmp_path, "garden", needs=["numpy>=2"], extras={"pond": ["scipy>=1"]})
+    add_package(tmp_path, "m.base", version="1.5.0", name="base")
+    add_package(tmp_path, "walls", version="2.0.0", extras={"paint": ["base >= 1 ; python_version > '3'"]})
+    return tmp_path
+
+
+def add_package(
+    root: Path,
+    folder: str,
+    *,
+    name: str | None = None,
+    version: str = "0.1.0",
+    needs: Iterable[str] = (),
+    extras: dict[str, list[str]] | None = None,
+) -> None:
+    """Write a package's pyproject.toml."""
+    name = name or folder
+    lines = ["[project]", f'name = "{name}"', f'version = "{version}"', f"dependencies = {list(needs)!r}"]
+    lines += ["[project.optional-dependencies]", *(f"{extra} = {lines_!r}" for extra, lines_ in (extras or {}).items())]
+    lines += ["[tool.hatch.build.targets.wheel]", f'packages = ["src/{name.replace("-", "_")}"]']
+    path = root / "packages" / folder / "pyproject.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def table(folder: Path) -> dict[str, Any]:
+    """Return a package's pyproject.toml."""
+    return tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def requirements(folder: Path) -> list[Requirement]:
+    """Return what a package declares: its dependencies and all its extras."""
+    project = table(folder)["project"]
+    lines = list(project.get("dependencies", ()))
+    for extra in project.get("optional-dependencies", {}).values():
+        lines += extra
+    return [Requirement(line) for line in lines]
+
+
+def imported(source: str) -> Iterator[tuple[str, int]]:
+    """Yield the top-level name and the line of every absolute import, wherever in the module it stands."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.split(".")[0], node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.split(".")[0], node.lineno
+
+
+def undeclared_imports(folder: Path) -> list[str]:
+    """Return `file:line: name` of each import that the package's own pyproject.toml does not account for."""
+    declared = {canonicalize_name(requirement.name) for requirement in requirements(folder)}
+    own = {path.name for path in (folder / "src").iterdir() if path.is_dir()}
+    return [
+        f"{path.relative_to(folder)}:{line}: {name}"
+        for path in sorted(folder.glob("src/**/*.py"))
+        for name, line in imported(path.read_text(encoding="utf-8"))
+        if name not in own
+        and name not in sys.stdlib_module_names
+        and canonicalize_name(DISTRIBUTIONS.get(name, name)) not in declared
+    ]
+
+
+def test_packages_come_after_what_they_need_and_else_by_name(workspace: ModuleType, tree: Path) -> None:
+    assert list(workspace.discover(tree)) == ["base", "garden", "walls", "a-roof"]
+
+
+def test_a_package_is_read_from_its_pyproject(workspace: ModuleType, tree: Path) -> None:
+    add_package(tree, "z", name="Big.House", needs=["walls>=2"], extras={"x": ["walls<4"], "all": ["big-house[x]"]})
+    package = workspace.discover(tree)["big-house"]
+    assert (package.name, package.version, package.extras) == ("big-house", "0.1.0", ("x", "all"))
+    assert package.module == "Big.House"
+    assert package.path == tree / "packages" / "z"
+    assert package.pyproject == tree / "packages" / "z" / "pyproject.toml"
+
+
+def test_only_siblings_are_needs_and_a_range_in_an_extra_does_not_hide_the_other(
+    workspace: ModuleType, tree: Path
+) -> None:
+    add_package(tree, "shed", needs=["base>=1,<2", "numpy>=2"], extras={"b": ["base[x]"], "c": ["base!=1.7"]})
+    packages = workspace.discover(tree)
+    assert packages["a-roof"].needs == {"walls": ">=2,<3", "base": ">=1"}
+    assert packages["garden"].needs == {}
+    assert packages["shed"].needs == {"base": ">=1,<2,!=1.7"}
+
+
+def test_the_closure_holds_all_that_a_package_needs_and_itself_last(workspace: ModuleType, tree: Path) -> None:
+    packages = workspace.discover(tree)
+    names = {name: [package.name for package in workspace.closure(packages, name)] for name in packages}
+    assert names == {
+        "a-roof": ["base", "walls", "a-roof"],
+        "base": ["base"],
+        "garden": ["garden"],
+        "walls": ["base", "walls"],
+    }
+
+
+def test_dependants_are_the_packages_that_name_it_themselves(workspace: ModuleType, tree: Path) -> None:
+    packages = workspace.discover(tree)
+    names = {name: {package.name for package in workspace.dependants(packages, name)} for name in packages}
+    assert names == {"a-roof": set(), "base": {"a-roof", "walls"}, "garden": set(), "walls": {"a-roof"}}
+
+
+@pytest.mark.parametrize("gone", ["garden", "a-roof", "walls", "m.base"])
+def test_the_other_packages_are_found_when_a_folder_is_deleted(workspace: ModuleType, tree: Path, gone: str) -> None:
+    before = set(workspace.discover(tree))
+    shutil.rmtree(tree / "packages" / gone)
+    assert set(workspace.discover(tree)) == before - {gone.removeprefix("m.")}
+
+
+def test_packages_that_need_each_other_are_an_error(workspace: ModuleType, tmp_path: Path) -> None:
+    add_package(tmp_path, "hen", needs=["egg"])
+    add_package(tmp_path, "egg", extras={"warm": ["hen"]})
+    with pytest.raises(CycleError):
+        workspace.discover(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "numpy",
+        "numpy>=2.0",
+        "NumPy >= 2.0 , < 3",
+        "sextet-common[digits,figures, images]>=0.1,<1",
+        "zope.interface (>=5)",
+        "A__b-.c~=1.4; python_version < '3.12'",
+        "torch ; sys_platform == 'linux'",
+        "x[y]",
+    ],
+)
+def test_requirements_are_read_as_packaging_reads_them(workspace: ModuleType, line: str) -> None:
+    name, limits = workspace.parse_requirement(line)
+    oracle = Requirement(line)
+    assert name == canonicalize_name(oracle.name)
+    assert Requirement(f"x{limits}").specifier == oracle.specifier
+
+
+def test_what_is_no_requirement_is_an_error(workspace: ModuleType) -> None:
+    with pytest.raises(ValueError, match=r"'>=2' is not a requirement"):
+        workspace.parse_requirement(">=2")
+
+
+def test_editables_name_every_package_by_its_folder(workspace: ModuleType, tree: Path) -> None:
+    packages = workspace.closure(workspace.discover(tree), "walls")
+    assert workspace.editables(packages) == [
+        *("-e", str(tree / "packages" / "m.base")),
+        *("-e", str(tree / "packages" / "walls")),
+    ]
+
+
+def test_the_workspace_has_packages_and_discovery_finds_each_in_its_folder(workspace: ModuleType) -> None:
+    assert FOLDERS
+    assert sorted(package.path for package in workspace.discover().values()) == FOLDERS
+
+
+def test_the_arrows_between_packages_are_those_of_the_house(workspace: ModuleType) -> None:
+    assert {name: set(package.needs) for name, package in workspace.discover().items()} == ARROWS
+
+
+@each_package
+def test_every_sibling_in_the_tree_lies_in_the_declared_range(folder: Path) -> None:
+    versions = {table(sibling)["project"]["name"]: table(sibling)["project"]["version"] for sibling in FOLDERS}
+    siblings = [line for line in requirements(folder) if line.name in versions and line.name != folder.name]
+    assert [str(line) for line in siblings if not line.specifier.contains(versions[line.name])] == []
+
+
+@each_package
+def test_every_licence_is_a_copy_of_the_roots(folder: Path) -> None:
+    assert (folder / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+@each_package
+def test_every_package_has_the_files_and_fields_of_a_package(folder: Path) -> None:
+    project = table(folder)["project"]
+    assert project["name"] == folder.name
+    assert project["requires-python"] == ">=3.11"
+    assert project["license"] == "MIT"
+    assert project["license-files"] == ["LICENSE"]
+    assert project["readme"] == "README.md"
+    assert (folder / "README.md").read_text(encoding="utf-8").strip()
+    assert "## Unreleased" in (folder / "CHANGELOG.md").read_text(encoding="utf-8").splitlines()
+    module = folder / "src" / folder.name.replace("-", "_")
+    assert (module / "__init__.py").is_file()
+    assert (module / "py.typed").is_file()
+
+
+@each_package
+def test_every_import_is_declared_by_the_package_that_makes_it(folder: Path) -> None:
+    assert list(folder.glob("src/**/*.py"))
+    assert undeclared_imports(folder) == []
+
+
+def test_an_undeclared_import_is_found_wherever_it_hides(tmp_path: Path) -> None:
+    add_package(
+        tmp_path, "lodge", needs=["sextet-common[digits]>=0.1", "Scikit_Learn"], extras={"draw": ["pillow>=11"]}
+    )
+    module = tmp_path / "packages" / "lodge" / "src" / "lodge"
+    module.mkdir(parents=True)
+    (module / "__init__.py").write_text(
+        "import json, lodge.inner\n"
+        "from typing import TYPE_CHECKING\n"
+        "from . import yaml\n"
+        "import sklearn.svm, PIL.Image\n"
+        "if TYPE_CHECKING:\n"
+        "    from torch import Tensor\n"
+        "def draw():\n"
+        "    try:\n"
+        "        import mpl_toolkits.mplot3d as m, sextet_common\n"
+        "    except ImportError:\n"
+        "        from attention_matching.losses import loss\n",
+        encoding="utf-8",
+    )
+    assert sorted(undeclared_imports(tmp_path / "packages" / "lodge")) == [
+        "src/lodge/__init__.py:11: attention_matching",
+        "src/lodge/__init__.py:6: torch",
+        "src/lodge/__init__.py:9: mpl_toolkits",
+    ]
