@@ -32,22 +32,30 @@ def group(package: str, name: str) -> list[str]:
     return list(nox.project.dependency_groups({"dependency-groups": groups}, name)) if name in groups else []
 
 
+def everything() -> list[str]:
+    """Return what installs all packages with all extras, and all that their tests need."""
+    needed = {line for name in PACKAGES for line in group(name, "test")}
+    return [*workspace.editables(list(PACKAGES.values()), extras=True), *sorted(needed)]
+
+
 def install_alone(session: nox.Session, package: str, *options: str) -> None:
     """Leave exactly a package's declared dependencies in the environment, then import all of its modules."""
     session.install("--exact", *options, *workspace.editables(workspace.closure(PACKAGES, package)))
     session.run("python", "tools/probe.py", PACKAGES[package].module, silent=True)
 
 
-def run_tests(session: nox.Session, package: str, *options: str) -> None:
-    """Install a package's test dependencies and run its tests and the examples of its docstrings."""
+def run_tests(session: nox.Session, package: str, *options: str, warnings: str = "error") -> None:
+    """Add a package's extras and test dependencies and run its tests and the examples of its docstrings."""
     chosen = PACKAGES[package]
     if not (chosen.path / "tests").is_dir():
         session.log(f"{package} is not released yet: it imports alone, and has nothing to test")
         return
-    # In-tree packages are named again, so that the extras which the tests ask for come from the tree too.
-    session.install(*options, *workspace.editables(workspace.closure(PACKAGES, package)), *group(package, "test"))
+    *siblings, _ = workspace.closure(PACKAGES, package)
+    in_tree = [*workspace.editables(siblings), *workspace.editables([chosen], extras=True)]
+    session.install(*options, *in_tree, *group(package, "test"))
     targets = [str(chosen.path / "tests"), str(chosen.path / "src")]
-    session.run("pytest", "--doctest-modules", *(session.posargs or ["-q"]), *targets, env=ONE_THREAD)
+    words = ["--doctest-modules", "-W", warnings, *(session.posargs or ["-q"])]
+    session.run("pytest", *words, *targets, env=ONE_THREAD)
 
 
 @nox.session
@@ -64,14 +72,14 @@ def lowest(session: nox.Session, package: str) -> None:
     """One package alone, with the oldest releases that it says it accepts."""
     oldest = ("--resolution", "lowest-direct")
     install_alone(session, package, *oldest)
-    run_tests(session, package, *oldest)
+    # Old releases call one another in ways that have since been deprecated: that is not for us to mend.
+    run_tests(session, package, *oldest, warnings="ignore::DeprecationWarning")
 
 
 @nox.session
 def together(session: nox.Session) -> None:
     """All packages in one environment: compositions, import directions, the README's commands, the tools."""
-    needed = [line for name in PACKAGES for line in group(name, "test")]
-    session.install(*workspace.editables(list(PACKAGES.values())), "-r", "tools/requirements.txt", *needed)
+    session.install(*everything(), "-r", "tools/requirements.txt")
     words = session.posargs or ["-q"]
     session.run(
         "pytest", "--doctest-modules", "--override-ini=pythonpath=tools", *words, "tests", "tools", env=ONE_THREAD
@@ -89,8 +97,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Types: mypy strict on every package's src."""
-    needed = [line for name in PACKAGES for line in group(name, "test")]
-    session.install(*workspace.editables(list(PACKAGES.values())), *needed, *DEV_TOOLS)
+    session.install(*everything(), *DEV_TOOLS)
     session.run("mypy", *session.posargs, *(str(p.path / "src") for p in PACKAGES.values()))
 
 
@@ -123,7 +130,7 @@ def build(session: nox.Session, package: str) -> None:
 def docs(session: nox.Session) -> None:
     """The documentation site, built strict into site/."""
     session.install(*workspace.editables(list(PACKAGES.values())), "-r", "docs/requirements.txt")
-    session.run("mkdocs", *(session.posargs or ["build", "--strict"]))
+    session.run("mkdocs", *(session.posargs or ["build", "--strict"]), env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session

@@ -106,6 +106,10 @@ def dependants(packages: dict[str, Package], name: str) -> list[Package]:
     return [p for p in packages.values() if name in p.needs]
 
 
-def editables(packages: list[Package]) -> list[str]:
-    """Return the installer's arguments that install these packages from the tree."""
-    return [part for package in packages for part in ("-e", str(package.path))]
+def editables(packages: list[Package], *, extras: bool = False) -> list[str]:
+    """Return the installer's arguments that install these packages from the tree, with all their extras if wanted."""
+    arguments = []
+    for package in packages:
+        wanted = f"[{','.join(package.extras)}]" if extras and package.extras else ""
+        arguments += ["-e", f"{package.path}{wanted}"]
+    return arguments

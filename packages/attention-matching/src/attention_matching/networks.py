@@ -15,7 +15,7 @@ Norm = Literal["instance", "batch", "group", "none"]
 class Features(NamedTuple):
     """What a network computed on the way to its logits.
 
-    Parameters
+    Attributes
     ----------
     maps
         The output of every block's ReLU, before pooling: (batch, channels, height, width) each.

@@ -119,6 +119,6 @@ def _in_one_line(box: str) -> str:
         if "helptext" in text:
             break  # what follows repeats the help
         sentences.append(text)
-    # An InputError that a configuration raises comes with the parser's own name for that configuration.
-    text = re.sub(r"^Error parsing \S*__tyro\S*: ", "", " ".join(sentences))
+    # An InputError that a configuration raises comes with the parser's own name for that configuration, no option.
+    text = re.sub(r"^Error parsing (?!-)\S+: ", "", " ".join(sentences))
     return text or "the command line cannot be read"
