@@ -140,7 +140,8 @@ def bench(session: nox.Session, package: str) -> None:
     scripts = sorted((PACKAGES[package].path / "benchmarks").glob("bench_*.py"))
     if not scripts:
         session.skip(f"{package} has no benchmark yet")
-    session.install(*workspace.editables(workspace.closure(PACKAGES, package)), *group(package, "bench"))
+    in_tree = workspace.editables(workspace.closure(PACKAGES, package), extras=True)
+    session.install(*in_tree, *group(package, "bench"))
     for script in scripts:
         session.run("python", str(script), *session.posargs)
 
