@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import pickle
 import struct
 from pathlib import Path
 
@@ -240,6 +241,43 @@ def test_a_torchvision_set_on_disk_is_read_and_never_fetched_unasked(tmp_path: P
     found = data.load(f"mnist:{tmp_path}")
     assert found.image_shape == (1, 28, 28) and len(found.classes) == 10
     np.testing.assert_allclose(found.train_images[:, 0], pixels / 255, atol=1e-7)
+
+
+@pytest.mark.parametrize(("kind", "label_key"), [("cifar10", "labels"), ("cifar100", "fine_labels")])
+def test_cifar_is_read_in_its_own_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, label_key: str
+) -> None:
+    from torchvision.datasets import CIFAR10, CIFAR100, cifar
+
+    # torchvision checks the published files' hashes; these are small ones of the same layout.
+    monkeypatch.setattr(cifar, "check_integrity", lambda path, md5=None: Path(path).exists())
+    made = {"cifar10": CIFAR10, "cifar100": CIFAR100}[kind]
+    folder = tmp_path / made.base_folder
+    folder.mkdir()
+    pixels = np.random.default_rng(1).integers(0, 256, (10, 3, 32, 32)).astype(np.uint8)
+    for name, _ in (*made.train_list, *made.test_list):
+        batch = {"data": pixels.reshape(10, -1), label_key: list(range(10))}
+        (folder / name).write_bytes(pickle.dumps(batch))
+    names = [f"name {k}" for k in range(10)]
+    (folder / made.meta["filename"]).write_bytes(pickle.dumps({made.meta["key"]: names}))
+    found = data.load(f"{kind}:{tmp_path}")
+    assert found.image_shape == (3, 32, 32) and found.classes == tuple(names)
+    np.testing.assert_allclose(found.train_images[:10], pixels / 255, atol=1e-7)
+    assert found.test_labels.tolist() == list(range(10))
+
+
+def test_svhn_is_read_in_its_own_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scipy.io import savemat
+    from torchvision.datasets import svhn
+
+    monkeypatch.setattr(svhn, "check_integrity", lambda path, md5=None: Path(path).exists())
+    pixels = np.random.default_rng(2).integers(0, 256, (10, 3, 32, 32)).astype(np.uint8)
+    labels = np.array([10, *range(1, 10)])  # SVHN writes the digit 0 as 10
+    for part in ("train", "test"):
+        savemat(tmp_path / f"{part}_32x32.mat", {"X": pixels.transpose(2, 3, 1, 0), "y": labels[:, None]})
+    found = data.load(f"svhn:{tmp_path}")
+    np.testing.assert_allclose(found.train_images, pixels / 255, atol=1e-7)
+    assert found.train_labels.tolist() == list(range(10))
 
 
 @pytest.mark.parametrize("spec", ["", "nothing", "digits:3", "cifar10", "folder:", "npz:", "imagenet:/x"])

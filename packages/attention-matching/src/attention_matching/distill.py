@@ -20,7 +20,7 @@ from torch import Tensor
 from attention_matching.augment import N_RANDOM, Operation, SiameseAugmentation, augmentation_for
 from attention_matching.distilled import DistilledSet
 from attention_matching.losses import AttentionMatchingLoss
-from attention_matching.networks import ConvNet, Norm, default_depth
+from attention_matching.networks import ConvNet, Norm, default_depth, default_width
 from attention_matching.select import class_members, normalised, random_real
 
 JOB = "attention-matching distill"
@@ -101,7 +101,7 @@ class DistillConfig:
             "steps": 8000 if side >= 28 else 600,
             "feature_weight": 0.01 if side < 64 else 0.02,
             "image_lr": 1.0 if self.ipc <= 50 else 10.0,
-            "width": 128 if side >= 28 else 64,
+            "width": default_width(side),
             "depth": default_depth(side),
             "augment": augmentation_for(data.classes).operations,
         }

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from attention_matching.augment import N_RANDOM, Operation, SiameseAugmentation, augmentation_for
 from attention_matching.distilled import DistilledSet
-from attention_matching.networks import ConvNet, Norm, default_depth
+from attention_matching.networks import ConvNet, Norm, default_depth, default_width
 from attention_matching.select import normalised, random_real
 
 
@@ -68,6 +68,11 @@ class Evaluation:
     ----------
     accuracies
         One per network, in [0, 1].
+
+    Examples
+    --------
+    >>> print(Evaluation((0.9, 0.8)))
+    85.0 ± 7.1 %
     """
 
     accuracies: tuple[float, ...]
@@ -135,6 +140,13 @@ def evaluate_random_real(data: ImageSet, ipc: int, config: EvaluateConfig | None
     -------
     Evaluation
         The test accuracies; their std is over choices and networks.
+
+    Examples
+    --------
+    >>> from sextet_common.data import load
+    >>> quick = EvaluateConfig(networks=2, epochs=2, width=8)
+    >>> 0 <= evaluate_random_real(load("digits"), 1, quick).mean <= 1
+    True
     """
     chosen = config or EvaluateConfig()
     return _evaluate(lambda number: random_real(data, ipc, seeding.derive(chosen.seed, "choice", number)), data, chosen)
@@ -168,7 +180,7 @@ def _one_network(
         network = ConvNet(
             data.image_shape,
             data.n_classes,
-            width=config.width or (128 if side >= 28 else 64),
+            width=config.width or default_width(side),
             depth=config.depth or default_depth(side),
             norm=config.norm,
         ).to(where)

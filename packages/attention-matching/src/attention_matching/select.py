@@ -32,6 +32,12 @@ def random_real(data: ImageSet, ipc: int, seed: int = 0) -> DistilledSet:
     ------
     InputError
         Where a class has fewer images, or ``ipc`` is below 1.
+
+    Examples
+    --------
+    >>> from sextet_common.data import load
+    >>> random_real(load("digits"), ipc=2).labels[:6].tolist()
+    [0, 0, 1, 1, 2, 2]
     """
     if ipc < 1:
         raise InputError(f"ipc is {ipc}", "a whole number >= 1")
@@ -55,6 +61,12 @@ def whole_set(data: ImageSet) -> DistilledSet:
     -------
     DistilledSet
         All training images, in their order.
+
+    Examples
+    --------
+    >>> from sextet_common.data import load
+    >>> len(whole_set(load("digits")))
+    1437
     """
     return _subset(data, np.arange(len(data.train_labels)), {"method": "whole set"})
 
@@ -71,6 +83,12 @@ def class_members(data: ImageSet) -> list[np.ndarray]:
     -------
     list of numpy.ndarray
         One array of indices per class.
+
+    Examples
+    --------
+    >>> from sextet_common.data import load
+    >>> len(class_members(load("digits"))[0])
+    142
     """
     return [np.flatnonzero(data.train_labels == label) for label in range(data.n_classes)]
 

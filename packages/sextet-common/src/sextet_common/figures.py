@@ -89,6 +89,15 @@ def save_grid(
     ------
     InputError
         Where the shape is another, or the extra ``figures`` is missing.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> path = Path(tempfile.mkdtemp()) / "grid.png"
+    >>> save_grid(np.zeros((4, 1, 8, 8)), path)
+    >>> path.read_bytes()[1:4]
+    b'PNG'
     """
     picture = grid(images, columns)
     scale = scale or max(1, round(64 / images.shape[-1]))
@@ -117,6 +126,15 @@ def save_panels(
         Images per row.
     title
         The picture's title.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> path = Path(tempfile.mkdtemp()) / "panels.png"
+    >>> save_panels({"dark": np.zeros((3, 1, 8, 8)), "light": np.ones((3, 1, 8, 8))}, path, columns=3)
+    >>> path.exists()
+    True
     """
     pictures = {name: grid(images, columns) for name, images in panels.items()}
     ratios = [picture.shape[0] / picture.shape[1] for picture in pictures.values()]
@@ -150,6 +168,15 @@ def save_curves(
         The axes' names, with their units.
     title
         The picture's title.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> path = Path(tempfile.mkdtemp()) / "loss.png"
+    >>> save_curves({"loss": ([1, 2, 3], [0.9, 0.5, 0.4])}, path, x_label="step", y_label="loss")
+    >>> path.exists()
+    True
     """
     with _figure(path, (6.0, 3.4), title) as figure:
         axis = figure.subplots()

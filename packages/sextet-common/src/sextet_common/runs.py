@@ -137,6 +137,14 @@ class Run:
             The step that the values belong to.
         values
             Named numbers (or words).
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> run = Run.open(tempfile.mkdtemp(), "demo", {})
+        >>> run.log(1, loss=0.5)
+        >>> run.metrics()
+        [{'step': 1, 'loss': 0.5}]
         """
         with open(self.path / _METRICS, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
