@@ -295,6 +295,8 @@ def test_an_interrupt_during_the_checks_restores_both_files(
     process = subprocess.Popen(
         [sys.executable, str(clone.root / "tools" / "release.py"), "gmr-metric", "patch"],
         env=environment | {"STARTED": str(started)},
+        # What a shell starts in the background ignores Ctrl-C, and so does all that it starts in turn.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
