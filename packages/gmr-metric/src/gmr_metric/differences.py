@@ -1,0 +1,149 @@
+"""The norm of a difference of two nearly equal mixtures, to full relative precision.
+
+``||a f - b g||^2`` computed as ``a^2 F - 2ab A + b^2 B`` loses all digits once the two agree
+to 1e-8. Here component i of f is paired with the one of g next to it, the difference is the
+sum of ``h_i = p_i N(a_i) - q_i N(b_i)``, and every ``<h_i, h_j>`` is built from the pair's
+*changes* of weight, mean and covariance alone: nothing large is ever subtracted. *Ours*.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gmr_metric.inner import log_gaussian
+from gmr_metric.mixture import GaussianMixture
+
+_BLOCK = 2**17  # floats that a block of pair covariances may hold
+
+
+def log_squared_difference(f: GaussianMixture, g: GaussianMixture, *, log_ratio: float) -> float | None:
+    """Log of the squared norm of ``f - exp(log_ratio) g``.
+
+    Parameters
+    ----------
+    f, g
+        Mixtures in the same dimensions.
+    log_ratio
+        The log of g's factor.
+
+    Returns
+    -------
+    float or None
+        The logarithm, -inf for equal mixtures; None where the components cannot be paired
+        one to one, so that there are no small changes to work from.
+    """
+    f, g = _distinct(f), _distinct(g)
+    order = _pairing(f, g)
+    if order is None:
+        return None
+    weights, means, covariances = g.weights[order], g.means[order], g.covariances[order]
+    # q_i / p_i - 1, and the log of q_i / p_i: the weight's own change is exact, the factor's is near zero.
+    change = np.log1p((weights - f.weights) / f.weights) + log_ratio
+    mean_change, covariance_change = means - f.means, covariances - f.covariances
+    total, largest = 0.0, -math.inf
+    step = max(1, _BLOCK // (len(f) * f.dim**2))
+    for start in range(0, len(f), step):
+        rows = slice(start, start + step)
+        log_size, bracket = _block(f, rows, change, mean_change, covariance_change)
+        top = float(log_size.max())
+        if top > largest:
+            total, largest = total * math.exp(largest - top) if total else 0.0, top
+        total += float((np.exp(log_size - largest) * bracket).sum())
+    return math.log(total) + largest if total > 0 else -math.inf
+
+
+def _distinct(mixture: GaussianMixture) -> GaussianMixture:
+    """Drop zero weights and add up components that are bitwise the same."""
+    rows = np.concatenate([mixture.means, mixture.covariances.reshape(len(mixture), -1)], axis=1)
+    unique, inverse = np.unique(rows, axis=0, return_inverse=True)
+    weights = np.bincount(inverse.ravel(), weights=mixture.weights, minlength=len(unique))
+    kept, d = weights > 0, mixture.dim
+    if kept.sum() == len(mixture):
+        return mixture
+    covariances = unique[kept, d:].reshape(-1, d, d)
+    return GaussianMixture(weights[kept], unique[kept, :d], covariances, normalize=True)
+
+
+def _pairing(f: GaussianMixture, g: GaussianMixture) -> np.ndarray | None:
+    """Return which component of g stands next to each of f, where that is one to one."""
+    from scipy.spatial import cKDTree
+
+    if len(f) != len(g):
+        return None
+    features = [np.column_stack([m.means, m.covariances.reshape(len(m), -1)]) for m in (f, g)]
+    _, order = cKDTree(features[1]).query(features[0])
+    return np.asarray(order) if len(np.unique(order)) == len(f) else None
+
+
+def _block(
+    f: GaussianMixture, rows: slice, change: np.ndarray, mean_change: np.ndarray, covariance_change: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return <h_i, h_j> for some i and all j, as the log of a size and the bracket that it multiplies.
+
+    With l(a, b) the log kernel of two components, x = l(b_i, a_j) - l(a_i, a_j), y the same
+    in j and s their mixed second difference, all with the weights' changes added::
+
+        <h_i, h_j> = p_i p_j K(a_i, a_j) (expm1(x) expm1(y) + exp(x + y) expm1(s))
+    """
+    covariance = f.covariances[rows, None] + f.covariances
+    offset = f.means[rows, None] - f.means
+    e, u = mean_change[rows, None], covariance_change[rows, None]
+    # The second component's change enters the offset with the other sign.
+    g, v = -mean_change[None], covariance_change[None]
+    e, g = np.broadcast_to(e, offset.shape), np.broadcast_to(g, offset.shape)
+    u, v = np.broadcast_to(u, covariance.shape), np.broadcast_to(v, covariance.shape)
+    inverse = np.linalg.inv(covariance)
+    inverse_u, inverse_v = np.linalg.inv(covariance + u), np.linalg.inv(covariance + v)
+    inverse_uv = np.linalg.inv(covariance + u + v)
+
+    x = _first(offset, inverse, e, u, inverse_u) + change[rows, None]
+    y = _first(offset, inverse, g, v, inverse_v) + change
+    s = -0.5 * _log_determinant(-inverse_u @ u @ inverse_v @ v)
+    s = s - 0.5 * _second_quadratic(offset, inverse, e, u, inverse_u, g, v, inverse_v, inverse_uv)
+    log_size = np.log(f.weights[rows, None]) + np.log(f.weights) + log_gaussian(offset, covariance)
+    return log_size, np.expm1(x) * np.expm1(y) + np.exp(x + y) * np.expm1(s)
+
+
+def _first(
+    offset: np.ndarray, inverse: np.ndarray, step: np.ndarray, growth: np.ndarray, grown_inverse: np.ndarray
+) -> np.ndarray:
+    """Return the change of the log kernel when its offset moves by a step and its covariance grows."""
+    quadratic = _form(2 * offset + step, grown_inverse, step) - _form(offset, grown_inverse @ growth @ inverse, offset)
+    return np.asarray(-0.5 * (_log_determinant(inverse @ growth) + quadratic))
+
+
+def _second_quadratic(
+    offset: np.ndarray,
+    inverse: np.ndarray,
+    e: np.ndarray,
+    u: np.ndarray,
+    inverse_u: np.ndarray,
+    g: np.ndarray,
+    v: np.ndarray,
+    inverse_v: np.ndarray,
+    inverse_uv: np.ndarray,
+) -> np.ndarray:
+    """Return the mixed second difference of ``offset^T covariance^-1 offset``: every term has a change of each side."""
+    moved = inverse_uv @ v @ inverse_u
+    return np.asarray(
+        2 * _form(e, inverse_uv, g)
+        - _form(g + 2 * offset, inverse_uv @ u @ inverse_v, g)
+        - _form(e, moved, offset + e)
+        - _form(offset, moved, e)
+        + _form(offset, inverse_uv @ u @ inverse_v @ v @ inverse_u, offset)
+        + _form(offset, inverse_v @ v @ inverse_u @ u @ inverse, offset)
+    )
+
+
+def _form(a: np.ndarray, matrix: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return a^T M b over the leading axes."""
+    return np.asarray(np.einsum("...i,...ij,...j->...", a, matrix, b))
+
+
+def _log_determinant(change: np.ndarray) -> np.ndarray:
+    """Return log |I + change|, exact to first order however small the change is."""
+    values = np.linalg.eigvals(change)
+    # NumPy's log1p of a complex number forms 1 + z first: this is log |1 + z| without that.
+    return np.asarray(0.5 * np.log1p(2 * values.real + values.real**2 + values.imag**2).sum(axis=-1))

@@ -1,0 +1,422 @@
+"""The Gaussian mixture: a frozen, checked value that everything else takes and returns."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zipfile
+from dataclasses import InitVar, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sextet_common import files
+from sextet_common.errors import InputError
+from sextet_common.seeding import generator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Float
+
+WEIGHT_TOLERANCE = 1e-8  # how far from one the weights may sum
+SYMMETRY_TOLERANCE = 1e-8  # largest asymmetry of a covariance, relative to its largest entry
+_FORMAT, _VERSION = "gmr-metric mixture", 1
+_BLOCK = 2**21  # floats that a vectorised step holds at once
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianMixture:
+    """A mixture of N Gaussians in d dimensions; its arrays are float64 and read-only.
+
+    Parameters
+    ----------
+    weights
+        At least 0, summing to one within 1e-8; shape (N,).
+    means
+        Shape (N, d).
+    covariances
+        Symmetric and positive definite; shape (N, d, d).
+    normalize
+        Accept weights of any positive sum, and divide by it.
+
+    Raises
+    ------
+    InputError
+        Where a shape, a weight or a covariance is not as said; the component is named.
+
+    Examples
+    --------
+    >>> mixture = GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])
+    >>> mixture.mean().tolist(), mixture.covariance().tolist()
+    ([0.0], [[2.0]])
+    """
+
+    weights: Float[np.ndarray, " components"]
+    means: Float[np.ndarray, "components dim"]
+    covariances: Float[np.ndarray, "components dim dim"]
+    normalize: InitVar[bool] = False
+
+    def __post_init__(self, normalize: bool) -> None:
+        weights = _as_floats("weights", self.weights, 1)
+        means = _as_floats("means", self.means, 2)
+        covariances = _as_floats("covariances", self.covariances, 3)
+        n, d = means.shape
+        if not n or not d or weights.shape != (n,) or covariances.shape != (n, d, d):
+            shapes = f"weights {weights.shape}, means {means.shape}, covariances {covariances.shape}"
+            raise InputError(f"shapes do not fit: {shapes}", "(N,), (N, d), (N, d, d) with N and d at least 1")
+        negative = np.flatnonzero(weights < 0)
+        if negative.size:
+            raise InputError(f"weight {negative[0]} is {weights[negative[0]]:g}", "weights >= 0")
+        total = math.fsum(weights)
+        if normalize and total > 0:
+            weights = weights / total
+        elif abs(total - 1) > WEIGHT_TOLERANCE:
+            raise InputError(f"weights sum to {total:.12g}", f"1 within {WEIGHT_TOLERANCE:g}, or normalize=True")
+        for name, array in (("weights", weights), ("means", means), ("covariances", _symmetric(covariances))):
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        _ = self.cholesky  # refuses what is not positive definite
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    @property
+    def dim(self) -> int:
+        """The number of dimensions d."""
+        return int(self.means.shape[1])
+
+    @cached_property
+    def cholesky(self) -> Float[np.ndarray, "components dim dim"]:
+        """The covariances' lower Cholesky factors."""
+        try:
+            factors: np.ndarray = np.linalg.cholesky(self.covariances)
+        except np.linalg.LinAlgError:
+            for number, covariance in enumerate(self.covariances):
+                smallest = np.linalg.eigvalsh(covariance)[0]
+                try:
+                    np.linalg.cholesky(covariance)
+                except np.linalg.LinAlgError:
+                    raise InputError(
+                        f"covariance {number} is not positive definite: its smallest eigenvalue is {smallest:g}",
+                        "symmetric positive definite matrices",
+                    ) from None
+            raise
+        factors.setflags(write=False)
+        return factors
+
+    def logpdf(self, points: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
+        """Log density at some points.
+
+        Parameters
+        ----------
+        points
+            Shape (points, d).
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (points,).
+
+        Raises
+        ------
+        InputError
+            Where the points have another number of dimensions.
+
+        Examples
+        --------
+        >>> GaussianMixture([1.0], [[0.0]], [[[1.0]]]).logpdf(np.zeros((1, 1))).round(6).tolist()
+        [-0.918939]
+        """
+        from scipy.special import logsumexp
+
+        x = _as_floats("points", points, 2)
+        if x.shape[1] != self.dim:
+            raise InputError(f"points have shape {x.shape}", f"(points, {self.dim})")
+        whitening = np.linalg.inv(self.cholesky)
+        with np.errstate(divide="ignore"):
+            log_factor = np.log(self.weights) - np.log(np.diagonal(self.cholesky, axis1=1, axis2=2)).sum(axis=1)
+        log_factor = log_factor - 0.5 * self.dim * math.log(2 * math.pi)
+        result = np.empty(len(x))
+        step = max(1, _BLOCK // (len(self) * self.dim))
+        for start in range(0, len(x), step):
+            offset = x[start : start + step, None, :] - self.means
+            squared = (np.matmul(whitening, offset[..., None])[..., 0] ** 2).sum(axis=2)
+            result[start : start + step] = logsumexp(log_factor - 0.5 * squared, axis=1)
+        return result
+
+    def pdf(self, points: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
+        """Density at some points, shape (points,): see :meth:`logpdf`."""
+        return np.asarray(np.exp(self.logpdf(points)))
+
+    def sample(self, size: int, seed: int = 0) -> Float[np.ndarray, "size dim"]:
+        """Draw independent points.
+
+        Parameters
+        ----------
+        size
+            How many, at least 0.
+        seed
+            The same seed gives the same points.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (size, d).
+        """
+        if size < 0:
+            raise InputError(f"size is {size}", "a whole number >= 0")
+        draw = generator(seed, "mixture sample")
+        chosen = draw.choice(len(self), size=size, p=self.weights / self.weights.sum())
+        noise = draw.standard_normal((size, self.dim))
+        return np.asarray(self.means[chosen] + np.matmul(self.cholesky[chosen], noise[..., None])[..., 0])
+
+    def mean(self) -> Float[np.ndarray, " dim"]:
+        """Return the mixture's mean, shape (d,)."""
+        return np.asarray(self.weights @ self.means)
+
+    def covariance(self) -> Float[np.ndarray, "dim dim"]:
+        """Return the mixture's covariance, within plus between components, shape (d, d)."""
+        offset = self.means - self.mean()
+        between = (self.weights[:, None] * offset).T @ offset
+        return np.asarray(np.tensordot(self.weights, self.covariances, axes=1) + between)
+
+    def marginal(self, dims: Sequence[int]) -> GaussianMixture:
+        """Keep some dimensions and integrate the others out.
+
+        Parameters
+        ----------
+        dims
+            The dimensions to keep, in their new order, without repeats.
+
+        Returns
+        -------
+        GaussianMixture
+            The marginal, of as many components.
+
+        Raises
+        ------
+        InputError
+            Where a dimension is not there or named twice.
+        """
+        kept = self._dimensions(dims)
+        return GaussianMixture(self.weights, self.means[:, kept], self.covariances[:, kept[:, None], kept])
+
+    def condition(self, dims: Sequence[int], values: Float[np.ndarray, " given"]) -> GaussianMixture:
+        """Condition on known values of some dimensions.
+
+        Parameters
+        ----------
+        dims
+            The known dimensions; at least one other must remain.
+        values
+            Their values, shape (len(dims),).
+
+        Returns
+        -------
+        GaussianMixture
+            The mixture of the remaining dimensions, in their old order.
+
+        Raises
+        ------
+        InputError
+            Where the dimensions or the values do not fit.
+
+        Examples
+        --------
+        >>> joint = GaussianMixture([1.0], [[0.0, 0.0]], [[[1.0, 0.5], [0.5, 1.0]]])
+        >>> joint.condition([0], [2.0]).means.tolist()
+        [[1.0]]
+        """
+        known = self._dimensions(dims)
+        given = _as_floats("values", values, 1)
+        rest = np.setdiff1d(np.arange(self.dim), known)
+        if given.shape != known.shape or not rest.size:
+            raise InputError(
+                f"{given.size} values for {known.size} of {self.dim} dimensions", "one each, and a dimension left over"
+            )
+        cross = self.covariances[:, rest[:, None], known]
+        gain = np.swapaxes(np.linalg.solve(self.covariances[:, known[:, None], known], np.swapaxes(cross, 1, 2)), 1, 2)
+        means = self.means[:, rest] + np.matmul(gain, (given - self.means[:, known])[..., None])[..., 0]
+        covariances = self.covariances[:, rest[:, None], rest] - np.matmul(gain, np.swapaxes(cross, 1, 2))
+        likelihood = self._component_logpdf(known, given)
+        weights = np.exp(likelihood - likelihood.max())
+        return GaussianMixture(weights, means, (covariances + np.swapaxes(covariances, 1, 2)) / 2, normalize=True)
+
+    def affine(
+        self, matrix: Float[np.ndarray, "new dim"], offset: Float[np.ndarray, " new"] | float = 0.0
+    ) -> GaussianMixture:
+        """Return the distribution of ``matrix @ x + offset``.
+
+        Parameters
+        ----------
+        matrix
+            Of full row rank, shape (new, d).
+        offset
+            Shape (new,), or one number.
+
+        Returns
+        -------
+        GaussianMixture
+            The image, of as many components.
+
+        Raises
+        ------
+        InputError
+            Where the shapes do not fit or the image is degenerate.
+        """
+        a = _as_floats("matrix", matrix, 2)
+        if a.shape[1] != self.dim:
+            raise InputError(f"matrix has shape {a.shape}", f"(new, {self.dim})")
+        spread = np.matmul(a, self.cholesky)
+        return GaussianMixture(self.weights, self.means @ a.T + offset, np.matmul(spread, np.swapaxes(spread, 1, 2)))
+
+    def product(self, other: GaussianMixture) -> GaussianMixture:
+        """Multiply two densities and normalise: one component per pair, as in belief propagation.
+
+        Parameters
+        ----------
+        other
+            A mixture of as many dimensions.
+
+        Returns
+        -------
+        GaussianMixture
+            ``len(self) * len(other)`` components.
+
+        Raises
+        ------
+        InputError
+            Where the dimensions differ.
+
+        Examples
+        --------
+        >>> unit = GaussianMixture([1.0], [[1.0]], [[[1.0]]])
+        >>> unit.product(unit).covariances.tolist()
+        [[[0.5]]]
+        """
+        from gmr_metric.inner import log_kernels
+
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(self.weights)[:, None] + np.log(other.weights) + log_kernels(self, other)
+        total = self.covariances[:, None] + other.covariances
+        share = np.swapaxes(np.linalg.solve(total, np.broadcast_to(self.covariances[:, None], total.shape)), 2, 3)
+        covariances = np.matmul(share, other.covariances)
+        step = (other.means - self.means[:, None])[..., None]
+        means = self.means[:, None] + np.matmul(share, step)[..., 0]
+        d = self.dim
+        return GaussianMixture(
+            np.exp(log_weights - log_weights.max()).ravel(),
+            means.reshape(-1, d),
+            ((covariances + np.swapaxes(covariances, 2, 3)) / 2).reshape(-1, d, d),
+            normalize=True,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save as .json (readable, exact) or .npz, whole or not at all.
+
+        Parameters
+        ----------
+        path
+            The file; its ending decides.
+
+        Raises
+        ------
+        InputError
+            Where the ending is another.
+        """
+        arrays = {name: getattr(self, name) for name in ("weights", "means", "covariances")}
+        if Path(path).suffix == ".json":
+            table = {"format": _FORMAT, "version": _VERSION, **{name: a.tolist() for name, a in arrays.items()}}
+            files.write_text(path, json.dumps(table) + "\n")
+        elif Path(path).suffix == ".npz":
+            with files.replacing(path) as temporary, open(temporary, "wb") as file:
+                np.savez(file, format=_FORMAT, version=_VERSION, **arrays)
+        else:
+            raise InputError(f"{path} has no known ending", ".json or .npz")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> GaussianMixture:
+        """Read a saved mixture.
+
+        Parameters
+        ----------
+        path
+            A .json or .npz file.
+
+        Returns
+        -------
+        GaussianMixture
+            The mixture.
+
+        Raises
+        ------
+        InputError
+            Where the file is missing, broken, of another kind, or holds no valid mixture.
+        """
+        try:
+            table = _read(Path(path))
+            if str(table["format"]) != _FORMAT or int(table["version"]) != _VERSION:
+                raise InputError(f"{path} is a {table['format']} of version {table['version']}", f"version {_VERSION}")
+            return cls(table["weights"], table["means"], table["covariances"])
+        except FileNotFoundError:
+            raise InputError(f"{path} does not exist", "a mixture's .json or .npz file") from None
+        except InputError as error:
+            raise InputError(f"{path}: {error.given}", error.expected) from error
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, RecursionError) as error:
+            raise InputError(f"{path} cannot be read: {error}", "a file that GaussianMixture.save wrote") from error
+
+    def _dimensions(self, dims: Sequence[int]) -> np.ndarray:
+        chosen = np.asarray(dims)
+        if (
+            chosen.ndim != 1
+            or chosen.dtype.kind not in "iu"
+            or not chosen.size
+            or len(set(chosen.tolist())) < chosen.size
+            or np.any((chosen < 0) | (chosen >= self.dim))
+        ):
+            raise InputError(f"dims are {list(np.ravel(chosen))}", f"different whole numbers from 0 to {self.dim - 1}")
+        return chosen
+
+    def _component_logpdf(self, dims: np.ndarray, point: np.ndarray) -> np.ndarray:
+        """Return log weight plus log density of every component's marginal at one point."""
+        factor = np.linalg.cholesky(self.covariances[:, dims[:, None], dims])
+        white = np.linalg.solve(factor, (point - self.means[:, dims])[..., None])[..., 0]
+        log_determinant = np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(axis=1)
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(self.weights) - log_determinant - 0.5 * (white**2).sum(axis=1))
+
+
+def _as_floats(name: str, values: Any, ndim: int) -> np.ndarray:
+    """Return a fresh, finite float64 array."""
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} are no numbers: {error}", f"an array of {ndim} dimensions") from error
+    if array.ndim != ndim:
+        raise InputError(f"{name} have shape {array.shape}", f"an array of {ndim} dimensions")
+    if not np.isfinite(array).all():
+        place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise InputError(f"{name}[{', '.join(map(str, place))}] is {array[place]}", "finite numbers")
+    return array
+
+
+def _symmetric(covariances: np.ndarray) -> np.ndarray:
+    """Return covariances made exactly symmetric, once they are so but for rounding."""
+    mirrored = np.swapaxes(covariances, 1, 2)
+    asymmetry = np.abs(covariances - mirrored).max(axis=(1, 2))
+    wrong = np.flatnonzero(asymmetry > SYMMETRY_TOLERANCE * np.abs(covariances).max(axis=(1, 2)))
+    if wrong.size:
+        raise InputError(
+            f"covariance {wrong[0]} is not symmetric: entries differ by {asymmetry[wrong[0]]:g}", "symmetric matrices"
+        )
+    return np.asarray((covariances + mirrored) / 2)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.suffix == ".npz":
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in ("format", "version", "weights", "means", "covariances")}
+    return dict(json.loads(path.read_text(encoding="utf-8")))
