@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0b6e99", "#d1495b", "#66a182", "#edae49", "#5f4b8b", "#8d99ae")
-_BACKGROUND = 1.0
+_BACKGROUND = 0.6  # between black and white, so that images of either can be told from the gaps
 _STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "font.size": 9}
 
 
@@ -36,7 +36,7 @@ def grid(
     columns
         Images per row; near a square where not given.
     gap
-        White pixels between images.
+        Grey pixels between images.
 
     Returns
     -------
