@@ -1,13 +1,17 @@
 """Import every module of one installed package: an undeclared dependency fails here.
 
-Run by nox before the test dependencies are installed: ``python tools/probe.py gmr_metric``.
+Run by nox before the extras and the test dependencies are installed:
+``python tools/probe.py gmr_metric``. A module that is for an extra, such as
+``gmr_metric.torch``, may say that this extra's package is missing, and nothing else.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import sys
+from importlib.metadata import requires
 
 
 def module_names(top: str) -> list[str]:
@@ -17,11 +21,22 @@ def module_names(top: str) -> list[str]:
     return [top, *(m.name for m in inside if not m.name.endswith("__main__"))]
 
 
+def optional_packages(top: str) -> set[str]:
+    """Return the names of the packages that only an extra brings."""
+    lines = requires(top.replace("_", "-")) or []
+    return {re.split(r"[^\w.-]", line, maxsplit=1)[0].lower() for line in lines if "extra ==" in line}
+
+
 def main(top: str) -> None:
     """Import all modules and say how many they were."""
-    names = module_names(top)
+    names, optional = module_names(top), optional_packages(top)
     for name in names:
-        importlib.import_module(name)
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").lower() not in optional:
+                raise
+            print(f"{name} waits for the extra that brings {error.name}")
     print(f"{top}: {len(names)} modules imported with its declared dependencies alone")
 
 
