@@ -56,9 +56,8 @@ def log_inner_products(
     -------
     Tensor
         Shape (batch, others), float32 or float64; exactly symmetric for one batch with itself. A mixture whose
-        weights are all zero has -inf, and gradients of zero. Second derivatives are right too, but for isotropic Second derivatives of the isotropic
-        kind need a torch whose cdist has them: 2.6 has not.
-        variances where a mean of one batch equals a mean of the other (`torch.cdist` has a kink there).
+        weights are all zero has -inf, and gradients of zero. Second derivatives are right too, but for isotropic
+        variances where two means are equal (`torch.cdist` has a kink there), and with torch 2.6, whose cdist has none.
 
     Raises
     ------
