@@ -372,6 +372,14 @@ def test_components_of_one_large_pair_of_mixtures_are_split_too(kind: str, tmp_p
     assert peak_bytes(step(1000), tmp_path / "blocks.json") < pairs
 
 
+@kinds
+def test_the_norms_of_many_mixtures_beside_one_small_one_come_in_blocks_too(kind: str) -> None:
+    f, g = leaves(draw(0, 60, 20, 2, kind)), draw(1, 1, 1, 2, kind)
+    pairs = 60 * 20**2 * 8  # within each mixture; across there are only 60 * 20
+    assert saved_bytes(lambda: log_similarity_matrix(*f, *g)) > pairs
+    assert saved_bytes(lambda: log_similarity_matrix(*f, *g, chunk_size=1500)) < pairs / 2
+
+
 def test_inputs_are_left_as_they_were() -> None:
     batch = draw(0, 3, 2, 2, "full")
     batch[0][0] = -math.inf
