@@ -1,0 +1,91 @@
+"""What a reduction method gives back: which components went where, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from gmr_metric.mixture import GaussianMixture
+
+if TYPE_CHECKING:
+    from jaxtyping import Integer
+
+
+class Step(NamedTuple):
+    """One step of a reduction.
+
+    Attributes
+    ----------
+    action
+        ``merge`` (two groups became one), ``drop`` (a group's weight went to the others), ``reassign`` (a sweep
+        of a clustering moved components) or ``refine`` (all parameters were optimised).
+    components
+        The groups that took part, each called by its lowest component of the original mixture; none for a step
+        that touches all.
+    n_components
+        How many components there are after the step.
+    cost
+        The method's own criterion at this step.
+    """
+
+    action: str
+    components: tuple[int, ...]
+    n_components: int
+    cost: float
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a reduction method returns.
+
+    Parameters
+    ----------
+    assignment
+        The component of the reduced mixture that each original one went to: whole numbers from 0 to L - 1 that
+        all occur, shape (N,). A dropped component is given to the kept one nearest to it.
+    mixture
+        The reduced mixture, of L components in the order of the assignment's groups. Where it is None, the
+        groups' moment-preserving merges are the components.
+    history
+        The steps, in their order.
+    """
+
+    assignment: Integer[np.ndarray, " components"]
+    mixture: GaussianMixture | None = None
+    history: Sequence[Step] = field(default=())
+
+
+def nearest_kept(mixture: GaussianMixture, kept: Integer[np.ndarray, " kept"]) -> Integer[np.ndarray, " components"]:
+    """Assign each component to the nearest of some kept ones, and every kept one to itself.
+
+    Parameters
+    ----------
+    mixture
+        A mixture of N components.
+    kept
+        The kept components, ascending, shape (L,).
+
+    Returns
+    -------
+    numpy.ndarray
+        Numbers from 0 to L - 1, shape (N,). Nearest is by the Kullback-Leibler divergence of the kept component
+        from the other, ties to the first.
+
+    Examples
+    --------
+    >>> three = GaussianMixture([0.5, 0.1, 0.4], [[0.0], [1.0], [5.0]], np.ones((3, 1, 1)))
+    >>> nearest_kept(three, np.array([0, 2])).tolist()
+    [0, 0, 1]
+    """
+    assignment = np.empty(len(mixture), dtype=np.intp)
+    assignment[kept] = np.arange(len(kept))
+    inverse = np.linalg.inv(mixture.covariances[kept])
+    log_determinant = 2 * np.log(np.diagonal(mixture.cholesky[kept], axis1=1, axis2=2)).sum(axis=1)
+    for dropped in np.setdiff1d(np.arange(len(mixture)), kept):
+        offset = mixture.means[kept] - mixture.means[dropped]
+        spread = mixture.covariances[dropped] + offset[:, :, None] * offset[:, None, :]
+        assignment[dropped] = np.argmin(np.einsum("lij,lij->l", inverse, spread) + log_determinant)
+    return assignment
