@@ -20,3 +20,13 @@ def make() -> Maker:
         return GaussianMixture(draw.random(n) + 0.1, 2 * draw.normal(size=(n, d)), covariances, normalize=True)
 
     return mixture
+
+
+@pytest.fixture(scope="session")
+def classic() -> GaussianMixture:
+    """Return the ten components in one dimension of Williams' thesis, which the literature reduces."""
+    return GaussianMixture(
+        [0.03, 0.18, 0.12, 0.19, 0.02, 0.16, 0.06, 0.10, 0.08, 0.06],
+        np.array([1.45, 2.20, 0.67, 0.48, 1.49, 0.91, 1.01, 1.42, 2.77, 0.89])[:, None],
+        np.array([0.0487, 0.0305, 0.1171, 0.0174, 0.0295, 0.0102, 0.0323, 0.0380, 0.0115, 0.0679])[:, None, None],
+    )

@@ -276,7 +276,8 @@ def _insert(partner, value, time, partners, costs, times, limits, i):
 @_jit
 def _list(i, n, alive, values, time, partners, costs, times, limits):
     """List the cheapest later partners of component i, from the costs of all."""
-    costs[i] = np.inf
+    for k in range(costs.shape[1]):
+        costs[i, k] = np.inf
     limits[i] = np.inf
     last = costs.shape[1] - 1
     for j in range(i + 1, n):
@@ -312,6 +313,57 @@ def _merge_into(i, j, kind, weights, means, packed, own, log_scale):
 
 
 @_jit
+def _compact(i, n, alive, names, changed, limits, bounds, weights, own, means, packed, partners, times, costs):
+    """Move what is alive of the first n components to the front; give the new place of component i."""
+    place = np.empty(n, dtype=np.int64)
+    at = 0
+    for k in range(n):
+        place[k] = at
+        if alive[k]:
+            at += 1
+    for k in range(n):
+        if not alive[k]:
+            continue
+        at = place[k]
+        names[at], changed[at], limits[at], bounds[at] = names[k], changed[k], limits[k], bounds[k]
+        weights[at], own[at] = weights[k], own[k]
+        for r in range(means.shape[0]):
+            means[r, at] = means[r, k]
+        for r in range(packed.shape[0]):
+            packed[r, at] = packed[r, k]
+        count = 0
+        for t in range(costs.shape[1]):
+            if costs[k, t] < np.inf and alive[partners[k, t]]:
+                partners[at, count], times[at, count] = place[partners[k, t]], times[k, t]
+                costs[at, count] = costs[k, t]
+                count += 1
+        for t in range(count, costs.shape[1]):
+            costs[at, t] = np.inf
+    new = place[i]
+    at = 0
+    for k in range(n):
+        if alive[k]:
+            at += 1
+    for k in range(at):
+        alive[k] = True
+    return new
+
+
+@_jit
+def _clean(i, alive, changed, partners, costs, times):
+    """Drop the entries of row i whose partner has gone or changed since; give how many are left."""
+    count = 0
+    for k in range(costs.shape[1]):
+        j = partners[i, k]
+        if costs[i, k] < np.inf and alive[j] and changed[j] <= times[i, k]:
+            costs[i, count], partners[i, count], times[i, count] = costs[i, k], j, times[i, k]
+            count += 1
+    for k in range(count, costs.shape[1]):
+        costs[i, k] = np.inf
+    return count
+
+
+@_jit
 def merge_pairs(kind, n_components, weights, means, packed, own, log_scale, pairs, values):
     """Merge the cheapest pair until so many components are left; write each pair and its cost.
 
@@ -344,13 +396,7 @@ def merge_pairs(kind, n_components, weights, means, packed, own, log_scale, pair
             if left <= n_components:
                 return
             i = np.argmin(bounds[:n])
-            count = 0  # drop what is wrong
-            for k in range(kept):
-                j = partners[i, k]
-                if costs[i, k] < np.inf and alive[j] and changed[j] <= times[i, k]:
-                    costs[i, count], partners[i, count], times[i, count] = costs[i, k], j, times[i, k]
-                    count += 1
-            costs[i, count:] = np.inf
+            count = _clean(i, alive, changed, partners, costs, times)
             if costs[i, 0] < limits[i] or (i == listed and count > 0):
                 if costs[i, 0] > bounds[i]:
                     bounds[i] = costs[i, 0]
@@ -372,22 +418,10 @@ def merge_pairs(kind, n_components, weights, means, packed, own, log_scale, pair
         changed[i] = time
         alive[j], bounds[j] = False, np.inf
         if left < 0.7 * n:
-            place = np.cumsum(alive) - 1
-            for k in range(n):
-                at = place[k]
-                if alive[k]:
-                    names[at], changed[at], limits[at], bounds[at] = names[k], changed[k], limits[k], bounds[k]
-                    weights[at], own[at] = weights[k], own[k]
-                    means[:, at], packed[:, at] = means[:, k], packed[:, k]
-                    count = 0
-                    for t in range(kept):
-                        if costs[k, t] < np.inf and alive[partners[k, t]]:
-                            partners[at, count], times[at, count] = place[partners[k, t]], times[k, t]
-                            costs[at, count] = costs[k, t]
-                            count += 1
-                    costs[at, count:] = np.inf
-            i, n = place[i], left
-            alive[:n] = True
+            i = _compact(
+                i, n, alive, names, changed, limits, bounds, weights, own, means, packed, partners, times, costs
+            )
+            n = left
         first = 0
 
 
@@ -447,16 +481,16 @@ def add_overlaps(weights, means, packed, h_weights, h_means, h_packed, log_scale
 
 
 @_jit
-def _near(l, radii, means, f_radii, f_means, f_reach, threshold, chosen):
+def _near(k, radii, means, f_radii, f_means, f_reach, threshold, chosen):
     """List the components of f that component l can reach: an upper bound of their kernel against a threshold."""
     count = 0
     d = means.shape[0]
     for i in range(f_reach.shape[0]):
         square = 0.0
         for r in range(d):
-            step = f_means[r, i] - means[r, l]
+            step = f_means[r, i] - means[r, k]
             square += step * step
-        if f_reach[i] - 0.5 * square / (f_radii[i] + radii[l]) > threshold:
+        if f_reach[i] - 0.5 * square / (f_radii[i] + radii[k]) > threshold:
             chosen[count] = i
             count += 1
     return count
@@ -474,25 +508,25 @@ def log_inner(f_logs, f_means, f_packed, f_reach, f_radii, logs, means, packed, 
     log_det, squares = np.empty(BLOCK), np.empty(BLOCK)
     chosen = np.empty(n, dtype=np.int64)
     largest, total = -np.inf, 0.0
-    for l in range(logs.shape[0]):
-        stop = l + 1 if same else n  # of a mixture with itself the lower half, twice
-        limit = largest - 60.0 - reach[l]
-        count = _near(l, radii, means, f_radii[:stop], f_means[:, :stop], f_reach[:stop], limit, chosen)
+    for j in range(logs.shape[0]):
+        stop = j + 1 if same else n  # of a mixture with itself the lower half, twice
+        limit = largest - 60.0 - reach[j]
+        count = _near(j, radii, means, f_radii[:stop], f_means[:, :stop], f_reach[:stop], limit, chosen)
         for start in range(0, count, BLOCK):
             size = min(BLOCK, count - start)
             for r in range(d):
                 for t in range(size):
-                    e[r, t] = f_means[r, chosen[start + t]] - means[r, l]
+                    e[r, t] = f_means[r, chosen[start + t]] - means[r, j]
             for at in range(n_packed):
                 for t in range(size):
-                    s[at, t] = f_packed[at, chosen[start + t]] + packed[at, l]
+                    s[at, t] = f_packed[at, chosen[start + t]] + packed[at, j]
             _factor(s, log_det, size)
             _quadratic(s, e, z, squares, size)
             top = -np.inf
             for t in range(size):
                 i = chosen[start + t]
-                squares[t] = logs[l] + f_logs[i] - 0.5 * (squares[t] + log_det[t] + d * _LOG_2PI)
-                if same and i < l:
+                squares[t] = logs[j] + f_logs[i] - 0.5 * (squares[t] + log_det[t] + d * _LOG_2PI)
+                if same and i < j:
                     squares[t] += math.log(2.0)
                 top = max(top, squares[t])
             if top > largest:
@@ -505,8 +539,22 @@ def log_inner(f_logs, f_means, f_packed, f_reach, f_radii, logs, means, packed, 
 
 
 @_jit
-def overlap_gradients(f_weights, f_means, f_packed, f_reach, f_radii, means, packed, reach, radii, log_scale, cut,
-                      values, mean_gradients, packed_gradients):
+def overlap_gradients(
+    f_weights,
+    f_means,
+    f_packed,
+    f_reach,
+    f_radii,
+    means,
+    packed,
+    reach,
+    radii,
+    log_scale,
+    cut,
+    values,
+    mean_gradients,
+    packed_gradients,
+):
     """Give <f, g_l> over the scale for each component g_l, with derivatives in its mean and packed covariance.
 
     The derivative in a packed entry off the diagonal is that of one of the two equal entries. Kernels whose
@@ -517,23 +565,23 @@ def overlap_gradients(f_weights, f_means, f_packed, f_reach, f_radii, means, pac
     s, x = np.empty((n_packed, BLOCK)), np.empty((n_packed, BLOCK))
     logs, squares, kernel = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
     chosen = np.empty(n, dtype=np.int64)
-    for l in range(means.shape[1]):
-        values[l] = 0.0
-        mean_gradients[:, l] = 0.0
-        packed_gradients[:, l] = 0.0
-        count = _near(l, radii, means, f_radii, f_means, f_reach, cut - reach[l], chosen)
+    for j in range(means.shape[1]):
+        values[j] = 0.0
+        mean_gradients[:, j] = 0.0
+        packed_gradients[:, j] = 0.0
+        count = _near(j, radii, means, f_radii, f_means, f_reach, cut - reach[j], chosen)
         for start in range(0, count, BLOCK):
             size = min(BLOCK, count - start)
             for r in range(d):
                 for t in range(size):
-                    e[r, t] = f_means[r, chosen[start + t]] - means[r, l]
+                    e[r, t] = f_means[r, chosen[start + t]] - means[r, j]
             for at in range(n_packed):
                 for t in range(size):
-                    s[at, t] = f_packed[at, chosen[start + t]] + packed[at, l]
+                    s[at, t] = f_packed[at, chosen[start + t]] + packed[at, j]
             _kernels(s, e, z, logs, squares, log_scale, kernel, size)
             for t in range(size):
                 kernel[t] *= f_weights[chosen[start + t]]
-                values[l] += kernel[t]
+                values[j] += kernel[t]
             # v = S^-1 e by back substitution
             for r in range(d - 1, -1, -1):
                 row = r * (r + 1) // 2
@@ -566,7 +614,7 @@ def overlap_gradients(f_weights, f_means, f_packed, f_reach, f_radii, means, pac
                 total = 0.0
                 for t in range(size):
                     total += kernel[t] * v[r, t]
-                mean_gradients[r, l] += total
+                mean_gradients[r, j] += total
                 for c in range(r + 1):
                     total = 0.0
                     for t in range(size):
@@ -575,5 +623,5 @@ def overlap_gradients(f_weights, f_means, f_packed, f_reach, f_radii, means, pac
                         left, right = k * (k + 1) // 2 + r, k * (k + 1) // 2 + c
                         for t in range(size):
                             total -= kernel[t] * x[left, t] * x[right, t]
-                    packed_gradients[at, l] += 0.5 * total
+                    packed_gradients[at, j] += 0.5 * total
                     at += 1

@@ -9,7 +9,6 @@ the number of components. `compiled.merge_pairs` is the same loop for numba.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 
 import numpy as np

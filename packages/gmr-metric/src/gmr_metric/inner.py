@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from sextet_common.errors import InputError
 
+from gmr_metric.kernels import columns, implementation
 from gmr_metric.mixture import GaussianMixture
 
 if TYPE_CHECKING:
@@ -90,10 +91,12 @@ def log_inner_product(f: GaussianMixture, g: GaussianMixture) -> float:
     >>> round(log_inner_product(near, far), 4)
     -2501.2655
     """
-    with np.errstate(divide="ignore"):
-        log_w, log_v = np.log(f.weights), np.log(g.weights)
-    parts = [_logsumexp(kernels + log_w[rows, None] + log_v) for rows, kernels in _row_blocks(f, g)]
-    return _logsumexp(np.array(parts))
+    if f.dim != g.dim:
+        raise InputError(f"mixtures of {f.dim} and {g.dim} dimensions", "the same number of dimensions")
+    inner = implementation(min(len(f), len(g)))
+    same = g is f
+    first = _laid_out(f)
+    return float(inner.log_inner(*first, *(first if same else _laid_out(g)), same))
 
 
 def inner_product(f: GaussianMixture, g: GaussianMixture) -> float:
@@ -156,6 +159,14 @@ def log_inner_product_gradients(f: GaussianMixture, g: GaussianMixture) -> tuple
         outer = np.einsum("nm,nmd,nme->nde", share, pull, pull) - np.einsum("nm,nmde->nde", share, inverse)
         found.covariances[rows] = 0.5 * weight[..., None] * outer
     return total, found
+
+
+def _laid_out(f: GaussianMixture) -> tuple[np.ndarray, ...]:
+    """Return log weights, means and covariances in columns, and what bounds the components' kernels from above."""
+    laid = columns(f)
+    with np.errstate(divide="ignore"):
+        logs = np.log(f.weights)
+    return logs, laid.means, laid.packed, logs + 0.5 * laid.log_self(), laid.radii()
 
 
 def _row_blocks(f: GaussianMixture, g: GaussianMixture) -> Iterator[tuple[slice, np.ndarray]]:

@@ -80,6 +80,13 @@ class Columns(NamedTuple):
         return unpacked(self.packed.T, len(self.means))
 
 
+def columns(mixture: GaussianMixture) -> Columns:
+    """Lay a mixture out in columns."""
+    rows, places = np.tril_indices(mixture.dim)
+    packed = np.ascontiguousarray(mixture.covariances[:, rows, places].T)
+    return Columns(mixture.weights.copy(), np.ascontiguousarray(mixture.means.T), packed)
+
+
 def unpacked(packed: np.ndarray, d: int) -> np.ndarray:
     """Return symmetric matrices (..., d, d) from their packed lower triangles (..., T)."""
     rows, places = np.tril_indices(d)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from sextet_common.errors import InputError
 
+from gmr_metric.costs import squared_wasserstein
 from gmr_metric.differences import log_squared_difference
 from gmr_metric.inner import log_inner_product
 from gmr_metric.mixture import GaussianMixture
@@ -255,7 +256,7 @@ def _mw2(f: GaussianMixture, g: GaussianMixture) -> float:
     from scipy.optimize import linprog
     from scipy.sparse import eye_array, kron, vstack
 
-    costs = _squared_wasserstein(f, g)
+    costs = squared_wasserstein(f, g)
     n, m = costs.shape
     rows = kron(eye_array(n), np.ones((1, m)))
     columns = kron(np.ones((1, n)), eye_array(m))
@@ -263,17 +264,6 @@ def _mw2(f: GaussianMixture, g: GaussianMixture) -> float:
     # One constraint follows from the others; dropping it spares the solver a rounding conflict.
     solved = linprog(costs.ravel(), A_eq=vstack([rows, columns]).tocsr()[:-1], b_eq=marginals[:-1], method="highs")
     return math.sqrt(max(0.0, float(solved.fun)))
-
-
-def _squared_wasserstein(f: GaussianMixture, g: GaussianMixture) -> np.ndarray:
-    """Squared 2-Wasserstein distances between all components, shape (N, M)."""
-    values, vectors = np.linalg.eigh(f.covariances)
-    root = np.matmul(vectors * np.sqrt(values)[:, None], np.swapaxes(vectors, 1, 2))
-    offsets = ((f.means[:, None] - g.means) ** 2).sum(axis=2)
-    traces = np.trace(f.covariances, axis1=1, axis2=2)[:, None] + np.trace(g.covariances, axis1=1, axis2=2)
-    inner = np.matmul(np.matmul(root[:, None], g.covariances), root[:, None])
-    cross = np.sqrt(np.linalg.eigvalsh(inner).clip(0)).sum(axis=2)
-    return np.asarray((offsets + traces - 2 * cross).clip(0))
 
 
 _METRICS: dict[str, Callable[[GaussianMixture, GaussianMixture], float]] = {

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import zipfile
 from dataclasses import InitVar, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sextet_common import files
 from sextet_common.errors import InputError
 from sextet_common.seeding import generator
+
+from gmr_metric import algebra, storage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import torch
     from jaxtyping import Float
+    from torch.distributions import MixtureSameFamily
 
 WEIGHT_TOLERANCE = 1e-8  # how far from one the weights may sum
 SYMMETRY_TOLERANCE = 1e-8  # largest asymmetry of a covariance, relative to its largest entry
-_FORMAT, _VERSION = "gmr-metric mixture", 1
 _BLOCK = 2**21  # floats that a vectorised step holds at once
 
 
@@ -232,18 +231,11 @@ class GaussianMixture:
         """
         known = self._dimensions(dims)
         given = _as_floats("values", values, 1)
-        rest = np.setdiff1d(np.arange(self.dim), known)
-        if given.shape != known.shape or not rest.size:
+        if given.shape != known.shape or known.size == self.dim:
             raise InputError(
                 f"{given.size} values for {known.size} of {self.dim} dimensions", "one each, and a dimension left over"
             )
-        cross = self.covariances[:, rest[:, None], known]
-        gain = np.swapaxes(np.linalg.solve(self.covariances[:, known[:, None], known], np.swapaxes(cross, 1, 2)), 1, 2)
-        means = self.means[:, rest] + np.matmul(gain, (given - self.means[:, known])[..., None])[..., 0]
-        covariances = self.covariances[:, rest[:, None], rest] - np.matmul(gain, np.swapaxes(cross, 1, 2))
-        likelihood = self._component_logpdf(known, given)
-        weights = np.exp(likelihood - likelihood.max())
-        return GaussianMixture(weights, means, (covariances + np.swapaxes(covariances, 1, 2)) / 2, normalize=True)
+        return GaussianMixture(*algebra.conditioned(self, known, given), normalize=True)
 
     def affine(
         self, matrix: Float[np.ndarray, "new dim"], offset: Float[np.ndarray, " new"] | float = 0.0
@@ -297,22 +289,7 @@ class GaussianMixture:
         >>> unit.product(unit).covariances.tolist()
         [[[0.5]]]
         """
-        from gmr_metric.inner import log_kernels
-
-        with np.errstate(divide="ignore"):
-            log_weights = np.log(self.weights)[:, None] + np.log(other.weights) + log_kernels(self, other)
-        total = self.covariances[:, None] + other.covariances
-        share = np.swapaxes(np.linalg.solve(total, np.broadcast_to(self.covariances[:, None], total.shape)), 2, 3)
-        covariances = np.matmul(share, other.covariances)
-        step = (other.means - self.means[:, None])[..., None]
-        means = self.means[:, None] + np.matmul(share, step)[..., 0]
-        d = self.dim
-        return GaussianMixture(
-            np.exp(log_weights - log_weights.max()).ravel(),
-            means.reshape(-1, d),
-            ((covariances + np.swapaxes(covariances, 2, 3)) / 2).reshape(-1, d, d),
-            normalize=True,
-        )
+        return GaussianMixture(*algebra.multiplied(self, other), normalize=True)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save as .json (readable, exact) or .npz, whole or not at all.
@@ -327,15 +304,7 @@ class GaussianMixture:
         InputError
             Where the ending is another.
         """
-        arrays = {name: getattr(self, name) for name in ("weights", "means", "covariances")}
-        if Path(path).suffix == ".json":
-            table = {"format": _FORMAT, "version": _VERSION, **{name: a.tolist() for name, a in arrays.items()}}
-            files.write_text(path, json.dumps(table) + "\n")
-        elif Path(path).suffix == ".npz":
-            with files.replacing(path) as temporary, open(temporary, "wb") as file:
-                np.savez(file, format=_FORMAT, version=_VERSION, **arrays)
-        else:
-            raise InputError(f"{path} has no known ending", ".json or .npz")
+        storage.write(path, {name: getattr(self, name) for name in ("weights", "means", "covariances")})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GaussianMixture:
@@ -357,16 +326,142 @@ class GaussianMixture:
             Where the file is missing, broken, of another kind, or holds no valid mixture.
         """
         try:
-            table = _read(Path(path))
-            if str(table["format"]) != _FORMAT or int(table["version"]) != _VERSION:
-                raise InputError(f"{path} is a {table['format']} of version {table['version']}", f"version {_VERSION}")
-            return cls(table["weights"], table["means"], table["covariances"])
-        except FileNotFoundError:
-            raise InputError(f"{path} does not exist", "a mixture's .json or .npz file") from None
+            return cls(**storage.read(path))
         except InputError as error:
+            if str(path) in error.given:
+                raise
             raise InputError(f"{path}: {error.given}", error.expected) from error
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, RecursionError) as error:
-            raise InputError(f"{path} cannot be read: {error}", "a file that GaussianMixture.save wrote") from error
+
+    @classmethod
+    def from_sklearn(cls, model: Any) -> GaussianMixture:
+        """Take over a fitted mixture of scikit-learn.
+
+        Parameters
+        ----------
+        model
+            A fitted ``sklearn.mixture.GaussianMixture`` or ``BayesianGaussianMixture`` of any covariance type.
+
+        Returns
+        -------
+        GaussianMixture
+            The same density.
+
+        Raises
+        ------
+        InputError
+            Where the model is another or not fitted.
+
+        Examples
+        --------
+        >>> from sklearn.mixture import GaussianMixture as Fitted
+        >>> points = np.random.default_rng(0).normal(size=(100, 2))
+        >>> GaussianMixture.from_sklearn(Fitted(3, random_state=0).fit(points)).means.shape
+        (3, 2)
+        """
+        from gmr_metric.interop import conversions
+
+        return conversions.from_sklearn(model)
+
+    def to_sklearn(self) -> Any:
+        """Return a fitted ``sklearn.mixture.GaussianMixture`` of the same density, ready to score and predict.
+
+        Examples
+        --------
+        >>> pair = GaussianMixture([0.5, 0.5], [[-3.0], [3.0]], np.ones((2, 1, 1)))
+        >>> pair.to_sklearn().predict([[-1.0], [2.0]]).tolist()
+        [0, 1]
+        """
+        from gmr_metric.interop import conversions
+
+        return conversions.to_sklearn(self)
+
+    @classmethod
+    def from_torch(cls, distribution: MixtureSameFamily) -> GaussianMixture:
+        """Take over a mixture of torch.
+
+        Parameters
+        ----------
+        distribution
+            One ``MixtureSameFamily``, no batch, of ``MultivariateNormal``, ``Independent(Normal, 1)`` or, in one
+            dimension, ``Normal`` components.
+
+        Returns
+        -------
+        GaussianMixture
+            The same density, in float64.
+
+        Raises
+        ------
+        InputError
+            Where it is another distribution, or a batch.
+
+        Examples
+        --------
+        >>> import torch; import torch.distributions as D
+        >>> weights, parts = D.Categorical(torch.ones(2)), D.Normal(torch.tensor([0.0, 1.0]), torch.ones(2))
+        >>> GaussianMixture.from_torch(D.MixtureSameFamily(weights, parts)).means.tolist()
+        [[0.0], [1.0]]
+        """
+        from gmr_metric.interop import conversions
+
+        return conversions.from_torch(distribution)
+
+    def to_torch(self, dtype: torch.dtype | None = None, device: str | None = None) -> MixtureSameFamily:
+        """Return a ``torch.distributions.MixtureSameFamily`` of ``MultivariateNormal`` components.
+
+        Parameters
+        ----------
+        dtype
+            The tensors' type; float64 by default.
+        device
+            Where they lie; torch's default where not given.
+
+        Returns
+        -------
+        torch.distributions.MixtureSameFamily
+            The same density.
+        """
+        from gmr_metric.interop import conversions
+
+        return conversions.to_torch(self, dtype, device)
+
+    @classmethod
+    def from_kde(
+        cls,
+        samples: Float[np.ndarray, "samples dim"],
+        bandwidth: str | float | Float[np.ndarray, "dim dim"] = "scott",
+        weights: Float[np.ndarray, " samples"] | None = None,
+    ) -> GaussianMixture:
+        """Estimate a density by a Gaussian at each sample: that of ``scipy.stats.gaussian_kde``.
+
+        Parameters
+        ----------
+        samples
+            Shape (n, d).
+        bandwidth
+            ``scott`` or ``silverman``, the rules for the factor of the samples' standard deviations; that factor
+            itself; or the kernel's covariance, shape (d, d).
+        weights
+            The samples' weights, of any positive sum; equal where not given.
+
+        Returns
+        -------
+        GaussianMixture
+            n components of one covariance.
+
+        Raises
+        ------
+        InputError
+            Where samples are not as said, or span fewer than d dimensions and the bandwidth is no matrix.
+
+        Examples
+        --------
+        >>> GaussianMixture.from_kde([[0.0], [1.0], [2.0]], bandwidth=0.5).covariances[0].round(6).tolist()
+        [[0.25]]
+        """
+        from gmr_metric.interop import conversions
+
+        return conversions.from_kde(samples, bandwidth, weights)
 
     def _dimensions(self, dims: Sequence[int]) -> np.ndarray:
         chosen = np.asarray(dims)
@@ -379,14 +474,6 @@ class GaussianMixture:
         ):
             raise InputError(f"dims are {list(np.ravel(chosen))}", f"different whole numbers from 0 to {self.dim - 1}")
         return chosen
-
-    def _component_logpdf(self, dims: np.ndarray, point: np.ndarray) -> np.ndarray:
-        """Return log weight plus log density of every component's marginal at one point."""
-        factor = np.linalg.cholesky(self.covariances[:, dims[:, None], dims])
-        white = np.linalg.solve(factor, (point - self.means[:, dims])[..., None])[..., 0]
-        log_determinant = np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(axis=1)
-        with np.errstate(divide="ignore"):
-            return np.asarray(np.log(self.weights) - log_determinant - 0.5 * (white**2).sum(axis=1))
 
 
 def _as_floats(name: str, values: Any, ndim: int) -> np.ndarray:
@@ -413,10 +500,3 @@ def _symmetric(covariances: np.ndarray) -> np.ndarray:
             f"covariance {wrong[0]} is not symmetric: entries differ by {asymmetry[wrong[0]]:g}", "symmetric matrices"
         )
     return np.asarray((covariances + mirrored) / 2)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if path.suffix == ".npz":
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in ("format", "version", "weights", "means", "covariances")}
-    return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -14,16 +14,18 @@ import numpy as np
 from sextet_common.errors import InputError
 
 from gmr_metric import vectorised
-from gmr_metric.greedy import Groups, SquaredChange, merge_greedily
+from gmr_metric.greedy import Groups, SquaredChange, merge_greedily, runnalls
 from gmr_metric.kernels import Columns, implementation, whitened
-from gmr_metric.merge import merge_groups
+from gmr_metric.merging import merge_groups
+from gmr_metric.metrics import distance
 from gmr_metric.mixture import GaussianMixture
 from gmr_metric.outcome import Outcome, Step
-from gmr_metric.refine import refine as refine_all
+from gmr_metric.refinement import refine as refine_all
 
 Reference = Literal["original", "current"]
 Criterion = Literal["angle", "ise"]
 FEW = 300  # components up to which the original is the reference, where the user has not said
+_LARGE = 10_000_000  # kernels with derivatives in one step of refinement, beyond which steps are counted
 
 
 def williams(
@@ -79,9 +81,26 @@ def oggmr(
     outcome = _greedy(mixture, n_components, reference, neighbours, "angle")
     if refine == "none" or n_components == len(mixture):
         return outcome
-    refined = refine_all(mixture, merge_groups(mixture, outcome.assignment))
-    step = Step("refine", (), n_components, 0.0)
-    return Outcome(outcome.assignment, refined, (*outcome.history, step))
+    return _refined(mixture, [outcome, runnalls(mixture, n_components, neighbours=neighbours)])
+
+
+def _refined(mixture: GaussianMixture, starts: list[Outcome]) -> Outcome:
+    """Refine some starts a little and the best of them to its end; the error may not exceed that of any start.
+
+    A greedy start may lie in the basin of a poor local optimum; a second one, of another criterion, seldom lies
+    in the same.
+    """
+    n_parameters = starts[0].assignment.max() * mixture.dim**2
+    most = 500 if len(mixture) * n_parameters < _LARGE else 50
+    merged = [merge_groups(mixture, start.assignment) for start in starts]
+    max_ise = min(distance(mixture, start, "ise") for start in merged)
+    trials = [refine_all(mixture, start, max_iterations=most // 10) for start in merged]
+    angles = [distance(mixture, trial) for trial in trials]
+    best = int(np.argmin(angles))
+    refined = refine_all(mixture, trials[best], max_ise=max_ise, max_iterations=most)
+    angle = distance(mixture, refined)
+    step = Step("refine", (), len(refined), angle)
+    return Outcome(starts[best].assignment, refined, (*starts[best].history, step))
 
 
 def _greedy(
@@ -159,12 +178,12 @@ class _Tables:
         own_f, own_g = w * self._with_f, w * self._with_g
         alpha = own_f[:, None] + own_f - total * self._merged_f
         beta = own_g[:, None] + own_g - total * self._merged_g
-        if self._criterion == "ise":
-            costs = 2 * (alpha - beta) + self._changes
-        else:  # 1 / cos^2 after the merge over that before, less one: it grows with the angle, and small ones keep digits
-            x, y = alpha / a, (self._changes - 2 * beta) / b
-            costs = (y + x * (2 - x)) / (1 - x) ** 2
-        costs[np.tri(len(w), dtype=bool)] = np.inf
+        x, y = alpha / a, (self._changes - 2 * beta) / b
+        lower = np.tri(len(w), dtype=bool)
+        x[lower] = 0
+        # The angle's cost is 1 / cos^2 over that before, less one: it grows with the angle, and keeps small digits.
+        costs = 2 * a * x + b * y if self._criterion == "ise" else (y + x * (2 - x)) / (1 - x) ** 2
+        costs[lower] = np.inf
         i, j = divmod(int(costs.argmin()), len(w))
         return i, j, float(costs[i, j])
 
@@ -183,8 +202,7 @@ class _Tables:
         self._g = self._g.take(kept)
         self._with_f, self._with_g = self._with_f[kept], self._with_g[kept]
         self._merged_f, self._merged_g, self._changes = (
-            np.ascontiguousarray(table[np.ix_(kept, kept)])
-            for table in (self._merged_f, self._merged_g, self._changes)
+            np.ascontiguousarray(table[np.ix_(kept, kept)]) for table in (self._merged_f, self._merged_g, self._changes)
         )
         self._with_f[i], self._with_g[i] = single_f, single_g
         self._with_g += self._overlaps_of_components(step)

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sextet_common.errors import InputError, require
 
+from gmr_metric.clustering import ctd, gmrc
+from gmr_metric.exhaustive import brute_force
 from gmr_metric.greedy import runnalls, salmond
-from gmr_metric.merge import merge_groups
+from gmr_metric.merging import merge_groups
 from gmr_metric.metrics import distance
 from gmr_metric.mixture import GaussianMixture
 from gmr_metric.oggmr import oggmr, williams
 from gmr_metric.outcome import Outcome, Step, nearest_kept
+from gmr_metric.pruning import prune, threshold
+from gmr_metric.west import cowa, west
 
 if TYPE_CHECKING:
     from jaxtyping import Integer
@@ -108,7 +112,7 @@ def reduce(
     n = len(mixture)
     if n_components is None and max_distance is None:
         raise InputError("neither n_components nor max_distance is given", "one of them, or both")
-    if n_components is not None and not (isinstance(n_components, int | np.integer) and 1 <= n_components <= n):
+    if n_components is not None and not (_whole(n_components) and 1 <= n_components <= n):
         raise InputError(f"n_components is {n_components}", f"a whole number from 1 to {n}, the mixture's components")
     if max_distance is not None and not 0 <= max_distance < np.inf:
         raise InputError(f"max_distance is {max_distance}", "an angle >= 0, in radians")
@@ -203,6 +207,10 @@ def register_method(name: str, method: Method) -> None:
     _METHODS[name] = method
 
 
+def _whole(number: object) -> bool:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
+
+
 def _method(name: str, options: dict[str, Any]) -> Method:
     if name not in _METHODS:
         raise InputError(f"method {name!r} is unknown", ", ".join(available_methods()))
@@ -235,5 +243,18 @@ def _subset(mixture: GaussianMixture, kept: Sequence[int] | np.ndarray) -> Gauss
     return GaussianMixture(mixture.weights[kept], mixture.means[kept], mixture.covariances[kept], normalize=True)
 
 
-for _name, _built_in in {"salmond": salmond, "williams": williams, "runnalls": runnalls, "oggmr": oggmr}.items():
-    register_method(_name, _built_in)
+_BUILT_IN: dict[str, Method] = {
+    "prune": prune,
+    "threshold": threshold,
+    "salmond": salmond,
+    "west": west,
+    "williams": williams,
+    "runnalls": runnalls,
+    "cowa": cowa,
+    "gmrc": gmrc,
+    "ctd": ctd,
+    "brute-force": brute_force,
+    "oggmr": oggmr,
+}
+for _name, _method_of_ours in _BUILT_IN.items():
+    register_method(_name, _method_of_ours)

@@ -12,7 +12,12 @@ from collections.abc import Iterator
 import numpy as np
 
 _LOG_2PI = math.log(2 * math.pi)
-_BLOCK = 2**12  # columns at a time
+_FEW = 12  # dimensions up to which a factorisation in array operations beats one call per matrix
+
+
+def _block(d: int) -> int:
+    """Return how many kernels to compute at a time: few enough that their matrices stay in the cache, or in memory."""
+    return max(1, min(2**12, 2**20 // d**2))
 
 
 def _factor(packed: np.ndarray, d: int) -> tuple[list[list[np.ndarray]], np.ndarray]:
@@ -36,9 +41,22 @@ def _factor(packed: np.ndarray, d: int) -> tuple[list[list[np.ndarray]], np.ndar
     return rows, log_determinant
 
 
-def _log_kernels(offsets: np.ndarray, packed: np.ndarray) -> np.ndarray:
+def _log_determinants(packed: np.ndarray, d: int) -> np.ndarray:
+    """Return the log determinants of packed matrices (T, ...)."""
+    if d <= _FEW:
+        return _factor(packed, d)[1]
+    return np.asarray(np.linalg.slogdet(_full(packed, d))[1])
+
+
+def log_kernels(offsets: np.ndarray, packed: np.ndarray) -> np.ndarray:
     """Return log N(e; 0, S) for offsets (d, ...) and packed covariances (T, ...)."""
     d = len(offsets)
+    if d > _FEW:
+        factor = np.linalg.cholesky(_full(packed, d))
+        column = np.moveaxis(offsets, 0, -1)[..., None]
+        squared = (np.linalg.solve(factor, np.broadcast_to(column, (*factor.shape[:-1], 1))) ** 2).sum(axis=(-2, -1))
+        log_determinant = 2 * np.log(np.diagonal(factor, axis1=-2, axis2=-1)).sum(axis=-1)
+        return np.asarray(-0.5 * (squared + log_determinant + d * _LOG_2PI))
     rows, log_determinant = _factor(packed, d)
     white: list[np.ndarray] = []
     squared = np.zeros(np.broadcast_shapes(offsets.shape[1:], packed.shape[1:]))
@@ -49,6 +67,14 @@ def _log_kernels(offsets: np.ndarray, packed: np.ndarray) -> np.ndarray:
         white.append(entry * row[r])
         squared += white[r] ** 2
     return np.asarray(-0.5 * (squared + log_determinant + d * _LOG_2PI))
+
+
+def _full(packed: np.ndarray, d: int) -> np.ndarray:
+    """Return symmetric matrices (..., d, d) from packed ones (T, ...)."""
+    rows, columns = _lower(d)
+    full = np.empty((*packed.shape[1:], d, d))
+    full[..., rows, columns] = full[..., columns, rows] = np.moveaxis(packed, 0, -1)
+    return full
 
 
 def _lower(d: int) -> tuple[np.ndarray, np.ndarray]:
@@ -75,9 +101,9 @@ def runnalls_costs(
 ) -> np.ndarray:
     """Runnalls' bound for merging components i with components j, pair by pair."""
     costs = np.empty(len(j))
-    for chosen, first, second in _pair_blocks(i, j):
+    for chosen, first, second in _pair_blocks(len(means), i, j):
         _, _, c = _merged(first, second, weights, means, packed)
-        _, logs = _factor(c, len(means))
+        logs = _log_determinants(c, len(means))
         own = weights[first] * (logs - log_determinants[first])
         costs[chosen] = 0.5 * (own + weights[second] * (logs - log_determinants[second]))
     return costs
@@ -94,13 +120,13 @@ def ise_costs(
 ) -> np.ndarray:
     """Squared norm of the change that merging components i with components j makes, pair by pair, over the scale."""
     costs = np.empty(len(j))
-    for chosen, first, second in _pair_blocks(i, j):
+    for chosen, first, second in _pair_blocks(len(means), i, j):
         v, w = weights[first], weights[second]
         share, e, c = _merged(first, second, weights, means, packed)
-        across = np.exp(_log_kernels(e, packed[:, first] + packed[:, second]) - log_scale)
-        first_to_merged = np.exp(_log_kernels(share * e, packed[:, first] + c) - log_scale)
-        second_to_merged = np.exp(_log_kernels((1 - share) * e, packed[:, second] + c) - log_scale)
-        merged = np.exp(_log_kernels(np.zeros_like(e), 2 * c) - log_scale)
+        across = np.exp(log_kernels(e, packed[:, first] + packed[:, second]) - log_scale)
+        first_to_merged = np.exp(log_kernels(share * e, packed[:, first] + c) - log_scale)
+        second_to_merged = np.exp(log_kernels((1 - share) * e, packed[:, second] + c) - log_scale)
+        merged = np.exp(log_kernels(np.zeros_like(e), 2 * c) - log_scale)
         total = v + w
         costs[chosen] = (
             v * v * self_kernels[first]
@@ -111,9 +137,10 @@ def ise_costs(
     return costs
 
 
-def _pair_blocks(i: np.ndarray, j: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    for start in range(0, len(j), _BLOCK):
-        chosen = slice(start, start + _BLOCK)
+def _pair_blocks(d: int, i: np.ndarray, j: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    step = _block(d)
+    for start in range(0, len(j), step):
+        chosen = slice(start, start + step)
         yield chosen, i if len(i) == 1 else i[chosen], j[chosen]
 
 
@@ -127,10 +154,10 @@ def overlaps(
 ) -> np.ndarray:
     """Inner products of a mixture f with components, over the scale."""
     result = np.empty(means.shape[1])
-    step = max(1, _BLOCK // len(f_weights))
+    step = max(1, _block(len(means)) // len(f_weights))
     for start in range(0, len(result), step):
         chosen = slice(start, start + step)
-        logs = _log_kernels(f_means[:, None] - means[:, chosen, None], f_packed[:, None] + packed[:, chosen, None])
+        logs = log_kernels(f_means[:, None] - means[:, chosen, None], f_packed[:, None] + packed[:, chosen, None])
         result[chosen] = np.exp(logs - log_scale) @ f_weights
     return result
 
@@ -149,12 +176,12 @@ def pair_overlaps(
     result: np.ndarray,
 ) -> None:
     """Inner product of a mixture f with component i merged with each of first..stop, over the scale."""
-    step = max(1, _BLOCK // len(f_weights))
+    step = max(1, _block(len(means)) // len(f_weights))
     for start in range(first, stop, step):
         others = np.arange(start, min(stop, start + step))
         share, e, c = _merged(np.array([i]), others, weights, means, packed)
         offsets = f_means[:, None] - (means[:, i, None] + share * e)[..., None]
-        logs = _log_kernels(offsets, f_packed[:, None] + c[..., None])
+        logs = log_kernels(offsets, f_packed[:, None] + c[..., None])
         result[others - first] = np.exp(logs - log_scale) @ f_weights
 
 
@@ -169,11 +196,11 @@ def add_overlaps(
     table: np.ndarray,
 ) -> None:
     """Add to the upper triangle the inner products of a few signed components h with the merge of each pair."""
-    for _, i, j in _pair_blocks(*np.triu_indices(len(weights), 1)):
+    for _, i, j in _pair_blocks(len(means), *np.triu_indices(len(weights), 1)):
         share, e, c = _merged(i, j, weights, means, packed)
         for weight, mean, covariance in zip(h_weights, h_means.T, h_packed.T, strict=True):
             offsets = means[:, i] - mean[:, None] + share * e
-            table[i, j] += weight * np.exp(_log_kernels(offsets, c + covariance[:, None]) - log_scale)
+            table[i, j] += weight * np.exp(log_kernels(offsets, c + covariance[:, None]) - log_scale)
 
 
 def log_inner(
@@ -190,12 +217,12 @@ def log_inner(
     same: bool,
 ) -> float:
     """Log inner product of two mixtures. The bounds on what may be left out are not used here."""
-    step = max(1, 8 * _BLOCK // len(logs))
+    step = max(1, 8 * _block(len(means)) // len(logs))
     largest, total = -math.inf, 0.0
     for start in range(0, len(f_logs), step):
         rows = slice(start, start + step)
         offsets = f_means[:, rows, None] - means[:, None]
-        terms = _log_kernels(offsets, f_packed[:, rows, None] + packed[:, None]) + f_logs[rows, None] + logs
+        terms = log_kernels(offsets, f_packed[:, rows, None] + packed[:, None]) + f_logs[rows, None] + logs
         top = max(largest, float(terms.max()))
         if top > -math.inf:
             total = total * math.exp(largest - top) + float(np.exp(terms - top).sum())
@@ -222,15 +249,13 @@ def overlap_gradients(
     """Give <f, g_l> over the scale for each component g_l, with derivatives in its mean and packed covariance."""
     d = len(means)
     rows, columns = _lower(d)
-    step = max(1, _BLOCK // len(f_weights))
+    step = max(1, _block(len(means)) // len(f_weights))
     for start in range(0, means.shape[1], step):
         chosen = slice(start, start + step)
         offsets = f_means[:, None] - means[:, chosen, None]
         total = f_packed[:, None] + packed[:, chosen, None]
-        kernel = f_weights * np.exp(_log_kernels(offsets, total) - log_scale)
-        full = np.empty((*total.shape[1:], d, d))
-        full[..., rows, columns] = full[..., columns, rows] = np.moveaxis(total, 0, -1)
-        inverse = np.linalg.inv(full)
+        kernel = f_weights * np.exp(log_kernels(offsets, total) - log_scale)
+        inverse = np.linalg.inv(_full(total, d))
         v = np.einsum("lnij,jln->iln", inverse, offsets)
         values[chosen] = kernel.sum(axis=1)
         mean_gradients[:, chosen] = np.einsum("ln,iln->il", kernel, v)

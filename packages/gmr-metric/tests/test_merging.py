@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gmr_metric.merge import merge, merge_groups
+from gmr_metric.merging import merge, merge_groups
 from gmr_metric.mixture import GaussianMixture
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,0 +1,104 @@
+"""How near the reductions come: every method on a suite of more than a hundred mixtures.
+
+``python benchmarks/bench_quality.py`` prints a table, writes results/quality.json and
+results/quality.png, and puts the table into README.md.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from gmr_metric import distance, reduce
+from measure import HERE, into_readme, one_core, store
+from suite import Case, cases
+
+TIE = 1e-6  # angles that agree so far are the same
+METHODS: dict[str, tuple[str, dict[str, object]]] = {
+    "oggmr": ("oggmr", {}),
+    "oggmr, greedy alone": ("oggmr", {"refine": "none"}),
+    "gmrc": ("gmrc", {}),
+    "williams": ("williams", {}),
+    "cowa": ("cowa", {}),
+    "runnalls": ("runnalls", {}),
+    "ctd, KL": ("ctd", {"cost": "kl"}),
+    "ctd, CS": ("ctd", {"cost": "cs"}),
+    "ctd, W2": ("ctd", {"cost": "w2"}),
+    "salmond": ("salmond", {}),
+    "west": ("west", {}),
+    "threshold": ("threshold", {}),
+    "prune": ("prune", {}),
+    "brute-force (N 10)": ("brute-force", {}),
+}
+
+
+def measured(case: Case) -> dict[str, dict[str, float]]:
+    """Reduce one mixture by every method."""
+    found = {}
+    for name, (method, options) in METHODS.items():
+        if method == "brute-force" and len(case.mixture) > 10:
+            continue
+        began = time.perf_counter()
+        reduced = reduce(case.mixture, case.n_components, method, **options).mixture
+        seconds = time.perf_counter() - began
+        ise = distance(case.mixture, reduced, "ise")
+        found[name] = {"angle": distance(case.mixture, reduced), "ise": ise, "seconds": seconds}
+    return found
+
+
+def main() -> None:
+    """Measure, print and store."""
+    one_core()
+    rows = []
+    for case in cases():
+        results = measured(case)
+        size = {"N": len(case.mixture), "d": case.mixture.dim, "L": case.n_components}
+        rows.append({"name": case.name, **size, "results": results})
+        print(f"{case.name}, L {case.n_components}: {results['oggmr']['angle']:.4g}", flush=True)
+    lines = [
+        "| method | lowest angle of all | angle, median ratio to oggmr's | ISE below Runnalls' | median seconds |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    shares = {}
+    for name in METHODS:
+        here = [row["results"] for row in rows if name in row["results"]]
+        lowest = [r[name]["angle"] <= min(other["angle"] for other in r.values()) * (1 + TIE) for r in here]
+        ratio = float(np.median([r[name]["angle"] / max(r["oggmr"]["angle"], 1e-12) for r in here]))
+        below = [r[name]["ise"] < r["runnalls"]["ise"] for r in here]
+        seconds = float(np.median([r[name]["seconds"] for r in here]))
+        shares[name] = {"lowest": np.mean(lowest), "ratio": ratio, "below": np.mean(below), "cases": len(here)}
+        below_text = "" if name == "runnalls" else f"{np.mean(below):.1%}"
+        lines.append(f"| {name} | {np.mean(lowest):.1%} | {ratio:.3g} | {below_text} | {seconds:.3g} |")
+    above = [r for r in rows if r["results"]["oggmr"]["angle"] > r["results"]["oggmr, greedy alone"]["angle"]]
+    summary = f"{len(rows)} reductions; oggmr above its own greedy start: {len(above)}"
+    print("\n".join([summary, *lines]))
+    store("quality", {"summary": summary, "shares": shares, "rows": rows})
+    picture(rows)
+    into_readme("bench_quality", f"{summary}.\n\n" + "\n".join(lines))
+
+
+def picture(rows: list[dict]) -> None:
+    """Draw each method's angle over oggmr's as a box, the wide tail cut at a ratio of 30."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in METHODS if name not in ("oggmr",)]
+    ratios = []
+    for name in names:
+        here = [row["results"] for row in rows if name in row["results"]]
+        ratios.append([min(30.0, r[name]["angle"] / max(r["oggmr"]["angle"], 1e-12)) for r in here])
+    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    axis = figure.subplots()
+    axis.boxplot(ratios[::-1], orientation="horizontal", widths=0.6, showfliers=False, medianprops={"color": "#d1495b"})
+    axis.set_yticks(range(1, len(names) + 1), names[::-1])
+    axis.set_xscale("log")
+    ticks = [0.5, 1, 2, 5, 10, 20]
+    axis.set_xticks(ticks, [str(t) for t in ticks])
+    axis.minorticks_off()
+    axis.axvline(1, color="#0b6e99", linewidth=1)
+    axis.set_xlabel("angle to the original, over that of oggmr (boxes: quartiles)")
+    axis.grid(axis="x", alpha=0.3)
+    figure.savefig(HERE / "results" / "quality.png", dpi=130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""How fast the reductions are, against a plain NumPy Runnalls and the peers, on one core.
+
+``python benchmarks/bench_speed.py`` prints a table, writes results/speed.json and
+results/scaling.png, and puts the table into README.md. Contestants run in turn (A B C, A B C, ...).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+from gmr_metric import GaussianMixture, distance, reduce
+from measure import HERE, into_readme, medians, one_core, store
+from plain import plain_runnalls
+from suite import random_mixture
+
+LARGE = "large"  # `bench_speed.py large METHOD N D L` measures one reduction in a process of its own
+
+
+def without_numba(work: Callable[[], object]) -> Callable[[], object]:
+    """Return the work done by the NumPy path."""
+
+    def run() -> None:
+        os.environ["GMR_METRIC_NUMBA"] = "0"
+        try:
+            work()
+        finally:
+            del os.environ["GMR_METRIC_NUMBA"]
+
+    return run
+
+
+def plain(mixture: GaussianMixture, n: int) -> Callable[[], object]:
+    """Return the yardstick's work."""
+    return lambda: plain_runnalls(mixture.weights, mixture.means, mixture.covariances, n)
+
+
+def stone_soup(mixture: GaussianMixture, n: int) -> Callable[[], object]:
+    """Return Stone Soup's own reducer's work: its gate and its cap."""
+    from stonesoup.mixturereducer.gaussianmixture import GaussianMixtureReducer
+    from stonesoup.types.state import WeightedGaussianState
+
+    reducer = GaussianMixtureReducer(prune_threshold=0, merge_threshold=4, max_number_components=n)
+
+    def run() -> None:
+        states = [
+            WeightedGaussianState(m[:, None], p, weight=w)
+            for w, m, p in zip(mixture.weights, mixture.means, mixture.covariances, strict=True)
+        ]
+        reducer.reduce(states)
+
+    return run
+
+
+def refit(mixture: GaussianMixture, n: int) -> Callable[[], object]:
+    """Return scikit-learn's way: expectation maximisation on 10 000 samples."""
+    from sklearn.mixture import GaussianMixture as Fitted
+
+    points = mixture.sample(10_000, seed=0)
+    return lambda: Fitted(n, random_state=0, max_iter=30, tol=1e-2).fit(points)
+
+
+def pot(f: GaussianMixture, g: GaussianMixture) -> Callable[[], object]:
+    """Return POT's optimal transport between mixtures."""
+    import ot
+
+    return lambda: ot.gmm.gmm_ot_loss(f.means, g.means, f.covariances, g.covariances, f.weights, g.weights)
+
+
+def row(job: str, times: dict[str, float], against: str) -> list[str]:
+    """Return table rows with each contestant's ratio to one of them."""
+    return [f"| {job} | {name} | {t:.4g} s | {times[against] / t:.3g} |" for name, t in times.items()]
+
+
+def large(method: str, n: int, d: int, n_components: int) -> None:
+    """Reduce one large mixture and print seconds and the peak of memory beyond the start's."""
+    mixture = surface(n) if n > 20_000 else random_mixture(0, n, d)
+    reduce(random_mixture(1, 100, d), 10, method)  # compiled, or loaded
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    found = reduce(mixture, n_components, method)
+    seconds = time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(seconds, after / 1024, (after - before) / 1024, found.distance)
+
+
+def surface(n: int) -> GaussianMixture:
+    """Return a point cloud with a small covariance at each point: a torus."""
+    draw = np.random.default_rng(0)
+    u, v = draw.uniform(0, 2 * np.pi, (2, n))
+    ring = 3 + np.cos(v)
+    root = 0.02 * draw.normal(size=(n, 3, 3))
+    covariances = root @ root.swapaxes(1, 2) + 1e-4 * np.eye(3)
+    return GaussianMixture(np.full(n, 1 / n), np.stack([ring * np.cos(u), ring * np.sin(u), np.sin(v)], 1), covariances)
+
+
+def alone(method: str, n: int, d: int, n_components: int) -> dict[str, float]:
+    """Measure one large reduction in a process of its own."""
+    words = [sys.executable, __file__, LARGE, method, *map(str, (n, d, n_components))]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    seconds, peak, grown, angle = map(float, done.stdout.split())
+    return {"seconds": seconds, "peak_mb": peak, "grown_mb": grown, "angle": angle}
+
+
+def main() -> None:
+    """Measure, print and store."""
+    one_core()
+    lines = ["| job | who | median | speed, the first of the job being 1 |", "| --- | --- | --- | --- |"]
+    report: dict[str, object] = {}
+    many, few, mid = random_mixture(0, 2000, 4), random_mixture(0, 60, 2), random_mixture(0, 200, 2)
+    jobs: dict[str, dict[str, Callable[[], object]]] = {
+        "Runnalls, N 2000, d 4, L 20": {
+            "plain NumPy": plain(many, 20),
+            "ours": lambda: reduce(many, 20, "runnalls"),
+            "ours, without numba": without_numba(lambda: reduce(many, 20, "runnalls")),
+        },
+        "Runnalls, N 60, d 2, L 10": {
+            "plain NumPy": plain(few, 10),
+            "ours": lambda: reduce(few, 10, "runnalls"),
+        },
+        "N 60, d 2, L 10": {
+            "ours, williams": lambda: reduce(few, 10, "williams"),
+            "ours, oggmr": lambda: reduce(few, 10, "oggmr"),
+        },
+        "N 200, d 2, L 10": {
+            "ours, oggmr": lambda: reduce(mid, 10, "oggmr"),
+            "ours, oggmr, without numba": without_numba(lambda: reduce(mid, 10, "oggmr")),
+            "scikit-learn, EM on 10 000 samples": refit(mid, 10),
+        },
+        "N 2000, d 4, L 20": {
+            "Stone Soup's reducer (gate 4, cap)": stone_soup(many, 20),
+            "ours, threshold (gate 4, cap)": lambda: reduce(many, 20, "threshold"),
+            "ours, oggmr": lambda: reduce(many, 20, "oggmr"),
+            "scikit-learn, EM on 10 000 samples": refit(many, 20),
+        },
+        "MW2 distance, N 200 and 60, d 2": {
+            "POT": pot(mid, few),
+            "ours": lambda: distance(mid, few, "mw2"),
+        },
+        "angle, N 2000, d 4": {"ours": lambda: distance(many, reduce_few)},
+    }
+    reduce_few = reduce(many, 20, "runnalls").mixture
+    for job, contestants in jobs.items():
+        times = medians(contestants)
+        report[job] = times
+        lines += row(job, times, next(iter(times)))
+        print("\n".join(lines[-len(times) :]), flush=True)
+    for job, words in {
+        "runnalls, N 10 000, d 4, L 100": ("runnalls", 10_000, 4, 100),
+        "oggmr, N 100 000, d 3, L 1000": ("oggmr", 100_000, 3, 1000),
+    }.items():
+        found = alone(*words)
+        report[job] = found
+        lines.append(f"| {job} | ours, peak {found['peak_mb']:.0f} MB in all | {found['seconds']:.4g} s | |")
+        print(lines[-1], flush=True)
+    scaling: dict[str, dict[int, float]] = {"plain NumPy": {}, "ours": {}}
+    for n in (125, 250, 500, 1000, 2000, 4000, 8000):
+        mixture = random_mixture(1, n, 4)
+        contestants = {"ours": lambda m=mixture: reduce(m, 20, "runnalls")}
+        if n <= 2000:
+            contestants["plain NumPy"] = plain(mixture, 20)
+        for name, seconds in medians(contestants, rounds=5 if n <= 2000 else 1).items():
+            scaling[name][n] = seconds
+    report["scaling"] = scaling
+    picture(scaling)
+    store("speed", report)
+    into_readme("bench_speed", "\n".join(lines))
+
+
+def picture(scaling: dict[str, dict[int, float]]) -> None:
+    """Draw seconds against components, both logarithmic, beside the square."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for (name, points), colour in zip(scaling.items(), ("#8d99ae", "#0b6e99"), strict=True):
+        axis.loglog(list(points), list(points.values()), "o-", color=colour, label=name)
+    ours = scaling["ours"]
+    last = max(ours)
+    axis.loglog(list(ours), [ours[last] * (n / last) ** 2 for n in ours], "--", color="#d1495b", label="slope 2")
+    axis.set_xlabel("components N")
+    axis.set_ylabel("seconds")
+    axis.set_title("Runnalls to 20 components, d 4, one core", loc="left", fontsize=10)
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    figure.savefig(HERE / "results" / "scaling.png", dpi=130)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == [LARGE]:
+        large(sys.argv[2], *map(int, sys.argv[3:]))
+    else:
+        main()

@@ -1,0 +1,226 @@
+"""Quasi-Newton refinement of a reduced mixture: weights, means and covariances together.
+
+The angle has a singular gradient where two mixtures agree, so the Cauchy-Schwarz divergence
+``-log cos`` is minimised in its place: it has the same minimisers. The parameters are the
+log weights, and each component's shift and lower-triangular stretch in the coordinates of its
+own starting covariance, where all of them are of the order of one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+from sextet_common.errors import InputError
+
+from gmr_metric.inner import log_inner_product
+from gmr_metric.kernels import Columns, implementation, unpacked, whitened, whitening
+from gmr_metric.mixture import GaussianMixture
+
+Objective = Literal["cauchy-schwarz", "ise"]
+_NEGLIGIBLE = 45.0  # kernels below exp(-45) of the largest are left out
+_TOLERANCES = {"ftol": 1e-13, "gtol": 1e-9}
+_ISE_WEIGHTS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, math.inf)
+
+
+def refine(
+    original: GaussianMixture,
+    start: GaussianMixture,
+    *,
+    objective: Objective = "cauchy-schwarz",
+    max_ise: float | None = None,
+    max_iterations: int = 500,
+) -> GaussianMixture:
+    """Fit all parameters of a reduced mixture to the original.
+
+    Parameters
+    ----------
+    original
+        The mixture to come near to.
+    start
+        A mixture of L components in the same dimensions, near the original: one that a reduction gave.
+    objective
+        ``cauchy-schwarz`` (the angle's minimisers) or ``ise`` (the squared L2 norm of the difference).
+    max_ise
+        The integral squared error that minimising the angle may not exceed; by default that of the start. The
+        angle does not see a mixture's norm, and far from the original its minimum may trade much of the one for
+        the other. Where it does, a growing share of the error is added to the objective. *Ours*.
+    max_iterations
+        At most so many steps of L-BFGS for one share.
+
+    Returns
+    -------
+    GaussianMixture
+        Of L components in the order of the start; never farther from the original than the start is, in the
+        objective and, if that is the angle, in the integral squared error.
+
+    Raises
+    ------
+    InputError
+        Where the objective is unknown or the dimensions differ.
+
+    Examples
+    --------
+    >>> original = GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], np.ones((2, 1, 1)))
+    >>> moments = GaussianMixture([1.0], [[0.0]], [[[2.0]]])
+    >>> refine(original, moments).covariances.round(4).tolist()
+    [[[1.9056]]]
+    """
+    if objective not in ("cauchy-schwarz", "ise"):
+        raise InputError(f"objective is {objective!r}", "cauchy-schwarz, ise")
+    if original.dim != start.dim:
+        raise InputError(f"mixtures of {original.dim} and {start.dim} dimensions", "the same number of dimensions")
+    try:
+        problem = _Problem(original, start)
+        first = problem.errors(np.zeros(problem.size))
+    except np.linalg.LinAlgError:  # nothing to descend from: no kernel between the two is above rounding
+        return start
+    if objective == "ise":
+        parameters = problem.descend(np.zeros(problem.size), math.inf, max_iterations)
+        return problem.mixture(parameters) if problem.errors(parameters).ise < first.ise else start
+    limit = first.ise if max_ise is None else problem.scaled(max_ise)
+    parameters = np.zeros(problem.size)
+    for ise_weight in _ISE_WEIGHTS:
+        parameters = problem.descend(parameters, ise_weight, max_iterations)
+        reached = problem.errors(parameters)
+        if reached.ise <= limit and reached.divergence < first.divergence:
+            return problem.mixture(parameters)
+    return start
+
+
+class _Errors(NamedTuple):
+    """How far a mixture is from the original: -log cos up to a constant, and ISE over the original's squared norm."""
+
+    divergence: float
+    ise: float
+
+
+class _Problem:
+    """The errors of a parametrised mixture, in coordinates where the original is whitened."""
+
+    def __init__(self, original: GaussianMixture, start: GaussianMixture) -> None:
+        self._d, self._n = start.dim, len(start)
+        self._mean, self._factor = whitening(original)
+        f = self._f = whitened(original)
+        self._inner = implementation(len(original))
+        logs = f.log_self()
+        self._log_scale = float(logs.max())
+        with np.errstate(divide="ignore"):
+            self._f_reach = np.log(f.weights) + 0.5 * logs
+        self._f_radii = f.radii()
+        self._cut = float(2 * self._f_reach.max()) - _NEGLIGIBLE
+        volume = float(np.log(np.diagonal(self._factor)).sum())
+        self._log_norm = log_inner_product(original, original)
+        self._norm = math.exp(self._log_norm + volume - self._log_scale)
+        here = whitened(start, original)
+        self._log_start = np.log(np.maximum(here.weights, 1e-12))
+        self._means, self._roots = here.means.T, np.linalg.cholesky(here.covariances())
+        self._rows, self._places = np.tril_indices(self._d)
+        self._diagonal = self._rows == self._places
+        self.size = self._n * (1 + self._d + len(self._rows))
+
+    def scaled(self, ise: float) -> float:
+        """Return an integral squared error over the original's squared norm."""
+        return ise * math.exp(-self._log_norm)
+
+    def mixture(self, parameters: np.ndarray) -> GaussianMixture:
+        """Return the mixture of some parameters, in the original's coordinates."""
+        weights, means, roots, _ = self._parts(parameters)
+        spread = np.matmul(self._factor, roots)
+        covariances = np.matmul(spread, np.swapaxes(spread, 1, 2))
+        return GaussianMixture(weights, self._mean + means @ self._factor.T, covariances, normalize=True)
+
+    def errors(self, parameters: np.ndarray) -> _Errors:
+        """Return how far the mixture of some parameters is from the original."""
+        weights, means, roots, _ = self._parts(parameters)
+        return self._errors(*self._overlaps(weights, means, roots)[:2])
+
+    def descend(self, start: np.ndarray, ise_weight: float, max_iterations: int) -> np.ndarray:
+        """Minimise the divergence plus a share of the ISE, or the ISE alone; return the best parameters seen."""
+        from scipy.optimize import minimize
+
+        best = [math.inf, start]
+
+        def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+            try:
+                value, gradient = self._objective(parameters, ise_weight)
+            except np.linalg.LinAlgError:  # a step far too long: the line search takes a shorter one
+                return abs(best[0]) + 1e6, np.zeros_like(parameters)
+            if value < best[0]:
+                best[:] = value, parameters.copy()
+            return value, gradient
+
+        entries = [(-8.0, 8.0) if diagonal else (-3000.0, 3000.0) for diagonal in self._diagonal]
+        minimize(
+            objective,
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            # Weights and axes stay within e^20 and e^8 of the start, where nothing leaves the range of floats.
+            bounds=self._n * [(-20.0, 20.0)] + self._n * self._d * [(-1e6, 1e6)] + self._n * entries,
+            options={
+                "maxiter": max_iterations,
+                "maxfun": 2 * max_iterations,
+                "maxcor": 20,
+                "ftol": 1e-13,
+                "gtol": 1e-9,
+            },
+        )
+        return best[1]
+
+    def _objective(self, parameters: np.ndarray, ise_weight: float) -> tuple[float, np.ndarray]:
+        """Return divergence + weight * ISE, or ISE alone at an infinite weight, and its derivatives."""
+        weights, means, roots, stretch = self._parts(parameters)
+        a, b, across, within = self._overlaps(weights, means, roots)
+        errors = self._errors(a, b)
+        if math.isinf(ise_weight):
+            value, for_a, for_b = errors.ise, -2 / self._norm, 1 / self._norm
+        else:
+            value = errors.divergence + ise_weight * errors.ise
+            for_a, for_b = -1 / a - 2 * ise_weight / self._norm, 0.5 / b + ise_weight / self._norm
+        by_weight, by_mean, by_packed = (for_a * x + 2 * for_b * y for x, y in zip(across, within, strict=True))
+        by_shift = weights[:, None] * np.einsum("nji,jn->ni", self._roots, by_mean)
+        by_root = 2 * weights[:, None, None] * np.matmul(unpacked(by_packed.T, self._d), roots)
+        by_stretch = np.einsum("nji,njk->nik", self._roots, by_root)[:, self._rows, self._places]
+        by_stretch[:, self._diagonal] *= stretch[:, self._rows, self._places][:, self._diagonal]
+        by_log_weight = weights * (by_weight - weights @ by_weight)
+        return value, np.concatenate([by_log_weight, by_shift.ravel(), by_stretch.ravel()])
+
+    def _errors(self, a: float, b: float) -> _Errors:
+        if not (a > 0 and b > 0 and math.isfinite(a + b)):
+            raise np.linalg.LinAlgError("the mixtures do not overlap")
+        return _Errors(0.5 * math.log(b) - math.log(a), (b - 2 * a) / self._norm + 1)
+
+    def _parts(self, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return weights, means, roots of the covariances, and the stretches of the starting roots."""
+        n, d = self._n, self._d
+        logs = self._log_start + parameters[:n]
+        weights = np.exp(logs - logs.max())
+        means = self._means + np.einsum("nij,nj->ni", self._roots, parameters[n : n + n * d].reshape(n, d))
+        entries = parameters[n + n * d :].reshape(n, -1).copy()
+        entries[:, self._diagonal] = np.exp(entries[:, self._diagonal])
+        stretch = np.zeros((n, d, d))
+        stretch[:, self._rows, self._places] = entries
+        return weights / weights.sum(), means, np.matmul(self._roots, stretch), stretch
+
+    def _overlaps(
+        self, weights: np.ndarray, means: np.ndarray, roots: np.ndarray
+    ) -> tuple[float, float, tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+        """Return <f, g>, <g, g>, and <f, g_l> and <g, g_l> with their derivatives in mean and packed covariance."""
+        packed = np.matmul(roots, np.swapaxes(roots, 1, 2))[:, self._rows, self._places].T
+        g = Columns(weights, np.ascontiguousarray(means.T), np.ascontiguousarray(packed))
+        reach, radii = 0.5 * g.log_self(), g.radii()
+        across = self._gradients(self._f, self._f_reach, self._f_radii, g, reach, radii)
+        with np.errstate(divide="ignore"):
+            within = self._gradients(g, np.log(weights) + reach, radii, g, reach, radii)
+        return float(weights @ across[0]), float(weights @ within[0]), across, within
+
+    def _gradients(
+        self, f: Columns, f_reach: np.ndarray, f_radii: np.ndarray, g: Columns, reach: np.ndarray, radii: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        n = len(g.weights)
+        result = np.empty(n), np.empty((self._d, n)), np.empty((len(self._rows), n))
+        known = (self._log_scale, self._cut)
+        self._inner.overlap_gradients(*f, f_reach, f_radii, g.means, g.packed, reach, radii, *known, *result)
+        return result

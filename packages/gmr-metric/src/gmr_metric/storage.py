@@ -1,0 +1,50 @@
+"""Mixtures in files: JSON, readable and exact, or npz."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sextet_common import files
+from sextet_common.errors import InputError
+
+_FORMAT, _VERSION = "gmr-metric mixture", 1
+_ARRAYS = ("weights", "means", "covariances")
+
+
+def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
+    """Write a mixture's arrays whole or not at all; the ending decides, .json or .npz."""
+    if Path(path).suffix == ".json":
+        table = {"format": _FORMAT, "version": _VERSION, **{name: array.tolist() for name, array in arrays.items()}}
+        files.write_text(path, json.dumps(table) + "\n")
+    elif Path(path).suffix == ".npz":
+        with files.replacing(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, format=_FORMAT, version=_VERSION, **arrays)
+    else:
+        raise InputError(f"{path} has no known ending", ".json or .npz")
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a mixture's arrays; an InputError names the file where it is missing, broken or of another kind."""
+    try:
+        table = _table(Path(path))
+        if str(table["format"]) != _FORMAT or int(table["version"]) != _VERSION:
+            raise InputError(f"{path} is a {table['format']} of version {table['version']}", f"version {_VERSION}")
+        return {name: table[name] for name in _ARRAYS}
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist", "a mixture's .json or .npz file") from None
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, RecursionError) as error:
+        raise InputError(f"{path} cannot be read: {error}", "a file that GaussianMixture.save wrote") from error
+
+
+def _table(path: Path) -> dict[str, Any]:
+    if path.suffix == ".npz":
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in ("format", "version", *_ARRAYS)}
+    return dict(json.loads(path.read_text(encoding="utf-8")))
