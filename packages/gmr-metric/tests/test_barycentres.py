@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from gmr_metric import barycentres, costs
 from gmr_metric.barycentres import Gaussian, barycentre
 from gmr_metric.merging import merge_groups
 from gmr_metric.mixture import GaussianMixture
@@ -106,6 +107,19 @@ def test_the_cs_barycentre_is_the_best_that_a_general_minimiser_finds(make, n: i
     assert_same(found, other, 1e-4)  # a minimum's place is known to the root of its value's digits
 
 
+@pytest.mark.parametrize("ratio", [2.0, 1e4, 1e8])
+def test_the_cs_barycentre_of_two_concentric_gaussians_is_their_geometric_mean(ratio: float) -> None:
+    """On the line c / (s + c) + c / (t + c) = 1, so that c^2 = s t; two covariances have common axes in some basis."""
+    basis = np.array([[1.0, 0.3, 0.0], [0.0, 1.0, -0.4], [0.2, 0.0, 1.0]])
+    axes = np.array([[1.0, 1.0, 5.0], [ratio, 3.0, 0.5]])
+    covariances, expected = (basis * axes[:, None]) @ basis.T, (basis * np.sqrt(axes.prod(axis=0))) @ basis.T
+    f = GaussianMixture([0.5, 0.5], np.zeros((2, 3)), (covariances + covariances.swapaxes(1, 2)) / 2)
+    found = barycentre(f, "cs")
+    inverse = np.linalg.inv(np.linalg.cholesky(expected))
+    # The covariances round off 1e-16 of the ratio. The cost is flat: plain steps would need thousands.
+    np.testing.assert_allclose(inverse @ found.covariance @ inverse.T, np.eye(3), atol=1e-10 + 1e-14 * ratio)
+
+
 def test_the_cs_barycentre_moves_with_affine_maps(make) -> None:
     f, matrix = make(3, 5, 3), np.array([[1e3, 0, 0], [2.0, 1e-3, 0], [0.5, 1.0, 1.0]])
     found, image = barycentre(f, "cs"), barycentre(f.affine(matrix, 7.0), "cs")
@@ -128,11 +142,46 @@ def test_a_step_never_raises_the_cost_and_stays_positive_definite(make, kind: st
         value = new
 
 
+@pytest.mark.parametrize("kind", ["w2", "cs"])
+def test_guesses_that_fail_are_taken_back(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From wild starts, for needles of all lengths: stopped anywhere, it is below the start's own step."""
+    table = {"w2": costs.squared_wasserstein, "cs": costs.cauchy_schwarz}[kind]
+
+    def cost(f: GaussianMixture, g: Gaussian) -> float:
+        return float(f.weights @ table(f, GaussianMixture([1.0], g.mean[None], g.covariance[None]))[:, 0])
+
+    for seed in range(40):
+        draw = np.random.default_rng(seed)
+        n, d = draw.integers(2, 6), draw.integers(1, 5)
+        turns = np.linalg.qr(draw.normal(size=(n + 1, d, d)))[0]
+        scales = np.concatenate([10 ** draw.uniform(-6, 0, (n, d)), 10 ** draw.uniform(-4, 4, (1, d))])
+        covariances = (turns * scales[:, None]) @ turns.swapaxes(1, 2)
+        covariances = (covariances + covariances.swapaxes(1, 2)) / 2
+        means = 10 ** draw.uniform(-3, 2) * draw.normal(size=(n, d))
+        f = GaussianMixture(draw.random(n) + 0.01, means, covariances[:n], normalize=True)
+        plain = barycentre(f, kind, start=covariances[n], tolerance=np.inf)
+        first = cost(f, plain)
+        for iterations in (2, 3, 5, 8, 12):
+            monkeypatch.setattr(barycentres, "_ITERATIONS", iterations)
+            assert cost(f, barycentre(f, kind, start=covariances[n])) <= first * (1 + 1e-9)
+        monkeypatch.undo()
+        for _ in range(20):
+            plain = barycentre(f, kind, start=plain.covariance, tolerance=np.inf)
+        assert cost(f, barycentre(f, kind, start=covariances[n])) <= cost(f, plain) * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_barycentre_does_not_depend_on_the_start(make, kind: str) -> None:
     f = make(5, 6, 3)
+    found = barycentre(f, kind)
     for scale in (1e-2, 1e3):
-        assert_same(barycentre(f, kind, start=scale * np.diag([1.0, 2.0, 3.0])), barycentre(f, kind), 1e-9)
+        assert_same(barycentre(f, kind, start=scale * np.diag([1.0, 2.0, 3.0])), found, 1e-9)
+    assert_same(barycentre(f, kind, start=found.covariance, tolerance=np.inf), found, 1e-9)
+
+
+def test_a_start_that_rounding_made_singular_is_no_harm_to_the_cs_barycentre(make) -> None:
+    f = make(5, 6, 3)
+    assert_same(barycentre(f, "cs", start=np.ones((3, 3))), barycentre(f, "cs"), 1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -53,7 +53,30 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = sorted(_HOME_OF)
+__all__ = [
+    "Estimate",
+    "GaussianMixture",
+    "GaussianSumFilter",
+    "Outcome",
+    "Reduction",
+    "Step",
+    "available_methods",
+    "available_metrics",
+    "distance",
+    "inner_product",
+    "kl_divergence",
+    "log_inner_product",
+    "log_inner_product_gradients",
+    "merge",
+    "merge_groups",
+    "norm",
+    "pairwise_distances",
+    "reduce",
+    "reduce_many",
+    "refine",
+    "register_method",
+    "similarity",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,8 @@
-"""Conditioning and multiplying mixtures: the arrays that :class:`~gmr_metric.GaussianMixture` makes its results of."""
+"""Densities, conditioning and products of mixtures: the arithmetic of :class:`~gmr_metric.GaussianMixture`."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,25 @@ if TYPE_CHECKING:
     from gmr_metric.mixture import GaussianMixture
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+_BLOCK = 2**21  # floats that a vectorised step holds at once
+
+
+def log_density(mixture: GaussianMixture, points: np.ndarray) -> np.ndarray:
+    """Return the log density at points of shape (points, d), in blocks of bounded memory."""
+    from scipy.special import logsumexp
+
+    whitening = np.linalg.inv(mixture.cholesky)
+    with np.errstate(divide="ignore"):
+        log_factor = np.log(mixture.weights) - np.log(np.diagonal(mixture.cholesky, axis1=1, axis2=2)).sum(axis=1)
+    log_factor = log_factor - 0.5 * mixture.dim * math.log(2 * math.pi)
+    result = np.empty(len(points))
+    step = max(1, _BLOCK // (len(mixture) * mixture.dim))
+    for start in range(0, len(points), step):
+        offset = points[start : start + step, None, :] - mixture.means
+        squared = (np.matmul(whitening, offset[..., None])[..., 0] ** 2).sum(axis=2)
+        result[start : start + step] = logsumexp(log_factor - 0.5 * squared, axis=1)
+    return result
 
 
 def conditioned(mixture: GaussianMixture, known: np.ndarray, given: np.ndarray) -> Arrays:

@@ -5,6 +5,9 @@ T = d (d + 1) / 2. A block of columns goes through each step of a factorisation 
 compiler turns the steps into vector instructions whatever d is. Import this module through `kernels`.
 """
 
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, disallow-untyped-decorators=False
+# numba infers the types of these functions, and `vectorised` states them.
+
 from __future__ import annotations
 
 import math
@@ -395,7 +398,7 @@ def merge_pairs(kind, n_components, weights, means, packed, own, log_scale, pair
         while True:
             if left <= n_components:
                 return
-            i = np.argmin(bounds[:n])
+            i = int(np.argmin(bounds[:n]))
             count = _clean(i, alive, changed, partners, costs, times)
             if costs[i, 0] < limits[i] or (i == listed and count > 0):
                 if costs[i, 0] > bounds[i]:

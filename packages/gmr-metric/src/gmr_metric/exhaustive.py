@@ -101,7 +101,7 @@ def _best(
     """Return the best partition's blocks, as bits, and its cost: -cos^2 or ISE, up to a constant."""
     everything = 2**n - 1
     if n_components == 1:
-        return [everything], _cost(with_f[everything], alone[everything], metric)
+        return [everything], float(_cost(with_f[everything], alone[everything], metric))
 
     def twice(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         return np.asarray(2 * table[1 - (first & 1), first >> 1, second >> 1])
@@ -137,7 +137,7 @@ def _best(
 
 
 def _cost(a: np.ndarray, b: np.ndarray, metric: str) -> np.ndarray:
-    return -(a**2) / b if metric == "angle" else b - 2 * a
+    return np.asarray(-(a**2) / b if metric == "angle" else b - 2 * a)
 
 
 def _blocks(left: int, n_more: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from sextet_common.errors import InputError
 from sextet_common.seeding import generator
 
 from gmr_metric import algebra, storage
+from gmr_metric.checks import as_floats, symmetric
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 WEIGHT_TOLERANCE = 1e-8  # how far from one the weights may sum
 SYMMETRY_TOLERANCE = 1e-8  # largest asymmetry of a covariance, relative to its largest entry
-_BLOCK = 2**21  # floats that a vectorised step holds at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +59,9 @@ class GaussianMixture:
     normalize: InitVar[bool] = False
 
     def __post_init__(self, normalize: bool) -> None:
-        weights = _as_floats("weights", self.weights, 1)
-        means = _as_floats("means", self.means, 2)
-        covariances = _as_floats("covariances", self.covariances, 3)
+        weights = as_floats("weights", self.weights, 1)
+        means = as_floats("means", self.means, 2)
+        covariances = as_floats("covariances", self.covariances, 3)
         n, d = means.shape
         if not n or not d or weights.shape != (n,) or covariances.shape != (n, d, d):
             shapes = f"weights {weights.shape}, means {means.shape}, covariances {covariances.shape}"
@@ -74,7 +74,11 @@ class GaussianMixture:
             weights = weights / total
         elif abs(total - 1) > WEIGHT_TOLERANCE:
             raise InputError(f"weights sum to {total:.12g}", f"1 within {WEIGHT_TOLERANCE:g}, or normalize=True")
-        for name, array in (("weights", weights), ("means", means), ("covariances", _symmetric(covariances))):
+        for name, array in (
+            ("weights", weights),
+            ("means", means),
+            ("covariances", symmetric(covariances, SYMMETRY_TOLERANCE)),
+        ):
             array.setflags(write=False)
             object.__setattr__(self, name, array)
         _ = self.cholesky  # refuses what is not positive definite
@@ -129,22 +133,10 @@ class GaussianMixture:
         >>> GaussianMixture([1.0], [[0.0]], [[[1.0]]]).logpdf(np.zeros((1, 1))).round(6).tolist()
         [-0.918939]
         """
-        from scipy.special import logsumexp
-
-        x = _as_floats("points", points, 2)
+        x = as_floats("points", points, 2)
         if x.shape[1] != self.dim:
             raise InputError(f"points have shape {x.shape}", f"(points, {self.dim})")
-        whitening = np.linalg.inv(self.cholesky)
-        with np.errstate(divide="ignore"):
-            log_factor = np.log(self.weights) - np.log(np.diagonal(self.cholesky, axis1=1, axis2=2)).sum(axis=1)
-        log_factor = log_factor - 0.5 * self.dim * math.log(2 * math.pi)
-        result = np.empty(len(x))
-        step = max(1, _BLOCK // (len(self) * self.dim))
-        for start in range(0, len(x), step):
-            offset = x[start : start + step, None, :] - self.means
-            squared = (np.matmul(whitening, offset[..., None])[..., 0] ** 2).sum(axis=2)
-            result[start : start + step] = logsumexp(log_factor - 0.5 * squared, axis=1)
-        return result
+        return algebra.log_density(self, x)
 
     def pdf(self, points: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
         """Density at some points, shape (points,): see :meth:`logpdf`."""
@@ -230,7 +222,7 @@ class GaussianMixture:
         [[1.0]]
         """
         known = self._dimensions(dims)
-        given = _as_floats("values", values, 1)
+        given = as_floats("values", values, 1)
         if given.shape != known.shape or known.size == self.dim:
             raise InputError(
                 f"{given.size} values for {known.size} of {self.dim} dimensions", "one each, and a dimension left over"
@@ -259,7 +251,7 @@ class GaussianMixture:
         InputError
             Where the shapes do not fit or the image is degenerate.
         """
-        a = _as_floats("matrix", matrix, 2)
+        a = as_floats("matrix", matrix, 2)
         if a.shape[1] != self.dim:
             raise InputError(f"matrix has shape {a.shape}", f"(new, {self.dim})")
         spread = np.matmul(a, self.cholesky)
@@ -363,7 +355,13 @@ class GaussianMixture:
         return conversions.from_sklearn(model)
 
     def to_sklearn(self) -> Any:
-        """Return a fitted ``sklearn.mixture.GaussianMixture`` of the same density, ready to score and predict.
+        """Make a fitted scikit-learn mixture, ready to score, predict and sample.
+
+        Returns
+        -------
+        sklearn.mixture.GaussianMixture
+            The same density, of covariance type ``full``. Where a weight is 0, NumPy warns of its logarithm when the
+            model is used; the numbers are right.
 
         Examples
         --------
@@ -406,7 +404,7 @@ class GaussianMixture:
 
         return conversions.from_torch(distribution)
 
-    def to_torch(self, dtype: torch.dtype | None = None, device: str | None = None) -> MixtureSameFamily:
+    def to_torch(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> MixtureSameFamily:
         """Return a ``torch.distributions.MixtureSameFamily`` of ``MultivariateNormal`` components.
 
         Parameters
@@ -420,6 +418,13 @@ class GaussianMixture:
         -------
         torch.distributions.MixtureSameFamily
             The same density.
+
+        Examples
+        --------
+        >>> import torch
+        >>> unit = GaussianMixture([1.0], [[0.0]], [[[1.0]]])
+        >>> unit.to_torch(dtype=torch.float32).log_prob(torch.zeros(1))
+        tensor(-0.9189)
         """
         from gmr_metric.interop import conversions
 
@@ -442,7 +447,7 @@ class GaussianMixture:
             ``scott`` or ``silverman``, the rules for the factor of the samples' standard deviations; that factor
             itself; or the kernel's covariance, shape (d, d).
         weights
-            The samples' weights, of any positive sum; equal where not given.
+            The samples' weights, of any positive sum, shape (n,); equal where not given.
 
         Returns
         -------
@@ -452,7 +457,8 @@ class GaussianMixture:
         Raises
         ------
         InputError
-            Where samples are not as said, or span fewer than d dimensions and the bandwidth is no matrix.
+            Where an argument is not as said, or the samples span fewer than d dimensions (too few, or on a line) and
+            the bandwidth is no matrix.
 
         Examples
         --------
@@ -474,29 +480,3 @@ class GaussianMixture:
         ):
             raise InputError(f"dims are {list(np.ravel(chosen))}", f"different whole numbers from 0 to {self.dim - 1}")
         return chosen
-
-
-def _as_floats(name: str, values: Any, ndim: int) -> np.ndarray:
-    """Return a fresh, finite float64 array."""
-    try:
-        array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} are no numbers: {error}", f"an array of {ndim} dimensions") from error
-    if array.ndim != ndim:
-        raise InputError(f"{name} have shape {array.shape}", f"an array of {ndim} dimensions")
-    if not np.isfinite(array).all():
-        place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise InputError(f"{name}[{', '.join(map(str, place))}] is {array[place]}", "finite numbers")
-    return array
-
-
-def _symmetric(covariances: np.ndarray) -> np.ndarray:
-    """Return covariances made exactly symmetric, once they are so but for rounding."""
-    mirrored = np.swapaxes(covariances, 1, 2)
-    asymmetry = np.abs(covariances - mirrored).max(axis=(1, 2))
-    wrong = np.flatnonzero(asymmetry > SYMMETRY_TOLERANCE * np.abs(covariances).max(axis=(1, 2)))
-    if wrong.size:
-        raise InputError(
-            f"covariance {wrong[0]} is not symmetric: entries differ by {asymmetry[wrong[0]]:g}", "symmetric matrices"
-        )
-    return np.asarray((covariances + mirrored) / 2)

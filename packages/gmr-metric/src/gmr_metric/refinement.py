@@ -140,15 +140,16 @@ class _Problem:
         """Minimise the divergence plus a share of the ISE, or the ISE alone; return the best parameters seen."""
         from scipy.optimize import minimize
 
-        best = [math.inf, start]
+        best_value, best = math.inf, start
 
         def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+            nonlocal best_value, best
             try:
                 value, gradient = self._objective(parameters, ise_weight)
             except np.linalg.LinAlgError:  # a step far too long: the line search takes a shorter one
-                return abs(best[0]) + 1e6, np.zeros_like(parameters)
-            if value < best[0]:
-                best[:] = value, parameters.copy()
+                return abs(best_value) + 1e6, np.zeros_like(parameters)
+            if value < best_value:
+                best_value, best = value, parameters.copy()
             return value, gradient
 
         entries = [(-8.0, 8.0) if diagonal else (-3000.0, 3000.0) for diagonal in self._diagonal]
@@ -167,7 +168,7 @@ class _Problem:
                 "gtol": 1e-9,
             },
         )
-        return best[1]
+        return best
 
     def _objective(self, parameters: np.ndarray, ise_weight: float) -> tuple[float, np.ndarray]:
         """Return divergence + weight * ISE, or ISE alone at an infinite weight, and its derivatives."""

@@ -16,7 +16,7 @@ _FORMAT, _VERSION = "gmr-metric mixture", 1
 _ARRAYS = ("weights", "means", "covariances")
 
 
-def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
+def write(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
     """Write a mixture's arrays whole or not at all; the ending decides, .json or .npz."""
     if Path(path).suffix == ".json":
         table = {"format": _FORMAT, "version": _VERSION, **{name: array.tolist() for name, array in arrays.items()}}

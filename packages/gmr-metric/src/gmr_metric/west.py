@@ -204,7 +204,7 @@ def _divergences(mixture: GaussianMixture, i: int) -> np.ndarray:
 
 def _errors(mixture: GaussianMixture, i: int) -> np.ndarray:
     """Return the integral squared errors between component i and all, over one scale."""
-    single = GaussianMixture([1.0], mixture.means[[i]], mixture.covariances[[i]])
+    single = GaussianMixture(np.ones(1), mixture.means[[i]], mixture.covariances[[i]])
     own = -0.5 * (mixture.dim * np.log(4 * np.pi) + _log_determinants(mixture))
     across = log_kernels(single, mixture)[0]
     scale = own.max()

@@ -140,7 +140,7 @@ def save_panels(
     ratios = [picture.shape[0] / picture.shape[1] for picture in pictures.values()]
     width = 7.0
     height = sum(width * ratio + 0.35 for ratio in ratios) + (0.35 if title else 0)
-    with _figure(path, (width, height), title) as figure:
+    with figure_file(path, (width, height), title=title) as figure:
         axes = figure.subplots(len(pictures), 1, squeeze=False, gridspec_kw={"height_ratios": ratios})[:, 0]
         for axis, (name, picture) in zip(axes, pictures.items(), strict=True):
             axis.imshow(picture, interpolation="nearest")
@@ -178,7 +178,7 @@ def save_curves(
     >>> path.exists()
     True
     """
-    with _figure(path, (6.0, 3.4), title) as figure:
+    with figure_file(path, (6.0, 3.4), title=title) as figure:
         axis = figure.subplots()
         for (name, (x, y)), colour in zip(curves.items(), itertools.cycle(COLOURS), strict=False):
             axis.plot(x, y, color=colour, label=name, linewidth=1.4)
@@ -189,8 +189,38 @@ def save_curves(
 
 
 @contextmanager
-def _figure(path: str | os.PathLike[str], inches: tuple[float, float], title: str) -> Iterator[Figure]:
-    """Give a figure in the house's style, outside pyplot's global state, and save it at the end."""
+def figure_file(path: str | os.PathLike[str], inches: tuple[float, float], *, title: str = "") -> Iterator[Figure]:
+    """Give an empty matplotlib figure in the house's style, and save it as one PNG at the end.
+
+    Parameters
+    ----------
+    path
+        The PNG file; it is written whole, or not at all where the body raises.
+    inches
+        Width and height.
+    title
+        The picture's title.
+
+    Yields
+    ------
+    matplotlib.figure.Figure
+        Outside pyplot's global state.
+
+    Raises
+    ------
+    InputError
+        Where the extra ``figures`` is missing.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> path = Path(tempfile.mkdtemp()) / "line.png"
+    >>> with figure_file(path, (3.0, 2.0), title="a line") as figure:
+    ...     _ = figure.subplots().plot([0, 1], [0, 1], color=COLOURS[0])
+    >>> path.exists()
+    True
+    """
     matplotlib: Any = require("matplotlib", package="sextet-common", extra="figures")
     figure_module: Any = require("matplotlib.figure", package="sextet-common", extra="figures")
     with matplotlib.rc_context(_STYLE):

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from sextet_common.errors import InputError
-from stonesoup.base import Property  # type: ignore[import-untyped]  # Stone Soup has no types
-from stonesoup.mixturereducer import MixtureReducer  # type: ignore[import-untyped]  # Stone Soup has no types
-from stonesoup.types.array import CovarianceMatrix, StateVector  # type: ignore[import-untyped]  # Stone Soup has no types
-from stonesoup.types.state import (  # type: ignore[import-untyped]  # Stone Soup has no types
+from stonesoup.base import Property
+from stonesoup.mixturereducer import MixtureReducer
+from stonesoup.types.array import CovarianceMatrix, StateVector
+from stonesoup.types.state import (
     TaggedWeightedGaussianState,
     WeightedGaussianState,
 )

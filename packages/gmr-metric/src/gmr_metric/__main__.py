@@ -1,0 +1,244 @@
+"""The command `gmr-metric`: reduce a mixture, compare methods and mixtures, estimate a density."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from sextet_common import cli, files
+from sextet_common.errors import InputError
+
+from gmr_metric.metrics import available_metrics, distance, kl_divergence
+from gmr_metric.mixture import GaussianMixture
+from gmr_metric.reduction import Reduction, available_methods
+from gmr_metric.reduction import reduce as reduce_mixture
+
+_Components = Annotated[int | None, tyro.conf.arg(aliases=["-k"])]
+_File = tyro.conf.Positional[Path]
+
+
+def reduce(
+    mixture: _File,
+    /,
+    n_components: _Components = None,
+    method: str = "oggmr",
+    max_distance: float | None = None,
+    option: tuple[str, ...] = (),
+    out: Path | None = None,
+    trace: Path | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Reduce a mixture; without --out its JSON goes to the standard output.
+
+    Parameters
+    ----------
+    mixture
+        The mixture's .json or .npz file.
+    n_components
+        How many components to keep at most.
+    method
+        One of those that `gmr-metric compare --help` lists.
+    max_distance
+        The largest angle to the original, in radians: the fewest components within it are kept.
+    option
+        The method's own options, NAME=VALUE.
+    out
+        Where the reduced mixture goes, .json or .npz.
+    trace
+        Where the components' assignment and the method's steps go, as JSON.
+    plot
+        Where a picture goes, .png.
+    """
+    original = GaussianMixture.load(mixture)
+    found = reduce_mixture(original, n_components, method, max_distance=max_distance, **_options(option))
+    if out is None:
+        arrays = {name: getattr(found.mixture, name).tolist() for name in ("weights", "means", "covariances")}
+        print(json.dumps({"format": "gmr-metric mixture", "version": 1, **arrays}))
+    else:
+        found.mixture.save(out)
+        ise = distance(original, found.mixture, "ise")
+        kept = f"{len(original)} components to {len(found.mixture)}"
+        print(f"{kept}: angle {found.distance:.6g}, ISE {ise:.6g}, {found.seconds:.3g} s; {out}")
+    if trace is not None:
+        steps = [step._asdict() for step in found.history]
+        table = {"assignment": found.assignment.tolist(), "distance": found.distance, "history": steps}
+        files.write_text(trace, json.dumps(table) + "\n")
+    if plot is not None:
+        from gmr_metric.plotting import plot_reduction
+
+        plot_reduction(found, plot)
+
+
+def distance_between(first: _File, second: _File, /, metric: str = "angle", samples: int = 10_000) -> None:
+    """Print the distance between two mixtures.
+
+    Parameters
+    ----------
+    first, second
+        The mixtures' .json or .npz files.
+    metric
+        angle, chord, sine, l2, ise, nise, cauchy-schwarz, mw2, kl, or all of them.
+    samples
+        How many samples kl draws.
+    """
+    f, g = GaussianMixture.load(first), GaussianMixture.load(second)
+    for name in available_metrics() if metric == "all" else (metric,):
+        if name == "kl":
+            estimate = kl_divergence(f, g, samples=samples)
+            print(f"kl {estimate.value:.6g} +- {estimate.standard_error:.2g} (standard error)")
+        else:
+            value = distance(f, g, name)
+            print(f"{name} {value:.12g}" if metric == "all" else f"{value:.12g}")
+
+
+def compare(
+    mixture: _File,
+    /,
+    n_components: Annotated[int, tyro.conf.arg(aliases=["-k"])],
+    methods: tuple[str, ...] = (),
+    samples: int = 10_000,
+    json_out: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    plot: Path | None = None,
+) -> None:
+    """Reduce a mixture by all methods: prune, threshold, salmond, west, williams, runnalls, cowa, gmrc, ctd, oggmr, ...
+
+    Parameters
+    ----------
+    mixture
+        The mixture's .json or .npz file.
+    n_components
+        How many components to keep at most.
+    methods
+        Only these methods.
+    samples
+        How many samples the Kullback-Leibler divergence draws.
+    json_out
+        Where the table goes, as JSON.
+    plot
+        Where a picture goes, .png.
+    """
+    original = GaussianMixture.load(mixture)
+    rows: list[dict[str, Any]] = []
+    for method in methods or available_methods():
+        try:
+            rows.append(_row(original, method, reduce_mixture(original, n_components, method), samples))
+        except InputError as error:
+            if methods or not 1 <= n_components <= len(original):
+                raise
+            rows.append({"method": method, "error": str(error)})
+    rows.sort(key=lambda row: row.get("angle", np.inf))
+    print(f"{'method':<12} {'angle':>10} {'ISE':>10} {'KL':>10} {'+-':>8} {'seconds':>9}  components")
+    for row in rows:
+        if "error" in row:
+            print(f"{row['method']:<12} {row['error']}")
+            continue
+        numbers = f"{row['angle']:>10.4g} {row['ise']:>10.4g} {row['kl']:>10.4g} {row['kl_error']:>8.1g}"
+        print(f"{row['method']:<12} {numbers} {row['seconds']:>9.3g}  {row['components']}")
+    if json_out is not None:
+        files.write_text(json_out, json.dumps(rows, indent=1) + "\n")
+    if plot is not None:
+        from gmr_metric.plotting import plot_comparison
+
+        drawn = {row["method"]: (row["angle"], row["seconds"]) for row in rows if "angle" in row}
+        title = f"{len(original)} components in {original.dim} dimensions, to {n_components}"
+        plot_comparison(drawn, plot, title=title)
+
+
+def kde(samples: _File, /, out: Path, bandwidth: str = "scott") -> None:
+    """Estimate a density from samples, as a mixture with a Gaussian at each.
+
+    Parameters
+    ----------
+    samples
+        A .csv file of numbers with or without a line of names, or a .npy file, one sample a row.
+    out
+        Where the mixture goes, .json or .npz.
+    bandwidth
+        scott, silverman, or the factor of the samples' standard deviations.
+    """
+    chosen: str | float = bandwidth
+    if bandwidth not in ("scott", "silverman"):
+        try:
+            chosen = float(bandwidth)
+        except ValueError:
+            raise InputError(f"bandwidth is {bandwidth!r}", "scott, silverman or a number > 0") from None
+    mixture = GaussianMixture.from_kde(_samples(samples), chosen)
+    mixture.save(out)
+    print(f"{len(mixture)} components in {mixture.dim} dimensions; {out}")
+
+
+def _row(original: GaussianMixture, method: str, found: Reduction, samples: int) -> dict[str, Any]:
+    """Return what the comparison shows of one reduction."""
+    # The first call of a method may compile or load what it needs: the second is what it takes.
+    began = time.perf_counter()
+    if found.seconds < 5:
+        reduce_mixture(original, len(found.mixture), method)
+    seconds = min(found.seconds, time.perf_counter() - began) if found.seconds < 5 else found.seconds
+    kl = kl_divergence(original, found.mixture, samples=samples)
+    return {
+        "method": method,
+        "angle": found.distance,
+        "ise": distance(original, found.mixture, "ise"),
+        "kl": kl.value,
+        "kl_error": kl.standard_error,
+        "seconds": seconds,
+        "components": len(found.mixture),
+    }
+
+
+def _options(words: Sequence[str]) -> dict[str, Any]:
+    """Read NAME=VALUE, the value as JSON where it is that, else as a word."""
+    options: dict[str, Any] = {}
+    for word in words:
+        name, mark, value = word.partition("=")
+        if not mark or not name.isidentifier():
+            raise InputError(f"option {word!r}", "NAME=VALUE")
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return options
+
+
+def _samples(path: Path) -> np.ndarray:
+    """Read samples, one a row."""
+    try:
+        if path.suffix == ".npy":
+            found = np.asarray(np.load(path, allow_pickle=False), dtype=np.float64)
+            return found[:, None] if found.ndim == 1 else found
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        named = bool(lines) and any(not _is_number(word) for word in lines[0].split(","))
+        return np.loadtxt(lines[named:], delimiter=",", ndmin=2)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist", "a .csv or .npy file of samples") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} cannot be read: {error}", "a .csv or .npy file of numbers") from error
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    commands: dict[str, Callable[..., None]] = {
+        "reduce": reduce,
+        "distance": distance_between,
+        "compare": compare,
+        "kde": kde,
+    }
+    return cli.run("gmr-metric", commands, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

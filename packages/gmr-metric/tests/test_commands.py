@@ -1,0 +1,120 @@
+"""The command line says and writes what the functions return."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gmr_metric.__main__ import main
+from gmr_metric.metrics import distance
+from gmr_metric.mixture import GaussianMixture
+from gmr_metric.reduction import available_methods, reduce
+
+
+@pytest.fixture
+def folder(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    make(1, 10, 2).save("mixture.json")
+    make(2, 3, 2).save("other.npz")
+    return tmp_path
+
+
+def command(words: str) -> int:
+    return main(words.split())
+
+
+def test_reduce_writes_the_mixture_the_trace_and_the_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("reduce mixture.json -k 4 --method runnalls --out reduced.json --trace trace.json --plot r.png") == 0
+    original = GaussianMixture.load("mixture.json")
+    expected = reduce(original, 4, "runnalls")
+    found = GaussianMixture.load("reduced.json")
+    np.testing.assert_array_equal(found.covariances, expected.mixture.covariances)
+    trace = json.loads(Path("trace.json").read_text())
+    assert trace["assignment"] == expected.assignment.tolist()
+    assert [tuple(s["components"]) for s in trace["history"]] == [s.components for s in expected.history]
+    assert Path("r.png").read_bytes()[1:4] == b"PNG"
+    assert f"10 components to 4: angle {expected.distance:.6g}" in capsys.readouterr().out
+
+
+def test_reduce_takes_a_distance_and_a_methods_own_options(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("reduce mixture.json --max-distance 0.2 --method williams --option reference=current") == 0
+    Path("printed.json").write_text(capsys.readouterr().out)
+    expected = reduce(GaussianMixture.load("mixture.json"), method="williams", max_distance=0.2, reference="current")
+    np.testing.assert_array_equal(GaussianMixture.load("printed.json").means, expected.mixture.means)
+    assert command("reduce mixture.json -k 3 --method threshold --option gate=0.5 --out r.npz") == 0
+    assert len(GaussianMixture.load("r.npz")) <= 3
+
+
+def test_distance_prints_one_or_all(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    f, g = GaussianMixture.load("mixture.json"), GaussianMixture.load("other.npz")
+    assert command("distance mixture.json other.npz") == 0
+    assert float(capsys.readouterr().out) == pytest.approx(distance(f, g), rel=1e-11)
+    assert command("distance mixture.json other.npz --metric all") == 0
+    lines = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
+    assert float(lines["mw2"]) == pytest.approx(distance(f, g, "mw2"), rel=1e-11)
+    assert float(lines["kl"]) == pytest.approx(distance(f, g, "kl"), rel=1e-5)
+
+
+def test_compare_shows_every_method_by_its_angle(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("compare mixture.json -k 3 --json c.json --plot c.png --samples 500") == 0
+    rows = json.loads(Path("c.json").read_text())
+    assert {row["method"] for row in rows} == set(available_methods())
+    angles = [row["angle"] for row in rows]
+    assert angles == sorted(angles)
+    oggmr = next(row for row in rows if row["method"] == "oggmr")
+    assert oggmr["angle"] == pytest.approx(reduce(GaussianMixture.load("mixture.json"), 3).distance, rel=1e-9)
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in shown[1:]] == [row["method"] for row in rows]
+    assert Path("c.png").exists()
+
+
+def test_compare_goes_on_where_a_method_cannot(make, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(3, 14, 1).save("large.json")
+    assert command("compare large.json -k 3 --samples 200") == 0
+    assert "brute-force over 14 components" in capsys.readouterr().out
+    assert command("compare large.json -k 3 --methods brute-force") == 2
+    assert command("compare large.json -k 3 --methods runnalls salmond --samples 200") == 0
+
+
+@pytest.mark.parametrize("name", ["points.csv", "bare.csv", "points.npy"])
+def test_kde_reads_tables_with_and_without_names_and_arrays(folder: Path, name: str) -> None:
+    points = np.random.default_rng(0).normal(size=(20, 2))
+    np.savetxt("points.csv", points, delimiter=",", header="width,height", comments="")
+    np.savetxt("bare.csv", points, delimiter=",")
+    np.save("points.npy", points)
+    assert main(["kde", name, "--bandwidth", "0.4", "--out", "kde.json"]) == 0
+    expected = GaussianMixture.from_kde(points, 0.4)
+    np.testing.assert_allclose(GaussianMixture.load("kde.json").covariances, expected.covariances, rtol=1e-12)
+
+
+def test_bad_input_is_one_line_and_leaves_no_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("broken.json").write_text('{"format": "gmr-metric mixture", ')
+    Path("words.csv").write_text("a,b\n1,two\n")
+    for words, message in (
+        ("reduce missing.json -k 3", "missing.json does not exist"),
+        ("reduce broken.json -k 3", "broken.json cannot be read"),
+        ("reduce mixture.json -k 11 --out r.json", "n_components is 11; expected: a whole number from 1 to 10"),
+        ("reduce mixture.json --out r.json", "neither n_components nor max_distance"),
+        ("reduce mixture.json -k 2 --method best --out r.json", "method 'best' is unknown; expected: prune, threshold"),
+        ("reduce mixture.json -k 2 --option reference --out r.json", "option 'reference'; expected: NAME=VALUE"),
+        ("reduce mixture.json -k 2 --option gate=1 --out r.json", "oggmr has no option 'gate'"),
+        ("reduce mixture.json -k 2 --out r.txt", "no known ending"),
+        ("distance mixture.json other.npz --metric far", "metric 'far' is unknown"),
+        ("compare mixture.json -k 0", "n_components is 0"),
+        ("kde words.csv --out k.json", "words.csv cannot be read"),
+        ("kde none.npy --out k.json", "none.npy does not exist"),
+        ("kde words.csv --bandwidth wide --out k.json", "bandwidth is 'wide'"),
+    ):
+        assert command(words) == 2, words
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    assert not any(Path(name).exists() for name in ("r.json", "r.txt", "k.json"))
+
+
+def test_the_module_runs_as_a_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "gmr_metric", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("gmr-metric ")
