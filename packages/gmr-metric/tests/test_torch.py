@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gmr_metric.inner import log_inner_product
+from gmr_metric.metrics import similarity
+from gmr_metric.mixture import GaussianMixture
 from gmr_metric.torch import log_inner_products, log_similarity_matrix, similarity_matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -136,6 +139,24 @@ def test_the_three_kinds_agree_on_the_same_mixtures(dims: int) -> None:
     torch.testing.assert_close(log_inner_products(log_weights, means, diagonal), isotropic, rtol=1e-12, atol=1e-12)
     full = log_inner_products(log_weights, means, torch.diag_embed(diagonal))
     torch.testing.assert_close(full, isotropic, rtol=1e-12, atol=1e-12)
+
+
+@kinds
+def test_a_matrix_of_log_similarities_is_the_numpy_cores_pair_by_pair(kind: str) -> None:
+    f, g = draw(3, 4, 3, 3, kind), draw(4, 3, 40, 3, kind)  # 40 components go through the compiled loops
+    found, products = log_similarity_matrix(*f, *g), log_inner_products(*f, *g)
+    mixtures = [
+        [
+            GaussianMixture(w.softmax(0).numpy(), m.numpy(), c.numpy())
+            for w, m, c in zip(batch[0], batch[1], as_full(*batch[1:]), strict=True)
+        ]
+        for batch in (f, g)
+    ]
+    for i, one in enumerate(mixtures[0]):
+        for j, other in enumerate(mixtures[1]):
+            scale = float(f[0][i].logsumexp(0) + g[0][j].logsumexp(0))  # the batch's weights do not sum to one
+            assert abs(float(products[i, j]) - scale - log_inner_product(one, other)) < 1e-10
+            assert abs(float(found[i, j]) - math.log(similarity(one, other))) < 1e-10
 
 
 def test_the_inner_product_of_two_one_dimensional_mixtures_is_their_integral() -> None:

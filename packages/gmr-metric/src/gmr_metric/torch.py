@@ -6,7 +6,8 @@ says their kind: (batch, components) isotropic variances, (batch, components, di
 mean and covariance must be valid all the same, any will do.
 
 Only shapes and dtypes are checked: to look at values would make a GPU wait for the host. A variance that is not
-positive gives NaN or infinity; a full matrix that is not positive definite makes ``torch.linalg.cholesky`` raise.
+positive gives NaN or infinity; a full matrix that is not positive definite makes ``torch.linalg.cholesky`` raise,
+for which alone the host waits: isotropic and diagonal batches never make it wait.
 """
 
 from __future__ import annotations
