@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gmr_metric import algebra
 from gmr_metric.mixture import GaussianMixture
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +31,13 @@ def test_the_log_density_survives_where_the_density_underflows() -> None:
     unit = GaussianMixture([1.0, 0.0], [[0.0], [1.0]], [[[1.0]], [[1.0]]])
     assert unit.pdf(np.array([[1000.0]]))[0] == 0
     assert unit.logpdf(np.array([[1000.0]]))[0] == pytest.approx(-500000 - 0.5 * np.log(2 * np.pi), rel=1e-12)
+
+
+def test_the_density_is_the_same_in_blocks(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixture, points = make(4), np.random.default_rng(4).normal(size=(7, 2))
+    whole = mixture.logpdf(points)
+    monkeypatch.setattr(algebra, "_BLOCK", 2 * 3 * 2)  # two points of three components in two dimensions
+    np.testing.assert_array_equal(mixture.logpdf(points), whole)
 
 
 @pytest.mark.parametrize("d", [1, 3])

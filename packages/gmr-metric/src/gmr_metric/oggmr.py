@@ -99,12 +99,18 @@ def _refined(mixture: GaussianMixture, starts: list[Outcome]) -> Outcome:
     tried = np.flatnonzero(angles <= 2 * angles.min())
     kernels = len(mixture) * len(merged[0]) * mixture.dim**2
     most = 500 if kernels < _LARGE else 50
-    trials = [refine_all(mixture, merged[i], max_iterations=most // 10) for i in tried]
-    best = int(np.argmin([distance(mixture, trial) for trial in trials]))
-    refined = refine_all(mixture, trials[best], max_ise=max_ise, max_iterations=most)
-    chosen = starts[tried[best]]
-    step = Step("refine", (), len(refined), distance(mixture, refined))
-    return Outcome(chosen.assignment, refined, (*chosen.history, step))
+    trials = [(i, refine_all(mixture, merged[i], max_iterations=most // 10)) for i in tried.tolist()]
+    ranked = sorted(((distance(mixture, trial), i, trial) for i, trial in trials), key=lambda t: t[:2])
+    nearest, chosen, refined = np.inf, 0, merged[0]
+    for angle, i, trial in ranked:
+        if angle >= nearest:
+            break
+        final = refine_all(mixture, trial, max_ise=max_ise, max_iterations=most)
+        reached = distance(mixture, final)
+        if reached < min(nearest, angles[0]):
+            nearest, chosen, refined = reached, i, final
+    steps = (*starts[chosen].history, Step("refine", (), len(refined), distance(mixture, refined)))
+    return Outcome(starts[chosen].assignment, refined, steps)
 
 
 def _largest(mixture: GaussianMixture, n_components: int) -> Outcome:
