@@ -8,7 +8,7 @@ import numpy as np
 def plain_runnalls(
     weights: np.ndarray, means: np.ndarray, covariances: np.ndarray, n_components: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Merge the cheapest pair of the table, recompute its row, and go on."""
+    """Merge the cheapest pair of the table, recompute its row and the minima that it changes, and go on."""
     w, m, p = weights.copy(), means.copy(), covariances.copy()
     n = len(w)
     log_determinants = np.linalg.slogdet(p)[1]
@@ -25,19 +25,24 @@ def plain_runnalls(
 
     for i in range(n - 1):
         table[i, i + 1 :] = row(i, np.arange(i + 1, n))
+    least, where = table.min(axis=1), table.argmin(axis=1)
     alive = np.ones(n, dtype=bool)
     for _ in range(n - n_components):
-        i, j = divmod(int(table.argmin()), n)
+        i = int(least.argmin())
+        j = int(where[i])
         total = w[i] + w[j]
         a, b, e = w[i] / total, w[j] / total, m[j] - m[i]
         p[i] = a * p[i] + b * p[j] + a * b * np.outer(e, e)
         m[i], w[i] = m[i] + b * e, total
         log_determinants[i] = np.linalg.slogdet(p[i])[1]
-        alive[j] = False
+        alive[j], least[j] = False, np.inf
         table[j], table[:, j] = np.inf, np.inf
         others = np.flatnonzero(alive)
         others = others[others != i]
         costs = row(i, others)
         before = others < i
         table[others[before], i], table[i, others[~before]] = costs[before], costs[~before]
+        stale = np.flatnonzero(alive & ((where == i) | (where == j) | (table[:, i] < least)))
+        stale = np.union1d(stale, [i])
+        least[stale], where[stale] = table[stale].min(axis=1), table[stale].argmin(axis=1)
     return w[alive], m[alive], p[alive]

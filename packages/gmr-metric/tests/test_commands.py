@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from gmr_metric.__main__ import main
 from gmr_metric.metrics import distance
 from gmr_metric.mixture import GaussianMixture
-from gmr_metric.reduction import available_methods, reduce
+from gmr_metric.reduction import _BUILT_IN, available_methods, reduce
 
 
 @pytest.fixture
@@ -37,7 +38,26 @@ def test_reduce_writes_the_mixture_the_trace_and_the_picture(folder: Path, capsy
     assert trace["assignment"] == expected.assignment.tolist()
     assert [tuple(s["components"]) for s in trace["history"]] == [s.components for s in expected.history]
     assert Path("r.png").read_bytes()[1:4] == b"PNG"
-    assert f"10 components to 4: angle {expected.distance:.6g}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    ise = distance(original, expected.mixture, "ise")
+    assert said.startswith(f"10 components to 4: angle {expected.distance:.6g}, ISE {ise:.6g}, ")
+    assert said.endswith("; reduced.json, trace.json, r.png\n") and said.count("\n") == 1
+
+
+def test_what_reduce_prints_is_the_file_it_would_write(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("reduce mixture.json -k 3 --method runnalls") == 0
+    printed = capsys.readouterr().out
+    assert command("reduce mixture.json -k 3 --method runnalls --out r.json") == 0
+    assert Path("r.json").read_text() == printed
+
+
+def test_every_method_can_be_traced_and_is_named_in_the_help(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("reduce --help") == 0
+    words = re.findall(r"[\w-]+", capsys.readouterr().out)
+    for method in _BUILT_IN:  # other tests may have registered more
+        assert method in words
+        assert command(f"reduce mixture.json -k 3 --method {method} --out r.json --trace {method}.json") == 0
+        assert len(json.loads(Path(f"{method}.json").read_text())["assignment"]) == 10
 
 
 def test_reduce_takes_a_distance_and_a_methods_own_options(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,6 +67,14 @@ def test_reduce_takes_a_distance_and_a_methods_own_options(folder: Path, capsys:
     np.testing.assert_array_equal(GaussianMixture.load("printed.json").means, expected.mixture.means)
     assert command("reduce mixture.json -k 3 --method threshold --option gate=0.5 --out r.npz") == 0
     assert len(GaussianMixture.load("r.npz")) <= 3
+
+
+def test_a_repeated_option_adds_to_the_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("reduce mixture.json -k 3 --option refine=none --option reference=current --out r.json") == 0
+    expected = reduce(GaussianMixture.load("mixture.json"), 3, refine="none", reference="current")
+    np.testing.assert_array_equal(GaussianMixture.load("r.json").means, expected.mixture.means)
+    assert command("reduce mixture.json -k 3 --option refine=bogus --option reference=current --out r.json") == 2
+    assert "refine is 'bogus'" in capsys.readouterr().err
 
 
 def test_distance_prints_one_or_all(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,8 +104,11 @@ def test_compare_goes_on_where_a_method_cannot(make, folder: Path, capsys: pytes
     make(3, 14, 1).save("large.json")
     assert command("compare large.json -k 3 --samples 200") == 0
     assert "brute-force over 14 components" in capsys.readouterr().out
-    assert command("compare large.json -k 3 --methods brute-force") == 2
-    assert command("compare large.json -k 3 --methods runnalls salmond --samples 200") == 0
+    assert command("compare large.json -k 3 --methods brute-force,runnalls --samples 200 --plot c.png") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in shown[1:]] == ["runnalls", "brute-force"]
+    assert command("compare large.json -k 3 --methods brute-force") == 2  # nothing is left to compare
+    assert "at most 13 components" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["points.csv", "bare.csv", "points.npy"])
@@ -91,9 +122,13 @@ def test_kde_reads_tables_with_and_without_names_and_arrays(folder: Path, name: 
     np.testing.assert_allclose(GaussianMixture.load("kde.json").covariances, expected.covariances, rtol=1e-12)
 
 
-def test_bad_input_is_one_line_and_leaves_no_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line_and_leaves_no_file(make, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("broken.json").write_text('{"format": "gmr-metric mixture", ')
     Path("words.csv").write_text("a,b\n1,two\n")
+    Path("half.csv").write_text("1,x\n2,3\n4,5\n6,1\n")
+    Path("empty.csv").touch()
+    make(4, 2, 3).save("space.json")
+    np.save("complex.npy", np.ones((5, 2)) * 1j)
     for words, message in (
         ("reduce missing.json -k 3", "missing.json does not exist"),
         ("reduce broken.json -k 3", "broken.json cannot be read"),
@@ -103,8 +138,17 @@ def test_bad_input_is_one_line_and_leaves_no_file(folder: Path, capsys: pytest.C
         ("reduce mixture.json -k 2 --option reference --out r.json", "option 'reference'; expected: NAME=VALUE"),
         ("reduce mixture.json -k 2 --option gate=1 --out r.json", "oggmr has no option 'gate'"),
         ("reduce mixture.json -k 2 --out r.txt", "no known ending"),
+        ("reduce missing.json -k 2 --out r.txt", "no known ending"),  # before any work
+        ("reduce mixture.json -k 2 --out r.json --plot r.pdf", "r.pdf has no known ending; expected: .png"),
+        ("reduce mixture.json -k 2 --out words.csv/r.json", "words.csv/r.json cannot be written"),
         ("distance mixture.json other.npz --metric far", "metric 'far' is unknown"),
+        ("distance mixture.json space.json", "mixtures of 2 and 3 dimensions"),
         ("compare mixture.json -k 0", "n_components is 0"),
+        ("compare mixture.json -k 2 --methods runnalls,best", "method 'best' is unknown; expected: prune, threshold"),
+        ("compare mixture.json -k 2 --plot c.jpg", "c.jpg has no known ending; expected: .png"),
+        ("kde half.csv --out k.json", "half.csv cannot be read"),
+        ("kde empty.csv --out k.json", "empty.csv cannot be read: it holds no numbers"),
+        ("kde complex.npy --out k.json", "complex.npy cannot be read: its numbers are complex128"),
         ("kde words.csv --out k.json", "words.csv cannot be read"),
         ("kde none.npy --out k.json", "none.npy does not exist"),
         ("kde words.csv --bandwidth wide --out k.json", "bandwidth is 'wide'"),
@@ -112,9 +156,14 @@ def test_bad_input_is_one_line_and_leaves_no_file(folder: Path, capsys: pytest.C
         assert command(words) == 2, words
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
-    assert not any(Path(name).exists() for name in ("r.json", "r.txt", "k.json"))
+    assert not any(Path(name).exists() for name in ("r.json", "r.txt", "r.pdf", "c.jpg", "k.json"))
 
 
-def test_the_module_runs_as_a_program() -> None:
-    done = subprocess.run([sys.executable, "-m", "gmr_metric", "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("gmr-metric ")
+def test_the_module_runs_as_a_program(folder: Path) -> None:
+    def program(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "gmr_metric", *words], capture_output=True, text=True, check=False)
+
+    assert program("--version").stdout.startswith("gmr-metric ")
+    assert program("distance", "mixture.json", "mixture.json").stdout == "0\n"
+    failed = program("distance", "mixture.json", "missing.json")
+    assert failed.returncode == 2 and failed.stderr.count("\n") == 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +21,8 @@ from gmr_metric.reduction import reduce as reduce_mixture
 
 _Components = Annotated[int | None, tyro.conf.arg(aliases=["-k"])]
 _File = tyro.conf.Positional[Path]
+_Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+_QUICK = 5.0  # seconds; a method that took less is timed again
 
 
 def reduce(
@@ -29,7 +31,7 @@ def reduce(
     n_components: _Components = None,
     method: str = "oggmr",
     max_distance: float | None = None,
-    option: tuple[str, ...] = (),
+    option: _Repeated = (),
     out: Path | None = None,
     trace: Path | None = None,
     plot: Path | None = None,
@@ -43,11 +45,11 @@ def reduce(
     n_components
         How many components to keep at most.
     method
-        One of those that `gmr-metric compare --help` lists.
+        prune, threshold, salmond, west, williams, runnalls, cowa, gmrc, ctd, brute-force or oggmr.
     max_distance
         The largest angle to the original, in radians: the fewest components within it are kept.
     option
-        The method's own options, NAME=VALUE.
+        An option of the method's own, NAME=VALUE; once for each.
     out
         Where the reduced mixture goes, .json or .npz.
     trace
@@ -55,24 +57,31 @@ def reduce(
     plot
         Where a picture goes, .png.
     """
+    _check_ending(out, ".json", ".npz")
+    _check_ending(plot, ".png")
     original = GaussianMixture.load(mixture)
     found = reduce_mixture(original, n_components, method, max_distance=max_distance, **_options(option))
     if out is None:
         arrays = {name: getattr(found.mixture, name).tolist() for name in ("weights", "means", "covariances")}
         print(json.dumps({"format": "gmr-metric mixture", "version": 1, **arrays}))
     else:
-        found.mixture.save(out)
-        ise = distance(original, found.mixture, "ise")
-        kept = f"{len(original)} components to {len(found.mixture)}"
-        print(f"{kept}: angle {found.distance:.6g}, ISE {ise:.6g}, {found.seconds:.3g} s; {out}")
+        with _writing(out):
+            found.mixture.save(out)
     if trace is not None:
         steps = [step._asdict() for step in found.history]
         table = {"assignment": found.assignment.tolist(), "distance": found.distance, "history": steps}
-        files.write_text(trace, json.dumps(table) + "\n")
+        with _writing(trace):
+            files.write_text(trace, json.dumps(table) + "\n")
     if plot is not None:
         from gmr_metric.plotting import plot_reduction
 
-        plot_reduction(found, plot)
+        with _writing(plot):
+            plot_reduction(found, plot)
+    if out is not None:
+        kept = f"{len(original)} components to {len(found.mixture)}"
+        ise = distance(original, found.mixture, "ise")
+        written = ", ".join(str(path) for path in (out, trace, plot) if path is not None)
+        print(f"{kept}: angle {found.distance:.6g}, ISE {ise:.6g}, {found.seconds:.3g} s; {written}")
 
 
 def distance_between(first: _File, second: _File, /, metric: str = "angle", samples: int = 10_000) -> None:
@@ -101,12 +110,12 @@ def compare(
     mixture: _File,
     /,
     n_components: Annotated[int, tyro.conf.arg(aliases=["-k"])],
-    methods: tuple[str, ...] = (),
+    methods: str = "",
     samples: int = 10_000,
     json_out: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     plot: Path | None = None,
 ) -> None:
-    """Reduce a mixture by all methods: prune, threshold, salmond, west, williams, runnalls, cowa, gmrc, ctd, oggmr, ...
+    """Reduce a mixture by all methods, and show the angle, ISE, KL and seconds of each.
 
     Parameters
     ----------
@@ -115,7 +124,7 @@ def compare(
     n_components
         How many components to keep at most.
     methods
-        Only these methods.
+        Only these methods, with commas between them; all where not given.
     samples
         How many samples the Kullback-Leibler divergence draws.
     json_out
@@ -123,15 +132,24 @@ def compare(
     plot
         Where a picture goes, .png.
     """
+    _check_ending(plot, ".png")
+    chosen = tuple(methods.split(",")) if methods else available_methods()
+    for method in chosen:
+        if method not in available_methods():
+            raise InputError(f"method {method!r} is unknown", ", ".join(available_methods()))
     original = GaussianMixture.load(mixture)
     rows: list[dict[str, Any]] = []
-    for method in methods or available_methods():
+    complaints: list[InputError] = []
+    for method in chosen:
         try:
-            rows.append(_row(original, method, reduce_mixture(original, n_components, method), samples))
+            found = reduce_mixture(original, n_components, method)
         except InputError as error:
-            if methods or not 1 <= n_components <= len(original):
-                raise
+            complaints.append(error)
             rows.append({"method": method, "error": str(error)})
+        else:
+            rows.append(_row(original, method, n_components, found, samples))
+    if len(complaints) == len(rows):  # nothing to compare
+        raise complaints[0]
     rows.sort(key=lambda row: row.get("angle", np.inf))
     print(f"{'method':<12} {'angle':>10} {'ISE':>10} {'KL':>10} {'+-':>8} {'seconds':>9}  components")
     for row in rows:
@@ -141,13 +159,15 @@ def compare(
         numbers = f"{row['angle']:>10.4g} {row['ise']:>10.4g} {row['kl']:>10.4g} {row['kl_error']:>8.1g}"
         print(f"{row['method']:<12} {numbers} {row['seconds']:>9.3g}  {row['components']}")
     if json_out is not None:
-        files.write_text(json_out, json.dumps(rows, indent=1) + "\n")
+        with _writing(json_out):
+            files.write_text(json_out, json.dumps(rows, indent=1) + "\n")
     if plot is not None:
         from gmr_metric.plotting import plot_comparison
 
         drawn = {row["method"]: (row["angle"], row["seconds"]) for row in rows if "angle" in row}
         title = f"{len(original)} components in {original.dim} dimensions, to {n_components}"
-        plot_comparison(drawn, plot, title=title)
+        with _writing(plot):
+            plot_comparison(drawn, plot, title=title)
 
 
 def kde(samples: _File, /, out: Path, bandwidth: str = "scott") -> None:
@@ -162,6 +182,7 @@ def kde(samples: _File, /, out: Path, bandwidth: str = "scott") -> None:
     bandwidth
         scott, silverman, or the factor of the samples' standard deviations.
     """
+    _check_ending(out, ".json", ".npz")
     chosen: str | float = bandwidth
     if bandwidth not in ("scott", "silverman"):
         try:
@@ -169,17 +190,16 @@ def kde(samples: _File, /, out: Path, bandwidth: str = "scott") -> None:
         except ValueError:
             raise InputError(f"bandwidth is {bandwidth!r}", "scott, silverman or a number > 0") from None
     mixture = GaussianMixture.from_kde(_samples(samples), chosen)
-    mixture.save(out)
+    with _writing(out):
+        mixture.save(out)
     print(f"{len(mixture)} components in {mixture.dim} dimensions; {out}")
 
 
-def _row(original: GaussianMixture, method: str, found: Reduction, samples: int) -> dict[str, Any]:
+def _row(original: GaussianMixture, method: str, n_components: int, found: Reduction, samples: int) -> dict[str, Any]:
     """Return what the comparison shows of one reduction."""
-    # The first call of a method may compile or load what it needs: the second is what it takes.
-    began = time.perf_counter()
-    if found.seconds < 5:
-        reduce_mixture(original, len(found.mixture), method)
-    seconds = min(found.seconds, time.perf_counter() - began) if found.seconds < 5 else found.seconds
+    seconds = found.seconds
+    if seconds < _QUICK:  # the first call of a method may also compile or load what it needs
+        seconds = min(seconds, reduce_mixture(original, n_components, method).seconds)
     kl = kl_divergence(original, found.mixture, samples=samples)
     return {
         "method": method,
@@ -206,19 +226,46 @@ def _options(words: Sequence[str]) -> dict[str, Any]:
     return options
 
 
+def _check_ending(path: Path | None, *endings: str) -> None:
+    """Refuse a file of another kind before the work rather than after it."""
+    if path is not None and path.suffix not in endings:
+        raise InputError(f"{path} has no known ending", " or ".join(endings))
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Name the file that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}", "a place for a file") from error
+
+
 def _samples(path: Path) -> np.ndarray:
     """Read samples, one a row."""
     try:
-        if path.suffix == ".npy":
-            found = np.asarray(np.load(path, allow_pickle=False), dtype=np.float64)
-            return found[:, None] if found.ndim == 1 else found
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        named = bool(lines) and any(not _is_number(word) for word in lines[0].split(","))
-        return np.loadtxt(lines[named:], delimiter=",", ndmin=2)
+        return _array(path) if path.suffix == ".npy" else _table(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist", "a .csv or .npy file of samples") from None
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path} cannot be read: {error}", "a .csv or .npy file of numbers") from error
+
+
+def _array(path: Path) -> np.ndarray:
+    found = np.load(path, allow_pickle=False)
+    if found.dtype.kind not in "biuf":
+        raise ValueError(f"its numbers are {found.dtype}")
+    return np.asarray(found[:, None] if found.ndim == 1 else found, dtype=np.float64)
+
+
+def _table(path: Path) -> np.ndarray:
+    """Read comma-separated numbers; a first line without any number holds the columns' names."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if lines and not any(_is_number(word) for word in lines[0].split(",")):
+        del lines[0]
+    if not lines:
+        raise ValueError("it holds no numbers")
+    return np.loadtxt(lines, delimiter=",", ndmin=2)
 
 
 def _is_number(word: str) -> bool:

@@ -196,7 +196,7 @@ def _runnalls_costs(i, first, stop, weights, means, packed, log_determinants, re
 
 
 @_jit
-def _ise_costs(i, first, stop, weights, means, packed, self_kernels, log_scale, result):
+def ise_row(i, first, stop, weights, means, packed, self_kernels, log_scale, result):
     """Squared norm of the change that merging component i with each of first..stop makes, over the scale."""
     d, n_packed = means.shape[0], packed.shape[0]
     share, logs, squares, kernel = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
@@ -258,7 +258,7 @@ def _costs(kind, i, first, stop, weights, means, packed, own, log_scale, result)
     elif kind == RUNNALLS:
         _runnalls_costs(i, first, stop, weights, means, packed, own, result)
     else:
-        _ise_costs(i, first, stop, weights, means, packed, own, log_scale, result)
+        ise_row(i, first, stop, weights, means, packed, own, log_scale, result)
 
 
 @_jit

@@ -13,6 +13,8 @@ from gmr_metric.mixture import GaussianMixture
 if TYPE_CHECKING:
     from jaxtyping import Integer
 
+_BLOCK = 2**16  # divergences to compute at a time, so that they stay in the cache
+
 
 class Step(NamedTuple):
     """One step of a reduction.
@@ -82,10 +84,22 @@ def nearest_kept(mixture: GaussianMixture, kept: Integer[np.ndarray, " kept"]) -
     """
     assignment = np.empty(len(mixture), dtype=np.intp)
     assignment[kept] = np.arange(len(kept))
-    inverse = np.linalg.inv(mixture.covariances[kept])
+    whitening = np.linalg.inv(mixture.cholesky[kept])
+    precision = np.matmul(np.swapaxes(whitening, 1, 2), whitening)
     log_determinant = 2 * np.log(np.diagonal(mixture.cholesky[kept], axis1=1, axis2=2)).sum(axis=1)
-    for dropped in np.setdiff1d(np.arange(len(mixture)), kept):
-        offset = mixture.means[kept] - mixture.means[dropped]
-        spread = mixture.covariances[dropped] + offset[:, :, None] * offset[:, None, :]
-        assignment[dropped] = np.argmin(np.einsum("lij,lij->l", inverse, spread) + log_determinant)
+    dropped = np.setdiff1d(np.arange(len(mixture)), kept)
+    step = max(1, _BLOCK // len(kept))
+    for start in range(0, len(dropped), step):
+        block = dropped[start : start + step]
+        # Sums entry by entry rather than matrix products: those round equal candidates differently, and break ties.
+        twice = np.tile(log_determinant, (len(block), 1))
+        offsets = [mixture.means[block, k, None] - mixture.means[kept, k] for k in range(mixture.dim)]
+        for row in range(mixture.dim):
+            white = np.zeros_like(twice)
+            for k in range(row + 1):
+                white += whitening[:, row, k] * offsets[k]
+                both = 1 if row == k else 2
+                twice += (both * precision[:, row, k]) * mixture.covariances[block, row, k, None]
+            twice += white**2
+        assignment[block] = twice.argmin(axis=1)
     return assignment

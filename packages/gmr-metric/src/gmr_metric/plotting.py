@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sextet_common.errors import InputError
@@ -18,7 +17,11 @@ from gmr_metric.reduction import Reduction
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_FAINT = "#8d99ae"
+_GREY = COLOURS[5]
+_COLOURS = COLOURS[:5]
+_DASHES = ("-", "--", ":", "-.")  # one for each time the colours begin again
+_PIXELS = 160
+_SIGMAS = 4  # how far from its mean a component of one dimension is drawn
 
 
 class Ellipse(NamedTuple):
@@ -66,9 +69,10 @@ def ellipses(mixture: GaussianMixture) -> list[Ellipse]:
 def plot_reduction(reduction: Reduction, path: str | os.PathLike[str]) -> None:
     """Draw a reduction as one PNG.
 
-    In one dimension both densities and the reduced components are drawn; in two the original's density, its
-    components as faint ellipses and the reduced ones as coloured ellipses of one and two sigma; more dimensions
-    are projected onto the original's two principal axes.
+    In one dimension both densities and their components are drawn; in two the original's density, the reduced
+    components as ellipses of one and two sigma, and the original ones faintly in the colour of theirs; more
+    dimensions are projected onto the original's two principal axes. Colours begin again after five components,
+    with another dash.
 
     Parameters
     ----------
@@ -99,14 +103,19 @@ def plot_reduction(reduction: Reduction, path: str | os.PathLike[str]) -> None:
         with figure_file(path, (6.5, 3.6), title=title) as figure:
             _draw_line(figure.subplots(), original, reduced)
         return
+    names = ("dimension 0", "dimension 1")
     if original.dim > 2:
         values, vectors = np.linalg.eigh(original.covariance())
         plane = vectors[:, ::-1][:, :2].T
         original, reduced = original.affine(plane), reduced.affine(plane)
         share = values[-2:].sum() / values.sum()
         title += f"\nprojected onto two principal axes, {share:.0%} of the variance"
-    with figure_file(path, (6.5, 5.2), title=title) as figure:
-        _draw_plane(figure.subplots(), original, reduced, reduction.assignment)
+        names = ("first principal axis", "second principal axis")
+    with figure_file(path, (6.5, 5.6), title=title) as figure:
+        axis = figure.subplots()
+        _draw_plane(axis, original, reduced, reduction.assignment)
+        axis.set_xlabel(names[0])
+        axis.set_ylabel(names[1])
 
 
 def plot_comparison(rows: Mapping[str, tuple[float, float]], path: str | os.PathLike[str], *, title: str = "") -> None:
@@ -128,63 +137,114 @@ def plot_comparison(rows: Mapping[str, tuple[float, float]], path: str | os.Path
     """
     if not rows:
         raise InputError("no method to draw", "at least one")
-    names = list(rows)
-    with figure_file(path, (7.0, 1.0 + 0.3 * len(names)), title=title) as figure:
+    with figure_file(path, (7.0, 1.0 + 0.3 * len(rows)), title=title) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
-        places = np.arange(len(names))[::-1]
-        for axis, column, label, colour in (
-            (left, 0, "angle to the original (radians)", COLOURS[0]),
-            (right, 1, "seconds", COLOURS[1]),
-        ):
-            values = [rows[name][column] for name in names]
-            axis.hlines(places, min(values), values, color=colour, alpha=0.3, linewidth=2)
-            axis.plot(values, places, "o", color=colour)
-            axis.set_xscale("log")
-            axis.set_xlabel(label)
-        left.set_yticks(places, names)
+        _draw_comparison(left, right, rows)
+
+
+def _draw_comparison(left: Axes, right: Axes, rows: Mapping[str, tuple[float, float]]) -> None:
+    """Draw the angles as bars from zero and the seconds as points on a logarithmic axis, each with its number."""
+    places = np.arange(len(rows))[::-1]
+    angles, seconds = zip(*rows.values(), strict=True)
+    bars = left.barh(places, angles, height=0.6, color=COLOURS[0])
+    left.bar_label(bars, labels=[f"{angle:.3g}" for angle in angles], padding=3, fontsize=8)
+    left.margins(x=0.2)  # room for the numbers
+    left.set_xlabel("angle to the original (radians)")
+    left.set_yticks(places, list(rows))
+    left.set_xlim(left=0)
+    right.plot(seconds, places, "o", color=COLOURS[1])
+    for second, place in zip(seconds, places, strict=True):
+        right.annotate(
+            f"{second:.2g}", (second, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8
+        )
+    right.set_xscale("log")
+    right.margins(x=0.2)
+    right.set_xlabel("seconds")
+    for axis in (left, right):
+        axis.tick_params(axis="y", length=0)
+        axis.grid(visible=False, axis="y")
+        axis.set_axisbelow(True)
+
+
+def _style(group: int) -> tuple[str, str]:
+    """Return the colour and the dash of a component of the reduced mixture."""
+    return _COLOURS[group % len(_COLOURS)], _DASHES[group // len(_COLOURS) % len(_DASHES)]
 
 
 def _draw_line(axis: Axes, original: GaussianMixture, reduced: GaussianMixture) -> None:
-    """Draw two densities over the line, and the reduced components under theirs."""
-    spread = np.sqrt(np.concatenate([m.covariances[:, 0, 0] for m in (original, reduced)]))
-    centres = np.concatenate([original.means[:, 0], reduced.means[:, 0]])
-    points = np.linspace((centres - 4 * spread).min(), (centres + 4 * spread).max(), 1000)[:, None]
-    axis.fill_between(points[:, 0], original.pdf(points), color=_FAINT, alpha=0.35, linewidth=0, label="original")
-    axis.plot(points, reduced.pdf(points), color=COLOURS[1], linewidth=1.6, label="reduced")
-    for i in range(len(reduced)):
-        single = GaussianMixture(np.ones(1), reduced.means[[i]], reduced.covariances[[i]])
-        label = "its components" if i == 0 else None
-        axis.plot(points, reduced.weights[i] * single.pdf(points), "--", color=COLOURS[0], linewidth=0.9, label=label)
+    """Draw two densities over the line, and the components of both."""
+    own = [_component_points(mixture) for mixture in (original, reduced)]
+    low, high = min(x.min() for x in own), max(x.max() for x in own)
+    even = np.linspace(low, high, 1000)
+    # A peak between two even points would be lost: where a component is that narrow, its own points are drawn too.
+    narrow = [x[np.ptp(x, axis=1) < 20 * (even[1] - even[0])].ravel() for x in own]
+    points = np.unique(np.concatenate([even, *narrow]))
+    axis.fill_between(
+        points, original.pdf(points[:, None]), color=_GREY, alpha=0.35, linewidth=0, label="original density"
+    )
+    axis.plot(points, reduced.pdf(points[:, None]), color=COLOURS[1], linewidth=1.6, label="reduced density")
+    for mixture, x, dash, colour, width, label in (
+        (original, own[0], "-", _GREY, 0.6, "original components"),
+        (reduced, own[1], "--", COLOURS[0], 1.0, "reduced components"),
+    ):
+        deviation = np.sqrt(mixture.covariances[:, 0])
+        peak = mixture.weights[:, None] / (math.sqrt(2 * math.pi) * deviation)
+        y = peak * np.exp(-0.5 * ((x - mixture.means) / deviation) ** 2)
+        # One line for all components, which gaps part.
+        x, y = (np.pad(a, ((0, 0), (0, 1)), constant_values=np.nan).ravel() for a in (x, y))
+        axis.plot(x, y, dash, color=colour, linewidth=width, label=label)
+    axis.set_ylim(bottom=0)
     axis.set_xlabel("x")
     axis.set_ylabel("density")
     axis.legend(frameon=False)
 
 
+def _component_points(mixture: GaussianMixture) -> np.ndarray:
+    """Return points on the line where each component has its weight, shape (components, 81)."""
+    return np.asarray(mixture.means + np.sqrt(mixture.covariances[:, 0]) * np.linspace(-_SIGMAS, _SIGMAS, 81))
+
+
 def _draw_plane(axis: Axes, original: GaussianMixture, reduced: GaussianMixture, assignment: np.ndarray) -> None:
     """Draw the original's density, its components faintly and the reduced ones, in their groups' colours."""
-    from matplotlib.patches import Ellipse as Patch
+    from matplotlib.lines import Line2D
 
-    spread = np.sqrt(np.diagonal(original.covariances, axis1=1, axis2=2))
-    low = np.quantile(original.means - 2.5 * spread, 0.02, axis=0)
-    high = np.quantile(original.means + 2.5 * spread, 0.98, axis=0)
-    x, y = (np.linspace(a, b, 160) for a, b in zip(low, high, strict=True))
+    low, high = _window(original, reduced)
+    x, y = (np.linspace(a, b, _PIXELS) for a, b in zip(low, high, strict=True))
     grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    density = original.pdf(grid).reshape(160, 160)
+    root = np.sqrt(original.pdf(grid)).reshape(_PIXELS, _PIXELS)  # shows the tails too
     extent = (float(low[0]), float(high[0]), float(low[1]), float(high[1]))
-    root = np.sqrt(density)  # shows the tails too
     axis.imshow(root, cmap="Greys", alpha=0.55, origin="lower", extent=extent, aspect="auto", interpolation="bilinear")
-    colours = list(itertools.islice(itertools.cycle(COLOURS[:5]), len(reduced)))
     for part, group in zip(ellipses(original), assignment.tolist(), strict=True):
-        size = {"width": 2 * part.axes[0], "height": 2 * part.axes[1]}
-        axis.add_patch(
-            Patch(tuple(part.centre), **size, angle=part.angle, fill=False, color=colours[group], alpha=0.35, lw=0.5)
-        )
-    for part, weight, colour in zip(ellipses(reduced), reduced.weights, colours, strict=True):
+        colour, dash = _style(group)
+        _add_ellipse(axis, part, 1, color=colour, linestyle=dash, alpha=0.5, linewidth=0.6)
+    for group, (part, weight) in enumerate(zip(ellipses(reduced), reduced.weights, strict=True)):
+        colour, dash = _style(group)
         for sigmas, width in ((1, 2.0), (2, 1.0)):
-            size = {"width": 2 * sigmas * part.axes[0], "height": 2 * sigmas * part.axes[1]}
-            patch = Patch(tuple(part.centre), **size, angle=part.angle, fill=False, color=colour, lw=width)
-            axis.add_patch(patch)
+            _add_ellipse(axis, part, sigmas, color=colour, linestyle=dash, linewidth=width)
         axis.plot(*part.centre, "o", color=colour, markersize=2 + 12 * math.sqrt(weight), markeredgecolor="white")
+    keys = [
+        Line2D([], [], color=_GREY, linewidth=0.8, label="original, 1 sigma"),
+        Line2D([], [], color="black", linewidth=2.0, label="reduced, 1 sigma"),
+        Line2D([], [], color="black", linewidth=1.0, label="2 sigma"),
+    ]
+    axis.legend(handles=keys, frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
     axis.set_xlim(low[0], high[0])
     axis.set_ylim(low[1], high[1])
     axis.grid(visible=False)
+
+
+def _window(original: GaussianMixture, reduced: GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
+    """Return the corners of what is shown: the reduced ellipses whole, and all but the original's outliers."""
+    spread, wide = (np.sqrt(np.diagonal(m.covariances, axis1=1, axis2=2)) for m in (original, reduced))
+    low = np.quantile(original.means - 2.5 * spread, 0.02, axis=0)
+    high = np.quantile(original.means + 2.5 * spread, 0.98, axis=0)
+    return np.minimum(low, (reduced.means - 2.2 * wide).min(axis=0)), np.maximum(
+        high, (reduced.means + 2.2 * wide).max(axis=0)
+    )
+
+
+def _add_ellipse(axis: Axes, part: Ellipse, sigmas: int, **style: Any) -> None:
+    from matplotlib.patches import Ellipse as Patch
+
+    width, height = (2 * sigmas * half for half in part.axes)
+    axis.add_patch(Patch(tuple(part.centre), width, height, angle=part.angle, fill=False, **style))

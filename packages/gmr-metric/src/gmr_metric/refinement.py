@@ -21,7 +21,8 @@ from gmr_metric.mixture import GaussianMixture
 Objective = Literal["cauchy-schwarz", "ise"]
 _NEGLIGIBLE = 45.0  # kernels below exp(-45) of the largest are left out
 _TOLERANCES = {"ftol": 1e-13, "gtol": 1e-9}
-_ISE_WEIGHTS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, math.inf)
+_ISE_WEIGHTS = (0.0, 0.01, 0.1, 1.0, 10.0, math.inf)
+_HALVINGS = 5
 
 
 def refine(
@@ -81,12 +82,10 @@ def refine(
         parameters = problem.descend(np.zeros(problem.size), math.inf, max_iterations)
         return problem.mixture(parameters) if problem.errors(parameters).ise < first.ise else start
     limit = first.ise if max_ise is None else problem.scaled(max_ise)
-    parameters = np.zeros(problem.size)
-    for ise_weight in _ISE_WEIGHTS:
-        parameters = problem.descend(parameters, ise_weight, max_iterations)
-        reached = problem.errors(parameters)
-        if reached.ise <= limit and (first.ise > limit or reached.divergence < first.divergence):
-            return problem.mixture(parameters)
+    found = problem.within(limit, max_iterations)
+    reached = problem.errors(found)
+    if reached.ise <= limit and (first.ise > limit or reached.divergence < first.divergence):
+        return problem.mixture(found)
     return start
 
 
@@ -136,6 +135,30 @@ class _Problem:
         """Return how far the mixture of some parameters is from the original."""
         weights, means, roots, _ = self._parts(parameters)
         return self._errors(*self._overlaps(weights, means, roots)[:2])
+
+    def within(self, limit: float, max_iterations: int) -> np.ndarray:
+        """Minimise the divergence where the ISE is within a limit, or the ISE where that cannot be had.
+
+        The share of the ISE in the objective grows until the limit is kept, and is then halved down to the least
+        that keeps it.
+        """
+        parameters, low = np.zeros(self.size), math.log(_ISE_WEIGHTS[1] / 10)
+        for ise_weight in _ISE_WEIGHTS:
+            parameters = self.descend(parameters, ise_weight, max_iterations)
+            if self.errors(parameters).ise <= limit:
+                break
+            low = math.log(ise_weight) if ise_weight else low
+        if ise_weight == 0:
+            return parameters
+        high = math.log(min(ise_weight, 100 * _ISE_WEIGHTS[-2]))
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            trial = self.descend(parameters, math.exp(middle), max_iterations)
+            if self.errors(trial).ise <= limit:
+                parameters, high = trial, middle
+            else:
+                low = middle
+        return parameters
 
     def descend(self, start: np.ndarray, ise_weight: float, max_iterations: int) -> np.ndarray:
         """Minimise the divergence plus a share of the ISE, or the ISE alone; return the best parameters seen."""

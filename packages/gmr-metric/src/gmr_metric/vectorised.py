@@ -137,6 +137,22 @@ def ise_costs(
     return costs
 
 
+def ise_row(
+    i: int,
+    first: int,
+    stop: int,
+    weights: np.ndarray,
+    means: np.ndarray,
+    packed: np.ndarray,
+    self_kernels: np.ndarray,
+    log_scale: float,
+    result: np.ndarray,
+) -> None:
+    """Squared norm of the change that merging component i with each of first..stop makes, over the scale."""
+    others = np.arange(first, stop)
+    result[:] = ise_costs(np.array([i]), others, weights, means, packed, self_kernels, log_scale)
+
+
 def _pair_blocks(d: int, i: np.ndarray, j: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     step = _block(d)
     for start in range(0, len(j), step):

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
 from sextet_common.errors import InputError
 
 from gmr_metric.greedy import Groups
-from gmr_metric.inner import log_kernels
-from gmr_metric.merging import merge_groups
+from gmr_metric.inner import log_gaussian, log_kernels
 from gmr_metric.mixture import GaussianMixture
 from gmr_metric.outcome import Outcome, Step
 
 Dissimilarity = Literal["kl", "ise"]
 Weighting = Literal["plain", "trace", "determinant"]
+
+_FEW = 32  # neighbours whose error is computed at once, twice as many each time
+_RESOLVED = 1e-13  # an integral squared error of less than this part of the squared norms is rounding: it counts as 0
+_RIDGE = 1e-13  # keeps the table of normalised components regular where some are duplicates
+_LEVEL = 1e-12  # a slope of less than this part of its terms is level
 
 
 def west(
@@ -48,13 +53,19 @@ def west(
     ------
     InputError
         Where an option is unknown.
+
+    Examples
+    --------
+    >>> three = GaussianMixture([0.1, 0.5, 0.4], [[0.0], [1.0], [9.0]], np.ones((3, 1, 1)))
+    >>> west(three, 2).assignment.tolist()
+    [0, 0, 1]
     """
-    _check(dissimilarity, weighting)
-    groups, names, current = Groups(len(mixture)), np.arange(len(mixture)), mixture
+    components = _Components(mixture, dissimilarity, weighting)
+    groups, names = Groups(len(mixture)), np.arange(len(mixture))
     while len(names) > n_components:
-        i, j, cost = _lightest_pair(current, dissimilarity, weighting)
+        i, j, cost = components.merge_lightest()
         groups.merge(names[i], names[j], cost)
-        names, current = np.delete(names, j), _merged(current, i, j)
+        names = np.delete(names, j)
     return groups.outcome()
 
 
@@ -69,7 +80,8 @@ def cowa(
 
     After every merge the weights minimise the integral squared error against the original mixture, subject to
     being at least 0 and summing to one. The paper (Chen, Chang and Smith 2010) has the sum alone; that no weight
-    may turn negative is Crouse's (2011). A weight may end at 0: that component goes first.
+    may turn negative is Crouse's (2011). A component whose weight becomes 0 is the next to be merged, and one may
+    be left at the end.
 
     Parameters
     ----------
@@ -79,141 +91,226 @@ def cowa(
     Returns
     -------
     Outcome
-        The mixture of the fitted weights; its mean is not the original's.
+        The mixture of the fitted weights; its mean is not the original's. A step costs O(N) kernels, and the fit
+        a few systems of as many unknowns as there are components.
 
     Raises
     ------
     InputError
         Where an option is unknown.
+
+    Examples
+    --------
+    >>> three = GaussianMixture([0.1, 0.5, 0.4], [[0.0], [1.0], [9.0]], np.ones((3, 1, 1)))
+    >>> cowa(three, 2).mixture.weights.round(3).tolist()
+    [0.598, 0.402]
     """
-    _check(dissimilarity, weighting)
-    groups, names, current = Groups(len(mixture)), np.arange(len(mixture)), mixture
+    components = _Components(mixture, dissimilarity, weighting)
+    groups, names = Groups(len(mixture)), np.arange(len(mixture))
+    fit = _WeightFit(mixture)
     while len(names) > n_components:
-        i, j, cost = _lightest_pair(current, dissimilarity, weighting)
+        i, j, cost = components.merge_lightest()
         groups.merge(names[i], names[j], cost)
         names = np.delete(names, j)
-        merged = _merged(current, i, j)
-        weights = best_weights(mixture, merged)
-        groups.history.append(Step("refine", (), len(names), 0.0))
-        current = GaussianMixture(weights, merged.means, merged.covariances, normalize=True)
-    return Outcome(groups.outcome().assignment, current, tuple(groups.history))
+        fit.merged(i, j, components)
+        components.weights, error = fit.weights(components.weights)
+        groups.history.append(Step("refine", (), len(names), error))
+    fitted = GaussianMixture(components.weights, components.means, components.covariances, normalize=True)
+    return Outcome(groups.outcome().assignment, fitted, tuple(groups.history))
 
 
-def best_weights(f: GaussianMixture, g: GaussianMixture) -> np.ndarray:
-    """Return the weights for g's components that come nearest to f in L2: at least 0, summing to one.
+class _Components:
+    """The components as they are merged, with what it takes to find the lightest and its nearest kept beside them."""
 
-    They solve ``min a^T H a - 2 h^T a`` on the simplex, with H and h the components' inner products with
-    one another and with f, by an active set of the components whose weight is positive.
+    def __init__(self, mixture: GaussianMixture, dissimilarity: Dissimilarity, weighting: Weighting) -> None:
+        if dissimilarity not in ("kl", "ise"):
+            raise InputError(f"dissimilarity is {dissimilarity!r}", "kl, ise")
+        if weighting not in ("plain", "trace", "determinant"):
+            raise InputError(f"weighting is {weighting!r}", "plain, trace, determinant")
+        self._nearest = self._nearest_by_divergence if dissimilarity == "kl" else self._nearest_by_error
+        self._weighting = weighting
+        self.weights, self.means = mixture.weights.copy(), mixture.means.copy()
+        self.covariances = mixture.covariances.copy()
+        self._log_determinants = _log_determinants(self.covariances)
+        self._precisions = np.linalg.inv(self.covariances)
+        self._radii = np.linalg.eigvalsh(self.covariances)[:, -1]
+
+    def merge_lightest(self) -> tuple[int, int, float]:
+        """Merge the lightest component with its nearest, into the place of the first of the two.
+
+        Returns
+        -------
+        int, int
+            The two, in ascending order; the second's place is given up.
+        float
+            How unlike they were.
+        """
+        light = int(np.argmin(self._modified_weights()))
+        near, cost = self._nearest(light)
+        i, j = min(light, near), max(light, near)
+        total = self.weights[i] + self.weights[j]
+        share = self.weights[j] / total if total > 0 else 0.5  # weights that were fitted may both be 0
+        offset = self.means[j] - self.means[i]
+        within = (1 - share) * self.covariances[i] + share * self.covariances[j]
+        self.weights[i] = total
+        self.means[i] += share * offset
+        self.covariances[i] = within + share * (1 - share) * np.outer(offset, offset)
+        self._log_determinants[i] = _log_determinants(self.covariances[[i]])[0]
+        self._precisions[i] = np.linalg.inv(self.covariances[i])
+        self._radii[i] = np.linalg.eigvalsh(self.covariances[i])[-1]
+        for name in ("weights", "means", "covariances", "_log_determinants", "_precisions", "_radii"):
+            setattr(self, name, np.delete(getattr(self, name), j, axis=0))
+        return i, j, cost
+
+    def _modified_weights(self) -> np.ndarray:
+        """Return the weights as the weighting has them, those by determinants as logarithms."""
+        if self._weighting == "plain":
+            return self.weights
+        if self._weighting == "trace":
+            return np.asarray(self.weights / np.trace(self.covariances, axis1=1, axis2=2))
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(self.weights) - self._log_determinants)
+
+    def _nearest_by_divergence(self, i: int) -> tuple[int, float]:
+        """Return the j of the smallest KL(f_i || f_j), and that divergence."""
+        offsets = self.means - self.means[i]
+        pulls = np.matmul(self._precisions, offsets[:, :, None])[:, :, 0]
+        traces = self._precisions.reshape(len(offsets), -1) @ self.covariances[i].ravel()
+        logs = self._log_determinants - self._log_determinants[i]
+        apart = 0.5 * (traces + (pulls * offsets).sum(axis=1) - offsets.shape[1] + logs)
+        apart[i] = np.inf
+        nearest = int(apart.argmin())
+        return nearest, max(0.0, float(apart[nearest]))
+
+    def _nearest_by_error(self, i: int) -> tuple[int, float]:
+        """Return the j of the smallest integral squared error between the densities f_i and f_j, and that error.
+
+        Kernels are computed in the order of a lower bound of the errors, and no longer once the bound is above the
+        smallest: where K is a kernel and r the largest eigenvalues of the covariances,
+        ``K_ij <= sqrt(K_ii K_jj) exp(-|m_i - m_j|^2 / (2 r_i + 2 r_j))``.
+        """
+        own = -0.5 * (self.means.shape[1] * math.log(4 * math.pi) + self._log_determinants)
+        offsets = self.means - self.means[i]
+        largest = 0.5 * (own[i] + own - (offsets**2).sum(axis=1) / (self._radii[i] + self._radii))
+        bounds = _log_errors(own[i], own, largest) - 1e-9  # the bound is rounded too
+        bounds[i] = np.inf
+        order = np.argsort(bounds, kind="stable")
+        errors = np.full(len(own), np.inf)
+        start, size, best = 0, _FEW, np.inf
+        while start < len(order) - 1 and bounds[order[start]] <= best:
+            chosen = order[start : start + size]
+            across = log_gaussian(offsets[chosen], self.covariances[chosen] + self.covariances[i])
+            errors[chosen] = _log_errors(own[i], own[chosen], across)
+            errors[i] = np.inf
+            best = errors.min()
+            start, size = start + size, 2 * size
+        nearest = int(errors.argmin())
+        return nearest, float(np.exp(errors[nearest]))
+
+
+class _WeightFit:
+    """The weights that bring merged components nearest to the original mixture in L2.
+
+    It holds the components' inner products with one another and with the original, of which a merge changes
+    one row. Each component is divided by its norm, so that wide and narrow ones are on one scale.
+    """
+
+    def __init__(self, mixture: GaussianMixture) -> None:
+        self._original = mixture
+        logs = log_kernels(mixture, mixture)
+        self._log_norms = 0.5 * np.diagonal(logs)
+        self._reference = float(self._log_norms.max())
+        self._table = np.exp(logs - self._log_norms[:, None] - self._log_norms)
+        self._target = np.exp(logs - self._log_norms[:, None] - self._reference) @ mixture.weights
+        self._squared_norm = float(mixture.weights @ (np.exp(self._log_norms - self._reference) * self._target))
+
+    def merged(self, i: int, j: int, components: _Components) -> None:
+        """Take note that j was merged into i, and of the components after it."""
+        mean, covariance = components.means[i], components.covariances[i]
+        across = log_gaussian(components.means - mean, components.covariances + covariance)
+        self._log_norms = np.delete(self._log_norms, j)
+        self._log_norms[i] = 0.5 * across[i]
+        self._table = np.delete(np.delete(self._table, j, axis=0), j, axis=1)
+        self._table[i] = self._table[:, i] = np.exp(across - self._log_norms[i] - self._log_norms)
+        with_original = log_gaussian(self._original.means - mean, self._original.covariances + covariance)
+        kernels = np.exp(with_original - self._log_norms[i] - self._reference)
+        self._target = np.delete(self._target, j)
+        self._target[i] = kernels @ self._original.weights
+
+    def weights(self, start: np.ndarray) -> tuple[np.ndarray, float]:
+        """Return the best weights, found from some, and the integral squared error that they leave."""
+        norms = np.exp(self._log_norms - self._reference)
+        heights = least_squares_on_simplex(self._table, self._target, 1 / norms, start * norms)
+        error = self._squared_norm + float(heights @ (self._table @ heights - 2 * self._target))
+        weights = heights / norms
+        return weights / weights.sum(), max(0.0, error) * math.exp(2 * self._reference)
+
+
+def least_squares_on_simplex(
+    table: np.ndarray, target: np.ndarray, masses: np.ndarray, start: np.ndarray
+) -> np.ndarray:
+    """Minimise ``x^T H x - 2 h^T x`` over all x >= 0 with ``c^T x = 1``, by a primal active set.
 
     Parameters
     ----------
-    f
-        The mixture to come near to.
-    g
-        A mixture of L components; its weights are not used.
+    table
+        H, symmetric and positive semi-definite with a diagonal of ones, shape (n, n).
+    target
+        h, shape (n,).
+    masses
+        c, all positive, shape (n,).
+    start
+        An x that satisfies the constraints, shape (n,); the nearer to the solution, the sooner it is found.
 
     Returns
     -------
     numpy.ndarray
-        Shape (L,).
+        The minimiser, shape (n,).
     """
-    within, across = log_kernels(g, g), log_kernels(g, f)
-    scale = within.max()
-    table, target = np.exp(within - scale), np.exp(across - scale) @ f.weights
-    # Duplicates make the table singular; the ridge is far below what the error can tell.
-    table = (table + table.T) / 2 + 1e-13 * np.trace(table) / len(table) * np.eye(len(table))
-    return _on_simplex(table, target)
-
-
-def _on_simplex(table: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Minimise ``a^T H a - 2 h^T a`` over the simplex: primal active set, from the best single vertex."""
-    n = len(target)
-    a = np.zeros(n)
-    a[int(np.argmin(np.diagonal(table) - 2 * target))] = 1.0
-    free = a > 0
-    for _ in range(20 * n + 20):
-        wanted = _on_face(table, target, free)
+    x, free, entered = start, start > 0, -1
+    for _ in range(20 * len(x) + 20):
+        wanted, level = _on_face(table, target, masses, free)
         if np.all(wanted[free] > 0):
-            a = wanted
-            slope = table @ a - target
-            level = float(slope[free].mean())
-            lowest = int(np.argmin(np.where(free, np.inf, slope)))
-            if free.all() or slope[lowest] >= level - 1e-12 * max(abs(level), float(np.abs(target).max())):
+            x = wanted
+            # A component enters where it reduces the error more than what has weight does, beyond rounding.
+            fitted, due = table @ x, level * masses
+            gain = np.where(free, 0.0, target + due - fitted)
+            gain[gain <= _LEVEL * (target + np.abs(due) + fitted)] = 0.0
+            entered = int(gain.argmax())
+            if gain[entered] == 0.0:
                 break
-            free[lowest] = True
+            free[entered] = True
+        elif entered >= 0 and x[entered] == 0.0 and wanted[entered] <= 0:
+            break  # what has just entered does not stay: the gain was rounding
         else:
-            blocked = free & (wanted <= 0)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                steps = np.where(blocked, a / (a - wanted), np.inf)
-            nearest = int(np.argmin(steps))
-            a = a + min(1.0, float(steps[nearest])) * (wanted - a)
-            a[nearest], free[nearest] = 0.0, False
-            a[~free] = 0.0
-    return np.asarray(a.clip(0) / a.clip(0).sum())
+            falling = free & (wanted <= 0)
+            steps = np.full(len(x), np.inf)
+            steps[falling] = x[falling] / (x[falling] - wanted[falling])
+            x = x + steps.min() * (wanted - x)
+            left = falling & ((steps == steps.min()) | (x <= 0))
+            x[left], free[left] = 0.0, False
+    return x
 
 
-def _on_face(table: np.ndarray, target: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """Minimise over the weights of some components that sum to one, negative ones allowed."""
-    k = int(free.sum())
-    system = np.ones((k + 1, k + 1))
-    system[:k, :k], system[k, k] = table[np.ix_(free, free)], 0.0
+def _on_face(table: np.ndarray, target: np.ndarray, masses: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, float]:
+    """Minimise over some components with negative x allowed; give x and the multiplier k of ``H x = h + k c``."""
+    chosen = np.flatnonzero(free)
+    system = table[np.ix_(chosen, chosen)] + _RIDGE * np.eye(len(chosen))
+    alone, spread = np.linalg.solve(system, np.column_stack([target[chosen], masses[chosen]])).T
+    level = float((1 - masses[chosen] @ alone) / (masses[chosen] @ spread))
     result = np.zeros(len(target))
-    result[free] = np.linalg.solve(system, np.append(target[free], 1.0))[:k]
-    return result
+    result[chosen] = alone + level * spread
+    return result, level
 
 
-def _check(dissimilarity: str, weighting: str) -> None:
-    if dissimilarity not in ("kl", "ise"):
-        raise InputError(f"dissimilarity is {dissimilarity!r}", "kl, ise")
-    if weighting not in ("plain", "trace", "determinant"):
-        raise InputError(f"weighting is {weighting!r}", "plain, trace, determinant")
-
-
-def _lightest_pair(
-    mixture: GaussianMixture, dissimilarity: Dissimilarity, weighting: Weighting
-) -> tuple[int, int, float]:
-    """Return the lightest component and its nearest, the lower number first, and what parts them."""
-    light = int(np.argmin(_weights(mixture, weighting)))
-    apart = _divergences(mixture, light) if dissimilarity == "kl" else _errors(mixture, light)
-    apart[light] = np.inf
-    near = int(apart.argmin())
-    return min(light, near), max(light, near), max(0.0, float(apart[near]))
-
-
-def _weights(mixture: GaussianMixture, weighting: Weighting) -> np.ndarray:
-    if weighting == "plain":
-        return mixture.weights
-    if weighting == "trace":
-        return np.asarray(mixture.weights / np.trace(mixture.covariances, axis1=1, axis2=2))
+def _log_errors(own: float, others: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """Return the logs of ``K_ii + K_jj - 2 K_ij`` from the kernels' logs, -inf where that is within rounding of 0."""
+    larger = np.maximum(own, others)
+    parts = np.exp(own - larger) + np.exp(others - larger) - 2 * np.exp(across - larger)
     with np.errstate(divide="ignore"):
-        return np.asarray(np.log(mixture.weights) - _log_determinants(mixture))
+        return np.asarray(larger + np.log(np.where(parts > _RESOLVED, parts, 0.0)))
 
 
-def _log_determinants(mixture: GaussianMixture) -> np.ndarray:
-    return np.asarray(2 * np.log(np.diagonal(mixture.cholesky, axis1=1, axis2=2)).sum(axis=1))
-
-
-def _divergences(mixture: GaussianMixture, i: int) -> np.ndarray:
-    """Return KL(f_i || f_j) for all j."""
-    offset = mixture.means - mixture.means[i]
-    spread = mixture.covariances[i] + offset[:, :, None] * offset[:, None, :]
-    traces = np.trace(np.linalg.solve(mixture.covariances, spread), axis1=1, axis2=2)
-    logs = _log_determinants(mixture)
-    return np.asarray(0.5 * (traces - mixture.dim + logs - logs[i]))
-
-
-def _errors(mixture: GaussianMixture, i: int) -> np.ndarray:
-    """Return the integral squared errors between component i and all, over one scale."""
-    single = GaussianMixture(np.ones(1), mixture.means[[i]], mixture.covariances[[i]])
-    own = -0.5 * (mixture.dim * np.log(4 * np.pi) + _log_determinants(mixture))
-    across = log_kernels(single, mixture)[0]
-    scale = own.max()
-    return np.asarray(np.exp(own[i] - scale) + np.exp(own - scale) - 2 * np.exp(across - scale))
-
-
-def _merged(mixture: GaussianMixture, i: int, j: int) -> GaussianMixture:
-    """Merge j into i, a lower number."""
-    n = len(mixture)
-    joined = np.arange(n) - (np.arange(n) > j)
-    joined[j] = i
-    return merge_groups(mixture, joined)
+def _log_determinants(covariances: np.ndarray) -> np.ndarray:
+    factor = np.linalg.cholesky(covariances)
+    return np.asarray(2 * np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(axis=1))
