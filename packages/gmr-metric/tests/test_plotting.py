@@ -112,6 +112,9 @@ def test_a_comparison_shows_angles_from_zero_and_seconds_by_powers_of_ten() -> N
     plotting._draw_comparison(left, right, {"same": (0.0, 0.01), "near": (0.1, 2.0), "far": (0.5, 0.3)})
     assert [bar.get_width() for bar in left.patches] == [0.0, 0.1, 0.5]
     assert left.get_xlim()[0] == 0 and right.get_xscale() == "log"
+    nothing, beside = Figure().subplots(1, 2)
+    plotting._draw_comparison(nothing, beside, {"a": (0.0, 0.1), "b": (0.0, 1.0)})
+    assert nothing.get_xlim()[0] == 0  # an angle is never negative
     heights = [bar.get_y() for bar in left.patches]
     assert heights == sorted(heights, reverse=True)  # the first row on top
     assert [label.get_text() for label in left.get_yticklabels()] == ["same", "near", "far"]

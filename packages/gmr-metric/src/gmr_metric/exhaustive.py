@@ -13,6 +13,8 @@ import numpy as np
 from sextet_common.errors import InputError
 
 from gmr_metric.kernels import Columns, whitened
+from gmr_metric.merging import merge_groups
+from gmr_metric.metrics import distance
 from gmr_metric.mixture import GaussianMixture
 from gmr_metric.outcome import Outcome, Step
 from gmr_metric.vectorised import log_kernels, overlaps
@@ -41,6 +43,12 @@ def brute_force(mixture: GaussianMixture, n_components: int, *, metric: Literal[
     ------
     InputError
         Where N > 13, or the metric is unknown.
+
+    Examples
+    --------
+    >>> pairs = GaussianMixture(np.full(4, 0.25), [[0.0], [9.0], [0.5], [9.5]], np.ones((4, 1, 1)))
+    >>> brute_force(pairs, 2).assignment.tolist()
+    [0, 1, 0, 1]
     """
     n = len(mixture)
     if n > MOST:
@@ -52,11 +60,12 @@ def brute_force(mixture: GaussianMixture, n_components: int, *, metric: Literal[
     subsets = _subsets(f)
     with_f = subsets.weights * overlaps(subsets.means, subsets.packed, *f, log_scale)
     alone = subsets.weights**2 * np.exp(_self(subsets) - log_scale)
-    blocks, cost = _best(n, n_components, with_f, alone, _table(subsets, n, log_scale), metric)
+    blocks = _best(n, n_components, with_f, alone, _table(subsets, n, log_scale), metric)
     assignment = np.empty(n, dtype=np.intp)
     for number, block in enumerate(blocks):
         assignment[(block >> np.arange(n)) & 1 == 1] = number
-    return Outcome(assignment, history=(Step("reassign", (), n_components, float(cost)),))
+    cost = distance(mixture, merge_groups(mixture, assignment), metric)
+    return Outcome(assignment, history=(Step("reassign", (), n_components, cost),))
 
 
 def _subsets(f: Columns) -> Columns:
@@ -97,11 +106,11 @@ def _table(subsets: Columns, n: int, log_scale: float) -> np.ndarray:
 
 def _best(
     n: int, n_components: int, with_f: np.ndarray, alone: np.ndarray, table: np.ndarray, metric: str
-) -> tuple[list[int], float]:
-    """Return the best partition's blocks, as bits, and its cost: -cos^2 or ISE, up to a constant."""
+) -> list[int]:
+    """Return the best partition's blocks, as bits."""
     everything = 2**n - 1
     if n_components == 1:
-        return [everything], float(_cost(with_f[everything], alone[everything], metric))
+        return [everything]
 
     def twice(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         return np.asarray(2 * table[1 - (first & 1), first >> 1, second >> 1])
@@ -133,10 +142,11 @@ def _best(
                 best = float(costs[row, place]), [*before[row].tolist(), int(blocks[place]), int(last[place])]
         if parts:
             rest, chosen, a, b = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return best[1], best[0]
+    return best[1]
 
 
 def _cost(a: np.ndarray, b: np.ndarray, metric: str) -> np.ndarray:
+    """Return -cos^2 or the integral squared error, up to constants, from <f, g> and <g, g>."""
     return np.asarray(-(a**2) / b if metric == "angle" else b - 2 * a)
 
 

@@ -31,6 +31,12 @@ def prune(mixture: GaussianMixture, n_components: int, *, threshold: float = 0.0
     ------
     InputError
         Where the threshold is not from 0 to 1.
+
+    Examples
+    --------
+    >>> three = GaussianMixture([0.2, 0.6, 0.2], [[0.0], [1.0], [9.0]], np.ones((3, 1, 1)))
+    >>> prune(three, 2).mixture.weights.round(6).tolist()
+    [0.25, 0.75]
     """
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold is {threshold}", "a weight from 0 to 1")
@@ -62,6 +68,12 @@ def threshold(mixture: GaussianMixture, n_components: int, *, gate: float = 4.0)
     ------
     InputError
         Where the gate is not positive.
+
+    Examples
+    --------
+    >>> three = GaussianMixture([0.2, 0.6, 0.2], [[0.0], [1.0], [9.0]], np.ones((3, 1, 1)))
+    >>> threshold(three, 3).assignment.tolist()
+    [0, 0, 1]
     """
     if not gate > 0:
         raise InputError(f"gate is {gate}", "a squared Mahalanobis distance > 0")

@@ -103,7 +103,7 @@ def cowa(
     --------
     >>> three = GaussianMixture([0.1, 0.5, 0.4], [[0.0], [1.0], [9.0]], np.ones((3, 1, 1)))
     >>> cowa(three, 2).mixture.weights.round(3).tolist()
-    [0.598, 0.402]
+    [0.6, 0.4]
     """
     components = _Components(mixture, dissimilarity, weighting)
     groups, names = Groups(len(mixture)), np.arange(len(mixture))
@@ -205,7 +205,7 @@ class _Components:
             best = errors.min()
             start, size = start + size, 2 * size
         nearest = int(errors.argmin())
-        return nearest, float(np.exp(errors[nearest]))
+        return nearest, _exp(float(errors[nearest]))
 
 
 class _WeightFit:
@@ -243,7 +243,7 @@ class _WeightFit:
         heights = least_squares_on_simplex(self._table, self._target, 1 / norms, start * norms)
         error = self._squared_norm + float(heights @ (self._table @ heights - 2 * self._target))
         weights = heights / norms
-        return weights / weights.sum(), max(0.0, error) * math.exp(2 * self._reference)
+        return weights / weights.sum(), _exp(math.log(error) + 2 * self._reference) if error > 0 else 0.0
 
 
 def least_squares_on_simplex(
@@ -269,11 +269,11 @@ def least_squares_on_simplex(
     """
     x, free, entered = start, start > 0, -1
     for _ in range(20 * len(x) + 20):
-        wanted, level = _on_face(table, target, masses, free)
+        wanted, due = _on_face(table, target, masses, free)
         if np.all(wanted[free] > 0):
             x = wanted
             # A component enters where it reduces the error more than what has weight does, beyond rounding.
-            fitted, due = table @ x, level * masses
+            fitted = table @ x
             gain = np.where(free, 0.0, target + due - fitted)
             gain[gain <= _LEVEL * (target + np.abs(due) + fitted)] = 0.0
             entered = int(gain.argmax())
@@ -293,14 +293,21 @@ def least_squares_on_simplex(
 
 
 def _on_face(table: np.ndarray, target: np.ndarray, masses: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, float]:
-    """Minimise over some components with negative x allowed; give x and the multiplier k of ``H x = h + k c``."""
+    """Minimise over some components with negative x allowed; give x and the ``k c`` of ``H x = h + k c``."""
     chosen = np.flatnonzero(free)
+    largest = masses[chosen].max()
+    relative = masses / largest  # the squares of masses may be beyond all floats
     system = table[np.ix_(chosen, chosen)] + _RIDGE * np.eye(len(chosen))
-    alone, spread = np.linalg.solve(system, np.column_stack([target[chosen], masses[chosen]])).T
-    level = float((1 - masses[chosen] @ alone) / (masses[chosen] @ spread))
+    alone, spread = np.linalg.solve(system, np.column_stack([target[chosen], relative[chosen]])).T
+    level = float((1 / largest - relative[chosen] @ alone) / (relative[chosen] @ spread))
     result = np.zeros(len(target))
     result[chosen] = alone + level * spread
-    return result, level
+    return result, level * relative
+
+
+def _exp(value: float) -> float:
+    """Return the exponential; infinity where narrow components in many dimensions have errors beyond all floats."""
+    return math.exp(value) if value < 709 else math.inf
 
 
 def _log_errors(own: float, others: np.ndarray, across: np.ndarray) -> np.ndarray:
