@@ -191,6 +191,8 @@ def picture(scaling: dict[str, dict[int, float]]) -> None:
     ours = scaling["ours"]
     last = max(ours)
     axis.loglog(list(ours), [ours[last] * (n / last) ** 2 for n in ours], "--", color="#d1495b", label="slope 2")
+    axis.set_xticks(list(ours), [str(n) for n in ours])
+    axis.minorticks_off()
     axis.set_xlabel("components N")
     axis.set_ylabel("seconds")
     axis.set_title("Runnalls to 20 components, d 4, one core", loc="left", fontsize=10)
