@@ -131,7 +131,7 @@ def test_a_package_is_read_from_its_pyproject(workspace: ModuleType, tree: Path)
 def test_only_siblings_are_needs_and_a_range_in_an_extra_does_not_hide_the_other(
     workspace: ModuleType, tree: Path
 ) -> None:
-    add_package(tree, "shed", needs=["base>=1,<2", "numpy>=2"], extras={"b": ["base[x]"], "c": ["base!=1.7"]})
+    add_package(tree, "shed", needs=["base>=1,<2", "numpy>=2"], extras={"b": ["base[x]>=1,<2"], "c": ["base!=1.7"]})
     packages = workspace.discover(tree)
     assert packages["a-roof"].needs == {"walls": ">=2,<3", "base": ">=1"}
     assert packages["garden"].needs == {}

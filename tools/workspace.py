@@ -76,16 +76,16 @@ def discover(root: Path = ROOT) -> dict[str, Package]:
         declared = list(project.get("dependencies", ()))
         for extra in project.get("optional-dependencies", {}).values():
             declared += extra
-        ranges: dict[str, str] = {}
-        for needed, limits in map(parse_requirement, declared):  # an extra may name a sibling again, with other limits
-            ranges[needed] = ",".join(filter(None, (ranges.get(needed), limits)))
+        ranges: dict[str, dict[str, None]] = {}  # an extra may name a sibling again, with the same or other limits
+        for needed, limits in map(parse_requirement, declared):
+            ranges.setdefault(needed, {}).update(dict.fromkeys(filter(None, limits.split(","))))
         (module,) = (Path(p).name for p in table["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
         found[name] = Package(
             name=name,
             module=module,
             version=project["version"],
             path=path,
-            needs={n: r for n, r in ranges.items() if n in tables and n != name},
+            needs={n: ",".join(r) for n, r in ranges.items() if n in tables and n != name},
             extras=tuple(project.get("optional-dependencies", ())),
         )
     order = TopologicalSorter({n: sorted(p.needs) for n, p in sorted(found.items())})
