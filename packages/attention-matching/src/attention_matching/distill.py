@@ -21,7 +21,8 @@ from attention_matching.augment import N_RANDOM, Operation, SiameseAugmentation,
 from attention_matching.distilled import DistilledSet
 from attention_matching.losses import AttentionMatchingLoss
 from attention_matching.networks import ConvNet, Norm, default_depth, default_width
-from attention_matching.select import class_members, normalised, random_real
+from attention_matching.preprocess import Preprocessing
+from attention_matching.select import class_members, random_real
 
 JOB = "attention-matching distill"
 RESULT = "distilled.safetensors"
@@ -209,7 +210,8 @@ class _Task:
                 f"{len(few)} of {data.n_classes} classes are sampled with replacement",
                 stacklevel=3,
             )
-        self.real = normalised(data, data.train_images).to(self.device)
+        self.preprocessing = Preprocessing.fit(data)
+        self.real = self.preprocessing(data.train_images).to(self.device)
         initial = self._initial().to(self.device)
         self.images = initial.detach().clone().requires_grad_(True)
         self.optimiser = torch.optim.SGD([self.images], lr=config.image_lr or 1.0, momentum=config.image_momentum)
@@ -217,7 +219,7 @@ class _Task:
     def _initial(self) -> Tensor:
         config, data = self.config, self.data
         if config.initial == "real":
-            return random_real(data, config.ipc, config.seed).images
+            return random_real(data, config.ipc, config.seed, self.preprocessing).images
         shape = (data.n_classes * config.ipc, *data.image_shape)
         return torch.randn(shape, generator=seeding.torch_generator(config.seed, "noise"))
 
@@ -274,8 +276,7 @@ class _Task:
             images=self.images.detach().cpu().clone(),
             labels=torch.arange(data.n_classes).repeat_interleave(ipc),
             classes=data.classes,
-            mean=torch.tensor(data.mean),
-            std=torch.tensor(data.std),
+            preprocessing=self.preprocessing,
             meta=meta,
         )
 

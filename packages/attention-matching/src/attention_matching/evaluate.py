@@ -17,7 +17,7 @@ from torch.nn import functional
 from attention_matching.augment import N_RANDOM, Operation, SiameseAugmentation, augmentation_for
 from attention_matching.distilled import DistilledSet
 from attention_matching.networks import ConvNet, Norm, default_depth, default_width
-from attention_matching.select import normalised, random_real
+from attention_matching.select import random_real
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,16 +153,14 @@ def evaluate_random_real(data: ImageSet, ipc: int, config: EvaluateConfig | None
 
 
 def _evaluate(training: Callable[[int], DistilledSet], data: ImageSet, config: EvaluateConfig) -> Evaluation:
-    test = normalised(data, data.test_images), torch.tensor(data.test_labels)
     with progress.bar("evaluate", config.networks * config.epochs) as bar:
-        accuracies = [_one_network(training(n), data, test, config, n, bar) for n in range(config.networks)]
+        accuracies = [_one_network(training(n), data, config, n, bar) for n in range(config.networks)]
     return Evaluation(tuple(accuracies))
 
 
 def _one_network(
     training: DistilledSet,
     data: ImageSet,
-    test: tuple[Tensor, Tensor],
     config: EvaluateConfig,
     number: int,
     bar: progress.Bar,
@@ -194,7 +192,8 @@ def _one_network(
             optimiser.param_groups[0]["lr"] = config.lr / 10
         _one_epoch(network, optimiser, images, labels, augment, config, seeding.generator(config.seed, number, epoch))
         bar.advance()
-    return _accuracy(network, test[0], test[1], config.batch, where)
+    test = training.preprocessing(data.test_images), torch.tensor(data.test_labels)
+    return _accuracy(network, *test, config.batch, where)
 
 
 def _one_epoch(

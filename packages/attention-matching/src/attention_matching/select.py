@@ -9,9 +9,10 @@ from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 
 from attention_matching.distilled import DistilledSet
+from attention_matching.preprocess import Preprocessing
 
 
-def random_real(data: ImageSet, ipc: int, seed: int = 0) -> DistilledSet:
+def random_real(data: ImageSet, ipc: int, seed: int = 0, preprocessing: Preprocessing | None = None) -> DistilledSet:
     """Choose random training images of every class, without replacement.
 
     Parameters
@@ -22,6 +23,8 @@ def random_real(data: ImageSet, ipc: int, seed: int = 0) -> DistilledSet:
         Images per class, at least 1.
     seed
         Which choice.
+    preprocessing
+        How pixels become a network's input: each channel standardised where not given.
 
     Returns
     -------
@@ -46,16 +49,18 @@ def random_real(data: ImageSet, ipc: int, seed: int = 0) -> DistilledSet:
         if len(members) < ipc:
             raise InputError(f"class {data.classes[label]!r} has {len(members)} images", f"at least ipc = {ipc}")
         chosen.append(seeding.generator(seed, "random real", label).choice(members, ipc, replace=False))
-    return _subset(data, np.concatenate(chosen), {"method": "random real", "ipc": ipc, "seed": seed})
+    return _subset(data, np.concatenate(chosen), {"method": "random real", "ipc": ipc, "seed": seed}, preprocessing)
 
 
-def whole_set(data: ImageSet) -> DistilledSet:
+def whole_set(data: ImageSet, preprocessing: Preprocessing | None = None) -> DistilledSet:
     """Take every training image: the accuracy that a distilled set is held against.
 
     Parameters
     ----------
     data
         The images.
+    preprocessing
+        How pixels become a network's input: each channel standardised where not given.
 
     Returns
     -------
@@ -68,7 +73,7 @@ def whole_set(data: ImageSet) -> DistilledSet:
     >>> len(whole_set(load("digits")))
     1437
     """
-    return _subset(data, np.arange(len(data.train_labels)), {"method": "whole set"})
+    return _subset(data, np.arange(len(data.train_labels)), {"method": "whole set"}, preprocessing)
 
 
 def class_members(data: ImageSet) -> list[np.ndarray]:
@@ -93,17 +98,14 @@ def class_members(data: ImageSet) -> list[np.ndarray]:
     return [np.flatnonzero(data.train_labels == label) for label in range(data.n_classes)]
 
 
-def normalised(data: ImageSet, images: np.ndarray) -> torch.Tensor:
-    """Turn pixels in [0, 1] into a network's input, with the data set's mean and std."""
-    return (torch.tensor(images) - torch.tensor(data.mean)[:, None, None]) / torch.tensor(data.std)[:, None, None]
-
-
-def _subset(data: ImageSet, index: np.ndarray, meta: dict[str, object]) -> DistilledSet:
+def _subset(
+    data: ImageSet, index: np.ndarray, meta: dict[str, object], preprocessing: Preprocessing | None
+) -> DistilledSet:
+    preprocessing = preprocessing or Preprocessing.fit(data)
     return DistilledSet(
-        images=normalised(data, data.train_images[index]),
+        images=preprocessing(data.train_images[index]),
         labels=torch.tensor(data.train_labels[index]),
         classes=data.classes,
-        mean=torch.tensor(data.mean),
-        std=torch.tensor(data.std),
+        preprocessing=preprocessing,
         meta={**meta, "data": data.source},
     )
