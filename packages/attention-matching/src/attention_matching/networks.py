@@ -1,15 +1,26 @@
-"""Networks that show their features block by block."""
+"""Networks that show their features block by block: the papers' ConvNet, and how the others are named."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 from jaxtyping import Float
 from sextet_common.errors import InputError
 from torch import Tensor, nn
 
-Norm = Literal["instance", "batch", "group", "none"]
+Architecture = Literal["convnet", "alexnet", "vgg11", "resnet18", "vit"]
+Norm = Literal["instance", "batch", "group", "layer", "none"]
+Activation = Literal["relu", "sigmoid", "leaky_relu"]
+Pooling = Literal["avg", "max", "none"]
+
+ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "leaky_relu": nn.LeakyReLU}
+_POOLINGS: dict[str, type[nn.Module]] = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d, "none": nn.Identity}
+_GROUPS = 4  # of the group norm, as in the condensation papers' code
 
 
 class Features(NamedTuple):
@@ -18,20 +29,166 @@ class Features(NamedTuple):
     Attributes
     ----------
     maps
-        The output of every block's ReLU, before pooling: (batch, channels, height, width) each.
+        The output of every block's activation, before pooling: (batch, channels, height, width) each.
     embedding
-        The flattened output of the last block, after pooling: (batch, size).
+        The flattened input of the last linear layer: (batch, size).
     """
 
     maps: tuple[Tensor, ...]
     embedding: Tensor
 
 
-class ConvNet(nn.Module):
+class FeatureNetwork(nn.Module, ABC):
+    """A classifier whose features can be matched: what a network of one's own derives from.
+
+    A subclass sets ``classifier`` and defines :meth:`features`. To be trained beside others
+    in one ``torch.func.vmap``, its control flow must not depend on the images' values.
+
+    Attributes
+    ----------
+    classifier
+        From the embedding to the logits.
+    """
+
+    classifier: nn.Module
+
+    @abstractmethod
+    def features(self, images: Float[Tensor, "batch channels height width"]) -> Features:
+        """Compute every block's activations.
+
+        Parameters
+        ----------
+        images
+            Network inputs, shape (batch, channels, height, width).
+
+        Returns
+        -------
+        Features
+            The blocks' maps and the embedding.
+        """
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        """Compute the logits.
+
+        Parameters
+        ----------
+        images
+            Network inputs, shape (batch, channels, height, width).
+
+        Returns
+        -------
+        Tensor
+            Shape (batch, n_classes).
+        """
+        logits: Tensor = self.classifier(self.features(images).embedding)
+        return logits
+
+
+class Block(NamedTuple):
+    """One line of a convolutional network's table.
+
+    Attributes
+    ----------
+    width
+        Channels that the convolution returns.
+    kernel
+        Side of the convolution's kernel, an odd number of pixels.
+    pool
+        Whether 2x2 pooling follows.
+    """
+
+    width: int
+    kernel: int = 3
+    pool: bool = True
+
+
+class BlockNetwork(FeatureNetwork):
+    """Blocks of a convolution, a normalisation, an activation and pooling; then a linear layer.
+
+    Convolutions keep the image's size, except that 28x28 images become 32x32 in the first,
+    by its padding, as in the condensation papers' code for MNIST. A pooling between two blocks
+    that would leave a single pixel is left out (*ours*: the papers have no images so small),
+    since an instance norm turns a single pixel into a constant. torch's default initialisation.
+
+    Parameters
+    ----------
+    image_shape
+        Channels, height and width of the images.
+    n_classes
+        How many logits.
+    blocks
+        The network's table.
+    norm, activation, pooling
+        See :class:`ConvNet`.
+
+    Raises
+    ------
+    InputError
+        Where the norm, the activation or the pooling is unknown, or a width is not positive or,
+        with group norm, not a multiple of 4.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        n_classes: int,
+        blocks: Sequence[Block],
+        *,
+        norm: Norm,
+        activation: Activation = "relu",
+        pooling: Pooling = "avg",
+    ) -> None:
+        super().__init__()
+        if activation not in _ACTIVATIONS:
+            raise InputError(f"activation is {activation!r}", " or ".join(_ACTIVATIONS))
+        if pooling not in _POOLINGS:
+            raise InputError(f"pooling is {pooling!r}", " or ".join(_POOLINGS))
+        channels, *given = image_shape
+        sides = _padded(given)
+        self.blocks, self.pools = nn.ModuleList(), nn.ModuleList()
+        for number, block in enumerate(blocks):
+            padding = block.kernel // 2 + (0 if number else (sides[0] - given[0]) // 2)
+            self.blocks.append(
+                nn.Sequential(
+                    nn.Conv2d(channels, block.width, block.kernel, padding=padding),
+                    normalisation(norm, block.width),
+                    _ACTIVATIONS[activation](),
+                )
+            )
+            left = min(sides) // 2
+            pools = block.pool and pooling != "none" and (left > 1 or number + 1 == len(blocks))
+            self.pools.append(_POOLINGS[pooling](2) if pools else nn.Identity())
+            sides = [side // 2 for side in sides] if pools else sides
+            channels = block.width
+        self.classifier = nn.Linear(channels * sides[0] * sides[1], n_classes)
+
+    def features(self, images: Float[Tensor, "batch channels height width"]) -> Features:
+        """Compute every block's activations.
+
+        Parameters
+        ----------
+        images
+            Network inputs, shape (batch, channels, height, width).
+
+        Returns
+        -------
+        Features
+            The blocks' maps and the embedding.
+        """
+        maps = []
+        x = images
+        for block, pool in zip(self.blocks, self.pools, strict=True):
+            activation = block(x)
+            maps.append(activation)
+            x = pool(activation)
+        return Features(tuple(maps), x.flatten(1))
+
+
+class ConvNet(BlockNetwork):
     """The convolutional network of the distillation papers.
 
     Each block is a 3x3 convolution, a normalisation, a ReLU and 2x2 average pooling;
-    a linear layer follows. torch's default initialisation.
+    a linear layer follows. The other activations and poolings span the papers' search space.
 
     Parameters
     ----------
@@ -44,13 +201,22 @@ class ConvNet(nn.Module):
     depth
         How many blocks; by default :func:`default_depth` of the image's smaller side.
     norm
-        ``instance`` (each channel of each image by itself; the papers'), ``batch``,
-        ``group`` (4 groups) or ``none``.
+        ``instance`` (each channel of each image by itself; the papers'), ``batch``, ``group``
+        (4 groups), ``layer`` (each image by itself; one scale and shift per channel) or ``none``.
+    activation
+        ``relu``, ``sigmoid`` or ``leaky_relu`` (slope 0.01).
+    pooling
+        ``avg``, ``max`` or ``none``.
 
     Raises
     ------
     InputError
-        Where the norm is unknown or the image is too small for so many blocks.
+        Where an option is unknown or the image is too small for so many blocks.
+
+    References
+    ----------
+    Zhao, Mopuri and Bilen, "Dataset condensation with gradient matching" (arXiv 2006.05929):
+    the network, and the search space of 720 of its kind.
 
     Examples
     --------
@@ -68,62 +234,80 @@ class ConvNet(nn.Module):
         width: int = 128,
         depth: int | None = None,
         norm: Norm = "instance",
+        activation: Activation = "relu",
+        pooling: Pooling = "avg",
     ) -> None:
-        super().__init__()
-        channels, *sides = image_shape
-        depth = default_depth(min(sides)) if depth is None else depth
-        if depth < 1 or min(sides) >> depth < 1:
-            size = f"{sides[0]}x{sides[1]}"
-            raise InputError(f"depth is {depth} for {size} images", "1 or more halvings that leave a pixel")
-        blocks = []
-        for number in range(depth):
-            blocks.append(
-                nn.Sequential(
-                    nn.Conv2d(width if number else channels, width, kernel_size=3, padding=1),
-                    _normalisation(norm, width),
-                    nn.ReLU(),
-                )
-            )
-        self.blocks = nn.ModuleList(blocks)
-        self.pool = nn.AvgPool2d(2)
-        self.classifier = nn.Linear(width * (sides[0] >> depth) * (sides[1] >> depth), n_classes)
+        height, wide = image_shape[1:]
+        depth = default_depth(min(height, wide)) if depth is None else depth
+        if depth < 1 or (pooling != "none" and min(_padded([height, wide])) >> depth < 1):
+            raise InputError(f"depth is {depth} for {height}x{wide} images", "1 or more halvings that leave a pixel")
+        super().__init__(
+            image_shape, n_classes, [Block(width)] * depth, norm=norm, activation=activation, pooling=pooling
+        )
 
-    def features(self, images: Float[Tensor, "batch channels height width"]) -> Features:
-        """Compute every block's activations.
 
-        Parameters
-        ----------
-        images
-            Normalised images, shape (batch, channels, height, width).
+def build(
+    architecture: Architecture,
+    image_shape: tuple[int, int, int],
+    n_classes: int,
+    *,
+    width: int | None = None,
+    depth: int | None = None,
+    norm: Norm = "instance",
+) -> FeatureNetwork:
+    """Build an untrained network by its name.
 
-        Returns
-        -------
-        Features
-            The blocks' maps and the embedding.
-        """
-        maps = []
-        x = images
-        for block in self.blocks:
-            activation = block(x)
-            maps.append(activation)
-            x = self.pool(activation)
-        return Features(tuple(maps), x.flatten(1))
+    Parameters
+    ----------
+    architecture
+        ``convnet``, ``alexnet``, ``vgg11``, ``resnet18`` or ``vit``.
+    image_shape
+        Channels, height and width of the images: from 8x8.
+    n_classes
+        How many logits.
+    width, depth
+        Of the ConvNet alone: by default :func:`default_width` and :func:`default_depth` of the
+        image's smaller side.
+    norm
+        The normalisation of every convolutional network: see :class:`ConvNet`. Their authors have
+        none in AlexNet and VGG-11, and batch norm in ResNet-18; the distillation papers compare
+        architectures with instance or batch norm. A ViT keeps its layer norms whatever is said here.
 
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        """Compute the logits.
+    Returns
+    -------
+    FeatureNetwork
+        The network, on the CPU, from torch's global generator.
 
-        Parameters
-        ----------
-        images
-            Normalised images, shape (batch, channels, height, width).
+    Raises
+    ------
+    InputError
+        Where the name is unknown, a width or depth is given for another network than the ConvNet,
+        or the network cannot be built for such images.
 
-        Returns
-        -------
-        Tensor
-            Shape (batch, n_classes).
-        """
-        logits: Tensor = self.classifier(self.features(images).embedding)
-        return logits
+    Examples
+    --------
+    >>> import torch
+    >>> tuple(build("vgg11", (1, 28, 28), 10)(torch.zeros(2, 1, 28, 28)).shape)
+    (2, 10)
+    """
+    if architecture not in ARCHITECTURES:
+        raise InputError(f"architecture is {architecture!r}", " or ".join(ARCHITECTURES))
+    if architecture == "convnet":
+        width = default_width(min(image_shape[1:])) if width is None else width
+        return ConvNet(image_shape, n_classes, width=width, depth=depth, norm=norm)
+    for name, value in (("width", width), ("depth", depth)):
+        if value is not None:
+            raise InputError(f"{name} is {value} for {architecture}", f"no {name}: only a convnet has a choice of it")
+    # Here, and not above: that module derives its networks from this one's, and needs torchvision.
+    from attention_matching import architectures
+
+    if architecture == "alexnet":
+        return architectures.AlexNet(image_shape, n_classes, norm=norm)
+    if architecture == "vgg11":
+        return architectures.VGG11(image_shape, n_classes, norm=norm)
+    if architecture == "resnet18":
+        return architectures.ResNet18(image_shape, n_classes, norm=norm)
+    return architectures.ViT(image_shape, n_classes)
 
 
 def default_depth(side: int) -> int:
@@ -168,13 +352,45 @@ def default_width(side: int) -> int:
     return 128 if side >= 28 else 64
 
 
-def _normalisation(norm: str, width: int) -> nn.Module:
-    if norm == "instance":
-        return nn.GroupNorm(width, width)  # with an affine part, as the papers' networks have
+def normalisation(norm: Norm, width: int) -> nn.Module:
+    """Make the layer that normalises a block's channels.
+
+    Parameters
+    ----------
+    norm
+        See :class:`ConvNet`.
+    width
+        How many channels.
+
+    Returns
+    -------
+    torch.nn.Module
+        The layer, with a scale and a shift per channel, as the papers' networks have; the
+        identity for ``none``.
+
+    Raises
+    ------
+    InputError
+        Where the norm is unknown, or the width is not positive or no multiple of 4 groups.
+
+    Examples
+    --------
+    >>> layer = normalisation("group", 8)
+    >>> layer.num_groups, layer.affine
+    (4, True)
+    """
+    if width < 1 or (norm == "group" and width % _GROUPS):
+        raise InputError(f"width is {width} with norm {norm!r}", f"1 or more, and multiples of {_GROUPS} with 'group'")
+    groups = {"instance": width, "group": _GROUPS, "layer": 1}
+    if norm in groups:
+        return nn.GroupNorm(groups[norm], width)
     if norm == "batch":
         return nn.BatchNorm2d(width)
-    if norm == "group":
-        return nn.GroupNorm(4, width)
     if norm == "none":
         return nn.Identity()
     raise InputError(f"norm is {norm!r}", " or ".join(get_args(Norm)))
+
+
+def _padded(sides: Sequence[int]) -> list[int]:
+    """Return the height and width in which a block network works: 28x28 as 32x32."""
+    return [32, 32] if list(sides) == [28, 28] else list(sides)

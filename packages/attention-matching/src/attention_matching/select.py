@@ -2,14 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal, get_args
+
 import numpy as np
 import torch
+from jaxtyping import Float
+from sextet_common import device as devices
 from sextet_common import seeding
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
+from torch import Tensor
+from torch.nn import functional
 
 from attention_matching.distilled import DistilledSet
+from attention_matching.networks import build
 from attention_matching.preprocess import Preprocessing
+
+Selection = Literal["random", "k-centre", "herding"]
+FeatureFunction = Callable[[Tensor], Tensor]
+
+_BATCH = 256  # images through a network at a time
+
+
+def select(
+    method: Selection,
+    data: ImageSet,
+    ipc: int,
+    seed: int = 0,
+    preprocessing: Preprocessing | None = None,
+    *,
+    features: FeatureFunction | None = None,
+) -> DistilledSet:
+    """Choose training images of every class by the method's name.
+
+    Parameters
+    ----------
+    method
+        ``random`` (:func:`random_real`), ``k-centre`` (:func:`k_centre`) or ``herding`` (:func:`herding`).
+    data
+        The images.
+    ipc
+        Images per class, at least 1.
+    seed
+        Which random choice; k-centre and herding make no random choice.
+    preprocessing
+        From pixels to inputs; by default the training images' mean and std.
+    features
+        See :func:`k_centre`; a random choice looks at no features.
+
+    Returns
+    -------
+    DistilledSet
+        ``ipc`` images of each class, class after class.
+
+    Raises
+    ------
+    InputError
+        Where the method is unknown, a class has fewer images, or ``ipc`` is below 1.
+
+    Examples
+    --------
+    >>> from sextet_common.data import load
+    >>> select("herding", load("digits"), ipc=2).labels[:6].tolist()
+    [0, 0, 1, 1, 2, 2]
+    """
+    if method == "random":
+        return random_real(data, ipc, seed, preprocessing)
+    if method == "k-centre":
+        return k_centre(data, ipc, preprocessing, features=features)
+    if method == "herding":
+        return herding(data, ipc, preprocessing, features=features)
+    raise InputError(f"method is {method!r}", " or ".join(get_args(Selection)))
 
 
 def random_real(data: ImageSet, ipc: int, seed: int = 0, preprocessing: Preprocessing | None = None) -> DistilledSet:
@@ -24,7 +88,7 @@ def random_real(data: ImageSet, ipc: int, seed: int = 0, preprocessing: Preproce
     seed
         Which choice.
     preprocessing
-        How pixels become a network's input: each channel standardised where not given.
+        From pixels to inputs; by default the training images' mean and std.
 
     Returns
     -------
@@ -42,14 +106,231 @@ def random_real(data: ImageSet, ipc: int, seed: int = 0, preprocessing: Preproce
     >>> random_real(load("digits"), ipc=2).labels[:6].tolist()
     [0, 0, 1, 1, 2, 2]
     """
-    if ipc < 1:
-        raise InputError(f"ipc is {ipc}", "a whole number >= 1")
-    chosen = []
-    for label, members in enumerate(class_members(data)):
-        if len(members) < ipc:
-            raise InputError(f"class {data.classes[label]!r} has {len(members)} images", f"at least ipc = {ipc}")
-        chosen.append(seeding.generator(seed, "random real", label).choice(members, ipc, replace=False))
-    return _subset(data, np.concatenate(chosen), {"method": "random real", "ipc": ipc, "seed": seed}, preprocessing)
+    chosen = [
+        seeding.generator(seed, "random real", label).choice(members, ipc, replace=False)
+        for label, members in enumerate(_enough(data, ipc))
+    ]
+    return subset(data, np.concatenate(chosen), {"method": "random real", "ipc": ipc, "seed": seed}, preprocessing)
+
+
+def k_centre(
+    data: ImageSet,
+    ipc: int,
+    preprocessing: Preprocessing | None = None,
+    *,
+    features: FeatureFunction | None = None,
+) -> DistilledSet:
+    """Choose training images of every class that leave no image far from a chosen one.
+
+    See :func:`farthest_first`.
+
+    Parameters
+    ----------
+    data
+        The images.
+    ipc
+        Images per class, at least 1.
+    preprocessing
+        From pixels to inputs; by default the training images' mean and std.
+    features
+        What images are compared by: from inputs (batch, channels, height, width) to
+        (batch, size). By default the inputs themselves, *ours*; the papers have a trained
+        network's features, as :func:`trained_features` gives.
+
+    Returns
+    -------
+    DistilledSet
+        ``ipc`` images of each class, class after class, in the order of their choice.
+
+    Raises
+    ------
+    InputError
+        Where a class has fewer images, or ``ipc`` is below 1.
+
+    References
+    ----------
+    Sener and Savarese, "Active learning for convolutional neural networks: a core-set approach"
+    (arXiv 1708.00489), algorithm 1.
+
+    Examples
+    --------
+    >>> from sextet_common.data import load
+    >>> k_centre(load("digits"), ipc=2).labels[:6].tolist()
+    [0, 0, 1, 1, 2, 2]
+    """
+    return _chosen_by(farthest_first, "k-centre", data, ipc, preprocessing, features)
+
+
+def herding(
+    data: ImageSet,
+    ipc: int,
+    preprocessing: Preprocessing | None = None,
+    *,
+    features: FeatureFunction | None = None,
+) -> DistilledSet:
+    """Choose training images of every class whose mean is near the class's mean.
+
+    See :func:`nearest_mean`.
+
+    Parameters
+    ----------
+    data
+        The images.
+    ipc
+        Images per class, at least 1.
+    preprocessing
+        From pixels to inputs; by default the training images' mean and std.
+    features
+        What images are compared by: see :func:`k_centre`.
+
+    Returns
+    -------
+    DistilledSet
+        ``ipc`` images of each class, class after class, in the order of their choice.
+
+    Raises
+    ------
+    InputError
+        Where a class has fewer images, or ``ipc`` is below 1.
+
+    References
+    ----------
+    Welling, "Herding dynamical weights to learn" (ICML 2009); as Rebuffi et al., "iCaRL"
+    (arXiv 1611.07725), algorithm 4, without its normalisation of the features.
+
+    Examples
+    --------
+    >>> from sextet_common.data import load
+    >>> herding(load("digits"), ipc=2).labels[:6].tolist()
+    [0, 0, 1, 1, 2, 2]
+    """
+    return _chosen_by(nearest_mean, "herding", data, ipc, preprocessing, features)
+
+
+def farthest_first(points: Float[Tensor, "n size"], count: int) -> list[int]:
+    """Choose points greedily: first the nearest to the mean, then always the farthest from those chosen.
+
+    The largest distance of a point to its nearest chosen one is at most twice the smallest
+    possible (Gonzalez 1985), whatever the first point.
+
+    Parameters
+    ----------
+    points
+        One row each.
+    count
+        How many, at most n.
+
+    Returns
+    -------
+    list of int
+        Rows, each once, in the order of their choice; of equals the first.
+
+    Examples
+    --------
+    >>> farthest_first(torch.tensor([[0.0], [1.0], [2.0], [9.0]]), 3)
+    [2, 3, 0]
+    """
+    chosen = [int(_distances(points, points.double().mean(dim=0)).argmin())]
+    nearest = points.new_full((len(points),), torch.inf)
+    while len(chosen) < count:
+        nearest = torch.minimum(nearest, _distances(points, points[chosen[-1]]))
+        nearest[chosen[-1]] = -1.0  # below any distance: copies of a chosen point may follow, the point itself not
+        chosen.append(int(nearest.argmax()))
+    return chosen
+
+
+def nearest_mean(points: Float[Tensor, "n size"], count: int) -> list[int]:
+    """Choose points greedily: always the one that brings the chosen points' mean nearest to the mean of all.
+
+    Parameters
+    ----------
+    points
+        One row each.
+    count
+        How many, at most n.
+
+    Returns
+    -------
+    list of int
+        Rows, each once, in the order of their choice; of equals the first.
+
+    Examples
+    --------
+    >>> nearest_mean(torch.tensor([[0.0], [1.0], [2.0], [9.0]]), 2)
+    [2, 1]
+    """
+    mean = points.double().mean(dim=0)
+    total = torch.zeros_like(mean)
+    free = points.new_zeros(len(points))
+    chosen: list[int] = []
+    while len(chosen) < count:
+        # |mean - (total + x) / m| is smallest where x is nearest to m * mean - total.
+        wanted = (len(chosen) + 1) * mean - total
+        chosen.append(int((_distances(points, wanted) + free).argmin()))
+        free[chosen[-1]] = torch.inf
+        total += points[chosen[-1]]
+    return chosen
+
+
+def trained_features(
+    data: ImageSet,
+    preprocessing: Preprocessing | None = None,
+    *,
+    epochs: int = 10,
+    seed: int = 0,
+    device: str = "auto",
+) -> FeatureFunction:
+    """Train a network on all training images, for its features.
+
+    *Ours*: the default ConvNet, SGD with learning rate 0.01 and momentum 0.9, batches of 64,
+    no augmentation.
+
+    Parameters
+    ----------
+    data
+        The images.
+    preprocessing
+        From pixels to inputs; by default the training images' mean and std.
+    epochs
+        Passes over the training images, at least 1.
+    seed
+        The seed of the initialisation and of the order.
+    device
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Returns
+    -------
+    callable
+        From inputs, on any device, to the trained network's embedding, on its own.
+
+    Raises
+    ------
+    InputError
+        Where ``epochs`` is below 1 or the device is not there.
+
+    Examples
+    --------
+    >>> from sextet_common.data import load
+    >>> digits = load("digits")
+    >>> k_centre(digits, ipc=1, features=trained_features(digits, epochs=1)).ipc
+    1.0
+    """
+    if epochs < 1:
+        raise InputError(f"epochs is {epochs}", "a whole number >= 1")
+    where = devices.pick(device)
+    images = (preprocessing or Preprocessing.fit(data))(data.train_images)
+    labels = torch.tensor(data.train_labels)
+    with seeding.torch_seed(seed, "feature network"):
+        network = build("convnet", data.image_shape, data.n_classes).to(where)
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    for epoch in range(epochs):
+        order = torch.from_numpy(seeding.generator(seed, "feature order", epoch).permutation(len(images)))
+        for index in order.split(64):
+            optimiser.zero_grad()
+            functional.cross_entropy(network(images[index].to(where)), labels[index].to(where)).backward()
+            optimiser.step()
+    network.eval()
+    return lambda inputs: network.features(inputs.to(where)).embedding
 
 
 def whole_set(data: ImageSet, preprocessing: Preprocessing | None = None) -> DistilledSet:
@@ -60,7 +341,7 @@ def whole_set(data: ImageSet, preprocessing: Preprocessing | None = None) -> Dis
     data
         The images.
     preprocessing
-        How pixels become a network's input: each channel standardised where not given.
+        From pixels to inputs; by default the training images' mean and std.
 
     Returns
     -------
@@ -73,7 +354,7 @@ def whole_set(data: ImageSet, preprocessing: Preprocessing | None = None) -> Dis
     >>> len(whole_set(load("digits")))
     1437
     """
-    return _subset(data, np.arange(len(data.train_labels)), {"method": "whole set"}, preprocessing)
+    return subset(data, np.arange(len(data.train_labels)), {"method": "whole set"}, preprocessing)
 
 
 def class_members(data: ImageSet) -> list[np.ndarray]:
@@ -98,9 +379,33 @@ def class_members(data: ImageSet) -> list[np.ndarray]:
     return [np.flatnonzero(data.train_labels == label) for label in range(data.n_classes)]
 
 
-def _subset(
-    data: ImageSet, index: np.ndarray, meta: dict[str, object], preprocessing: Preprocessing | None
+def subset(
+    data: ImageSet, index: np.ndarray, meta: dict[str, object], preprocessing: Preprocessing | None = None
 ) -> DistilledSet:
+    """Make a distilled set of given training images.
+
+    Parameters
+    ----------
+    data
+        The images.
+    index
+        Numbers of training images, in the set's order.
+    meta
+        How they were chosen; the data's source is added.
+    preprocessing
+        From pixels to inputs; by default the training images' mean and std.
+
+    Returns
+    -------
+    DistilledSet
+        The images, as a network's input.
+
+    Examples
+    --------
+    >>> from sextet_common.data import load
+    >>> subset(load("digits"), np.array([3, 1]), {"method": "by hand"}).meta
+    {'method': 'by hand', 'data': 'digits'}
+    """
     preprocessing = preprocessing or Preprocessing.fit(data)
     return DistilledSet(
         images=preprocessing(data.train_images[index]),
@@ -109,3 +414,47 @@ def _subset(
         preprocessing=preprocessing,
         meta={**meta, "data": data.source},
     )
+
+
+def _enough(data: ImageSet, ipc: int) -> list[np.ndarray]:
+    """Return every class's members, where each class has as many images as are wanted."""
+    if ipc < 1:
+        raise InputError(f"ipc is {ipc}", "a whole number >= 1")
+    members = class_members(data)
+    for name, numbers in zip(data.classes, members, strict=True):
+        if len(numbers) < ipc:
+            raise InputError(f"class {name!r} has {len(numbers)} images", f"at least ipc = {ipc}")
+    return members
+
+
+def _chosen_by(
+    choose: Callable[[Tensor, int], list[int]],
+    method: str,
+    data: ImageSet,
+    ipc: int,
+    preprocessing: Preprocessing | None,
+    features: FeatureFunction | None,
+) -> DistilledSet:
+    preprocessing = preprocessing or Preprocessing.fit(data)
+    chosen = []
+    with torch.no_grad():
+        for members in _enough(data, ipc):  # one class in memory at a time
+            inputs = preprocessing(data.train_images[members])
+            points = inputs.flatten(1) if features is None else _embedded(inputs, features)
+            chosen.append(members[choose(points, ipc)])
+    return subset(data, np.concatenate(chosen), {"method": method, "ipc": ipc}, preprocessing)
+
+
+def _embedded(inputs: Tensor, features: FeatureFunction) -> Tensor:
+    """Return the features of many images, in single precision on the CPU."""
+    points = torch.cat([features(part).flatten(1).float().cpu() for part in inputs.split(_BATCH)])
+    if len(points) != len(inputs) or not bool(points.isfinite().all()):
+        what = "features that are not finite" if len(points) == len(inputs) else f"{len(points)} rows of features"
+        raise InputError(f"{what} for {len(inputs)} images", "a row of finite numbers for each image")
+    return points
+
+
+def _distances(points: Tensor, centre: Tensor) -> Tensor:
+    """Return every row's Euclidean distance to a centre: by differences, so that equal rows are equally far."""
+    near = centre.to(points.dtype)[None]
+    return torch.cdist(points, near, compute_mode="donot_use_mm_for_euclid_dist")[:, 0]
