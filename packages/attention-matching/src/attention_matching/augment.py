@@ -104,57 +104,57 @@ class SiameseAugmentation:
             return images
         if len(images) % len(rows):
             raise InputError(f"{len(images)} images for {len(rows)} transforms", "a multiple of the transforms")
-        rows = rows.to(images)
-        chosen = (rows[:, 0] * len(self.operations)).long().clamp_(max=len(self.operations) - 1)
-        share = len(images) // len(rows)
-        drawn = rows.repeat_interleave(share, dim=0)
-        kind = chosen.repeat_interleave(share)
-        pieces, order = [], []
-        for number, name in enumerate(self.operations):
-            members = (kind == number).nonzero()[:, 0]
-            if len(members):
-                pieces.append(getattr(self, f"_{name}")(images[members], *drawn[members, 1:].unbind(1)))
-                order.append(members)
-        return torch.cat(pieces)[torch.cat(order).argsort()]
+        # Images of one row side by side: (rows, share, channels, height, width), so that a row's numbers broadcast.
+        x = images.reshape(len(rows), -1, *images.shape[1:])
+        kind, u, v, w = rows.to(device=x.device, dtype=x.dtype)[:, :, None, None, None, None].unbind(1)
+        kind = (kind * len(self.operations)).long().clamp_(max=len(self.operations) - 1)
+        # Every row passes every operation and keeps what its own made of it: which one that is, only the device knows.
+        # In this order of operations an image that is moved around is resampled once, with its row's own map.
+        drawn = {name: kind == number for number, name in enumerate(self.operations)}
+        maps = [(drawn[name], getattr(self, f"_{name}")(x, u, v)) for name in ("crop", "scale", "rotate") if name in drawn]
+        if maps:
+            x = _resampled(x, maps)
+        if "flip" in drawn:
+            x = torch.where(drawn["flip"] & (u < self.flip), x.flip(4), x)
+        if "cutout" in drawn:
+            x = x.masked_fill(drawn["cutout"] & self._hole(x, u, v), 0.0)
+        if "color" in drawn:
+            x = torch.where(drawn["color"], self._color(x, u, v, w), x)
+        return x.reshape(images.shape)
 
     def _color(self, x: Tensor, u: Tensor, v: Tensor, w: Tensor) -> Tensor:
-        u, v, w = (t[:, None, None, None] for t in (u, v, w))
         x = x + (u - 0.5) * self.brightness
-        grey = x.mean(dim=1, keepdim=True)
+        grey = x.mean(dim=2, keepdim=True)
         x = (x - grey) * (v * self.saturation) + grey
-        middle = x.mean(dim=(1, 2, 3), keepdim=True)
+        middle = x.mean(dim=(2, 3, 4), keepdim=True)
         return (x - middle) * (w + self.contrast) + middle
 
-    def _crop(self, x: Tensor, u: Tensor, v: Tensor, w: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        shifts = []
-        for t, side in ((u, width), (v, height)):
-            reach = int(side * self.crop + 0.5)
-            pixels = (t * (2 * reach + 1)).floor() - reach
-            shifts.append(2 * pixels / side)  # in the units of affine_grid, where the image spans [-1, 1]
-        return _resample(x, 1.0, 0.0, 0.0, 1.0, *shifts)
-
-    def _cutout(self, x: Tensor, u: Tensor, v: Tensor, w: Tensor) -> Tensor:
+    def _hole(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         inside = []
-        for t, side in ((v, x.shape[2]), (u, x.shape[3])):
+        for t, axis in ((v, 3), (u, 4)):
+            side = x.shape[axis]
             size = int(side * self.cutout + 0.5)
             # The square's centre may be any pixel, so at the border part of it lies outside.
             start = (t * (side + 1 - size % 2)).floor() - size // 2
-            place = torch.arange(side, device=x.device) - start[:, None]
+            place = torch.arange(side, device=x.device).view(-1, *(1,) * (4 - axis)) - start
             inside.append((place >= 0) & (place < size))
-        hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
-        return x.masked_fill(hole, 0.0)
+        return inside[0] & inside[1]
 
-    def _flip(self, x: Tensor, u: Tensor, v: Tensor, w: Tensor) -> Tensor:
-        return torch.where((u < self.flip)[:, None, None, None], x.flip(3), x)
+    def _crop(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor | float, ...]:
+        shifts = []
+        for t, side in ((u, x.shape[4]), (v, x.shape[3])):
+            reach = int(side * self.crop + 0.5)
+            pixels = (t * (2 * reach + 1)).floor() - reach
+            shifts.append(2 * pixels / side)  # in the units of affine_grid, where the image spans [-1, 1]
+        return 1.0, 0.0, shifts[0], 0.0, 1.0, shifts[1]
 
-    def _scale(self, x: Tensor, u: Tensor, v: Tensor, w: Tensor) -> Tensor:
+    def _scale(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor | float, ...]:
         smallest = 1 / self.scale
-        return _resample(x, smallest + u * (self.scale - smallest), 0.0, 0.0, smallest + v * (self.scale - smallest))
+        return smallest + u * (self.scale - smallest), 0.0, 0.0, 0.0, smallest + v * (self.scale - smallest), 0.0
 
-    def _rotate(self, x: Tensor, u: Tensor, v: Tensor, w: Tensor) -> Tensor:
+    def _rotate(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor | float, ...]:
         angle = (2 * u - 1) * math.radians(self.rotate)
-        return _resample(x, angle.cos(), -angle.sin(), angle.sin(), angle.cos())
+        return angle.cos(), -angle.sin(), 0.0, angle.sin(), angle.cos(), 0.0
 
 
 def augmentation_for(classes: tuple[str, ...], operations: tuple[Operation, ...] | None = None) -> SiameseAugmentation:
@@ -184,17 +184,15 @@ def augmentation_for(classes: tuple[str, ...], operations: tuple[Operation, ...]
     return SiameseAugmentation(operations)
 
 
-def _resample(
-    x: Tensor,
-    xx: Tensor | float,
-    xy: Tensor | float,
-    yx: Tensor | float,
-    yy: Tensor | float,
-    dx: Tensor | float = 0.0,
-    dy: Tensor | float = 0.0,
-) -> Tensor:
-    """Resample images by one affine map each, bilinear, with zeros from outside."""
-    rows = [torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x)) for t in (xx, xy, dx, yx, yy, dy)]
-    maps = torch.stack(rows, dim=1).view(-1, 2, 3)
-    points = functional.affine_grid(maps, list(x.shape), align_corners=False)
-    return functional.grid_sample(x, points, align_corners=False)
+def _resampled(x: Tensor, maps: list[tuple[Tensor, tuple[Tensor | float, ...]]]) -> Tensor:
+    """Resample the rows that drew one of these affine maps, bilinear, with zeros from outside."""
+    rows, share, channels, height, width = x.shape
+    moved = torch.zeros(rows, dtype=torch.bool, device=x.device)
+    chosen = torch.eye(2, 3, dtype=x.dtype, device=x.device).expand(rows, 2, 3)
+    for drawn, numbers in maps:
+        columns = [torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(rows, 1, 1, 1, 1) for t in numbers]
+        chosen = torch.where(drawn.view(rows, 1, 1), torch.cat(columns, dim=1).view(rows, 2, 3), chosen)
+        moved = moved | drawn.view(rows)
+    points = functional.affine_grid(chosen, [rows, share * channels, height, width], align_corners=False)
+    resampled = functional.grid_sample(x.reshape(rows, share * channels, height, width), points, align_corners=False)
+    return torch.where(moved.view(rows, 1, 1, 1, 1), resampled.view_as(x), x)
