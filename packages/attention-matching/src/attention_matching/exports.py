@@ -1,0 +1,329 @@
+"""A distilled set for other tools: PNG folders, the .pt files of two families of code, and DD-Ranking."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sextet_common import files
+from sextet_common.errors import InputError, require
+from torch import Tensor
+
+from attention_matching.distilled import DistilledSet
+
+Layout = Literal["dc", "mtt"]
+Constants = tuple[tuple[float, ...], tuple[float, ...]]
+
+_CIFAR = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+NORMALISATION: dict[str, dict[str, Constants]] = {
+    # VICO-UoE/DatasetCondensation, utils.py
+    "dc": {
+        "MNIST": ((0.1307,), (0.3081,)),
+        "FashionMNIST": ((0.2861,), (0.3530,)),
+        "SVHN": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+        "CIFAR10": _CIFAR,
+        "CIFAR100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+        "TinyImageNet": _IMAGENET,
+    },
+    # GeorgeCazenavette/mtt-distillation, utils.py: CIFAR-100 has CIFAR-10's constants
+    "mtt": {"CIFAR10": _CIFAR, "CIFAR100": _CIFAR, "Tiny": _IMAGENET, "ImageNet": _IMAGENET},
+    # ddranking 0.2.0, utils/data.py: again CIFAR-10's for both
+    "ddranking": {"CIFAR10": _CIFAR, "CIFAR100": _CIFAR, "TinyImageNet": _IMAGENET, "ImageNet1K": _IMAGENET},
+}
+"""What each tool subtracts from its test images, and divides them by: tool, its name of the data set, (mean, std)."""
+
+# ddranking 0.2.0: classes, and the network that its table of real-data trainings knows.
+_DDRANKING = {
+    "CIFAR10": (10, "ConvNet-3"),
+    "CIFAR100": (100, "ConvNet-3"),
+    "TinyImageNet": (200, "ConvNet-4-BN"),
+    "ImageNet1K": (1000, "ResNet-18-BN"),
+}
+
+
+def export_folder(distilled: DistilledSet, path: str | os.PathLike[str]) -> None:
+    """Write PNG files, ``class/00000.png``, which ``load("folder:...")`` and torchvision's ImageFolder read.
+
+    The pixels are clipped to [0, 1] and rounded to 8 bits, and nothing is lost beyond that.
+    Readers number the classes by the order of their folders' names: where the classes' names
+    are in another order, or cannot be names of folders, each is preceded by its number.
+
+    Parameters
+    ----------
+    distilled
+        The set.
+    path
+        The folder to make; it is there whole, or not at all.
+
+    Raises
+    ------
+    InputError
+        Where the folder exists and is not empty, or a class has no image.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from attention_matching.select import random_real
+    >>> from sextet_common.data import load
+    >>> folder = Path(tempfile.mkdtemp()) / "digits"
+    >>> export_folder(random_real(load("digits"), ipc=2), folder)
+    >>> sorted(str(p.relative_to(folder)) for p in folder.rglob("*.png"))[:3]
+    ['0/00000.png', '0/00001.png', '1/00000.png']
+    """
+    image_module = require("PIL.Image", package="sextet-common", extra="images")
+    empty = np.flatnonzero(np.bincount(distilled.labels.numpy(), minlength=len(distilled.classes)) == 0)
+    if empty.size:
+        # An empty folder would be refused by its readers, and a missing one would change the numbers of the others.
+        raise InputError(f"class {distilled.classes[empty[0]]!r} has no image", "at least one of every class")
+    pixels = (distilled.pixels() * 255).round().astype(np.uint8)
+    with _new_folder(path) as folder:
+        for label, name in enumerate(_folder_names(distilled.classes)):
+            (folder / name).mkdir()
+            for number, picture in enumerate(pixels[distilled.labels.numpy() == label]):
+                plain = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
+                image_module.fromarray(plain).save(folder / name / f"{number:05d}.png")
+
+
+def export_pt(
+    distilled: DistilledSet, path: str | os.PathLike[str], layout: Layout = "dc", dataset: str | None = None
+) -> None:
+    """Write torch files in the layout of other distillation code; ``torch.load(weights_only=True)`` reads them.
+
+    Those programs normalise their test images with constants of their own, so that images in
+    another normalisation score less than they could: say which data set they are to be used with.
+
+    Parameters
+    ----------
+    distilled
+        The set.
+    path
+        With ``"dc"`` the file to write, with ``"mtt"`` the folder to make: whole, or not at all.
+    layout
+        ``"dc"``: what DC, DSA and DM save, ``{"data": [[images, labels]], "accs_all_exps": {}}``.
+        ``"mtt"``: what MTT saves, the tensors ``images_best.pt`` and ``labels_best.pt``.
+        Images float32 (n, c, h, w), labels int64 (n,).
+    dataset
+        That code's name of the data set: the images get its normalisation there. (MTT whitens as
+        this package does, so with ``"mtt"`` whitened images stay whitened, for its ``--zca``.)
+        Without a name they stay as they are, in the set's own preprocessing.
+
+    Raises
+    ------
+    InputError
+        Where the layout or the data set is unknown, or something is at ``path`` already.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from attention_matching.select import random_real
+    >>> from sextet_common.data import load
+    >>> file = Path(tempfile.mkdtemp()) / "digits.pt"
+    >>> export_pt(random_real(load("digits"), ipc=2), file)
+    >>> images, labels = torch.load(file, weights_only=True)["data"][0]
+    >>> tuple(images.shape), labels[:4].tolist()
+    ((20, 1, 8, 8), [0, 0, 1, 1])
+    """
+    if layout not in get_args(Layout):
+        raise InputError(f"layout {layout!r} is unknown", " or ".join(get_args(Layout)))
+    images = _in_normalisation_of(layout, distilled, dataset)
+    labels = distilled.labels.clone()
+    if layout == "mtt":
+        with _new_folder(path) as folder:
+            torch.save(images, folder / "images_best.pt")
+            torch.save(labels, folder / "labels_best.pt")
+        return
+    if Path(path).exists():
+        raise InputError(f"{path} exists", "a file that is to be made")
+    with files.replacing(path) as temporary:
+        torch.save({"data": [[images, labels]], "accs_all_exps": {}}, temporary)
+
+
+def export_ddranking(distilled: DistilledSet, path: str | os.PathLike[str], dataset: str) -> None:
+    """Write what DD-Ranking 0.2.0 needs to score the set.
+
+    ``images.pt``: float32 (classes * ipc, 3, h, w), class after class, normalised as it normalises its
+    test images (or whitened, with ``use_zca``). ``labels.pt``: int64. ``soft_labels.pt``, where the set
+    has them: logarithms of the probabilities, since it takes a teacher's logits. ``config.json``: for its
+    ``Config.from_file``. ``README.md``: how to run it, and what to mind.
+
+    Parameters
+    ----------
+    distilled
+        The set: the same number of images of every class.
+    path
+        The folder to make; it is there whole, or not at all.
+    dataset
+        CIFAR10, CIFAR100, TinyImageNet or ImageNet1K: DD-Ranking scores no others.
+
+    Raises
+    ------
+    InputError
+        Where the data set is another, the set has other classes or unequal numbers of images,
+        or the folder exists and is not empty.
+
+    References
+    ----------
+    Li et al., DD-Ranking: Rethinking the Evaluation of Dataset Distillation, arXiv 2505.13300.
+    """
+    if dataset not in _DDRANKING:
+        raise InputError(f"data set {dataset!r} is unknown to DD-Ranking", ", ".join(_DDRANKING))
+    _check_classes(distilled, dataset)
+    images = _in_normalisation_of("ddranking", distilled, dataset)
+    order = torch.argsort(distilled.labels, stable=True)
+    config = _ddranking_config(distilled, dataset)
+    with _new_folder(path) as folder:
+        torch.save(images[order], folder / "images.pt")
+        torch.save(distilled.labels[order], folder / "labels.pt")
+        if distilled.soft_labels is not None:
+            tiny = torch.finfo(torch.float32).tiny  # the logarithm of 0 is no number for a softmax
+            torch.save(distilled.soft_labels[order].clamp(min=tiny).log(), folder / "soft_labels.pt")
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(_DDRANKING_README.format(**config), encoding="utf-8")
+
+
+def _in_normalisation_of(
+    tool: str, distilled: DistilledSet, dataset: str | None
+) -> Float[Tensor, "images channels height width"]:
+    """Return a copy of the images as a tool's own reader would have normalised their pixels (not clipped)."""
+    known = NORMALISATION[tool]
+    if dataset is not None and dataset not in known:
+        raise InputError(f"data set {dataset!r} is unknown to {tool}", ", ".join(known))
+    if dataset is None or (distilled.preprocessing.zca is not None and tool != "dc"):
+        return distilled.images.detach().to("cpu", torch.float32, copy=True)
+    mean, std = (torch.tensor(values)[:, None, None] for values in known[dataset])
+    pixels = torch.from_numpy(distilled.preprocessing.invert(distilled.images))
+    if pixels.shape[1] != len(mean):
+        raise InputError(f"images of {pixels.shape[1]} channels", f"{len(mean)}, as {dataset} has")
+    return (pixels - mean) / std
+
+
+def _check_classes(distilled: DistilledSet, dataset: str) -> None:
+    """Refuse a set whose class numbers are not DD-Ranking's, as far as the names tell."""
+    count, _ = _DDRANKING[dataset]
+    names = list(distilled.classes)
+    if len(names) != count:
+        raise InputError(f"{len(names)} classes", f"{count}, as {dataset} has")
+    per_class = torch.bincount(distilled.labels, minlength=count)
+    if int(per_class.min()) != int(per_class.max()):
+        raise InputError(
+            f"{int(per_class.min())} to {int(per_class.max())} images per class", "the same number of every class"
+        )
+    numbers = [str(k) for k in range(count)]
+    # CIFAR's classes are in the order of their names, ImageNet's in the order of their WordNet numbers.
+    sorted_by_wordnet = names == sorted(names) and all(re.fullmatch(r"n\d{8}", name) for name in names)
+    ordered = names == sorted(names) if dataset.startswith("CIFAR") else sorted_by_wordnet
+    if not ordered and names != numbers:
+        kind = "names" if dataset.startswith("CIFAR") else "WordNet numbers (n01440764, ...)"
+        raise InputError(f"classes {names[0]!r}, {names[1]!r}, ...", f"{dataset}'s {kind} in alphabetical order")
+
+
+def _ddranking_config(distilled: DistilledSet, dataset: str) -> dict[str, Any]:
+    """Return every key that LabelRobustScoreHard reads, with the papers' way to train."""
+    epochs = 1000
+    return {
+        "dataset": dataset,
+        "real_data_path": "./dataset/",
+        "ipc": round(distilled.ipc),
+        "im_size": list(distilled.images.shape[2:]),
+        "model_name": _DDRANKING[dataset][1],
+        "use_torchvision": False,
+        "use_zca": distilled.preprocessing.zca is not None,
+        "custom_train_trans": None,
+        "custom_val_trans": None,
+        "data_aug_func": "dsa",
+        "aug_params": {
+            "flip": 0.5,
+            "rotate": 15.0,
+            "saturation": 2.0,
+            "brightness": 1.0,
+            "contrast": 0.5,
+            "scale": 1.2,
+            "crop": 0.125,
+            "cutout": 0.5,
+        },
+        "optimizer": "sgd",
+        "weight_decay": 0.0005,
+        "momentum": 0.9,
+        "lr_scheduler": "step",
+        "step_size": epochs // 2,
+        "num_epochs": epochs,
+        "num_eval": 5,
+        "syn_batch_size": 256,
+        "real_batch_size": 256,
+        "eval_full_data": True,
+        "random_data_format": "tensor",
+        "random_data_path": None,
+        "num_workers": 4,
+        "device": "cuda",
+        "dist": False,
+        "save_path": "./results/scores.csv",
+    }
+
+
+_DDRANKING_README = """# {dataset}, {ipc} images per class, for DD-Ranking 0.2.0
+
+```python
+import torch
+from attention_matching import label_robust_score
+from ddranking.config import Config
+from ddranking.metrics import LabelRobustScoreHard, hard_label
+
+hard_label.save_results = lambda results, path: None
+evaluator = LabelRobustScoreHard(Config.from_file("config.json"))
+images, labels = (torch.load(name, weights_only=True) for name in ("images.pt", "labels.pt"))
+result = evaluator.compute_metrics(image_tensor=images, hard_labels=labels)
+recovery, improvement = (result[key] / 100 for key in ("hard_label_recovery_mean", "improvement_over_random_mean"))
+print(label_robust_score(recovery, improvement))
+```
+
+- `save_results` is replaced since its columns differ in length: it would raise when all is computed.
+- The scores that it prints come from accuracies in percent, and are not in [0, 1]: the last lines compute them anew.
+- Its accuracies are the best on the test set over the epochs, and the learning rate of the random images is searched on
+  the test set too; without `syn_lr` ours is searched in the same way.
+- `use_zca` is {use_zca}. With it, the whitening of the images must have been fitted on all training images of {dataset},
+  and `evaluator.class_map` must take tensors, see `export_ddranking` in the documentation.
+"""
+
+
+def _folder_names(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return one name for the folder of each class, in an order that sorting them does not change."""
+    usable = all(re.fullmatch(r"\w([\w .-]*[\w-])?", name) and len(name) <= 100 for name in classes)
+    distinct = len({name.casefold() for name in classes}) == len(classes)  # some file systems ignore case
+    if usable and distinct and list(classes) == sorted(classes):
+        return classes
+    digits = len(str(len(classes) - 1))
+    words = [re.sub(r"[^\w-]+", "_", name)[:100].strip("_") for name in classes]
+    return tuple(f"{label:0{digits}d}_{word}".rstrip("_") for label, word in enumerate(words))
+
+
+@contextmanager
+def _new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary folder beside ``path`` that takes its place at the end, or vanishes on an error."""
+    target = Path(path)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise InputError(f"{target} exists", "a folder that is to be made, or an empty one")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):  # of a writer that was killed
+        shutil.rmtree(leftover)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir()
+        yield temporary
+        if target.exists():
+            target.rmdir()  # it is empty; not every system lets a folder replace another
+        os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
