@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from sextet_common.errors import InputError
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attention_matching.networks import Block, BlockNetwork, FeatureNetwork, Features, Norm, normalisation
 
@@ -243,9 +244,10 @@ class ViT(FeatureNetwork):
         tokens = torch.cat([self.class_token.expand(len(images), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
         x = tokens + self.encoder.pos_embedding
         maps = []
-        for layer in self.encoder.layers:
-            x = layer(x)
-            maps.append(x[:, 1:].transpose(1, 2).reshape(patches.shape))
+        with sdpa_kernel(SDPBackend.MATH):  # the one that vmap takes on every device; as fast for 65 tokens
+            for layer in self.encoder.layers:
+                x = layer(x)
+                maps.append(x[:, 1:].transpose(1, 2).reshape(patches.shape))
         return Features(tuple(maps), self.encoder.ln(x)[:, 0])
 
 

@@ -148,13 +148,9 @@ class BlockNetwork(FeatureNetwork):
         self.blocks, self.pools = nn.ModuleList(), nn.ModuleList()
         for number, block in enumerate(blocks):
             padding = block.kernel // 2 + (0 if number else (sides[0] - given[0]) // 2)
-            self.blocks.append(
-                nn.Sequential(
-                    nn.Conv2d(channels, block.width, block.kernel, padding=padding),
-                    normalisation(norm, block.width),
-                    _ACTIVATIONS[activation](),
-                )
-            )
+            normalise = normalisation(norm, block.width)  # before the convolution: it checks the width
+            convolve = nn.Conv2d(channels, block.width, block.kernel, padding=padding)
+            self.blocks.append(nn.Sequential(convolve, normalise, _ACTIVATIONS[activation]()))
             left = min(sides) // 2
             pools = block.pool and pooling != "none" and (left > 1 or number + 1 == len(blocks))
             self.pools.append(_POOLINGS[pooling](2) if pools else nn.Identity())
