@@ -1,0 +1,149 @@
+"""Pixels to a network's input and back: standardised channels, and ZCA whitening with its inverse."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from attention_matching import preprocess
+from attention_matching.preprocess import ZCA, Preprocessing
+from sextet_common import data
+from sextet_common.errors import InputError
+
+
+def correlated(count: int = 60, channels: int = 3, side: int = 4, seed: int = 0) -> np.ndarray:
+    """Return images whose pixels are correlated, as those of photographs are: in [0, 1]."""
+    draw = np.random.default_rng(seed)
+    size = channels * side * side
+    mixed = draw.normal(size=(count, size)) @ draw.normal(size=(size, size)) * 0.05 + 0.5
+    return mixed.clip(0, 1).astype(np.float32).reshape(count, channels, side, side)
+
+
+def image_set(train: np.ndarray, test: np.ndarray | None = None) -> data.ImageSet:
+    labels = np.arange(len(train)) % 2
+    return data.ImageSet.of(train, labels, train[:2] if test is None else test, labels[:2])
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return correlated()
+
+
+@pytest.mark.parametrize("whitening", ["none", "zca"])
+def test_pixels_come_back_from_the_networks_input(pixels: np.ndarray, whitening: str) -> None:
+    prepared = Preprocessing.fit(image_set(pixels), whitening)
+    inputs = prepared(pixels)
+    assert inputs.dtype == torch.float32 and inputs.shape == pixels.shape and prepared.whitening == whitening
+    back = prepared.invert(inputs)
+    assert back.dtype == np.float32
+    # Single precision through two products of size 48, whose matrices have norms of about 3: a few 1e-6.
+    np.testing.assert_allclose(back, pixels, atol=1e-5)
+
+
+@pytest.mark.parametrize("whitening", ["none", "zca"])
+def test_inputs_come_back_from_their_pixels_though_they_leave_the_range(pixels: np.ndarray, whitening: str) -> None:
+    prepared = Preprocessing.fit(image_set(pixels), whitening)
+    inputs = torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    shown = prepared.invert(inputs)
+    assert shown.min() < 0 < 1 < shown.max()  # not clipped
+    torch.testing.assert_close(prepared(shown), inputs, atol=1e-5, rtol=0)
+
+
+def test_without_whitening_every_channel_has_mean_0_and_std_1(pixels: np.ndarray) -> None:
+    inputs = Preprocessing.fit(image_set(pixels))(pixels)
+    torch.testing.assert_close(inputs.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(inputs.std(dim=(0, 2, 3), correction=0), torch.ones(3), atol=1e-5, rtol=0)
+
+
+def test_the_whitening_is_the_formula_in_double_precision(pixels: np.ndarray) -> None:
+    flat = pixels.reshape(len(pixels), -1).astype(np.float64)
+    vectors, values, _ = np.linalg.svd(np.cov(flat, rowvar=False), hermitian=True)
+    zca = ZCA.fit(pixels)
+    np.testing.assert_allclose(zca.mean, flat.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(zca.matrix, vectors @ np.diag((values + 0.1) ** -0.5) @ vectors.T, atol=1e-5)
+    np.testing.assert_allclose(zca.inverse, vectors @ np.diag((values + 0.1) ** 0.5) @ vectors.T, atol=1e-5)
+
+
+def test_whitened_images_have_the_covariance_that_the_eigenvalues_say(pixels: np.ndarray) -> None:
+    flat = pixels.reshape(len(pixels), -1).astype(np.float64)
+    values = np.linalg.eigvalsh(np.cov(flat, rowvar=False))
+    white = Preprocessing.fit(image_set(pixels), "zca")(pixels).flatten(1).double().numpy()
+    np.testing.assert_allclose(white.mean(axis=0), 0, atol=1e-5)
+    # An eigenvalue s becomes s / (s + 0.1): near 1 where there is contrast, near 0 where there is none.
+    np.testing.assert_allclose(np.linalg.eigvalsh(np.cov(white, rowvar=False)), values / (values + 0.1), atol=1e-5)
+
+
+def test_kornia_whitens_the_same_way(pixels: np.ndarray) -> None:
+    enhance = pytest.importorskip("kornia.enhance", exc_type=ImportError)
+    theirs = enhance.ZCAWhitening(eps=0.1, compute_inv=True).fit(torch.tensor(pixels))
+    ours = Preprocessing.fit(image_set(pixels), "zca")
+    new = correlated(7, seed=1)
+    # Theirs is a singular value decomposition in single precision.
+    torch.testing.assert_close(ours(new), theirs(torch.tensor(new)), atol=1e-4, rtol=0)
+    inputs = ours(new)
+    np.testing.assert_allclose(ours.invert(inputs), theirs.inverse_transform(inputs).numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("whitening", ["none", "zca"])
+def test_neither_test_images_nor_other_images_of_a_batch_change_an_image(pixels: np.ndarray, whitening: str) -> None:
+    first = Preprocessing.fit(image_set(pixels), whitening)
+    other = Preprocessing.fit(image_set(pixels, test=1 - pixels[:2]), whitening)
+    new = correlated(3, seed=1)
+    torch.testing.assert_close(first(new), other(new), atol=0, rtol=0)
+    torch.testing.assert_close(first(new)[1:2], first(new[1:2]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        first(new)[1:2], first(np.zeros((3, 3, 4, 4), np.float32) + new[1])[:1], atol=1e-5, rtol=0
+    )
+
+
+def test_the_size_of_the_blocks_changes_nothing(pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Preprocessing.fit(image_set(pixels), "zca")
+    monkeypatch.setattr(preprocess, "_BLOCK", 7)
+    blocked = Preprocessing.fit(image_set(pixels), "zca")
+    torch.testing.assert_close(blocked(pixels), whole(pixels), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(blocked.invert(blocked(pixels)), pixels, atol=1e-5)
+
+
+@pytest.mark.parametrize("whitening", ["none", "zca"])
+def test_what_is_handed_in_is_left_as_it_is(pixels: np.ndarray, whitening: str) -> None:
+    prepared = Preprocessing.fit(image_set(pixels), whitening)
+    given, inputs = pixels.copy(), torch.randn(2, 3, 4, 4, requires_grad=True)
+    before = inputs.detach().clone()
+    prepared(given)
+    prepared.invert(inputs)
+    assert np.array_equal(given, pixels) and torch.equal(inputs.detach(), before)
+
+
+def test_constant_and_few_images_can_be_whitened() -> None:
+    prepared = Preprocessing.fit(image_set(np.full((2, 1, 3, 3), 0.25, dtype=np.float32)), "zca")
+    # All eigenvalues are 0, so the matrix is 0.1^(-1/2) times the identity.
+    torch.testing.assert_close(prepared.zca.matrix, torch.eye(9) / 0.1**0.5, atol=1e-5, rtol=0)
+
+
+def test_images_too_large_to_whiten_are_refused_with_the_memory_and_the_remedy() -> None:
+    large = np.broadcast_to(np.float32(0), (2, 3, 65, 65))
+    told = r"12675 values per image, .* about 6 GiB of memory; expected: at most 12288 \(64 x 64 x 3\), or no whitening"
+    with pytest.raises(InputError, match=told):
+        ZCA.fit(large)
+    with pytest.raises(InputError, match=r"ZCA whitening of 1 image; expected: at least 2"):
+        ZCA.fit(large[:1, :, :4, :4])
+
+
+def test_what_does_not_fit_is_refused(pixels: np.ndarray) -> None:
+    with pytest.raises(InputError, match="whitening 'pca' is unknown; expected: none or zca"):
+        Preprocessing.fit(image_set(pixels), "pca")
+    plain, white = (Preprocessing.fit(image_set(pixels), kind) for kind in ("none", "zca"))
+    for prepared in (plain, white):
+        with pytest.raises(InputError, match=r"images of shape \(2, 1, 4, 4\); expected: \(n, 3, height, width\)"):
+            prepared(np.zeros((2, 1, 4, 4), np.float32))
+        with pytest.raises(InputError, match=r"images of shape \(3, 4, 4\)"):
+            prepared.invert(torch.zeros(3, 4, 4))
+    assert plain(np.zeros((2, 3, 8, 8), np.float32)).shape == (2, 3, 8, 8)
+    with pytest.raises(InputError, match=r"\(2, 3, 8, 8\); expected: 48 values each, as whitened"):
+        white(np.zeros((2, 3, 8, 8), np.float32))
+    with pytest.raises(InputError, match=r"a mean of shape \(2,\) and a std of \(3,\)"):
+        Preprocessing(torch.zeros(2), torch.ones(3))
+    with pytest.raises(InputError, match="a std of 0"):
+        Preprocessing(torch.zeros(2), torch.tensor([1.0, 0.0]))
+    with pytest.raises(InputError, match="a ZCA of shapes"):
+        ZCA(torch.zeros(4), torch.zeros(4, 4), torch.zeros(3, 3))
