@@ -169,23 +169,26 @@ def test_trained_features_tell_the_classes_apart_better_than_pixels(digits: data
     labels = torch.tensor(digits.train_labels)
 
     def accuracy(embed: object) -> float:
-        with torch.no_grad():
-            x, y = embed(train), embed(test)
+        x, y = embed(train), embed(test)
         means = torch.stack([x[labels == k].mean(dim=0) for k in range(10)])
         return float((torch.cdist(y, means).argmin(dim=1).numpy() == digits.test_labels).mean())
 
-    features = trained_features(digits, epochs=3, device="cpu")
-    assert accuracy(features) > accuracy(lambda images: images.flatten(1)) + 0.02
-    again = trained_features(digits, epochs=3, device="cpu")
-    with torch.no_grad():
-        assert torch.equal(features(test), again(test))
+    features = trained_features(digits, epochs=6, device="cpu")
+    assert accuracy(features) > accuracy(lambda images: images.flatten(1)) + 0.03  # 0.96 and 0.90
+
+
+def test_trained_features_depend_on_the_seed_alone(digits: data.ImageSet) -> None:
+    images = Preprocessing.fit(digits)(digits.test_images)
+    torch.manual_seed(1)  # the global generator plays no part
+    first, again, other = (trained_features(digits, epochs=1, seed=seed, device="cpu")(images) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_a_choice_that_cannot_be_made_is_refused(digits: data.ImageSet) -> None:
     for method in ("random", "k-centre", "herding"):
         with pytest.raises(InputError, match="ipc is 0; expected: a whole number >= 1"):
             select(method, digits, 0)
-        with pytest.raises(InputError, match="class '.*' has 1.. images; expected: at least ipc = 500"):
+        with pytest.raises(InputError, match=r"class '.*' has 1\d\d images; expected: at least ipc = 500"):
             select(method, digits, 500)
     with pytest.raises(InputError, match="method is 'best'; expected: random or k-centre or herding"):
         select("best", digits, 1)

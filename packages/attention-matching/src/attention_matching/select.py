@@ -329,7 +329,7 @@ def trained_features(
             optimiser.zero_grad()
             functional.cross_entropy(network(images[index].to(where)), labels[index].to(where)).backward()
             optimiser.step()
-    network.eval()
+    network.eval().requires_grad_(False)
     return lambda inputs: network.features(inputs.to(where)).embedding
 
 
