@@ -153,6 +153,9 @@ def export_pt(
 def export_ddranking(distilled: DistilledSet, path: str | os.PathLike[str], dataset: str) -> None:
     """Write what DD-Ranking 0.2.0 needs to score the set.
 
+    It whitens with the statistics of all training images of the data set, so a whitened set
+    must come from all of them too.
+
     ``images.pt``: float32 (classes * ipc, 3, h, w), class after class, normalised as it normalises its
     test images (or whitened, with ``use_zca``). ``labels.pt``: int64. ``soft_labels.pt``, where the set
     has them: logarithms of the probabilities, since it takes a teacher's logits. ``config.json``: for its
@@ -190,7 +193,8 @@ def export_ddranking(distilled: DistilledSet, path: str | os.PathLike[str], data
             tiny = torch.finfo(torch.float32).tiny  # the logarithm of 0 is no number for a softmax
             torch.save(distilled.soft_labels[order].clamp(min=tiny).log(), folder / "soft_labels.pt")
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(_DDRANKING_README.format(**config), encoding="utf-8")
+        text = _DDRANKING_README.format(**config, zca=_DDRANKING_ZCA if config["use_zca"] else "")
+        (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def _in_normalisation_of(
@@ -282,18 +286,30 @@ from ddranking.metrics import LabelRobustScoreHard, hard_label
 
 hard_label.save_results = lambda results, path: None
 evaluator = LabelRobustScoreHard(Config.from_file("config.json"))
-images, labels = (torch.load(name, weights_only=True) for name in ("images.pt", "labels.pt"))
+{zca}images, labels = (torch.load(name, weights_only=True) for name in ("images.pt", "labels.pt"))
 result = evaluator.compute_metrics(image_tensor=images, hard_labels=labels)
 recovery, improvement = (result[key] / 100 for key in ("hard_label_recovery_mean", "improvement_over_random_mean"))
 print(label_robust_score(recovery, improvement))
 ```
 
-- `save_results` is replaced since its columns differ in length: it would raise when all is computed.
-- The scores that it prints come from accuracies in percent, and are not in [0, 1]: the last lines compute them anew.
-- Its accuracies are the best on the test set over the epochs, and the learning rate of the random images is searched on
-  the test set too; without `syn_lr` ours is searched in the same way.
-- `use_zca` is {use_zca}. With it, the whitening of the images must have been fitted on all training images of {dataset},
-  and `evaluator.class_map` must take tensors, see `export_ddranking` in the documentation.
+What to know of that release:
+
+- Its results' columns differ in length, so that saving them raises when all is computed: `save_results` is replaced.
+- The score that it prints is made of percent, and is not in [0, 1]: the last two lines compute it anew.
+- Its accuracies are the best on the test set over the epochs, and the learning rate for random images is the best of
+  five on the test set. Without `syn_lr` the same is done for these images; with it, the comparison is not even.
+- Its augmentation-robust score cannot be had for hard labels, since it looks for a teacher and a test set that it never
+  made: `attention_matching.robust_scores` computes one.
+"""
+
+_DDRANKING_ZCA = """
+
+class Numbers(dict):  # whitened data sets have tensors as labels, which the random choice looks up as they are
+    def __missing__(self, label):
+        return self[int(label)]
+
+
+evaluator.class_map = Numbers(evaluator.class_map)
 """
 
 
