@@ -7,19 +7,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from attention_matching.coreset import farthest_first, nearest_mean, trained_features
 from attention_matching.preprocess import Preprocessing
-from attention_matching.select import (
-    class_members,
-    farthest_first,
-    herding,
-    k_centre,
-    nearest_mean,
-    random_real,
-    select,
-    subset,
-    trained_features,
-    whole_set,
-)
+from attention_matching.select import class_members, herding, k_centre, random_real, select, subset, whole_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
