@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from attention_matching.distilled import DistilledSet
-from attention_matching.exports import _folder_names, export_ddranking, export_folder, export_pt
+from attention_matching.exports import _folder_names, export, export_ddranking, export_folder, export_pt
 from attention_matching.preprocess import ZCA, Preprocessing
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -140,15 +140,15 @@ def test_nothing_is_overwritten_and_an_empty_folder_is_filled(tmp_path: Path) ->
         lambda path: export_ddranking(build(CIFAR10), path, "CIFAR10"),
         lambda path: export_pt(build(), path, "dc"),
     )
-    for export in exports:
+    for write in exports:
         for name in ("full", "file"):
             with pytest.raises(InputError, match=rf"{name} exists; expected: a (file|folder) that is to be made"):
-                export(tmp_path / name)
+                write(tmp_path / name)
     assert (tmp_path / "full" / "mine.txt").read_text() == (tmp_path / "file").read_text() == "mine"
-    for number, export in enumerate(exports[:3]):
+    for number, write in enumerate(exports[:3]):
         (tmp_path / str(number)).mkdir()
-        export(tmp_path / str(number))
-        export(tmp_path / "deep" / str(number) / "set")
+        write(tmp_path / str(number))
+        write(tmp_path / "deep" / str(number) / "set")
         assert list((tmp_path / str(number)).iterdir())
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -287,3 +287,27 @@ def test_a_set_that_ddranking_would_score_wrongly_is_refused(tmp_path: Path) -> 
     assert not list(tmp_path.iterdir())
     export_ddranking(build(wordnet, ipc=1), tmp_path / "set", "TinyImageNet")
     export_ddranking(build(tuple(map(str, range(100))), ipc=1), tmp_path / "numbers", "CIFAR100")
+
+
+def test_an_export_by_name_is_the_export(tmp_path: Path) -> None:
+    made = build(CIFAR10)
+    for kind, write in (
+        ("folder", lambda path: export_folder(made, path)),
+        ("pt-dc", lambda path: export_pt(made, path, "dc", "CIFAR10")),
+        ("pt-mtt", lambda path: export_pt(made, path, "mtt", "CIFAR10")),
+        ("ddranking", lambda path: export_ddranking(made, path, "CIFAR10")),
+    ):
+        write(tmp_path / "direct" / kind)
+        export(made, tmp_path / "named" / kind, kind, None if kind == "folder" else "CIFAR10")
+    direct, named = (
+        {path.relative_to(tmp_path / top): path.read_bytes() for path in (tmp_path / top).rglob("*") if path.is_file()}
+        for top in ("direct", "named")
+    )
+    assert {path.as_posix() for path in direct} >= {"folder/cat/00000.png", "pt-dc", "pt-mtt/images_best.pt"}
+    assert direct == named
+    with pytest.raises(InputError, match="export 'tfds' is unknown; expected: folder, pt-dc, pt-mtt, ddranking"):
+        export(made, tmp_path / "other", "tfds")
+    with pytest.raises(InputError, match="data set '' is unknown to DD-Ranking"):
+        export(made, tmp_path / "other", "ddranking")
+    with pytest.raises(InputError, match="data set 'CIFAR10' for PNG files"):
+        export(made, tmp_path / "other", "folder", "CIFAR10")

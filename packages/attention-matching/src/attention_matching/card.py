@@ -53,7 +53,8 @@ def data_card(distilled: DistilledSet, evaluation: Mapping[str, Any] | None = No
         The set; its ``meta`` tells how it was made.
     evaluation
         The content of a run folder's evaluation.json: ``accuracies`` (name to one fraction per
-        network), ``data`` and ``config``. None where the set was not evaluated: the card says so.
+        network) and ``config``; ``scores`` (name to number in [0, 1]) where the robust scores
+        were computed. None where the set was not evaluated: the card says so.
 
     Returns
     -------
@@ -146,6 +147,9 @@ def _accuracy(evaluation: Mapping[str, Any] | None) -> list[str]:
     if "config" in evaluation:
         settings = ", ".join(f"{key} {value}" for key, value in evaluation["config"].items() if value is not None)
         parts.append(f"Trained with: {_plain(settings)}.")
+    if "scores" in evaluation:
+        scores = [(name, f"{value:.3f}") for name, value in evaluation["scores"].items()]
+        parts += ["DD-Ranking's scores, in [0, 1], by this package's trainings:", _table(("score", "value"), scores)]
     return parts
 
 

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -19,9 +19,11 @@ from sextet_common import files
 from sextet_common.errors import InputError, require
 from torch import Tensor
 
+from attention_matching import ddranking
 from attention_matching.distilled import DistilledSet
 
 Layout = Literal["dc", "mtt"]
+Export = Literal["folder", "pt-dc", "pt-mtt", "ddranking"]
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 
 _CIFAR = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -43,14 +45,6 @@ NORMALISATION: dict[str, dict[str, Constants]] = {
     "ddranking": {"CIFAR10": _CIFAR, "CIFAR100": _CIFAR, "TinyImageNet": _IMAGENET, "ImageNet1K": _IMAGENET},
 }
 """What each tool subtracts from its test images, and divides them by: tool, its name of the data set, (mean, std)."""
-
-# ddranking 0.2.0: classes, and the network that its table of real-data trainings knows.
-_DDRANKING = {
-    "CIFAR10": (10, "ConvNet-3"),
-    "CIFAR100": (100, "ConvNet-3"),
-    "TinyImageNet": (200, "ConvNet-4-BN"),
-    "ImageNet1K": (1000, "ResNet-18-BN"),
-}
 
 
 def export_folder(distilled: DistilledSet, path: str | os.PathLike[str]) -> None:
@@ -146,8 +140,9 @@ def export_pt(
         return
     if Path(path).exists():
         raise InputError(f"{path} exists", "a file that is to be made")
-    with files.replacing(path) as temporary:
-        torch.save({"data": [[images, labels]], "accs_all_exps": {}}, temporary)
+    # Given a path, torch would write the temporary file's name into the file, and no two would be equal.
+    with files.replacing(path) as temporary, open(temporary, "wb") as file:
+        torch.save({"data": [[images, labels]], "accs_all_exps": {}}, file)
 
 
 def export_ddranking(distilled: DistilledSet, path: str | os.PathLike[str], dataset: str) -> None:
@@ -180,12 +175,10 @@ def export_ddranking(distilled: DistilledSet, path: str | os.PathLike[str], data
     ----------
     Li et al., DD-Ranking: Rethinking the Evaluation of Dataset Distillation, arXiv 2505.13300.
     """
-    if dataset not in _DDRANKING:
-        raise InputError(f"data set {dataset!r} is unknown to DD-Ranking", ", ".join(_DDRANKING))
-    _check_classes(distilled, dataset)
+    ddranking.check_classes(distilled, dataset)
     images = _in_normalisation_of("ddranking", distilled, dataset)
     order = torch.argsort(distilled.labels, stable=True)
-    config = _ddranking_config(distilled, dataset)
+    config = ddranking.configuration(distilled, dataset)
     with _new_folder(path) as folder:
         torch.save(images[order], folder / "images.pt")
         torch.save(distilled.labels[order], folder / "labels.pt")
@@ -193,8 +186,49 @@ def export_ddranking(distilled: DistilledSet, path: str | os.PathLike[str], data
             tiny = torch.finfo(torch.float32).tiny  # the logarithm of 0 is no number for a softmax
             torch.save(distilled.soft_labels[order].clamp(min=tiny).log(), folder / "soft_labels.pt")
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        text = _DDRANKING_README.format(**config, zca=_DDRANKING_ZCA if config["use_zca"] else "")
-        (folder / "README.md").write_text(text, encoding="utf-8")
+        (folder / "README.md").write_text(ddranking.instructions(config), encoding="utf-8")
+
+
+def export(distilled: DistilledSet, path: str | os.PathLike[str], kind: Export, dataset: str | None = None) -> None:
+    """Write a set for another tool, told by its name.
+
+    Parameters
+    ----------
+    distilled
+        The set.
+    path
+        What to make: a file with ``"pt-dc"``, else a folder.
+    kind
+        ``"folder"`` for :func:`export_folder`, ``"pt-dc"`` and ``"pt-mtt"`` for :func:`export_pt`,
+        ``"ddranking"`` for :func:`export_ddranking`.
+    dataset
+        The tool's name of the data set, in whose normalisation the images are written.
+
+    Raises
+    ------
+    InputError
+        Where a name is unknown or missing, or see the function that is called.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from attention_matching.select import random_real
+    >>> from sextet_common.data import load
+    >>> folder = Path(tempfile.mkdtemp()) / "digits"
+    >>> export(random_real(load("digits"), ipc=1), folder, "pt-mtt")
+    >>> sorted(file.name for file in folder.iterdir())
+    ['images_best.pt', 'labels_best.pt']
+    """
+    if kind == "folder":
+        if dataset is not None:
+            raise InputError(f"data set {dataset!r} for PNG files", "none: pixels have no normalisation")
+        export_folder(distilled, path)
+    elif kind == "ddranking":
+        export_ddranking(distilled, path, dataset or "")
+    elif kind in get_args(Export):
+        export_pt(distilled, path, "dc" if kind == "pt-dc" else "mtt", dataset)
+    else:
+        raise InputError(f"export {kind!r} is unknown", ", ".join(get_args(Export)))
 
 
 def _in_normalisation_of(
@@ -211,106 +245,6 @@ def _in_normalisation_of(
     if pixels.shape[1] != len(mean):
         raise InputError(f"images of {pixels.shape[1]} channels", f"{len(mean)}, as {dataset} has")
     return (pixels - mean) / std
-
-
-def _check_classes(distilled: DistilledSet, dataset: str) -> None:
-    """Refuse a set whose class numbers are not DD-Ranking's, as far as the names tell."""
-    count, _ = _DDRANKING[dataset]
-    names = list(distilled.classes)
-    if len(names) != count:
-        raise InputError(f"{len(names)} classes", f"{count}, as {dataset} has")
-    per_class = torch.bincount(distilled.labels, minlength=count)
-    if int(per_class.min()) != int(per_class.max()):
-        raise InputError(
-            f"{int(per_class.min())} to {int(per_class.max())} images per class", "the same number of every class"
-        )
-    numbers = [str(k) for k in range(count)]
-    # CIFAR's classes are in the order of their names, ImageNet's in the order of their WordNet numbers.
-    sorted_by_wordnet = names == sorted(names) and all(re.fullmatch(r"n\d{8}", name) for name in names)
-    ordered = names == sorted(names) if dataset.startswith("CIFAR") else sorted_by_wordnet
-    if not ordered and names != numbers:
-        kind = "names" if dataset.startswith("CIFAR") else "WordNet numbers (n01440764, ...)"
-        raise InputError(f"classes {names[0]!r}, {names[1]!r}, ...", f"{dataset}'s {kind} in alphabetical order")
-
-
-def _ddranking_config(distilled: DistilledSet, dataset: str) -> dict[str, Any]:
-    """Return every key that LabelRobustScoreHard reads, with the papers' way to train."""
-    epochs = 1000
-    return {
-        "dataset": dataset,
-        "real_data_path": "./dataset/",
-        "ipc": round(distilled.ipc),
-        "im_size": list(distilled.images.shape[2:]),
-        "model_name": _DDRANKING[dataset][1],
-        "use_torchvision": False,
-        "use_zca": distilled.preprocessing.zca is not None,
-        "custom_train_trans": None,
-        "custom_val_trans": None,
-        "data_aug_func": "dsa",
-        "aug_params": {
-            "flip": 0.5,
-            "rotate": 15.0,
-            "saturation": 2.0,
-            "brightness": 1.0,
-            "contrast": 0.5,
-            "scale": 1.2,
-            "crop": 0.125,
-            "cutout": 0.5,
-        },
-        "optimizer": "sgd",
-        "weight_decay": 0.0005,
-        "momentum": 0.9,
-        "lr_scheduler": "step",
-        "step_size": epochs // 2,
-        "num_epochs": epochs,
-        "num_eval": 5,
-        "syn_batch_size": 256,
-        "real_batch_size": 256,
-        "eval_full_data": True,
-        "random_data_format": "tensor",
-        "random_data_path": None,
-        "num_workers": 4,
-        "device": "cuda",
-        "dist": False,
-        "save_path": "./results/scores.csv",
-    }
-
-
-_DDRANKING_README = """# {dataset}, {ipc} images per class, for DD-Ranking 0.2.0
-
-```python
-import torch
-from attention_matching import label_robust_score
-from ddranking.config import Config
-from ddranking.metrics import LabelRobustScoreHard, hard_label
-
-hard_label.save_results = lambda results, path: None
-evaluator = LabelRobustScoreHard(Config.from_file("config.json"))
-{zca}images, labels = (torch.load(name, weights_only=True) for name in ("images.pt", "labels.pt"))
-result = evaluator.compute_metrics(image_tensor=images, hard_labels=labels)
-recovery, improvement = (result[key] / 100 for key in ("hard_label_recovery_mean", "improvement_over_random_mean"))
-print(label_robust_score(recovery, improvement))
-```
-
-What to know of that release:
-
-- Its results' columns differ in length, so that saving them raises when all is computed: `save_results` is replaced.
-- The score that it prints is made of percent, and is not in [0, 1]: the last two lines compute it anew.
-- Its accuracies are the best on the test set over the epochs, and the learning rate for random images is the best of
-  five on the test set. Without `syn_lr` the same is done for these images; with it, the comparison is not even.
-- Its augmentation-robust score cannot be had for hard labels, since it looks for a teacher and a test set that it never
-  made: `attention_matching.robust_scores` computes one.
-"""
-
-_DDRANKING_ZCA = """
-
-class Numbers(dict):  # whitened data sets have tensors as labels, which the random choice looks up as they are
-    def __missing__(self, label):
-        return self[int(label)]
-
-
-evaluator.class_map = Numbers(evaluator.class_map)
-"""
 
 
 def _folder_names(classes: tuple[str, ...]) -> tuple[str, ...]:
