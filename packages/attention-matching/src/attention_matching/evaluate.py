@@ -3,66 +3,92 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
-import numpy as np
 import torch
-from sextet_common import device, progress, seeding
+from sextet_common import device, progress, runs, seeding
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from attention_matching.augment import N_RANDOM, Operation, SiameseAugmentation, augmentation_for
+from attention_matching.augment import Operation, augmentation_for
 from attention_matching.distilled import DistilledSet
-from attention_matching.networks import ConvNet, Norm, default_depth, default_width
-from attention_matching.select import random_real
+from attention_matching.ensemble import group_size
+from attention_matching.held_out import HeldOut, hold_out
+from attention_matching.networks import Architecture, FeatureNetwork, Norm, build
+from attention_matching.preprocess import Preprocessing
+from attention_matching.select import random_real, whole_set
+from attention_matching.training import TrainConfig, accuracy, train_networks
+
+JOB = "attention-matching evaluate"
+Labels = Literal["hard", "soft"]
+Choice = Literal["last", "held-out"]
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
-    """How fresh networks are trained. The defaults are DM's protocol, which DataDAM's follows.
+class EvaluateConfig(TrainConfig):
+    """How a set is evaluated. The defaults are DM's protocol, which DataDAM's follows.
 
     Settings that are None are chosen by the image's size, as in distillation.
     """
 
     networks: int = 3
     """How many networks, each from its own initialisation (the papers have 5 to 20)."""
-    epochs: int = 1000
-    """Passes over the set."""
-    batch: int = 256
-    """Images per gradient step."""
-    lr: float = 0.01
-    """Learning rate of SGD; a tenth of it from half time."""
-    momentum: float = 0.9
-    """Momentum of SGD."""
-    weight_decay: float = 5e-4
-    """Weight decay of SGD."""
+    architecture: Architecture = "convnet"
+    """convnet, alexnet, vgg11, resnet18 or vit."""
     width: int | None = None
-    """Channels of the network: 128; 64 below 28 pixels."""
+    """Channels of a ConvNet: 128; 64 below 28 pixels."""
     depth: int | None = None
-    """Blocks of the network: 3 for 32 pixels, 4 for 64, 5 for 128; 2 below 28."""
+    """Blocks of a ConvNet: 3 for 32 pixels, 4 for 64, 5 for 128; 2 below 28."""
     norm: Norm = "instance"
     """Normalisation of the network."""
     augment: tuple[Operation, ...] | None = None
     """The augmentation's transforms: all six; no flip for digits."""
-    seed: int = 0
-    """The seed of all random numbers."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
+    labels: Labels = "hard"
+    """What the networks learn: class numbers, or the set's soft labels."""
+    choose: Choice = "last"
+    """The step whose accuracy counts: the last, or the best of twenty on held-out training images."""
+    held_out: float = 0.1
+    """The share of each class's training images that is held out to choose the step by."""
 
     def __post_init__(self) -> None:
-        for name in ("networks", "epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}", "a whole number >= 1")
-        if not 0 < self.lr < float("inf"):
-            raise InputError(f"lr is {self.lr}", "a number > 0")
+        super().__post_init__()
+        for name in ("networks", "width", "depth"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}", "a whole number >= 1")
+        for name, accepted in (("labels", get_args(Labels)), ("choose", get_args(Choice))):
+            if getattr(self, name) not in accepted:
+                raise InputError(f"{name} is {getattr(self, name)!r}", " or ".join(accepted))
+        if not 0 < self.held_out < 1:
+            raise InputError(f"held_out is {self.held_out}", "a number between 0 and 1")
+
+    def network(self, image_shape: tuple[int, int, int], n_classes: int) -> FeatureNetwork:
+        """Build an untrained network.
+
+        Parameters
+        ----------
+        image_shape
+            Channels, height and width of the images.
+        n_classes
+            How many logits.
+
+        Returns
+        -------
+        FeatureNetwork
+            On the CPU, from torch's global generator.
+        """
+        return build(self.architecture, image_shape, n_classes, width=self.width, depth=self.depth, norm=self.norm)
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Test accuracies after the last epoch: no step is chosen on the test set.
+    """Test accuracies of fresh networks, at a step that was not chosen on the test set.
 
     Parameters
     ----------
@@ -87,11 +113,54 @@ class Evaluation:
         """Sample standard deviation over the networks; 0 for one network."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
 
+    def confidence_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return where the mean over all networks that might be drawn lies, with this confidence.
+
+        Student's t interval, ``mean ± t std / sqrt(n)``, which assumes that the networks'
+        accuracies are drawn independently from a normal distribution. It speaks of the
+        networks: another distillation would give another set. It may leave [0, 1].
+
+        Parameters
+        ----------
+        level
+            The confidence, in (0, 1).
+
+        Returns
+        -------
+        tuple of float
+            The lower and the upper end.
+
+        Raises
+        ------
+        InputError
+            Where there is one network only, or the level is no share.
+
+        Examples
+        --------
+        >>> low, high = Evaluation((0.90, 0.92, 0.94)).confidence_interval()
+        >>> round(low, 3), round(high, 3)
+        (0.87, 0.97)
+        """
+        from scipy.stats import t
+
+        if not 0 < level < 1:
+            raise InputError(f"level is {level}", "a number between 0 and 1")
+        n = len(self.accuracies)
+        if n < 2:
+            raise InputError(f"a confidence interval of {n} network", "2 networks or more")
+        reach = float(t.ppf((1 + level) / 2, n - 1)) * self.std / n**0.5
+        return self.mean - reach, self.mean + reach
+
     def __str__(self) -> str:
         return f"{100 * self.mean:.1f} ± {100 * self.std:.1f} %"
 
 
-def evaluate(training: DistilledSet, data: ImageSet, config: EvaluateConfig | None = None) -> Evaluation:
+def evaluate(
+    training: DistilledSet,
+    data: ImageSet,
+    config: EvaluateConfig | None = None,
+    out: str | os.PathLike[str] | None = None,
+) -> Evaluation:
     """Train fresh networks on a small set and test each on real images.
 
     Parameters
@@ -99,9 +168,15 @@ def evaluate(training: DistilledSet, data: ImageSet, config: EvaluateConfig | No
     training
         The set to train on.
     data
-        Where the test images come from.
+        Where the test images come from and, with ``choose="held-out"``, the images to choose
+        the step by: a part of the training images, without any that is in the set itself. A
+        distillation has seen them all the same, so the choice is made on familiar images;
+        what is reported is measured on the test images alone.
     config
         How to train.
+    out
+        A run folder, where each network's accuracy is kept as soon as it is known. A folder
+        that holds a part of the same evaluation is gone on with, to the same numbers.
 
     Returns
     -------
@@ -111,7 +186,10 @@ def evaluate(training: DistilledSet, data: ImageSet, config: EvaluateConfig | No
     Raises
     ------
     InputError
-        Where the two sets' images or classes differ.
+        Where the two sets' images or classes differ, soft labels are missing, a loss is not
+        finite, or the folder holds something else.
+    KeyboardInterrupt
+        After Ctrl-C or SIGTERM, once the epoch is done.
 
     Examples
     --------
@@ -121,10 +199,30 @@ def evaluate(training: DistilledSet, data: ImageSet, config: EvaluateConfig | No
     >>> len(evaluate(random_real(digits, ipc=1), digits, quick).accuracies)
     2
     """
-    return _evaluate(lambda number: training, data, config or EvaluateConfig())
+    config = config or EvaluateConfig()
+    if tuple(training.images.shape[1:]) != data.image_shape or training.classes != data.classes:
+        raise InputError(
+            f"the set has {len(training.classes)} classes of {tuple(training.images.shape[1:])} images, "
+            f"the test data {data.n_classes} of {data.image_shape}",
+            "the same image shape and classes",
+        )
+    held_out = None
+    if config.choose == "held-out":
+        _, candidates = hold_out(data, training.preprocessing, config.held_out, config.seed)
+        held_out = candidates.without(training.images)
+    examples = training.images, _targets(training, config)
+    return _evaluate(lambda numbers: examples, data, training.preprocessing, config, held_out, out)
 
 
-def evaluate_random_real(data: ImageSet, ipc: int, config: EvaluateConfig | None = None) -> Evaluation:
+def evaluate_random_real(
+    data: ImageSet,
+    ipc: int,
+    config: EvaluateConfig | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    preprocessing: Preprocessing | None = None,
+    label: Callable[[DistilledSet], DistilledSet] | None = None,
+) -> Evaluation:
     """Measure the baseline: each network is trained on another random choice of real images.
 
     Parameters
@@ -134,12 +232,24 @@ def evaluate_random_real(data: ImageSet, ipc: int, config: EvaluateConfig | None
     ipc
         Images per class.
     config
-        How to train.
+        How to train. With ``choose="held-out"`` the images held out are not chosen from.
+    out
+        A run folder: see :func:`evaluate`.
+    preprocessing
+        From pixels to inputs; by default the training images' mean and std.
+    label
+        With soft labels: what gives them to a choice, such as :func:`soft_labels_from`
+        with its teacher filled in.
 
     Returns
     -------
     Evaluation
         The test accuracies; their std is over choices and networks.
+
+    Raises
+    ------
+    InputError
+        See :func:`evaluate`.
 
     Examples
     --------
@@ -148,75 +258,133 @@ def evaluate_random_real(data: ImageSet, ipc: int, config: EvaluateConfig | None
     >>> 0 <= evaluate_random_real(load("digits"), 1, quick).mean <= 1
     True
     """
-    chosen = config or EvaluateConfig()
-    return _evaluate(lambda number: random_real(data, ipc, seeding.derive(chosen.seed, "choice", number)), data, chosen)
+    config = config or EvaluateConfig()
+    preprocessing = preprocessing or Preprocessing.fit(data)
+    kept, held_out = _held_out(data, preprocessing, config)
+
+    def examples(numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        chosen = [random_real(kept, ipc, seeding.derive(config.seed, "choice", n), preprocessing) for n in numbers]
+        labelled = [label(each) for each in chosen] if label is not None else chosen
+        targets = [_targets(each, config) for each in labelled]
+        return torch.stack([each.images for each in chosen]), torch.stack(targets)
+
+    return _evaluate(examples, data, preprocessing, config, held_out, out)
 
 
-def _evaluate(training: Callable[[int], DistilledSet], data: ImageSet, config: EvaluateConfig) -> Evaluation:
-    with progress.bar("evaluate", config.networks * config.epochs) as bar:
-        accuracies = [_one_network(training(n), data, config, n, bar) for n in range(config.networks)]
+def evaluate_whole(
+    data: ImageSet,
+    config: EvaluateConfig | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    preprocessing: Preprocessing | None = None,
+) -> Evaluation:
+    """Measure what a small set is held against: networks trained on all training images, with their hard labels.
+
+    Parameters
+    ----------
+    data
+        The images.
+    config
+        How to train; fewer epochs will do, since each is longer. With ``choose="held-out"``
+        the networks are not trained on the images held out.
+    out
+        A run folder: see :func:`evaluate`.
+    preprocessing
+        From pixels to inputs; by default the training images' mean and std.
+
+    Returns
+    -------
+    Evaluation
+        The test accuracies.
+
+    Raises
+    ------
+    InputError
+        See :func:`evaluate`.
+
+    Examples
+    --------
+    >>> from sextet_common.data import load
+    >>> 0 <= evaluate_whole(load("digits"), EvaluateConfig(networks=1, epochs=1, width=8)).mean <= 1
+    True
+    """
+    config = dataclasses.replace(config or EvaluateConfig(), labels="hard")
+    preprocessing = preprocessing or Preprocessing.fit(data)
+    kept, held_out = _held_out(data, preprocessing, config)
+    training = whole_set(kept, preprocessing)
+    return _evaluate(lambda numbers: (training.images, training.labels), data, preprocessing, config, held_out, out)
+
+
+def _held_out(data: ImageSet, preprocessing: Preprocessing, config: EvaluateConfig) -> tuple[ImageSet, HeldOut | None]:
+    if config.choose == "last":
+        return data, None
+    return hold_out(data, preprocessing, config.held_out, config.seed)
+
+
+def _targets(training: DistilledSet, config: EvaluateConfig) -> Tensor:
+    if config.labels == "hard":
+        return training.labels
+    if training.soft_labels is None:
+        raise InputError("the set has no soft labels", "labels hard, or a set that soft_labels_from has labelled")
+    return training.soft_labels
+
+
+def _evaluate(
+    examples: Callable[[Sequence[int]], tuple[Tensor, Tensor]],
+    data: ImageSet,
+    preprocessing: Preprocessing,
+    config: EvaluateConfig,
+    held_out: HeldOut | None,
+    out: str | os.PathLike[str] | None,
+) -> Evaluation:
+    """Train and test the networks, group after group; ``examples`` gives what a group is trained on."""
+    where = device.pick(config.device)
+    inputs, labels = preprocessing(data.test_images).to(where), torch.tensor(data.test_labels).to(where)
+    augment = augmentation_for(data.classes, config.augment)
+
+    def make(number: int) -> FeatureNetwork:
+        return config.network(data.image_shape, data.n_classes)
+
+    first = examples([0])
+    with seeding.torch_seed(config.seed, "form"):
+        together = group_size(make(0).to(where), first[0].shape[-4:], config, where)
+    run, accuracies = None, []
+    if out is not None:
+        known = [*first, inputs, labels, *([] if held_out is None else [held_out.inputs, held_out.labels])]
+        run = runs.Run.open(out, JOB, {"data": data.source, "sha256": _sha256(known), **runs.to_json(config)})
+        accuracies = [float(row["accuracy"]) for row in run.metrics()]
+        # A group that a kill cut short is trained again as a whole: its sums may round by the group's size.
+        if len(accuracies) < config.networks:
+            accuracies = accuracies[: len(accuracies) // together * together]
+        run.rewind(len(accuracies) - 1)
+    done = len(accuracies)
+    began = time.perf_counter()
+    with (
+        progress.bar("evaluate", config.networks * config.epochs, done=done * config.epochs) as bar,
+        runs.interruptible() as stopping,
+    ):
+
+        def advance(epochs: int) -> None:
+            bar.advance(epochs)
+            if stopping():
+                raise KeyboardInterrupt
+
+        for start in range(done, config.networks, together):
+            group = range(start, min(start + together, config.networks))
+            chosen = dataclasses.replace(config, together=together)
+            networks = train_networks(
+                make, group, *examples(group), augment, chosen, held_out=held_out, advance=advance
+            )
+            for number, network in zip(group, networks, strict=True):
+                accuracies.append(accuracy(network, inputs, labels, config.batch))
+                if run is not None:
+                    seconds = round(time.perf_counter() - began, 3)
+                    run.log(number, accuracy=accuracies[-1], seconds=seconds)
     return Evaluation(tuple(accuracies))
 
 
-def _one_network(
-    training: DistilledSet,
-    data: ImageSet,
-    config: EvaluateConfig,
-    number: int,
-    bar: progress.Bar,
-) -> float:
-    """Train one network and return its test accuracy."""
-    if tuple(training.images.shape[1:]) != data.image_shape or training.classes != data.classes:
-        raise InputError(
-            f"the set has {len(training.classes)} classes of {tuple(training.images.shape[1:])} images, "
-            f"the test data {data.n_classes} of {data.image_shape}",
-            "the same image shape and classes",
-        )
-    where = device.pick(config.device)
-    side = min(data.image_shape[1:])
-    with seeding.torch_seed(config.seed, "network", number):
-        network = ConvNet(
-            data.image_shape,
-            data.n_classes,
-            width=config.width or default_width(side),
-            depth=config.depth or default_depth(side),
-            norm=config.norm,
-        ).to(where)
-    augment = augmentation_for(data.classes, config.augment)
-    images, labels = training.images.to(where), training.labels.to(where)
-    optimiser = torch.optim.SGD(
-        network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-    )
-    for epoch in range(config.epochs):
-        if epoch == (config.epochs + 1) // 2:
-            optimiser.param_groups[0]["lr"] = config.lr / 10
-        _one_epoch(network, optimiser, images, labels, augment, config, seeding.generator(config.seed, number, epoch))
-        bar.advance()
-    test = training.preprocessing(data.test_images), torch.tensor(data.test_labels)
-    return _accuracy(network, *test, config.batch, where)
-
-
-def _one_epoch(
-    network: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
-    augment: SiameseAugmentation,
-    config: EvaluateConfig,
-    draw: np.random.Generator,
-) -> None:
-    order = torch.from_numpy(draw.permutation(len(images))).to(images.device)
-    for index in order.split(config.batch):
-        # One operation for the batch, its amounts for every image: as the papers' evaluation does.
-        rows = torch.tensor(draw.random((len(index), N_RANDOM), dtype=np.float32))
-        rows[:, 0] = rows[0, 0]
-        optimiser.zero_grad()
-        functional.cross_entropy(network(augment(images[index], rows)), labels[index]).backward()
-        optimiser.step()
-
-
-def _accuracy(network: nn.Module, images: Tensor, labels: Tensor, batch: int, where: torch.device) -> float:
-    network.eval()
-    with torch.inference_mode():
-        predicted = torch.cat([network(x.to(where)).argmax(dim=1).cpu() for x in images.split(batch)])
-    return (predicted == labels).double().mean().item()
+def _sha256(tensors: Sequence[Tensor]) -> str:
+    content = hashlib.sha256()
+    for tensor in tensors:
+        content.update(tensor.cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()

@@ -10,7 +10,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,9 +17,10 @@ from jaxtyping import Float, Int
 from sextet_common import device, seeding
 from sextet_common.errors import InputError
 from torch import Tensor, nn
-from torch.nn import functional
 
 from attention_matching.augment import N_RANDOM, SiameseAugmentation
+from attention_matching.ensemble import Learner, group_size, learner_of
+from attention_matching.held_out import HeldOut
 
 CHECKS = 20  # how often a training with held-out images looks at them: evenly over its epochs
 _DRAWN = 2**16  # images whose transforms are drawn ahead and sent to the device at once
@@ -59,42 +59,6 @@ class TrainConfig:
                 raise InputError(f"{name} is {getattr(self, name)}", "a number >= 0")
         if self.seed < 0:
             raise InputError(f"seed is {self.seed}", "a whole number >= 0")
-
-
-@dataclasses.dataclass(frozen=True)
-class HeldOut:
-    """Images that no network is trained on, to choose the step of a training by.
-
-    Parameters
-    ----------
-    inputs
-        Network inputs, shape (images, channels, height, width).
-    labels
-        Class numbers, shape (images,).
-    """
-
-    inputs: Float[Tensor, "images channels height width"]
-    labels: Int[Tensor, " images"]
-
-
-class Learner(Protocol):
-    """What the loop trains: one network, or several as one."""
-
-    def step(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Make a gradient step of each network on its own batch and return the losses, on the device.
-
-        ``images`` are (networks, batch, channels, height, width), ``targets`` (networks, batch)
-        or (networks, batch, classes).
-        """
-        ...
-
-    def slow_down(self) -> None:
-        """Go on with a tenth of the learning rate."""
-        ...
-
-    def networks(self) -> list[nn.Module]:
-        """Return the networks as they are now."""
-        ...
 
 
 def train_networks(
@@ -170,51 +134,23 @@ def train_networks(
         raise InputError(f"{len(inputs)} sets of images for {len(numbers)} networks", "one each, or one for all")
     trained: list[nn.Module] = []
     with explain_out_of_memory("batch or together"):
-        for number in numbers:
-            with seeding.torch_seed(config.seed, "network", number):
-                network = make(number).to(where)
-            mine = slice(len(trained), len(trained) + 1)
-            images, wanted = (x[mine] if own else x[None] for x in (inputs, targets))
-            fitted = _fit(Single(network, config), [number], images.to(where), wanted.to(where), augment, config)
-            trained.extend(fitted)
-            if advance is not None:
-                advance(config.epochs)
+        shared = None if own else (inputs.to(where)[None], targets.to(where)[None])
+        if held_out is not None:
+            held_out = HeldOut(held_out.inputs.to(where), held_out.labels.to(where))
+        size = group_size(_fresh(make, numbers[0], config, where), inputs.shape[-4:], config, where)
+        for start in range(0, len(numbers), size):
+            mine = slice(start, start + size)
+            group = numbers[mine]
+            images, wanted = shared or (inputs[mine].to(where), targets[mine].to(where))
+            learner = learner_of([_fresh(make, number, config, where) for number in group], config)
+            # Dropout, where a network has it, draws from the global generator.
+            with seeding.torch_seed(config.seed, "train", group[0]):
+                _fit(learner, group, images, wanted, augment, config, held_out, advance or (lambda epochs: None))
+            for network in learner.networks():
+                for parameter in network.parameters():  # its own memory again, not a part of the learner's vector
+                    parameter.data = parameter.data.clone()
+                trained.append(network)
     return trained
-
-
-class Single:
-    """One network and its optimiser: the learner of the one-by-one path.
-
-    Parameters
-    ----------
-    network
-        The network, on its device.
-    config
-        The settings of SGD.
-    """
-
-    def __init__(self, network: nn.Module, config: TrainConfig) -> None:
-        self._network = network.train()
-        self._lr = config.lr
-        self._optimiser = torch.optim.SGD(
-            network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-        )
-
-    def step(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Make a gradient step and return the loss, shape (1,)."""
-        self._optimiser.zero_grad()
-        loss = functional.cross_entropy(self._network(images[0]), targets[0])
-        loss.backward()
-        self._optimiser.step()
-        return loss.detach()[None]
-
-    def slow_down(self) -> None:
-        """Go on with a tenth of the learning rate."""
-        self._optimiser.param_groups[0]["lr"] = self._lr / 10
-
-    def networks(self) -> list[nn.Module]:
-        """Return the network."""
-        return [self._network]
 
 
 def accuracy(
@@ -282,6 +218,11 @@ def explain_out_of_memory(options: str) -> Iterator[None]:
         raise InputError("the GPU's memory is full", f"a smaller {options}") from error
 
 
+def _fresh(make: Callable[[int], nn.Module], number: int, config: TrainConfig, where: torch.device) -> nn.Module:
+    with seeding.torch_seed(config.seed, "network", number):
+        return make(number).to(where)
+
+
 def _fit(
     learner: Learner,
     numbers: Sequence[int],
@@ -289,16 +230,83 @@ def _fit(
     targets: Tensor,
     augment: SiameseAugmentation,
     config: TrainConfig,
-) -> list[nn.Module]:
-    shape = inputs.shape[2:]
-    for epoch in range(config.epochs):
-        if epoch == (config.epochs + 1) // 2:
-            learner.slow_down()
-        draw = seeding.generator(config.seed, numbers[0], epoch)
-        order = torch.from_numpy(draw.permutation(inputs.shape[1]))[None]
-        for index in order.split(config.batch, dim=1):
-            rows = torch.tensor(draw.random((index.shape[1], N_RANDOM), dtype=np.float32))
-            rows[:, 0] = rows[0, 0]
-            images = augment(inputs[0, index[0]].reshape(-1, *shape), rows)[None]
-            learner.step(images, targets[:, index[0]])
-    return learner.networks()
+    held_out: HeldOut | None,
+    advance: Callable[[int], None],
+) -> None:
+    """Train a group; ``inputs`` and ``targets`` have a row per network, or one for all."""
+    images = inputs.shape[1]
+    row = torch.arange(len(inputs), device=inputs.device)[:, None]
+    half = (config.epochs + 1) // 2
+    looks = {round(config.epochs * (look + 1) / CHECKS) for look in range(CHECKS)}
+    best: list[tuple[float, dict[str, Tensor]]] = [(-1.0, {}) for _ in numbers]
+    block = max(1, _DRAWN // (len(numbers) * images))
+    for start in range(0, config.epochs, block):
+        epochs = range(start, min(start + block, config.epochs))
+        drawn_order, drawn_rows = _draws(config, numbers, epochs, images)
+        order, rows = drawn_order.to(inputs.device), drawn_rows.to(inputs.device)
+        losses = torch.zeros(len(epochs), len(numbers), device=inputs.device)
+        for at, epoch in enumerate(epochs):
+            if epoch == half:
+                learner.slow_down()
+            for first in range(0, images, config.batch):
+                part = slice(first, first + config.batch)
+                index = order[at, :, part]
+                kind = float(drawn_rows[at, 0, first, 0]) if len(numbers) == 1 else None
+                batch = _augmented(augment, inputs[row, index], rows[at, :, part], kind)
+                losses[at] += learner.step(batch, targets[row, index])
+            advance(len(numbers))
+            if held_out is not None and epoch + 1 in looks:
+                now = learner.networks()
+                best = [_better(b, n, held_out, config.batch) for b, n in zip(best, now, strict=True)]
+        _check_finite(losses, numbers, epochs, half, config)  # once per block, since it waits for the device
+    if held_out is not None:
+        for network, (_, state) in zip(learner.networks(), best, strict=True):
+            network.load_state_dict(state)
+
+
+def _draws(config: TrainConfig, numbers: Sequence[int], epochs: range, images: int) -> tuple[Tensor, Tensor]:
+    """Draw the orders, (epochs, networks, images), and the transforms, (epochs, networks, images, random)."""
+    order = np.empty((len(epochs), len(numbers), images), dtype=np.int64)
+    rows = np.empty((*order.shape, N_RANDOM), dtype=np.float32)
+    for i, epoch in enumerate(epochs):
+        for j, number in enumerate(numbers):
+            draw = seeding.generator(config.seed, number, epoch)
+            order[i, j] = draw.permutation(images)
+            rows[i, j] = draw.random((images, N_RANDOM), dtype=np.float32)
+    # One operation for a batch, its amounts for every image: as the papers' evaluation does.
+    rows[..., 0] = rows[:, :, np.arange(images) // config.batch * config.batch, 0]
+    return torch.from_numpy(order), torch.from_numpy(rows)
+
+
+def _augmented(augment: SiameseAugmentation, images: Tensor, rows: Tensor, kind: float | None) -> Tensor:
+    """Transform (networks, batch, ...) images.
+
+    ``kind`` is the random number of the operation where all images share it and the host
+    knows it: the others need not be computed then.
+    """
+    if augment.operations and kind is not None:
+        number = min(int(np.float32(kind) * len(augment.operations)), len(augment.operations) - 1)
+        augment = dataclasses.replace(augment, operations=(augment.operations[number],))
+    return augment(images.flatten(0, 1), rows.flatten(0, 1)).reshape(images.shape)
+
+
+def _better(
+    best: tuple[float, dict[str, Tensor]], network: nn.Module, held_out: HeldOut, batch: int
+) -> tuple[float, dict[str, Tensor]]:
+    """Return the better of a network's best state so far and its present one, which wins a draw."""
+    now = accuracy(network, held_out.inputs, held_out.labels, batch)
+    if now < best[0]:
+        return best
+    return now, {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+
+def _check_finite(losses: Tensor, numbers: Sequence[int], epochs: range, half: int, config: TrainConfig) -> None:
+    wrong = (~losses.isfinite()).nonzero()
+    if len(wrong):
+        at, which = wrong[0].tolist()
+        lr = config.lr if epochs[at] < half else config.lr / 10
+        raise InputError(
+            f"the loss of network {numbers[which]} is {float(losses[at, which])} in epoch {epochs[at]} "
+            f"at learning rate {lr:g}, seed {config.seed}",
+            f"finite numbers: try an lr below {config.lr:g}",
+        )
