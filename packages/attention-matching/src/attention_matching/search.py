@@ -19,9 +19,11 @@ from sextet_common.errors import InputError
 
 from attention_matching.augment import Operation, SiameseAugmentation, augmentation_for
 from attention_matching.distilled import DistilledSet
+from attention_matching.held_out import hold_out
 from attention_matching.networks import Activation, ConvNet, Norm, Pooling
-from attention_matching.ranking import WHOLE, Scores, SearchResult
-from attention_matching.select import class_members, whole_set
+from attention_matching.preprocess import Preprocessing
+from attention_matching.search_result import WHOLE, Scores, SearchResult
+from attention_matching.select import whole_set
 from attention_matching.small_sets import data_sha256
 from attention_matching.training import TrainConfig, accuracy, train_networks
 
@@ -143,7 +145,7 @@ def search_data(data: ImageSet, config: SearchConfig | None = None) -> ImageSet:
     -------
     ImageSet
         The remaining training images; the held-out ones stand as its test images. The test
-        images of ``data`` take no part.
+        images of ``data`` take no part. Mean and std are those of all training images.
 
     Raises
     ------
@@ -158,21 +160,10 @@ def search_data(data: ImageSet, config: SearchConfig | None = None) -> ImageSet:
     (1150, 287)
     """
     config = config or SearchConfig()
-    taken = np.zeros(len(data.train_labels), dtype=bool)
-    for label, members in enumerate(class_members(data)):
-        if len(members) < 2:
-            raise InputError(f"class {data.classes[label]!r} has 1 training image", "at least 2: one is held out")
-        count = min(max(1, round(config.held_out * len(members))), len(members) - 1)
-        draw = seeding.generator(config.seed, "held out", label)
-        taken[draw.choice(members, count, replace=False)] = True
-    return ImageSet.of(
-        data.train_images[~taken],
-        data.train_labels[~taken],
-        data.train_images[taken],
-        data.train_labels[taken],
-        data.classes,
-        source=data.source,
-    )
+    channels = data.image_shape[0]
+    as_pixels = Preprocessing(torch.zeros(channels), torch.ones(channels))
+    kept, held_out = hold_out(data, as_pixels, config.held_out, config.seed)
+    return dataclasses.replace(kept, test_images=held_out.inputs.numpy(), test_labels=held_out.labels.numpy())
 
 
 def search(

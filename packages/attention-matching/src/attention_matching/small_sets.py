@@ -12,17 +12,17 @@ import numpy as np
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 
-from attention_matching.distill import DistillConfig, Distiller, result_path
+from attention_matching.config import DistillConfig
+from attention_matching.distill import Distiller
 from attention_matching.distilled import DistilledSet
 from attention_matching.select import select
 
-Method = Literal["random", "k-centre", "herding", "dm", "datadam", "atom"]
-METHODS: tuple[Method, ...] = get_args(Method)
-DISTILLED: tuple[Method, ...] = ("dm", "datadam", "atom")
+Source = Literal["random", "k-centre", "herding", "dm", "datadam", "atom"]
+SOURCES: tuple[Source, ...] = get_args(Source)
 
 
 def small_set(
-    method: Method,
+    source: Source,
     data: ImageSet,
     ipc: int,
     seed: int = 0,
@@ -33,7 +33,7 @@ def small_set(
 
     Parameters
     ----------
-    method
+    source
         ``random``, ``k-centre`` or ``herding`` choose real images; ``dm``, ``datadam`` and
         ``atom`` distill.
     data
@@ -45,8 +45,7 @@ def small_set(
     distill
         How to distill; its method, ipc and seed are those given here.
     out
-        The run folder of a distillation, which is gone on with or, where it is finished,
-        read. Real images are chosen anew: that takes no time.
+        The run folder of a distillation. Real images are chosen anew: that takes no time.
 
     Returns
     -------
@@ -56,7 +55,7 @@ def small_set(
     Raises
     ------
     InputError
-        Where the method is unknown, a class has fewer images, or the folder holds something else.
+        Where the source is unknown, a class has fewer images, or the folder holds something else.
 
     Examples
     --------
@@ -64,22 +63,20 @@ def small_set(
     >>> len(small_set("random", load("digits"), ipc=3))
     30
     """
-    check_methods([method])
-    if method not in DISTILLED:
-        return select(method, data, ipc, seed)
-    if out is not None and result_path(out).exists():
-        return DistilledSet.load(result_path(out))
-    config = dataclasses.replace(distill or DistillConfig(), method=method, ipc=ipc, seed=seed)
+    check_sources([source])
+    if source == "random" or source == "k-centre" or source == "herding":
+        return select(source, data, ipc, seed)
+    config = dataclasses.replace(distill or DistillConfig(), method=source, ipc=ipc, seed=seed)
     return Distiller(config).fit(data, out)
 
 
-def check_methods(methods: Sequence[str]) -> None:
-    """Refuse methods that are unknown, named twice, or none at all.
+def check_sources(sources: Sequence[str]) -> None:
+    """Refuse sources that are unknown, named twice, or none at all.
 
     Parameters
     ----------
-    methods
-        The names.
+    sources
+        Their names.
 
     Raises
     ------
@@ -88,17 +85,55 @@ def check_methods(methods: Sequence[str]) -> None:
 
     Examples
     --------
-    >>> check_methods(["random", "magic"])
+    >>> check_sources(["random", "magic"])
     Traceback (most recent call last):
-    sextet_common.errors.InputError: method 'magic' is unknown; expected: random, k-centre, herding, dm, datadam, atom
+    sextet_common.errors.InputError: 'magic' images are unknown; expected: random, k-centre, herding, dm, datadam, atom
     """
-    if not methods:
-        raise InputError("no method is given", "one or more of " + ", ".join(METHODS))
-    for number, method in enumerate(methods):
-        if method not in METHODS:
-            raise InputError(f"method {method!r} is unknown", ", ".join(METHODS))
-        if method in methods[:number]:
-            raise InputError(f"method {method!r} is given twice", "every method once")
+    if not sources:
+        raise InputError("no images are asked for", "one or more of " + ", ".join(SOURCES))
+    for number, source in enumerate(sources):
+        if source not in SOURCES:
+            raise InputError(f"{source!r} images are unknown", ", ".join(SOURCES))
+        if source in sources[:number]:
+            raise InputError(f"{source!r} images are asked for twice", "each once")
+
+
+def only_classes(data: ImageSet, chosen: Sequence[int]) -> ImageSet:
+    """Return the images of some classes, which become the classes 0, 1, ... in the order given.
+
+    Parameters
+    ----------
+    data
+        The images.
+    chosen
+        Class numbers, each once.
+
+    Returns
+    -------
+    ImageSet
+        Their training and test images; the statistics are those of these training images.
+
+    Examples
+    --------
+    >>> from sextet_common.data import load
+    >>> few = only_classes(load("digits"), [7, 3])
+    >>> few.classes, few.n_classes, len(few.test_images)
+    (('7', '3'), 2, 73)
+    """
+    number = np.full(data.n_classes, -1)
+    number[list(chosen)] = np.arange(len(chosen))
+
+    def kept(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        here = number[labels] >= 0
+        return images[here], number[labels[here]]
+
+    names = tuple(data.classes[label] for label in chosen)
+    return ImageSet.of(
+        *kept(data.train_images, data.train_labels),
+        *kept(data.test_images, data.test_labels),
+        names,
+        source=f"{data.source}, classes {', '.join(names)}",
+    )
 
 
 def data_sha256(data: ImageSet) -> str:
