@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from attention_matching.card import data_card, save_card, summary
+from attention_matching.card import data_card, read_evaluation, save_card, summary
 from attention_matching.distilled import DistilledSet
 from attention_matching.preprocess import ZCA, Preprocessing
+from sextet_common.errors import InputError
 
 META = {
     "method": "datadam",
@@ -87,3 +88,14 @@ def test_the_card_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         save_card(build(), tmp_path / "CARD.md", {"config": {}})
     assert (tmp_path / "CARD.md").read_text(encoding="utf-8") == before
     assert [path.name for path in tmp_path.iterdir()] == ["CARD.md"]
+
+
+def test_an_evaluation_is_read_or_absent_or_refused(tmp_path: Path) -> None:
+    file = tmp_path / "evaluation.json"
+    assert read_evaluation(file) is None
+    file.write_text('{"accuracies": {"distilled": [0.5]}}')
+    assert read_evaluation(file) == {"accuracies": {"distilled": [0.5]}}
+    for wrong in ("{", "[1]", "{}", '{"accuracies": 1}'):
+        file.write_text(wrong)
+        with pytest.raises(InputError, match=r"evaluation\.json (cannot be read|has no accuracies)"):
+            read_evaluation(file)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from sextet_common import files
+from sextet_common.errors import InputError
 
 from attention_matching.distilled import DistilledSet
 
@@ -92,8 +95,8 @@ def data_card(distilled: DistilledSet, evaluation: Mapping[str, Any] | None = No
         *_accuracy(evaluation),
         "## Limits",
         "- The images fit the networks and the preprocessing that they were made with; other networks learn less "
-        "from them: evaluate across architectures before you rely on it.",
-        "- They are no anonymous data: images that start as real ones may stay close to them.",
+        "from them: evaluate across architectures before you rely on it.\n"
+        "- They are no anonymous data: images that start as real ones may stay close to them.\n"
         "- What is rare in the source data is likely to be missing.",
         "## Use",
         "```python\nfrom attention_matching import DistilledSet\n\n"
@@ -116,6 +119,35 @@ def save_card(
         The Markdown file.
     """
     files.write_text(path, data_card(distilled, evaluation))
+
+
+def read_evaluation(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Read an evaluation.json for a card.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    dict or None
+        Its content; None where there is no such file.
+
+    Raises
+    ------
+    InputError
+        Where the file is something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InputError(f"{path} cannot be read: {error}", "the evaluation.json of a run folder") from error
+    if not isinstance(content, dict) or not isinstance(content.get("accuracies"), dict):
+        raise InputError(f"{path} has no accuracies", "the evaluation.json of a run folder")
+    return content
 
 
 def _facts(distilled: DistilledSet) -> dict[str, str]:
