@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-import torch
 from jaxtyping import Float
 from sextet_common.errors import InputError
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from attention_matching import reference
 
 Backend = Literal["auto", "reference", "triton"]
+_BACKENDS = get_args(Backend)
 LARGEST_POWER = 32  # whose sums over any image stay in float32's range once the features are scaled to 1
 
 
@@ -50,6 +50,7 @@ def spatial_attention(
 
     Examples
     --------
+    >>> import torch
     >>> spatial_attention(torch.tensor([[[[3.0, 4.0]]]]), power=1)
     tensor([[0.6000, 0.8000]])
     """
@@ -91,6 +92,7 @@ def channel_attention(
 
     Examples
     --------
+    >>> import torch
     >>> channel_attention(torch.tensor([[[[1.0, -2.0]], [[4.0, 0.0]]]]), power=1)
     tensor([[0.6000, 0.8000]])
     """
@@ -145,6 +147,7 @@ def attention_maps(
 
     Examples
     --------
+    >>> import torch
     >>> spatial, channel = attention_maps(torch.ones(2, 4, 3, 3))
     >>> spatial.shape, channel.shape
     (torch.Size([2, 9]), torch.Size([2, 4]))
@@ -152,7 +155,8 @@ def attention_maps(
     if _checked(features, spatial_power, channel_power, backend):
         from attention_matching import fused
 
-        return fused.maps(features, spatial_power, channel_power)
+        maps: reference.Pair = fused.maps(features, spatial_power, channel_power)
+        return maps
     return reference.maps(features, spatial_power, channel_power)
 
 
@@ -188,14 +192,18 @@ def attention_means(
 
     Examples
     --------
+    >>> import torch
     >>> spatial, channel = attention_means(torch.ones(6, 4, 3, 3), n_classes=2, channel_power=None)
     >>> spatial.shape, channel
     (torch.Size([2, 9]), None)
     """
-    if _checked(features, spatial_power, channel_power, backend):
+    kernels = _checked(features, spatial_power, channel_power, backend)
+    images = _images_per_class(features, n_classes)
+    if kernels:
         from attention_matching import fused
 
-        return fused.maps(features, spatial_power, channel_power, _images_per_class(features, n_classes))
+        means: reference.Pair = fused.maps(features, spatial_power, channel_power, images)
+        return means
     spatial, channel = reference.maps(features, spatial_power, channel_power)
     return (
         None if spatial is None else class_means(spatial, n_classes),
@@ -225,6 +233,7 @@ def class_means(maps: Float[Tensor, "batch size"], n_classes: int) -> Float[Tens
 
     Examples
     --------
+    >>> import torch
     >>> class_means(torch.tensor([[0.0], [2.0], [4.0], [8.0]]), n_classes=2)
     tensor([[1.],
             [6.]])
@@ -272,8 +281,8 @@ def _checked(features: Tensor, spatial_power: int | None, channel_power: int | N
     powers = [checked_power(power) for power in (spatial_power, channel_power) if power is not None]
     if not powers:
         raise InputError("both powers are None", "one of them or both")
-    if backend not in get_args(Backend):
-        raise InputError(f"backend is {backend!r}", ", ".join(get_args(Backend)))
+    if backend not in _BACKENDS:
+        raise InputError(f"backend is {backend!r}", ", ".join(_BACKENDS))
     if backend == "reference" or (backend == "auto" and not features.is_cuda):
         return False
     from attention_matching import fused

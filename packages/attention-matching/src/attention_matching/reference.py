@@ -105,7 +105,8 @@ def _out_of_range(sums: Tensor) -> Tensor:
     """Say of which images the sums are so large or small that they, or a gradient through them, may not be right."""
     bound = torch.finfo(sums.dtype).max ** 0.625  # 2^80 in float32: leaves 2^46 for what meets them
     top = sums.amax(dim=1)
-    return ~((top >= 1 / bound) & (top <= bound))  # and NaN
+    right: Tensor = (top >= 1 / bound) & (top <= bound)  # false of NaN too
+    return ~right
 
 
 class _BlockSums(torch.autograd.Function):
@@ -146,13 +147,15 @@ class _BlockSums(torch.autograd.Function):
             ctx.mark_non_differentiable(factors)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, None, None]:
         """Multiply the powers' derivatives with the sums' gradients; differentiable where asked to be."""
         features, factors = ctx.saved_tensors
         shape = (len(features), 1, *features.shape[2:])
         spatial = None if gradients[0] is None else gradients[0].reshape(shape)
         channel = None if gradients[1] is None else gradients[1][:, :, None, None]
         terms = [(p, g) for p, g in zip(ctx.powers, (spatial, channel), strict=True) if p is not None and g is not None]
+        if not terms:
+            return None, None, None
         if torch.is_grad_enabled():  # somebody wants the gradient's gradient
             wide = _wide(features)
             scaled = wide if factors is None else wide * factors
