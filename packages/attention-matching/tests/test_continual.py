@@ -21,11 +21,12 @@ from attention_matching.config import DistillConfig
 from attention_matching.continual import ContinualConfig, class_order, continual
 from attention_matching.continual_result import ContinualResult
 from attention_matching.distilled import DistilledSet
-from attention_matching.small_sets import SOURCES, only_classes, small_set
+from attention_matching.small_sets import SOURCES, _logged_seconds, only_classes, small_set, small_sets
 from attention_matching.training import TrainConfig
 from PIL import Image
 from sextet_common import data
 from sextet_common.errors import InputError
+from sextet_common.runs import Run
 
 SMALL = ContinualConfig(
     steps=3,
@@ -111,9 +112,9 @@ def test_a_buffer_is_made_from_the_new_classes_images_alone(
 ) -> None:
     given = []
 
-    def recorded(source, part, ipc, seed, distill, out):
+    def recorded(source, part, ipc, seed, *more, **named):
         given.append((part.classes, len(part.train_labels), seed))
-        return small_set(source, part, ipc, seed, distill, out)
+        return small_set(source, part, ipc, seed, *more, **named)
 
     monkeypatch.setattr(module, "small_set", recorded)
     continual(shades, dataclasses.replace(SMALL, buffers=("random",)))
@@ -156,6 +157,24 @@ def test_every_source_gives_images_of_each_class_real_ones_or_distilled_ones(dig
     assert len({made.images.numpy().tobytes() for made in sets.values()}) == len(SOURCES)
     assert torch.equal(small_set("atom", few, 2, 3, SMALL.distill).images, sets["atom"].images)
     assert not torch.equal(small_set("atom", few, 2, 4, SMALL.distill).images, sets["atom"].images)
+
+
+def test_several_sets_share_the_distillations_preprocessing_and_know_what_they_cost(
+    tmp_path: Path, digits: data.ImageSet
+) -> None:
+    few = only_classes(digits, [7, 3])
+    whitened = dataclasses.replace(SMALL.distill, whitening="zca")
+    sets = small_sets(["random", "dm"], few, 2, 3, whitened, tmp_path)
+    alone = {source: small_set(source, few, 2, 3, whitened) for source in sets}
+    assert alone["random"].preprocessing.whitening == "none"  # nothing is said of real images
+    for source, made in sets.items():
+        assert made.preprocessing.whitening == "zca" and made.meta["seconds"] >= 0
+        # Whitened and back in single precision: errors of some 1e-6 of pixels up to 1.
+        np.testing.assert_allclose(made.pixels(), alone[source].pixels(), atol=1e-4)
+    (tmp_path / "dm" / "metrics.jsonl").write_text(
+        "".join(f'{{"step": {n}, "seconds": {clock}}}\n' for n, clock in enumerate((1.5, 4.0, 0.5, 2.0)))
+    )  # gone on with after 4 seconds, for another 2
+    assert _logged_seconds(Run.read(tmp_path / "dm")) == 6.0
 
 
 def test_a_distillation_has_a_run_folder_of_its_own(tmp_path: Path, digits: data.ImageSet) -> None:

@@ -18,8 +18,10 @@ import pytest
 import torch
 from attention_matching import search as module
 from attention_matching.distilled import DistilledSet
+from attention_matching.grid import PAPERS_GRID, Candidate, Grid
+from attention_matching.preprocess import Preprocessing
 from attention_matching.ranking import RankCorrelation, rank_correlation, spearman_interval
-from attention_matching.search import PAPERS_GRID, Architecture, Grid, SearchConfig, search, search_data
+from attention_matching.search import SearchConfig, search, search_data
 from attention_matching.search_result import WHOLE, Scores, SearchResult
 from attention_matching.select import random_real
 from attention_matching.training import TrainConfig
@@ -119,7 +121,7 @@ def test_what_follows_from_known_scores() -> None:
     count = 8
     worth = np.array([0.1, 0.5, 0.9, 0.6, 0.7, 0.8, 0.3, 0.2])
     seconds = np.full(count, 10.0)
-    perfect, opposite = Scores(10, worth / 2, worth, seconds / 5), Scores(10, 1 - worth, worth, seconds)
+    perfect, opposite = Scores(10, worth / 2, worth, seconds / 8, making=6.0), Scores(10, 1 - worth, worth, seconds)
     blind = Scores(10, np.full(count, 0.5), worth, seconds)
     names = tuple("abcdefgh")
     result = SearchResult(
@@ -134,7 +136,7 @@ def test_what_follows_from_known_scores() -> None:
     assert result.speedup("perfect") == pytest.approx(5) and result.worth("f") == 0.8
     table = result.to_markdown().splitlines()
     assert len(table) == 2 + 3 + 1 + 1 and all(row.count("|") == table[0].count("|") for row in table)
-    assert "| perfect | 10 | 1.00 / 1.00 | 1.00 to 1.00 | 1.00 / 1.00 | c | 90.0 % | 16 | 5.0x |" in table
+    assert "| perfect | 10 | 1.00 / 1.00 | 1.00 to 1.00 | 1.00 / 1.00 | c | 90.0 % | 6 | 10 | 5.0x |" in table
     plain = json.loads(json.dumps(result.to_json(), allow_nan=False))  # what ranks nothing is null
     assert plain["sets"]["blind"]["all"] == {"spearman": None, "kendall": None}
     assert plain["sets"]["opposite"]["top"]["kendall"] == pytest.approx(-1) and plain["best"] == 0.9
@@ -195,6 +197,21 @@ def test_a_proxys_numbers_do_not_depend_on_the_others_or_on_the_rest_of_the_grid
     assert np.array_equal(alone.whole.test, uninterrupted.whole.test[where])
 
 
+def test_the_whole_set_is_preprocessed_as_the_proxies_are_and_making_them_counts(
+    sides: data.ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+    train = module.train_networks
+    monkeypatch.setattr(module, "train_networks", lambda *args: trained.append(args[2]) or train(*args))
+    part = search_data(sides, SMALL)
+    white = Preprocessing.fit(part, "zca")
+    proxy = random_real(part, 2, preprocessing=white)
+    result = search(sides, {"white": dataclasses.replace(proxy, meta={"seconds": 5.0})}, SMALL)
+    assert torch.equal(trained[2], white(part.train_images))  # after the proxy, once to warm up and once for good
+    seconds = result.proxies["white"].seconds.sum()
+    assert result.speedup("white") == pytest.approx(result.whole.seconds.sum() / (5 + seconds))
+
+
 def test_several_networks_count_with_their_mean_and_soft_labels_are_learnt(
     sides: data.ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,7 +269,7 @@ def test_a_signal_ends_the_training_at_hand_and_the_search_goes_on(
     uninterrupted: SearchResult,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    train = module._train_one
+    train = module._Search._train_and_test
     calls = []
 
     def interrupted(*args, **kwargs):
@@ -261,7 +278,7 @@ def test_a_signal_ends_the_training_at_hand_and_the_search_goes_on(
             os.kill(os.getpid(), signal.SIGINT)
         return train(*args, **kwargs)
 
-    monkeypatch.setattr(module, "_train_one", interrupted)
+    monkeypatch.setattr(module._Search, "_train_and_test", interrupted)
     with pytest.raises(KeyboardInterrupt):
         search(sides, proxies, SMALL, tmp_path)
     assert len(calls) == len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 5
@@ -306,11 +323,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained_or_written(
 ) -> None:
     digits = random_real(data.load("digits"), 1)
     deep = dataclasses.replace(SMALL, grid=Grid(depths=(1, 4)))
+    white = random_real(sides, 1, preprocessing=Preprocessing.fit(sides, "zca"))
     for given_proxies, config, told in (
         ({}, SMALL, "no proxy is given; expected: at least one small set"),
         ({WHOLE: proxies["one"]}, SMALL, "a proxy is called 'whole set'"),
         ({"digits": digits}, SMALL, r"proxy 'digits' has 10 classes of \(1, 8, 8\) images, the data 2 of"),
         (proxies, deep, "depth is 4 for 8x8 images"),
+        ({**proxies, "white": white}, SMALL, "some proxies are whitened and some are not"),
     ):
         with pytest.raises(InputError, match=told):
             search(sides, given_proxies, config, tmp_path / "run")
@@ -320,4 +339,4 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained_or_written(
 def test_an_architectures_name_tells_its_arguments() -> None:
     names = {str(a) for a in PAPERS_GRID.architectures()}
     assert len(names) == 720  # results are stored by name
-    assert str(Architecture(16, 2, "group", "leaky_relu", "none")) == "16x2 group leaky_relu none"
+    assert str(Candidate(16, 2, "group", "leaky_relu", "none")) == "16x2 group leaky_relu none"

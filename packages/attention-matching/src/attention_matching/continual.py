@@ -19,7 +19,8 @@ from torch import Tensor
 from attention_matching.augment import Operation, SiameseAugmentation, augmentation_for
 from attention_matching.config import DistillConfig
 from attention_matching.continual_result import ContinualResult
-from attention_matching.networks import Norm, build
+from attention_matching.layers import Norm
+from attention_matching.networks import build
 from attention_matching.preprocess import Preprocessing
 from attention_matching.small_sets import Source, check_sources, data_sha256, only_classes, small_set
 from attention_matching.training import TrainConfig, accuracy, train_networks
@@ -114,7 +115,7 @@ def continual(
     Examples
     --------
     >>> from sextet_common.data import load
-    >>> quick = ContinualConfig(methods=("random",), orders=1, width=8, training=TrainConfig(epochs=2))
+    >>> quick = ContinualConfig(buffers=("random",), orders=1, width=8, training=TrainConfig(epochs=2))
     >>> result = continual(load("digits"), quick)
     >>> result.classes_seen, result.accuracies["random"].shape
     ((2, 4, 6, 8, 10), (1, 5, 1))
@@ -232,8 +233,11 @@ class _Order:
             if self.run is not None:
                 folder = self.run.path / "buffers" / f"{name}-order-{self.number}-step-{arrival}"
             seed = seeding.derive(self.config.seed, "buffer", self.number, arrival)
-            part = small_set(name, only_classes(self.data, new), self.config.ipc, seed, self.config.distill, folder)
-            parts.append(self.preprocessing(part.preprocessing.invert(part.images)))
+            part = only_classes(self.data, new)
+            made = small_set(
+                name, part, self.config.ipc, seed, self.config.distill, folder, preprocessing=self.preprocessing
+            )
+            parts.append(made.images)
         return parts
 
     def _train_and_test(self, kept: list[Tensor], arrival: int) -> list[float]:

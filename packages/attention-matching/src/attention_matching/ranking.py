@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 from sextet_common import seeding
 from sextet_common.errors import InputError
 
@@ -67,6 +66,8 @@ def rank_correlation(a: Float[np.ndarray, " things"], b: Float[np.ndarray, " thi
     >>> print(rank_correlation(np.array([0.1, 0.2, 0.3]), np.array([0.5, 0.7, 0.9])))
     1.00 / 1.00
     """
+    from scipy import stats  # here, since it takes a second to import and only the end of a search needs it
+
     if a.ndim != 1 or a.shape != b.shape:
         raise InputError(f"numbers of shapes {a.shape} and {b.shape}", "one for each thing in both")
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
@@ -98,6 +99,8 @@ def spearman_interval(
     >>> spearman_interval(np.arange(9.0), np.arange(9.0))
     (1.0, 1.0)
     """
+    from scipy import stats
+
     if math.isnan(rank_correlation(a, b).spearman):
         return math.nan, math.nan
     chosen = seeding.generator(seed, "bootstrap").integers(len(a), size=(RESAMPLES, len(a)))

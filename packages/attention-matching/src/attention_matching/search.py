@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from sextet_common import device, files, progress, runs, seeding
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
+from torch import nn
 
 from attention_matching.augment import Operation, SiameseAugmentation, augmentation_for
 from attention_matching.distilled import DistilledSet
+from attention_matching.grid import Candidate, Grid
 from attention_matching.held_out import hold_out
-from attention_matching.networks import Activation, ConvNet, Norm, Pooling
 from attention_matching.preprocess import Preprocessing
 from attention_matching.search_result import WHOLE, Scores, SearchResult
 from attention_matching.select import whole_set
@@ -28,79 +28,7 @@ from attention_matching.small_sets import data_sha256
 from attention_matching.training import TrainConfig, accuracy, train_networks
 
 JOB = "attention-matching search"
-
-Key = tuple[str, str]  # training set, architecture
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """One ConvNet of a grid: the arguments of :class:`~attention_matching.networks.ConvNet`.
-
-    Examples
-    --------
-    >>> print(Architecture(width=8, depth=2, norm="batch", activation="relu", pooling="max"))
-    8x2 batch relu max
-    """
-
-    width: int
-    depth: int
-    norm: Norm
-    activation: Activation
-    pooling: Pooling
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.depth} {self.norm} {self.activation} {self.pooling}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """The ConvNets to choose from: every combination. The default is *ours*, of 96, for small images."""
-
-    widths: tuple[int, ...] = (8, 32)
-    """Channels of every block."""
-    depths: tuple[int, ...] = (1, 2)
-    """Blocks."""
-    norms: tuple[Norm, ...] = ("none", "batch", "layer", "instance")
-    """Normalisations."""
-    activations: tuple[Activation, ...] = ("sigmoid", "relu")
-    """Activations."""
-    poolings: tuple[Pooling, ...] = ("none", "max", "avg")
-    """Poolings."""
-
-    def architectures(self) -> tuple[Architecture, ...]:
-        """Return all combinations, narrow and shallow ones first.
-
-        Returns
-        -------
-        tuple of Architecture
-            Each once.
-
-        Raises
-        ------
-        InputError
-            Where an axis is empty or names a value twice.
-
-        Examples
-        --------
-        >>> len(Grid().architectures()), len(PAPERS_GRID.architectures())
-        (96, 720)
-        """
-        for field in dataclasses.fields(self):
-            values = getattr(self, field.name)
-            if not values or len(set(values)) < len(values):
-                raise InputError(f"{field.name} are {values}", "at least one, each once")
-        axes = (self.widths, self.depths, self.norms, self.activations, self.poolings)
-        return tuple(Architecture(*values) for values in itertools.product(*axes))
-
-
-PAPERS_GRID = Grid(
-    (32, 64, 128, 256),
-    (1, 2, 3, 4),
-    ("none", "batch", "layer", "instance", "group"),
-    ("sigmoid", "relu", "leaky_relu"),
-    ("none", "max", "avg"),
-)
-"""The 720 ConvNets of the distillation papers, for 32x32 images (arXiv 2006.05929)."""
+COLUMNS = ("validation", "test", "seconds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +114,9 @@ def search(
         The images.
     proxies
         Name to a small set, made from :func:`search_data`'s training images: one made from
-        images that are held out here would be flattered.
+        images that are held out here would be flattered. The seconds that it took to make one
+        are read from ``meta["seconds"]``, where :func:`~attention_matching.small_sets.small_set`
+        leaves them.
     config
         The settings.
     out
@@ -202,8 +132,8 @@ def search(
     Raises
     ------
     InputError
-        Where there is no proxy, a proxy does not fit the data, an architecture does not fit
-        the images, or the folder holds something else.
+        Where there is no proxy, a proxy does not fit the data or is whitened and another is
+        not, an architecture does not fit the images, or the folder holds something else.
     KeyboardInterrupt
         After Ctrl-C or SIGTERM, once the training at hand is done and logged.
 
@@ -228,22 +158,21 @@ def search(
     architectures = config.grid.architectures()
     _check(data, proxies, architectures)
     part = search_data(data, config)
-    sets = {**proxies, WHOLE: whole_set(part)}
+    whitening = next(iter(proxies.values())).preprocessing.whitening
+    sets = {**proxies, WHOLE: whole_set(part, Preprocessing.fit(part, whitening))}
     run = None
     if out is not None:
         content = {name: _sha256(proxy) for name, proxy in proxies.items()}
         recorded = {"data": data.source, "data_sha256": data_sha256(data), "proxies": content, **runs.to_json(config)}
         run = runs.Run.open(out, JOB, recorded)
         run.rewind(sys.maxsize)  # what a kill tore from the log's last line would spoil the next
-    done = {} if run is None else _logged(run)
-    _train_all(data, part, sets, architectures, config, run, done)
+    task = _Search(data, part, sets, config, run)
+    task.go_on(architectures)
 
     def scores(name: str) -> Scores:
-        rows = [done[name, str(architecture)] for architecture in architectures]
-        validation, test, seconds = (
-            np.array([row[column] for row in rows]) for column in ("validation", "test", "seconds")
-        )
-        return Scores(len(sets[name]), validation, test, seconds)
+        rows = [task.done[name, str(architecture)] for architecture in architectures]
+        validation, test, seconds = (np.array([row[column] for row in rows]) for column in COLUMNS)
+        return Scores(len(sets[name]), validation, test, seconds, float(sets[name].meta.get("seconds", 0)))
 
     result = SearchResult(
         tuple(map(str, architectures)), {name: scores(name) for name in proxies}, scores(WHOLE), config.seed
@@ -255,62 +184,72 @@ def search(
     return result
 
 
-def _train_all(
-    data: ImageSet,
-    part: ImageSet,
-    sets: Mapping[str, DistilledSet],
-    architectures: tuple[Architecture, ...],
-    config: SearchConfig,
-    run: runs.Run | None,
-    done: dict[Key, dict[str, float]],
-) -> None:
-    """Fill in what is not done. An architecture's training sets follow one another, so that their times compare."""
-    keys = [(name, architecture) for architecture in architectures for name in sets]
-    left = [(name, architecture) for name, architecture in keys if (name, str(architecture)) not in done]
-    with progress.bar("search", len(keys), done=len(keys) - len(left)) as bar, runs.interruptible() as stopping:
-        for name, architecture in left:
-            if stopping():
-                break
-            row = _train_one(
-                data, part, sets[name], architecture, config, config.whole if name == WHOLE else config.proxy
-            )
-            done[name, str(architecture)] = row
-            if run is not None:
-                run.log(len(done), set=name, architecture=str(architecture), **row)
-            bar.advance(validation=row["validation"])
+class _Search:
+    """What of a search is done, and the rest."""
+
+    def __init__(
+        self,
+        data: ImageSet,
+        part: ImageSet,
+        sets: Mapping[str, DistilledSet],
+        config: SearchConfig,
+        run: runs.Run | None,
+    ) -> None:
+        self.data = data
+        self.part = part
+        self.sets = sets
+        self.config = config
+        self.run = run
+        logged = [] if run is None else run.metrics()
+        self.done = {(row["set"], row["architecture"]): {name: row[name] for name in COLUMNS} for row in logged}
+
+    def go_on(self, architectures: Sequence[Candidate]) -> None:
+        """Do what is not done. An architecture's trainings follow one another, so that their times compare."""
+        keys = [(name, architecture) for architecture in architectures for name in self.sets]
+        left = [(name, architecture) for name, architecture in keys if (name, str(architecture)) not in self.done]
+        warm = None
+        with progress.bar("search", len(keys), done=len(keys) - len(left)) as bar, runs.interruptible() as stopping:
+            for name, architecture in left:
+                if stopping():
+                    break
+                if architecture != warm:  # its first step also pays for what the device prepares: not counted
+                    self._train(next(iter(self.sets)), architecture, dataclasses.replace(self.config.proxy, epochs=1))
+                    warm = architecture
+                row = self._train_and_test(name, architecture)
+                self.done[name, str(architecture)] = row
+                if self.run is not None:
+                    self.run.log(len(self.done), set=name, architecture=str(architecture), **row)
+                bar.advance(validation=row["validation"])
+
+    def _train_and_test(self, name: str, architecture: Candidate) -> dict[str, float]:
+        """Return the mean accuracies of an architecture's networks and the seconds of their training."""
+        how = self.config.whole if name == WHOLE else self.config.proxy
+        began = time.perf_counter()
+        networks = self._train(name, architecture, how)
+        seconds = round(time.perf_counter() - began, 4)
+
+        def mean_accuracy(images: np.ndarray, labels: np.ndarray) -> float:
+            inputs, wanted = self.sets[name].preprocessing(images), torch.tensor(labels)
+            return float(np.mean([accuracy(network, inputs, wanted, how.batch) for network in networks]))
+
+        validation = mean_accuracy(self.part.test_images, self.part.test_labels)
+        test = mean_accuracy(self.data.test_images, self.data.test_labels)
+        return {"validation": validation, "test": test, "seconds": seconds}
+
+    def _train(self, name: str, architecture: Candidate, how: TrainConfig) -> list[nn.Module]:
+        """Train fresh networks: the same initial ones on every set."""
+        config, training = self.config, self.sets[name]
+        return train_networks(
+            lambda _: architecture.build(self.data.image_shape, self.data.n_classes),
+            range(config.networks),
+            training.images,
+            training.labels if training.soft_labels is None else training.soft_labels,
+            SiameseAugmentation(config.augment or ()),
+            dataclasses.replace(how, seed=seeding.derive(config.seed, "architecture", str(architecture))),
+        )
 
 
-def _train_one(
-    data: ImageSet,
-    part: ImageSet,
-    training: DistilledSet,
-    architecture: Architecture,
-    config: SearchConfig,
-    how: TrainConfig,
-) -> dict[str, float]:
-    """Train fresh networks of one architecture on one set; return their mean accuracies and the seconds of training."""
-    how = dataclasses.replace(how, seed=seeding.derive(config.seed, "architecture", str(architecture)))
-    began = time.perf_counter()
-    networks = train_networks(
-        lambda number: ConvNet(data.image_shape, data.n_classes, **dataclasses.asdict(architecture)),
-        range(config.networks),
-        training.images,
-        training.labels if training.soft_labels is None else training.soft_labels,
-        SiameseAugmentation(config.augment or ()),
-        how,
-    )
-    seconds = time.perf_counter() - began
-    found = {}
-    for name, images, labels in (
-        ("validation", part.test_images, part.test_labels),
-        ("test", data.test_images, data.test_labels),
-    ):
-        inputs, wanted = training.preprocessing(images), torch.tensor(labels)
-        found[name] = float(np.mean([accuracy(network, inputs, wanted, how.batch) for network in networks]))
-    return {**found, "seconds": round(seconds, 4)}
-
-
-def _check(data: ImageSet, proxies: Mapping[str, DistilledSet], architectures: tuple[Architecture, ...]) -> None:
+def _check(data: ImageSet, proxies: Mapping[str, DistilledSet], architectures: tuple[Candidate, ...]) -> None:
     if not proxies:
         raise InputError("no proxy is given", "at least one small set")
     for name, proxy in proxies.items():
@@ -322,15 +261,11 @@ def _check(data: ImageSet, proxies: Mapping[str, DistilledSet], architectures: t
                 f"the data {data.n_classes} of {data.image_shape}",
                 "the same image shape and classes",
             )
+    if len({proxy.preprocessing.whitening for proxy in proxies.values()}) > 1:
+        raise InputError("some proxies are whitened and some are not", "one preprocessing for all and the whole set")
     for architecture in architectures:
         with torch.device("meta"):  # shapes alone: an architecture that cannot be built is refused before any training
-            ConvNet(data.image_shape, data.n_classes, **dataclasses.asdict(architecture))
-
-
-def _logged(run: runs.Run) -> dict[Key, dict[str, float]]:
-    """Return what an interrupted run has logged."""
-    columns = ("validation", "test", "seconds")
-    return {(row["set"], row["architecture"]): {name: row[name] for name in columns} for row in run.metrics()}
+            architecture.build(data.image_shape, data.n_classes)
 
 
 def _sha256(training: DistilledSet) -> str:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import os
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
+from sextet_common.runs import Run
 
 from attention_matching.config import DistillConfig
 from attention_matching.distill import Distiller
 from attention_matching.distilled import DistilledSet
+from attention_matching.preprocess import Preprocessing
 from attention_matching.select import select
 
 Source = Literal["random", "k-centre", "herding", "dm", "datadam", "atom"]
@@ -28,6 +33,7 @@ def small_set(
     seed: int = 0,
     distill: DistillConfig | None = None,
     out: str | os.PathLike[str] | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> DistilledSet:
     """Choose or distill a few images of every class.
 
@@ -46,11 +52,14 @@ def small_set(
         How to distill; its method, ipc and seed are those given here.
     out
         The run folder of a distillation. Real images are chosen anew: that takes no time.
+    preprocessing
+        What the images come in: by default the distillation's own, and for real images each
+        channel standardised.
 
     Returns
     -------
     DistilledSet
-        ``ipc`` images of each class, class after class.
+        ``ipc`` images of each class, class after class; ``meta["seconds"]`` is what it took.
 
     Raises
     ------
@@ -64,10 +73,62 @@ def small_set(
     30
     """
     check_sources([source])
+    began = time.perf_counter()
     if source == "random" or source == "k-centre" or source == "herding":
-        return select(source, data, ipc, seed)
-    config = dataclasses.replace(distill or DistillConfig(), method=source, ipc=ipc, seed=seed)
-    return Distiller(config).fit(data, out)
+        made = select(source, data, ipc, seed, preprocessing)
+        seconds = time.perf_counter() - began
+    else:
+        config = dataclasses.replace(distill or DistillConfig(), method=source, ipc=ipc, seed=seed)
+        made = Distiller(config).fit(data, out)
+        seconds = time.perf_counter() - began if out is None else _logged_seconds(Run.read(out))
+        if preprocessing is not None:
+            inputs = preprocessing(made.preprocessing.invert(made.images))
+            made = dataclasses.replace(made, images=inputs, preprocessing=preprocessing)
+    return dataclasses.replace(made, meta={**made.meta, "seconds": round(seconds, 3)})
+
+
+def small_sets(
+    sources: Sequence[Source],
+    data: ImageSet,
+    ipc: int,
+    seed: int = 0,
+    distill: DistillConfig | None = None,
+    out: str | os.PathLike[str] | None = None,
+) -> dict[str, DistilledSet]:
+    """Choose or distill a few images of every class in several ways, all in the distillation's preprocessing.
+
+    Parameters
+    ----------
+    sources
+        See :func:`small_set`.
+    data, ipc, seed, distill
+        See :func:`small_set`.
+    out
+        A folder for the distillations' run folders, each by the name of its source.
+
+    Returns
+    -------
+    dict
+        Source to images.
+
+    Raises
+    ------
+    InputError
+        See :func:`small_set`.
+
+    Examples
+    --------
+    >>> from sextet_common.data import load
+    >>> {name: len(some) for name, some in small_sets(["random", "herding"], load("digits"), ipc=1).items()}
+    {'random': 10, 'herding': 10}
+    """
+    check_sources(sources)
+    whitening = (distill or DistillConfig()).resolved(data).whitening
+    preprocessing = Preprocessing.fit(data, whitening or "none")
+    return {
+        source: small_set(source, data, ipc, seed, distill, None if out is None else Path(out) / source, preprocessing)
+        for source in sources
+    }
 
 
 def check_sources(sources: Sequence[str]) -> None:
@@ -159,3 +220,9 @@ def data_sha256(data: ImageSet) -> str:
     for array in (data.train_images, data.train_labels, data.test_images, data.test_labels):
         content.update(np.ascontiguousarray(array).tobytes())
     return content.hexdigest()
+
+
+def _logged_seconds(run: Run) -> float:
+    """Return how long a distillation took; its clock starts anew wherever it was gone on with."""
+    clock = [0.0, *(float(row["seconds"]) for row in run.metrics())]
+    return sum(now - before if now >= before else now for before, now in itertools.pairwise(clock))
