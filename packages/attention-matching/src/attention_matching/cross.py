@@ -273,8 +273,8 @@ def cross_architecture(
     >>> from sextet_common.data import load
     >>> digits = load("digits")
     >>> quick = EvaluateConfig(networks=1, epochs=1, width=8)
-    >>> list(cross_architecture(k_centre(digits, 1), digits, quick, ["convnet", "vit"]).distilled)
-    ['convnet', 'vit']
+    >>> list(cross_architecture(k_centre(digits, 1), digits, quick, ["convnet", "alexnet"]).distilled)
+    ['convnet', 'alexnet']
     """
     config = config or EvaluateConfig()
     if not architectures or len(set(architectures)) < len(architectures):

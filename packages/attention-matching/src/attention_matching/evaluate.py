@@ -141,14 +141,14 @@ class Evaluation:
         >>> round(low, 3), round(high, 3)
         (0.87, 0.97)
         """
-        from scipy.stats import t
+        from scipy.special import stdtrit  # Student's t quantile
 
         if not 0 < level < 1:
             raise InputError(f"level is {level}", "a number between 0 and 1")
         n = len(self.accuracies)
         if n < 2:
             raise InputError(f"a confidence interval of {n} network", "2 networks or more")
-        reach = float(t.ppf((1 + level) / 2, n - 1)) * self.std / n**0.5
+        reach = float(stdtrit(n - 1, (1 + level) / 2)) * self.std / n**0.5
         return self.mean - reach, self.mean + reach
 
     def __str__(self) -> str:

@@ -145,8 +145,10 @@ def train_networks(
             learner = learner_of([_fresh(make, number, config, where) for number in group], config)
             # Dropout, where a network has it, draws from the global generator.
             with seeding.torch_seed(config.seed, "train", group[0]):
-                _fit(learner, group, images, wanted, augment, config, held_out, advance or (lambda epochs: None))
-            for network in learner.networks():
+                networks = _fit(
+                    learner, group, images, wanted, augment, config, held_out, advance or (lambda epochs: None)
+                )
+            for network in networks:
                 for parameter in network.parameters():  # its own memory again, not a part of the learner's vector
                     parameter.data = parameter.data.clone()
                 trained.append(network)
@@ -232,7 +234,7 @@ def _fit(
     config: TrainConfig,
     held_out: HeldOut | None,
     advance: Callable[[int], None],
-) -> None:
+) -> list[nn.Module]:
     """Train a group; ``inputs`` and ``targets`` have a row per network, or one for all."""
     images = inputs.shape[1]
     row = torch.arange(len(inputs), device=inputs.device)[:, None]
@@ -259,9 +261,11 @@ def _fit(
                 now = learner.networks()
                 best = [_better(b, n, held_out, config.batch) for b, n in zip(best, now, strict=True)]
         _check_finite(losses, numbers, epochs, half, config)  # once per block, since it waits for the device
+    networks = learner.networks()
     if held_out is not None:
-        for network, (_, state) in zip(learner.networks(), best, strict=True):
+        for network, (_, state) in zip(networks, best, strict=True):
             network.load_state_dict(state)
+    return networks
 
 
 def _draws(config: TrainConfig, numbers: Sequence[int], epochs: range, images: int) -> tuple[Tensor, Tensor]:
