@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from attention_matching.attention import class_means, spatial_attention
 from attention_matching.augment import SiameseAugmentation, augmentation_for
-from attention_matching.distill import DistillConfig, Distiller
+from attention_matching.config import DistillConfig
+from attention_matching.distill import Distiller
 from attention_matching.distilled import DistilledSet
 from attention_matching.evaluate import EvaluateConfig, Evaluation, evaluate, evaluate_random_real
 from attention_matching.losses import AttentionMatchingLoss

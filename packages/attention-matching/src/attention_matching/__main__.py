@@ -13,7 +13,8 @@ from sextet_common import cli, files
 from sextet_common import data as image_data
 from sextet_common.runs import Run, to_json
 
-from attention_matching.distill import DistillConfig, Distiller, result_path
+from attention_matching.config import DistillConfig
+from attention_matching.distill import Distiller, result_path
 from attention_matching.distilled import DistilledSet
 from attention_matching.evaluate import EvaluateConfig, Evaluation, evaluate, evaluate_random_real
 from attention_matching.select import whole_set

@@ -10,7 +10,8 @@ from sextet_common.errors import InputError
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from attention_matching.networks import Block, BlockNetwork, FeatureNetwork, Features, Norm, normalisation
+from attention_matching.layers import Norm, normalisation
+from attention_matching.networks import Block, BlockNetwork, FeatureNetwork, Features
 
 _SMALLEST = 8  # pixels of a side: three halvings, or four patches
 

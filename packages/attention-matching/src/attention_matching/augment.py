@@ -111,7 +111,9 @@ class SiameseAugmentation:
         # Every row passes every operation and keeps what its own made of it: which one that is, only the device knows.
         # In this order of operations an image that is moved around is resampled once, with its row's own map.
         drawn = {name: kind == number for number, name in enumerate(self.operations)}
-        maps = [(drawn[name], getattr(self, f"_{name}")(x, u, v)) for name in ("crop", "scale", "rotate") if name in drawn]
+        maps = [
+            (drawn[name], getattr(self, f"_{name}")(x, u, v)) for name in ("crop", "scale", "rotate") if name in drawn
+        ]
         if maps:
             x = _resampled(x, maps)
         if "flip" in drawn:

@@ -2,129 +2,56 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import time
-import warnings
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
-from sextet_common import checkpoint, device, figures, progress, runs, seeding
+from sextet_common import checkpoint, figures, progress, runs
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 from torch import Tensor
 
-from attention_matching.augment import N_RANDOM, Operation, SiameseAugmentation, augmentation_for
+from attention_matching.config import DistillConfig
 from attention_matching.distilled import DistilledSet
-from attention_matching.losses import AttentionMatchingLoss
-from attention_matching.networks import ConvNet, Norm, default_depth, default_width
+from attention_matching.distributed import Shard, shard
+from attention_matching.losses import Loss
+from attention_matching.networks import FeatureNetwork
 from attention_matching.preprocess import Preprocessing
-from attention_matching.select import class_members, random_real
+from attention_matching.step import Step
+from attention_matching.training import explain_out_of_memory
 
 JOB = "attention-matching distill"
 RESULT = "distilled.safetensors"
-
-
-@dataclasses.dataclass(frozen=True)
-class DistillConfig:
-    """How to distill. Where nothing else is said, the defaults are those of DataDAM's table.
-
-    Settings that are None are chosen by the image's size: see :meth:`resolved`.
-    """
-
-    ipc: int = 1
-    """Images per class."""
-    steps: int | None = None
-    """Steps: 8000 in the paper; *ours* for images below 28 pixels, 600."""
-    seed: int = 0
-    """The seed of all random numbers."""
-    power: int = 4
-    """The exponent of the attention maps."""
-    feature_weight: float | None = None
-    """The weight lambda of the last block's features: 0.01 below 64 pixels, 0.02 from there."""
-    loss_scale: float = 100.0
-    """The factor of the whole loss in DataDAM's public code, which image_lr assumes."""
-    image_lr: float | None = None
-    """Learning rate of the pixels: 1 up to 50 images per class, 10 above."""
-    image_momentum: float = 0.5
-    """Momentum of the pixels' SGD."""
-    real_batch: int = 64
-    """Real images per class and step, as in DataDAM's public code."""
-    initial: Literal["real", "noise"] = "real"
-    """What the synthetic images start as: random real images, or noise."""
-    width: int | None = None
-    """Channels of the random networks: 128 in the paper; *ours* for images below 28 pixels, 64."""
-    depth: int | None = None
-    """Blocks of the random networks: 3 for 32 pixels, 4 for 64, 5 for 128; 2 below 28."""
-    norm: Norm = "instance"
-    """Normalisation of the random networks."""
-    augment: tuple[Operation, ...] | None = None
-    """The siamese augmentation's transforms: all six; no flip for digits."""
-    checkpoint_every: int = 100
-    """Steps between two checkpoints: the most that a kill loses."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-
-    def __post_init__(self) -> None:
-        for name in ("ipc", "steps", "power", "real_batch", "width", "depth", "checkpoint_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}", "a whole number >= 1")
-        for name in ("feature_weight", "image_momentum"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise InputError(f"{name} is {value}", "a number >= 0")
-        for name in ("image_lr", "loss_scale"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise InputError(f"{name} is {value}", "a number > 0")
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}", "a whole number >= 0")
-
-    def resolved(self, data: ImageSet) -> DistillConfig:
-        """Return the same configuration with every None replaced by the value for these images.
-
-        Parameters
-        ----------
-        data
-            The images to distill.
-
-        Returns
-        -------
-        DistillConfig
-            Without None: what the run folder's config.json records.
-        """
-        side = min(data.image_shape[1:])
-        chosen: dict[str, Any] = {
-            "steps": 8000 if side >= 28 else 600,
-            "feature_weight": 0.01 if side < 64 else 0.02,
-            "image_lr": 1.0 if self.ipc <= 50 else 10.0,
-            "width": default_width(side),
-            "depth": default_depth(side),
-            "augment": augmentation_for(data.classes).operations,
-        }
-        return dataclasses.replace(self, **{k: v for k, v in chosen.items() if getattr(self, k) is None})
+LOOK = 10  # steps between two looks at the losses: between them nothing waits for the device
 
 
 class Distiller:
-    """Distills a data set into a few images per class (DataDAM).
+    """Distills a data set into a few images per class (DataDAM, ATOM, DM).
 
     Every step draws a freshly initialised network that is never trained, a batch of
     real images of each class and one augmentation per class; the loss compares
-    attention maps and features of real and synthetic images, and its gradient moves
+    statistics of the features of real and synthetic images, and its gradient moves
     the synthetic pixels. All draws are keyed by (seed, step, class).
+
+    Under ``torchrun`` the processes share out the classes; the result is that of one process.
 
     Parameters
     ----------
     config
         The settings; the paper's by default.
+    loss
+        A loss of one's own in the place of ``config.method``'s: see :class:`Loss`.
+    network
+        A network of one's own, one of the family to draw from, in the place of
+        ``config.architecture``'s.
 
     References
     ----------
-    DataDAM (arXiv 2310.00093), algorithm 1.
+    DataDAM (arXiv 2310.00093), algorithm 1; ATOM (arXiv 2405.01373); DM (arXiv 2110.04181).
 
     Examples
     --------
@@ -134,8 +61,11 @@ class Distiller:
     (10, 1, 8, 8)
     """
 
-    def __init__(self, config: DistillConfig | None = None) -> None:
+    def __init__(
+        self, config: DistillConfig | None = None, *, loss: Loss | None = None, network: FeatureNetwork | None = None
+    ) -> None:
         self.config = config or DistillConfig()
+        self._loss, self._network = loss, network
 
     def fit(self, data: ImageSet, out: str | os.PathLike[str] | None = None) -> DistilledSet:
         """Distill.
@@ -157,33 +87,35 @@ class Distiller:
         Raises
         ------
         InputError
-            Where a setting does not fit the data, the folder holds something else, or
-            the loss is no longer finite (the step, the class and the seed are named).
+            Where a setting does not fit the data, the folder holds something else, the
+            loss is no longer finite (the step, the class and the seed are named), another
+            process is gone, or a GPU's memory is full.
         KeyboardInterrupt
             After Ctrl-C or SIGTERM, once the step is done and checkpointed.
         """
         config = self.config.resolved(data)
-        task = _Task(config, data)
-        run = None if out is None else runs.Run.open(out, JOB, _recorded(config, data))
-        start = 0
-        if run is not None and (found := run.resume()) is not None:
-            start = int(found.meta["step"])
-            task.restore(found.arrays)
-        began = time.perf_counter()
-        steps = config.steps or 0
-        with progress.bar(f"distill ipc {config.ipc}", steps, done=start) as bar, runs.interruptible() as stopping:
-            for step in range(start, steps):
-                loss = task.step(step)
-                done = step + 1
-                bar.advance(loss=loss)
-                last = done == steps or stopping()
-                if run is not None and (last or done % 10 == 0):
-                    run.log(done, loss=loss, seconds=round(time.perf_counter() - began, 3))
-                if run is not None and (last or done % config.checkpoint_every == 0):
-                    checkpoint.save_step(run.checkpoints, done, task.state(), {"step": done})
-                if last:
-                    break
-        result = task.result({"method": "datadam", "data": data.source, **runs.to_json(config)})
+        with shard(data.n_classes, config.device) as part:
+            if config.norm == "batch" and part.world > 1:
+                raise InputError(
+                    f"batch normalisation in {part.world} processes, whose statistics would have to be synchronised",
+                    "one process, or norm instance, group, layer or none",
+                )
+            if config.cuda_graph and part.where.type != "cuda":
+                raise InputError(f"cuda_graph on {part.where.type}", "a CUDA device")
+            recorded = {**_source(data), **runs.to_json(config)}
+            run = runs.Run.open(out, JOB, recorded) if out is not None and part.first else None
+            preprocessing = Preprocessing.fit(data, config.whitening or "none")
+            with explain_out_of_memory("images_at_once, or precision bfloat16"):
+                step = Step(config, data, part, preprocessing, loss=self._loss, network=self._network)
+                _loop(config, data, part, step, run)
+            images = part.gathered(_per_class(step.images, config)).flatten(0, 1).cpu()
+        result = DistilledSet(
+            images=images,
+            labels=torch.arange(data.n_classes).repeat_interleave(config.ipc),
+            classes=data.classes,
+            preprocessing=preprocessing,
+            meta=recorded,
+        )
         if run is not None:
             result.save(run.path / RESULT)
             result.save_grid(run.path / "images.png")
@@ -193,99 +125,77 @@ class Distiller:
         return result
 
 
-class _Task:
-    """The state of one distillation: pixels, their optimiser, and the data on the device."""
+def _loop(config: DistillConfig, data: ImageSet, part: Shard, step: Step, run: runs.Run | None) -> None:
+    """Run all steps that are not done yet, in all processes alike."""
+    start = _resumed(part, step, config, run)
+    began = time.perf_counter()
+    steps = config.steps or 0
+    shown = progress.bar(f"{config.method} ipc {config.ipc}", steps, done=start) if part.first else nullcontext()
+    pending: list[Tensor] = []
+    with shown as bar, runs.interruptible() as stopping:
+        for done in range(start + 1, steps + 1):
+            pending.append(step(done - 1))
+            look = done % LOOK == 0 or done % config.checkpoint_every == 0 or done == steps
+            if not (look or (part.world == 1 and stopping())):
+                if bar is not None:
+                    bar.advance()
+                continue
+            losses = part.gathered(torch.stack(pending, dim=1)).cpu()
+            _refuse_non_finite(losses, done - len(pending), data, config)
+            pending.clear()
+            loss = float(losses[:, -1].sum())
+            if bar is not None:
+                bar.advance(loss=loss)
+            last = part.any(stopping()) or done == steps
+            if run is not None and (last or done % LOOK == 0):
+                run.log(done, loss=loss, seconds=round(time.perf_counter() - began, 3))
+            if last or done % config.checkpoint_every == 0:
+                state = {n: part.gathered(_per_class(x, config)) for n, x in _state(step).items()}
+                if run is not None:
+                    checkpoint.save_step(run.checkpoints, done, state, {"step": done})
+            if last:
+                break
 
-    def __init__(self, config: DistillConfig, data: ImageSet) -> None:
-        self.config = config
-        self.data = data
-        self.device = device.pick(config.device)
-        self.augment = SiameseAugmentation(config.augment or ())
-        self.loss = AttentionMatchingLoss(config.power, config.feature_weight or 0.0, config.loss_scale)
-        self.members = class_members(data)
-        few = [data.classes[k] for k, members in enumerate(self.members) if len(members) < config.real_batch]
-        if few:
-            warnings.warn(
-                f"class {few[0]!r} has fewer images than real_batch = {config.real_batch}: "
-                f"{len(few)} of {data.n_classes} classes are sampled with replacement",
-                stacklevel=3,
-            )
-        self.preprocessing = Preprocessing.fit(data)
-        self.real = self.preprocessing(data.train_images).to(self.device)
-        initial = self._initial().to(self.device)
-        self.images = initial.detach().clone().requires_grad_(True)
-        self.optimiser = torch.optim.SGD([self.images], lr=config.image_lr or 1.0, momentum=config.image_momentum)
 
-    def _initial(self) -> Tensor:
-        config, data = self.config, self.data
-        if config.initial == "real":
-            return random_real(data, config.ipc, config.seed, self.preprocessing).images
-        shape = (data.n_classes * config.ipc, *data.image_shape)
-        return torch.randn(shape, generator=seeding.torch_generator(config.seed, "noise"))
+def _state(step: Step) -> dict[str, Tensor]:
+    return {"images": step.images.detach(), "velocity": step.velocity}
 
-    def step(self, step: int) -> float:
-        """Move the pixels once and return the loss of before."""
-        config, classes = self.config, self.data.n_classes
-        draws = [seeding.generator(config.seed, "step", step, label) for label in range(classes)]
-        chosen = np.concatenate([self._batch(draw, members) for draw, members in zip(draws, self.members, strict=True)])
-        rows = torch.tensor(np.stack([draw.random(N_RANDOM, dtype=np.float32) for draw in draws]))
-        with seeding.torch_seed(config.seed, "network", step):
-            network = ConvNet(
-                self.data.image_shape, classes, width=config.width or 0, depth=config.depth, norm=config.norm
-            )
-        network.to(self.device).requires_grad_(False)
-        with torch.no_grad():
-            index = torch.from_numpy(chosen).to(self.device)
-            real = network.features(self.augment(self.real[index], rows))
-        synthetic = network.features(self.augment(self.images, rows))
-        losses = self.loss(real, synthetic, classes)
-        total: Tensor = losses.sum()
-        self.optimiser.zero_grad()
-        total.backward()
-        self.optimiser.step()
-        value = float(total.detach())
-        if not np.isfinite(value):
-            label = int((~losses.isfinite()).nonzero()[0, 0]) if not losses.isfinite().all() else 0
-            raise InputError(
-                f"the loss is {value} at step {step}, class {self.data.classes[label]!r}, seed {config.seed}",
-                f"finite numbers: try an image_lr below {config.image_lr:g}",
-            )
-        return value
 
-    def _batch(self, draw: np.random.Generator, members: np.ndarray) -> np.ndarray:
-        size = self.config.real_batch
-        chosen: np.ndarray = draw.choice(members, size, replace=len(members) < size, shuffle=False)
-        return chosen
+def _per_class(images: Tensor, config: DistillConfig) -> Tensor:
+    """Give each class a row, as shards are put together."""
+    return images.detach().view(-1, config.ipc, *images.shape[1:])
 
-    def state(self) -> dict[str, Tensor]:
-        """Return what a resumed task needs."""
-        momentum = self.optimiser.state[self.images].get("momentum_buffer")
-        return {"images": self.images, "momentum": torch.zeros_like(self.images) if momentum is None else momentum}
 
-    def restore(self, arrays: dict[str, Tensor]) -> None:
-        """Take the state of an interrupted task."""
-        with torch.no_grad():
-            self.images.copy_(arrays["images"])
-        if self.config.image_momentum:
-            self.optimiser.state[self.images]["momentum_buffer"] = arrays["momentum"].to(self.device)
+def _resumed(part: Shard, step: Step, config: DistillConfig, run: runs.Run | None) -> int:
+    """Take the newest checkpoint's state into every process and return how many steps it has seen."""
+    found = None if run is None else run.resume()
+    start = int(part.told(torch.tensor(0 if found is None else int(found.meta["step"]))).item())
+    if not start:
+        return 0
+    rows = slice(part.classes.start, part.classes.stop)
+    for name, tensor in _state(step).items():
+        shape = (part.n_classes, config.ipc, *tensor.shape[1:])
+        whole = torch.empty(shape) if found is None else found.arrays[name]
+        tensor.copy_(part.told(whole)[rows].flatten(0, 1))
+    return start
 
-    def result(self, meta: dict[str, object]) -> DistilledSet:
-        """Return the pixels as a distilled set."""
-        data, ipc = self.data, self.config.ipc
-        return DistilledSet(
-            images=self.images.detach().cpu().clone(),
-            labels=torch.arange(data.n_classes).repeat_interleave(ipc),
-            classes=data.classes,
-            preprocessing=self.preprocessing,
-            meta=meta,
+
+def _refuse_non_finite(losses: Tensor, before: int, data: ImageSet, config: DistillConfig) -> None:
+    wrong = (~losses.isfinite()).T.nonzero()
+    if len(wrong):
+        number, label = wrong[0].tolist()
+        raise InputError(
+            f"the loss is {float(losses[label, number])} at step {before + number}, "
+            f"class {data.classes[label]!r}, seed {config.seed}",
+            f"finite numbers: try an image_lr below {config.image_lr:g}",
         )
 
 
-def _recorded(config: DistillConfig, data: ImageSet) -> dict[str, object]:
-    """Return what config.json records: the settings, and which images they were used on."""
+def _source(data: ImageSet) -> dict[str, object]:
+    """Say which images were distilled: where they come from, and the hash of their content."""
     content = hashlib.sha256(np.ascontiguousarray(data.train_images).tobytes())
     content.update(np.ascontiguousarray(data.train_labels).tobytes())
-    return {"data": data.source, "data_sha256": content.hexdigest(), **runs.to_json(config)}
+    return {"data": data.source, "data_sha256": content.hexdigest()}
 
 
 def result_path(out: str | os.PathLike[str]) -> Path:

@@ -11,16 +11,10 @@ from jaxtyping import Float
 from sextet_common.errors import InputError
 from torch import Tensor, nn
 
+from attention_matching.layers import Activation, Norm, Pooling, activation_of, normalisation, pooling_of
+
 Architecture = Literal["convnet", "alexnet", "vgg11", "resnet18", "vit"]
-Norm = Literal["instance", "batch", "group", "layer", "none"]
-Activation = Literal["relu", "sigmoid", "leaky_relu"]
-Pooling = Literal["avg", "max", "none"]
-
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
-
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "leaky_relu": nn.LeakyReLU}
-_POOLINGS: dict[str, type[nn.Module]] = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d, "none": nn.Identity}
-_GROUPS = 4  # of the group norm, as in the condensation papers' code
 
 
 class Features(NamedTuple):
@@ -139,10 +133,6 @@ class BlockNetwork(FeatureNetwork):
         pooling: Pooling = "avg",
     ) -> None:
         super().__init__()
-        if activation not in _ACTIVATIONS:
-            raise InputError(f"activation is {activation!r}", " or ".join(_ACTIVATIONS))
-        if pooling not in _POOLINGS:
-            raise InputError(f"pooling is {pooling!r}", " or ".join(_POOLINGS))
         channels, *given = image_shape
         sides = _padded(given)
         self.blocks, self.pools = nn.ModuleList(), nn.ModuleList()
@@ -150,10 +140,10 @@ class BlockNetwork(FeatureNetwork):
             padding = block.kernel // 2 + (0 if number else (sides[0] - given[0]) // 2)
             normalise = normalisation(norm, block.width)  # before the convolution: it checks the width
             convolve = nn.Conv2d(channels, block.width, block.kernel, padding=padding)
-            self.blocks.append(nn.Sequential(convolve, normalise, _ACTIVATIONS[activation]()))
+            self.blocks.append(nn.Sequential(convolve, normalise, activation_of(activation)))
             left = min(sides) // 2
             pools = block.pool and pooling != "none" and (left > 1 or number + 1 == len(blocks))
-            self.pools.append(_POOLINGS[pooling](2) if pools else nn.Identity())
+            self.pools.append(pooling_of(pooling) if pools else nn.Identity())
             sides = [side // 2 for side in sides] if pools else sides
             channels = block.width
         self.classifier = nn.Linear(channels * sides[0] * sides[1], n_classes)
@@ -346,45 +336,6 @@ def default_width(side: int) -> int:
     (64, 128)
     """
     return 128 if side >= 28 else 64
-
-
-def normalisation(norm: Norm, width: int) -> nn.Module:
-    """Make the layer that normalises a block's channels.
-
-    Parameters
-    ----------
-    norm
-        See :class:`ConvNet`.
-    width
-        How many channels.
-
-    Returns
-    -------
-    torch.nn.Module
-        The layer, with a scale and a shift per channel, as the papers' networks have; the
-        identity for ``none``.
-
-    Raises
-    ------
-    InputError
-        Where the norm is unknown, or the width is not positive or no multiple of 4 groups.
-
-    Examples
-    --------
-    >>> layer = normalisation("group", 8)
-    >>> layer.num_groups, layer.affine
-    (4, True)
-    """
-    if width < 1 or (norm == "group" and width % _GROUPS):
-        raise InputError(f"width is {width} with norm {norm!r}", f"1 or more, and multiples of {_GROUPS} with 'group'")
-    groups = {"instance": width, "group": _GROUPS, "layer": 1}
-    if norm in groups:
-        return nn.GroupNorm(groups[norm], width)
-    if norm == "batch":
-        return nn.BatchNorm2d(width)
-    if norm == "none":
-        return nn.Identity()
-    raise InputError(f"norm is {norm!r}", " or ".join(get_args(Norm)))
 
 
 def _padded(sides: Sequence[int]) -> list[int]:
