@@ -95,7 +95,7 @@ def test_every_fault_of_a_file_names_it(make, tmp_path: Path) -> None:
         "[]": "cannot be read",
         "[" * 100_000: "cannot be read",
         json.dumps({**table, "weights": [1, 1, 1]}): "weights sum to 3",
-        json.dumps({**table, "version": 2}): "of version 2; expected: version 1",
+        json.dumps({**table, "version": 2}): "of version 2; expected: a gmr-metric mixture of version 1",
         json.dumps({k: v for k, v in table.items() if k != "means"}): "cannot be read: 'means'",
         json.dumps({**table, "means": [[1, 2], [3]]}): "means are no numbers",
     }

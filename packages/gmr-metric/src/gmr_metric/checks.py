@@ -1,7 +1,9 @@
-"""Checks of arrays at the door: the errors name the array and the place."""
+"""Checks at the door: the errors name the array and the place, or the option and what it may be."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -32,3 +34,21 @@ def symmetric(covariances: np.ndarray, tolerance: float) -> np.ndarray:
             f"covariance {wrong[0]} is not symmetric: entries differ by {asymmetry[wrong[0]]:g}", "symmetric matrices"
         )
     return np.asarray((covariances + mirrored) / 2)
+
+
+def is_whole(value: object) -> bool:
+    """Tell whether a value is a whole number, of Python's or NumPy's."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def number(name: str, value: object, accepted: Callable[[Any], bool], expected: str) -> None:
+    """Refuse what is no real number, or is not accepted, by its name."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not accepted(value):
+        raise InputError(f"{name} is {value!r}" if isinstance(value, str) else f"{name} is {value}", expected)
+
+
+def one_of(name: str, value: object, choices: Iterable[str]) -> None:
+    """Refuse what is none of some words, by its name and theirs."""
+    words = tuple(choices)
+    if not isinstance(value, str) or value not in words:
+        raise InputError(f"{name} is {value!r}", ", ".join(words))

@@ -1,14 +1,15 @@
-"""The norm of a difference of two nearly equal mixtures, to full relative precision.
+"""The difference of two nearly equal mixtures, to full relative precision.
 
-``||a f - b g||^2`` computed as ``a^2 F - 2ab A + b^2 B`` loses all digits once the two agree
+``||f - g||^2`` computed as ``<f, f> - 2 <f, g> + <g, g>`` loses all digits once the two agree
 to 1e-8. Here component i of f is paired with the one of g next to it, the difference is the
-sum of ``h_i = p_i N(a_i) - q_i N(b_i)``, and every ``<h_i, h_j>`` is built from the pair's
+sum of ``h_i = q_i N(b_i) - p_i N(a_i)``, and every ``<h_i, h_j>`` is built from the pair's
 *changes* of weight, mean and covariance alone: nothing large is ever subtracted. *Ours*.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,40 +19,66 @@ from gmr_metric.mixture import GaussianMixture
 _BLOCK = 2**17  # floats that a block of pair covariances may hold
 
 
-def log_squared_difference(f: GaussianMixture, g: GaussianMixture, *, log_ratio: float) -> float | None:
-    """Log of the squared norm of ``f - exp(log_ratio) g``.
+class Difference(NamedTuple):
+    """What parts a mixture g from a mixture f, with h = g - f.
+
+    Attributes
+    ----------
+    log_squared_norm
+        The log of <f, f>.
+    along
+        <f, h> over <f, f>.
+    squared
+        <h, h> over <f, f>.
+    """
+
+    log_squared_norm: float
+    along: float
+    squared: float
+
+    @property
+    def sine(self) -> float:
+        """The sine of the angle between f and g: what of h stands across f, over the norm of g."""
+        # h integrates to zero and f to one, so that h never lies along f and this subtraction keeps its digits.
+        return math.sqrt(max(0.0, self.squared - self.along**2) / (1 + 2 * self.along + self.squared))
+
+    @property
+    def ise(self) -> float:
+        """The squared norm of f - g."""
+        return math.exp(self.log_squared_norm + math.log(self.squared)) if self.squared > 0 else 0.0
+
+
+def difference(f: GaussianMixture, g: GaussianMixture) -> Difference | None:
+    """Compare two nearly equal mixtures.
 
     Parameters
     ----------
     f, g
         Mixtures in the same dimensions.
-    log_ratio
-        The log of g's factor.
 
     Returns
     -------
-    float or None
-        The logarithm, -inf for equal mixtures; None where the components cannot be paired
-        one to one, so that there are no small changes to work from.
+    Difference or None
+        Zeros for equal mixtures; None where the components cannot be paired one to one, so that there are no small
+        changes to work from.
     """
     f, g = _distinct(f), _distinct(g)
     order = _pairing(f, g)
     if order is None:
         return None
     weights, means, covariances = g.weights[order], g.means[order], g.covariances[order]
-    # q_i / p_i - 1, and the log of q_i / p_i: the weight's own change is exact, the factor's is near zero.
-    change = np.log1p((weights - f.weights) / f.weights) + log_ratio
+    change = np.log1p((weights - f.weights) / f.weights)
     mean_change, covariance_change = means - f.means, covariances - f.covariances
-    total, largest = 0.0, -math.inf
+    sums, largest = np.zeros(3), -math.inf
     step = max(1, _BLOCK // (len(f) * f.dim**2))
     for start in range(0, len(f), step):
-        rows = slice(start, start + step)
-        log_size, bracket = _block(f, rows, change, mean_change, covariance_change)
-        top = float(log_size.max())
-        if top > largest:
-            total, largest = total * math.exp(largest - top) if total else 0.0, top
-        total += float((np.exp(log_size - largest) * bracket).sum())
-    return math.log(total) + largest if total > 0 else -math.inf
+        log_size, first, second = _block(f, slice(start, start + step), change, mean_change, covariance_change)
+        top = max(largest, float(log_size.max()))
+        size = np.exp(log_size - top)
+        sums = sums * math.exp(largest - top) + [size.sum(), (size * first).sum(), (size * second).sum()]
+        largest = top
+    norm, along, squared = sums.tolist()
+    return Difference(largest + math.log(norm), along / norm, max(0.0, squared / norm))
 
 
 def _distinct(mixture: GaussianMixture) -> GaussianMixture:
@@ -79,12 +106,13 @@ def _pairing(f: GaussianMixture, g: GaussianMixture) -> np.ndarray | None:
 
 def _block(
     f: GaussianMixture, rows: slice, change: np.ndarray, mean_change: np.ndarray, covariance_change: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return <h_i, h_j> for some i and all j, as the log of a size and the bracket that it multiplies.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return <f_i, f_j>, <f_i, h_j> and <h_i, h_j> for some i and all j: a log, and what multiplies it for the others.
 
     With l(a, b) the log kernel of two components, x = l(b_i, a_j) - l(a_i, a_j), y the same
     in j and s their mixed second difference, all with the weights' changes added::
 
+        <f_i, h_j> = p_i p_j K(a_i, a_j) expm1(y)
         <h_i, h_j> = p_i p_j K(a_i, a_j) (expm1(x) expm1(y) + exp(x + y) expm1(s))
     """
     covariance = f.covariances[rows, None] + f.covariances
@@ -103,7 +131,8 @@ def _block(
     s = -0.5 * _log_determinant(-inverse_u @ u @ inverse_v @ v)
     s = s - 0.5 * _second_quadratic(offset, inverse, e, u, inverse_u, g, v, inverse_v, inverse_uv)
     log_size = np.log(f.weights[rows, None]) + np.log(f.weights) + log_gaussian(offset, covariance)
-    return log_size, np.expm1(x) * np.expm1(y) + np.exp(x + y) * np.expm1(s)
+    along = np.expm1(y)
+    return log_size, along, np.expm1(x) * along + np.exp(x + y) * np.expm1(s)
 
 
 def _first(

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.special import logsumexp
 from sextet_common.errors import InputError
 
+from gmr_metric.checks import is_whole
 from gmr_metric.mixture import SYMMETRY_TOLERANCE, GaussianMixture
 from gmr_metric.reduction import available_methods, reduce
 
@@ -146,7 +147,7 @@ class GaussianSumFilter:
 
     def __post_init__(self) -> None:
         n = self.n_components
-        if n is not None and not (isinstance(n, int | np.integer) and n >= 1):
+        if n is not None and not (is_whole(n) and n >= 1):
             raise InputError(f"n_components is {n}", "a whole number >= 1, or None")
         if self.method not in available_methods():
             raise InputError(f"method {self.method!r} is unknown", ", ".join(available_methods()))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sextet_common.errors import InputError
 
+from gmr_metric.checks import is_whole
 from gmr_metric.mixture import GaussianMixture
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def merge(mixture: GaussianMixture, i: int, j: int) -> GaussianMixture:
     [[[2.0]]]
     """
     n = len(mixture)
-    if i == j or not (0 <= i < n and 0 <= j < n):
+    if not (is_whole(i) and is_whole(j) and i != j and 0 <= i < n and 0 <= j < n):
         raise InputError(f"components {i} and {j}", f"two different ones from 0 to {n - 1}")
     first, second = sorted((i, j))
     assignment = np.arange(n) - (np.arange(n) > second)

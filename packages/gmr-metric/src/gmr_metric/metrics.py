@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from sextet_common.errors import InputError
 
+from gmr_metric.checks import is_whole
 from gmr_metric.costs import squared_wasserstein
-from gmr_metric.differences import log_squared_difference
+from gmr_metric.differences import difference
 from gmr_metric.inner import log_inner_product
 from gmr_metric.mixture import GaussianMixture
 
@@ -193,7 +194,7 @@ def kl_divergence(f: GaussianMixture, g: GaussianMixture, *, samples: int = 10_0
     >>> abs(found.value - 0.5) < 4 * found.standard_error
     True
     """
-    if samples < 2:
+    if not (is_whole(samples) and samples >= 2):
         raise InputError(f"samples is {samples}", "a whole number >= 2")
     if f.dim != g.dim:
         raise InputError(f"mixtures of {f.dim} and {g.dim} dimensions", "the same number of dimensions")
@@ -210,9 +211,9 @@ def _chord(f: GaussianMixture, g: GaussianMixture) -> float:
     products = _products(f, g)
     cosine = math.exp(products.log_cosine)
     if cosine > _NEAR:
-        log_squared = log_squared_difference(f, g, log_ratio=0.5 * (products.ff - products.gg))
-        if log_squared is not None:
-            return min(math.sqrt(2), math.exp(0.5 * (log_squared - products.ff)))
+        near = difference(f, g)
+        if near is not None:
+            return 2 * math.sin(math.asin(min(1.0, near.sine)) / 2)
     return math.sqrt(max(0.0, 2 - 2 * cosine))
 
 
@@ -225,9 +226,9 @@ def _angle(f: GaussianMixture, g: GaussianMixture) -> float:
 def _ise(f: GaussianMixture, g: GaussianMixture) -> float:
     products = _products(f, g)
     if math.exp(products.log_cosine) > _NEAR:
-        log_squared = log_squared_difference(f, g, log_ratio=0.0)
-        if log_squared is not None:
-            return math.exp(log_squared)
+        near = difference(f, g)
+        if near is not None:
+            return near.ise
     largest = max(products)
     fg, ff, gg = (math.exp(value - largest) for value in products)
     return max(0.0, ff + gg - 2 * fg) * math.exp(largest)
@@ -258,12 +259,24 @@ def _mw2(f: GaussianMixture, g: GaussianMixture) -> float:
 
     costs = squared_wasserstein(f, g)
     n, m = costs.shape
-    rows = kron(eye_array(n), np.ones((1, m)))
-    columns = kron(np.ones((1, n)), eye_array(m))
-    marginals = np.concatenate([f.weights / f.weights.sum(), g.weights / g.weights.sum()])
-    # One constraint follows from the others; dropping it spares the solver a rounding conflict.
-    solved = linprog(costs.ravel(), A_eq=vstack([rows, columns]).tocsr()[:-1], b_eq=marginals[:-1], method="highs")
-    return math.sqrt(max(0.0, float(solved.fun)))
+    w, v = f.weights / f.weights.sum(), g.weights / g.weights.sum()
+    # The solver's tolerances are absolute: costs go to it less what each component pays anyway and in units of a lower
+    # bound of the whole, weights in millionths, so that neither small mixtures nor light components lie within them.
+    least = costs.min(axis=1)
+    extra = costs - least[:, None]
+    unit = max(float(w @ least), float(v @ costs.min(axis=0)), 1e-8 * float(extra.max())) or 1.0
+    rows, columns = kron(eye_array(n), np.ones((1, m))), kron(np.ones((1, n)), eye_array(m))
+    solved = linprog(
+        extra.ravel() / unit,
+        # One constraint follows from the others; dropping it spares the solver a rounding conflict.
+        A_eq=vstack([rows, columns]).tocsr()[:-1],
+        b_eq=1e6 * np.concatenate([w, v])[:-1],
+        method="highs-ds",
+        options={"presolve": False, "primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
+    )
+    if solved.status != 0:
+        raise InputError(f"the transport of components has no solution: {solved.message}", "costs of fewer magnitudes")
+    return math.sqrt(max(0.0, float(w @ least + 1e-6 * solved.x @ extra.ravel())))
 
 
 _METRICS: dict[str, Callable[[GaussianMixture, GaussianMixture], float]] = {

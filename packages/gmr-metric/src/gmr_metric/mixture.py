@@ -13,7 +13,7 @@ from sextet_common.errors import InputError
 from sextet_common.seeding import generator
 
 from gmr_metric import algebra, storage
-from gmr_metric.checks import as_floats, symmetric
+from gmr_metric.checks import as_floats, is_whole, symmetric
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,7 +157,7 @@ class GaussianMixture:
         numpy.ndarray
             Shape (size, d).
         """
-        if size < 0:
+        if not (is_whole(size) and size >= 0):
             raise InputError(f"size is {size}", "a whole number >= 0")
         draw = generator(seed, "mixture sample")
         chosen = draw.choice(len(self), size=size, p=self.weights / self.weights.sum())

@@ -33,7 +33,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         table = _table(Path(path))
         if str(table["format"]) != _FORMAT or int(table["version"]) != _VERSION:
-            raise InputError(f"{path} is a {table['format']} of version {table['version']}", f"version {_VERSION}")
+            raise InputError(
+                f"{path} is a {table['format']} of version {table['version']}", f"a {_FORMAT} of version {_VERSION}"
+            )
         return {name: table[name] for name in _ARRAYS}
     except FileNotFoundError:
         raise InputError(f"{path} does not exist", "a mixture's .json or .npz file") from None
