@@ -137,6 +137,24 @@ def test_bad_input_is_one_line_and_leaves_no_file(make, folder: Path, capsys: py
         ("reduce mixture.json -k 2 --method best --out r.json", "method 'best' is unknown; expected: prune, threshold"),
         ("reduce mixture.json -k 2 --option reference --out r.json", "option 'reference'; expected: NAME=VALUE"),
         ("reduce mixture.json -k 2 --option gate=1 --out r.json", "oggmr has no option 'gate'"),
+        (
+            "reduce mixture.json -k 2 --method prune --option threshold=high --out r.json",
+            "threshold is 'high'; expected",
+        ),
+        (
+            "reduce mixture.json -k 2 --method threshold --option gate=[1] --out r.json",
+            "gate is [1]; expected: a squared",
+        ),
+        ("reduce mixture.json -k 2 --method ctd --option regularization=null --out r.json", "regularization is None"),
+        ("reduce mixture.json -k 2 --method ctd --option cost=[1] --out r.json", "cost is [1]; expected: kl, w2, cs"),
+        (
+            "reduce mixture.json -k 2 --method gmrc --option refine=False --out r.json",
+            "refine is 'False'; expected: true",
+        ),
+        ("reduce mixture.json -k 2 --method west --option weighting=1 --out r.json", "weighting is 1; expected: plain"),
+        ("reduce mixture.json -k 2 --method salmond --option neighbours=-3 --out r.json", "neighbours is -3; expected"),
+        ("reduce mixture.json -k 2 --method runnalls --option neighbours=1.5 --out r.json", "a whole number >= 0"),
+        ("reduce mixture.json -k 2 --method runnalls --option neighbours=few --out r.json", "neighbours is 'few'"),
         ("reduce mixture.json -k 2 --out r.txt", "no known ending"),
         ("reduce missing.json -k 2 --out r.txt", "no known ending"),  # before any work
         ("reduce mixture.json -k 2 --out r.json --plot r.pdf", "r.pdf has no known ending; expected: .png"),

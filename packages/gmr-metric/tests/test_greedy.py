@@ -72,12 +72,15 @@ METHODS: dict[str, tuple[Callable[..., Outcome], Cost]] = {
 }
 
 
-@pytest.mark.parametrize("small", [0, 32], ids=["compiled", "vectorised"])
+@pytest.mark.parametrize(
+    ("small", "table"), [(0, 0), (32, 2**23), (32, 0)], ids=["compiled", "vectorised", "vectorised, no table"]
+)
 @pytest.mark.parametrize("name", METHODS)
 def test_the_same_pairs_as_computing_everything_anew(
-    make, name: str, small: int, monkeypatch: pytest.MonkeyPatch
+    make, name: str, small: int, table: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "SMALL", small)
+    monkeypatch.setattr(greedy, "_TABLE", table)
     method, cost = METHODS[name]
     for seed, (n, d) in enumerate([(2, 1), (5, 1), (8, 2), (12, 1), (12, 3), (12, 2)]):
         mixture = make(seed, n, d)
@@ -90,11 +93,13 @@ def test_compiled_and_vectorised_loops_merge_alike(make, cost: type, monkeypatch
     for seed, n, d in ((0, 33, 1), (1, 150, 2), (2, 200, 4)):
         mixture = make(seed, n, d)
         histories = []
-        for numba in "01":
+        for numba, table in (("1", 0), ("0", 2**23), ("0", 0)):
             monkeypatch.setenv("GMR_METRIC_NUMBA", numba)
+            monkeypatch.setattr(greedy, "_TABLE", table)
             histories.append(merge_greedily(cost(mixture), 2).history)
-        assert [s.components for s in histories[0]] == [s.components for s in histories[1]]
-        np.testing.assert_allclose(*[[s.cost for s in h] for h in histories], rtol=1e-9, atol=1e-14)
+        for other in histories[1:]:
+            assert [s.components for s in histories[0]] == [s.components for s in other]
+            np.testing.assert_allclose([s.cost for s in histories[0]], [s.cost for s in other], rtol=1e-9, atol=1e-14)
 
 
 def test_the_classic_mixture_reduces_as_in_the_literature(classic) -> None:

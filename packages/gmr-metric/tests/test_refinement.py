@@ -9,6 +9,7 @@ import pytest
 from gmr_metric import kernels, oggmr
 from gmr_metric.metrics import distance
 from gmr_metric.mixture import GaussianMixture
+from gmr_metric.outcome import nearest_centres
 from gmr_metric.reduction import reduce
 from gmr_metric.refinement import _Problem, refine
 from hypothesis import given, settings
@@ -108,6 +109,36 @@ def test_oggmr_is_never_above_its_greedy_start_and_no_worse_than_one_refined_fro
         assert found.distance < greedy.distance
         assert found.distance < reduce(mixture, 8, "runnalls").distance
         assert distance(mixture, found.mixture, "ise") <= distance(mixture, greedy.mixture, "ise")
+
+
+def divergence(f: GaussianMixture, i: int, g: GaussianMixture, j: int) -> float:
+    """KL of g's component j from f's component i, as textbooks give it."""
+    inverse, offset = np.linalg.inv(g.covariances[j]), g.means[j] - f.means[i]
+    logs = np.linalg.slogdet(g.covariances[j])[1] - np.linalg.slogdet(f.covariances[i])[1]
+    return float(np.trace(inverse @ f.covariances[i]) + offset @ inverse @ offset - f.dim + logs) / 2
+
+
+@pytest.mark.parametrize("method", ["oggmr", "gmrc"])
+def test_after_refinement_each_component_is_with_the_nearest_of_what_is_left(make, method: str) -> None:
+    """Refined components may have left the groups that they started from."""
+    for seed, n, d in ((1, 40, 1), (2, 60, 2), (3, 25, 3)):
+        mixture = make(seed, n, d)
+        found = reduce(mixture, 6, method)
+        table = [[divergence(mixture, i, found.mixture, j) for j in range(6)] for i in range(n)]
+        nearest = np.argmin(table, axis=1)
+        if len(set(nearest.tolist())) == 6:
+            np.testing.assert_array_equal(found.assignment, nearest)
+        assert sorted(set(found.assignment.tolist())) == list(range(6))
+        assert found.history[-1].cost == pytest.approx(
+            distance(mixture, found.mixture, "angle" if method == "oggmr" else "ise"), rel=1e-9
+        )
+
+
+def test_a_centre_that_is_nobodys_nearest_gets_its_own_nearest() -> None:
+    """The second centre is farther from all than another; of those in company, the third is nearest to it."""
+    mixture = GaussianMixture(np.full(4, 0.25), [[0.0], [1.0], [2.0], [50.0]], np.ones((4, 1, 1)))
+    centres = GaussianMixture(np.full(3, 1 / 3), [[1.0], [20.0], [50.0]], [[[4.0]], [[4.0]], [[4.0]]])
+    assert nearest_centres(mixture, centres).tolist() == [0, 0, 1, 2]
 
 
 def test_far_scales_and_places_change_nothing_but_the_coordinates(make) -> None:

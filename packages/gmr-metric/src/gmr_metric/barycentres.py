@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from sextet_common.errors import InputError
 
+from gmr_metric.checks import one_of
 from gmr_metric.mixture import GaussianMixture
 
 if TYPE_CHECKING:
@@ -92,8 +93,7 @@ def barycentre(
     >>> [round(float(barycentre(pair, kind).covariance[0, 0]), 6) for kind in ("kl", "w2", "cs")]
     [6.0, 4.0, 3.902468]
     """
-    if kind not in ("kl", "w2", "cs"):
-        raise InputError(f"kind is {kind!r}", "kl, w2, cs")
+    one_of("kind", kind, ("kl", "w2", "cs"))
     shares = mixture.weights if weights is None else np.asarray(weights, dtype=np.float64)
     total = shares.sum()
     if shares.shape != (len(mixture),) or not (shares >= 0).all() or not 0 < total < np.inf:

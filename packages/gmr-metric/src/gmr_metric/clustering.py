@@ -11,12 +11,13 @@ import numpy as np
 from sextet_common.errors import InputError
 
 from gmr_metric.barycentres import Kind, barycentre
+from gmr_metric.checks import number, one_of
 from gmr_metric.costs import cauchy_schwarz, kullback_leibler, squared_wasserstein
 from gmr_metric.greedy import runnalls
 from gmr_metric.merging import merge_groups
 from gmr_metric.metrics import distance
 from gmr_metric.mixture import GaussianMixture
-from gmr_metric.outcome import Outcome, Step
+from gmr_metric.outcome import Outcome, Step, dispensable, nearest_centres
 from gmr_metric.refinement import refine as refine_all
 
 _COSTS = {"kl": kullback_leibler, "w2": squared_wasserstein, "cs": cauchy_schwarz}
@@ -65,10 +66,8 @@ def ctd(mixture: GaussianMixture, n_components: int, *, cost: Kind = "kl", regul
     >>> found.assignment.tolist(), found.mixture.means.round(6).tolist()
     ([0, 0, 1], [[0.1], [9.0]])
     """
-    if cost not in _COSTS:
-        raise InputError(f"cost is {cost!r}", ", ".join(_COSTS))
-    if not 0 <= regularization < np.inf:
-        raise InputError(f"regularization is {regularization}", "a number >= 0")
+    one_of("cost", cost, _COSTS)
+    number("regularization", regularization, lambda weight: 0 <= weight < np.inf, "a number >= 0")
     n = len(mixture)
     if n_components == n:
         return Outcome(np.arange(n))
@@ -97,7 +96,12 @@ def gmrc(mixture: GaussianMixture, n_components: int, *, refine: bool = True) ->
     Returns
     -------
     Outcome
-        The refined mixture, and the groups that it started from.
+        The refined mixture, and which of its components is nearest to each of the original's.
+
+    Raises
+    ------
+    InputError
+        Where ``refine`` is no truth value.
 
     Examples
     --------
@@ -105,12 +109,14 @@ def gmrc(mixture: GaussianMixture, n_components: int, *, refine: bool = True) ->
     >>> gmrc(three, 2).assignment.tolist()
     [0, 0, 1]
     """
+    if not isinstance(refine, bool | np.bool_):
+        raise InputError(f"refine is {refine!r}", "true, false")
     found = ctd(mixture, n_components)
     if not refine or n_components == len(mixture):
         return found
     refined = refine_all(mixture, merge_groups(mixture, found.assignment), objective="ise")
     step = Step("refine", (), n_components, distance(mixture, refined, "ise"))
-    return Outcome(found.assignment, refined, (*found.history, step))
+    return Outcome(nearest_centres(mixture, refined), refined, (*found.history, step))
 
 
 def _clusters(
@@ -168,7 +174,7 @@ def _plan(mixture: GaussianMixture, costs: np.ndarray, regularization: float) ->
         plan[np.arange(n), costs.argmin(axis=1)] = mixture.weights
     loss = mixture.weights * least
     while len(empty := np.flatnonzero(plan.sum(axis=0) == 0)):
-        i = int(np.where(_dispensable(plan.argmax(axis=1), n_components), loss, -1).argmax())
+        i = int(np.where(dispensable(plan.argmax(axis=1), n_components), loss, -1).argmax())
         plan[i] = 0
         plan[i, empty[0]] = mixture.weights[i]
     return plan
@@ -199,10 +205,5 @@ def _partition(plan: np.ndarray) -> np.ndarray:
     n_components = plan.shape[1]
     labels = np.asarray(plan.argmax(axis=1))
     for empty in np.setdiff1d(np.arange(n_components), labels):
-        labels[np.where(_dispensable(labels, n_components), plan[:, empty], -1).argmax()] = empty
+        labels[np.where(dispensable(labels, n_components), plan[:, empty], -1).argmax()] = empty
     return labels
-
-
-def _dispensable(labels: np.ndarray, n_components: int) -> np.ndarray:
-    """Return which components have company in their group."""
-    return np.asarray(np.bincount(labels, minlength=n_components)[labels] > 1)

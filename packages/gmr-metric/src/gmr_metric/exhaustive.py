@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from sextet_common.errors import InputError
 
+from gmr_metric.checks import one_of
 from gmr_metric.kernels import Columns, whitened
 from gmr_metric.merging import merge_groups
 from gmr_metric.metrics import distance
@@ -53,8 +54,7 @@ def brute_force(mixture: GaussianMixture, n_components: int, *, metric: Literal[
     n = len(mixture)
     if n > MOST:
         raise InputError(f"brute-force over {n} components", f"at most {MOST} components")
-    if metric not in ("angle", "ise"):
-        raise InputError(f"metric is {metric!r}", "angle, ise")
+    one_of("metric", metric, ("angle", "ise"))
     f = whitened(mixture)
     log_scale = float(f.log_self().max())
     subsets = _subsets(f)

@@ -1,10 +1,11 @@
 """Greedy merging: one loop, with the cost of a pair plugged in.
 
-Each merge touches one row of the table of costs, so the table is never held: every component
+Each merge touches one row of the table of costs, so the table need not be held: every component
 remembers its cheapest partner among the later ones, and a row whose partner has gone is looked
 at again only when its old cost, which is then a lower bound, comes to the front. That picks
 the same pairs as a search of the whole table, ties by the lowest indices, with memory linear in
-the number of components. `compiled.merge_pairs` is the same loop for numba.
+the number of components. `compiled.merge_pairs` is the same loop for numba; without numba the
+table is held while it is small, since computing a row anew takes longer there.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import numpy as np
+from sextet_common.errors import InputError
 
 from gmr_metric import vectorised
+from gmr_metric.checks import is_whole
 from gmr_metric.kernels import implementation, whitened
 from gmr_metric.mixture import GaussianMixture
 from gmr_metric.outcome import Outcome, Step
 
 MANY = 5000  # components beyond which only neighbours are candidates, where the user has not said
 NEIGHBOURS = 16
+_TABLE = 2**23  # costs that are held without numba: 64 MiB, some 2900 components
 _ROUND = 0.12  # of the components may go in one round of merges between neighbours
 
 
@@ -155,9 +159,16 @@ def merge_greedily(cost: PairCost, n_components: int, neighbours: int | None = N
     -------
     Outcome
         The groups, and every merge in its order.
+
+    Raises
+    ------
+    InputError
+        Where the neighbours are no whole number >= 0.
     """
     n = len(cost.own)
     groups, names = Groups(n), np.arange(n)
+    if neighbours is not None and not (is_whole(neighbours) and neighbours >= 0):
+        raise InputError(f"neighbours is {neighbours!r}", "a whole number >= 0")
     if neighbours is None:
         neighbours = NEIGHBOURS if n > MANY else 0
     if neighbours:
@@ -182,6 +193,7 @@ def _merge_all(cost: PairCost, n_components: int, groups: Groups, names: np.ndar
     n = left = len(names)
     best, bound, stale = np.zeros(n, dtype=np.intp), np.full(n, np.inf), np.zeros(n, dtype=bool)
     alive = np.ones(n, dtype=bool)
+    table = np.empty((n, n)) if n * n <= _TABLE else None
 
     def choose(i: int, costs: np.ndarray) -> None:
         """Note the cheapest later partner of component i."""
@@ -191,15 +203,18 @@ def _merge_all(cost: PairCost, n_components: int, groups: Groups, names: np.ndar
             best[i] = i + 1 + int(costs.argmin())
             bound[i] = costs[best[i] - i - 1]
 
-    def search(i: int) -> None:
-        choose(i, cost.pairs(np.array([i]), np.arange(i + 1, len(alive))))
+    def computed(i: int) -> np.ndarray:
+        return cost.pairs(np.array([i]), np.arange(i + 1, len(alive)))
 
     for i in range(n - 1):
-        search(i)
+        costs = computed(i)
+        if table is not None:
+            table[i, i + 1 :] = costs
+        choose(i, costs)
     while left > n_components:
         i = int(bound.argmin())
         if stale[i]:
-            search(i)
+            choose(i, computed(i) if table is None else table[i, i + 1 :])
             continue
         j = int(best[i])
         groups.merge(names[i], names[j], bound[i])
@@ -208,6 +223,8 @@ def _merge_all(cost: PairCost, n_components: int, groups: Groups, names: np.ndar
         alive[j], bound[j], stale[j] = False, np.inf, False
         stale |= np.isfinite(bound) & ((best == i) | (best == j))
         costs = cost.pairs(np.array([i]), np.arange(len(alive)))
+        if table is not None:
+            table[:i, i], table[i, i + 1 :] = costs[:i], costs[i + 1 :]
         row = costs[:i]
         closer = np.flatnonzero(alive[:i] & ((row < bound[:i]) | ((row == bound[:i]) & (best[:i] > i))))
         best[closer], bound[closer], stale[closer] = i, row[closer], False
@@ -217,6 +234,8 @@ def _merge_all(cost: PairCost, n_components: int, groups: Groups, names: np.ndar
             cost.keep(kept)
             names, best, bound, stale = names[kept], place[best[kept]], bound[kept], stale[kept]
             alive = np.ones(left, dtype=bool)
+            if table is not None:
+                table = table[np.ix_(kept, kept)]
 
 
 def _merge_neighbours(cost: PairCost, n_components: int, neighbours: int, groups: Groups) -> np.ndarray:

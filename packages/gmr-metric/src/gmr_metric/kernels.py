@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gmr_metric.mixture import GaussianMixture
+from gmr_metric.vectorised import full, lower
 
 SMALL = 32  # below so many components NumPy is quick enough, and nothing has to be compiled
 
@@ -56,7 +57,7 @@ class Columns(NamedTuple):
         total = self.weights[i] + self.weights[j]
         q = self.weights[j] / total
         e = self.means[:, j] - self.means[:, i]
-        rows, places = np.tril_indices(len(e))
+        rows, places = lower(len(e))
         self.packed[:, i] = (1 - q) * (self.packed[:, i] + q * e[rows] * e[places]) + q * self.packed[:, j]
         self.means[:, i] += q * e
         self.weights[i] = total
@@ -77,22 +78,14 @@ class Columns(NamedTuple):
 
     def covariances(self) -> np.ndarray:
         """Return the covariances unpacked, shape (n, d, d)."""
-        return unpacked(self.packed.T, len(self.means))
+        return full(self.packed, len(self.means))
 
 
 def columns(mixture: GaussianMixture) -> Columns:
     """Lay a mixture out in columns."""
-    rows, places = np.tril_indices(mixture.dim)
+    rows, places = lower(mixture.dim)
     packed = np.ascontiguousarray(mixture.covariances[:, rows, places].T)
     return Columns(mixture.weights.copy(), np.ascontiguousarray(mixture.means.T), packed)
-
-
-def unpacked(packed: np.ndarray, d: int) -> np.ndarray:
-    """Return symmetric matrices (..., d, d) from their packed lower triangles (..., T)."""
-    rows, places = np.tril_indices(d)
-    full = np.empty((*packed.shape[:-1], d, d))
-    full[..., rows, places] = full[..., places, rows] = packed
-    return full
 
 
 def whitening(mixture: GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
@@ -118,6 +111,6 @@ def whitened(mixture: GaussianMixture, by: GaussianMixture | None = None) -> Col
     means = solve_triangular(factor, (mixture.means - mean).T, lower=True)
     inverse = solve_triangular(factor, np.eye(mixture.dim), lower=True)
     spread = np.matmul(inverse, mixture.cholesky)
-    rows, places = np.tril_indices(mixture.dim)
+    rows, places = lower(mixture.dim)
     packed = np.matmul(spread, np.swapaxes(spread, 1, 2))[:, rows, places]
     return Columns(mixture.weights.copy(), np.ascontiguousarray(means), np.ascontiguousarray(packed.T))

@@ -14,12 +14,13 @@ import numpy as np
 from sextet_common.errors import InputError
 
 from gmr_metric import vectorised
+from gmr_metric.checks import one_of
 from gmr_metric.greedy import Groups, SquaredChange, merge_greedily, runnalls
 from gmr_metric.kernels import Columns, columns, implementation, whitened
 from gmr_metric.merging import merge_groups
 from gmr_metric.metrics import distance
 from gmr_metric.mixture import GaussianMixture
-from gmr_metric.outcome import Outcome, Step, nearest_kept
+from gmr_metric.outcome import Outcome, Step, nearest_centres, nearest_kept
 from gmr_metric.refinement import refine as refine_all
 
 Reference = Literal["original", "current"]
@@ -72,12 +73,12 @@ def oggmr(
     Returns
     -------
     Outcome
-        The refined mixture, and the groups that it started from: the best of three starts, after a few steps of
-        refinement, its own greedy merges, Runnalls' merges and the components of the largest norms. Large
-        problems, N L d^2 beyond 10 000 000, have the first start alone and 50 steps. *Ours*.
+        The refined mixture, and which of its components is nearest to each of the original's; the history tells
+        the groups that it started from. It is the best of three starts, after a few steps of refinement: its own
+        greedy merges, Runnalls' merges and the components of the largest norms. Large problems, N L d^2 beyond
+        10 000 000, have the first start alone and 50 steps. *Ours*.
     """
-    if refine not in ("final", "each", "none"):
-        raise InputError(f"refine is {refine!r}", "final, each, none")
+    one_of("refine", refine, ("final", "each", "none"))
     if refine == "each":
         return _refined_each(mixture, n_components)
     outcome = _greedy(mixture, n_components, reference, neighbours, "angle")
@@ -86,7 +87,7 @@ def oggmr(
     if len(mixture) * n_components * mixture.dim**2 > _LARGE:
         refined = refine_all(mixture, merge_groups(mixture, outcome.assignment), max_iterations=50)
         step = Step("refine", (), n_components, distance(mixture, refined))
-        return Outcome(outcome.assignment, refined, (*outcome.history, step))
+        return Outcome(nearest_centres(mixture, refined), refined, (*outcome.history, step))
     by_runnalls = runnalls(mixture, n_components, neighbours=neighbours)
     return _refined(mixture, [outcome, by_runnalls, _largest(mixture, n_components)])
 
@@ -112,7 +113,7 @@ def _refined(mixture: GaussianMixture, starts: list[Outcome]) -> Outcome:
         if reached < best and reached[1] <= angles[0]:
             best, chosen, refined = reached, i, final
     steps = (*starts[chosen].history, Step("refine", (), len(refined), distance(mixture, refined)))
-    return Outcome(starts[chosen].assignment, refined, steps)
+    return Outcome(nearest_centres(mixture, refined), refined, steps)
 
 
 def _largest(mixture: GaussianMixture, n_components: int) -> Outcome:
@@ -133,9 +134,9 @@ def _greedy(
     neighbours: int | None,
     criterion: Criterion,
 ) -> Outcome:
-    if reference not in (None, "original", "current"):
-        raise InputError(f"reference is {reference!r}", "original, current")
-    if reference is None:
+    if reference is not None:
+        one_of("reference", reference, ("original", "current"))
+    else:
         reference = "original" if len(mixture) <= FEW else "current"
     if reference == "current":
         return merge_greedily(SquaredChange(mixture), n_components, neighbours)
@@ -164,8 +165,8 @@ def _refined_each(mixture: GaussianMixture, n_components: int) -> Outcome:
         joined = np.arange(len(current)) - (np.arange(len(current)) > j)
         joined[j] = i
         current = refine_all(mixture, merge_groups(current, joined))
-        groups.history.append(Step("refine", (), len(names), 0.0))
-    return Outcome(groups.outcome().assignment, current, tuple(groups.history))
+        groups.history.append(Step("refine", (), len(names), distance(mixture, current)))
+    return Outcome(nearest_centres(mixture, current), current, tuple(groups.history))
 
 
 class _Tables:
@@ -183,7 +184,8 @@ class _Tables:
         n = len(g.weights)
         self._with_f = self._overlaps_of_components(f)
         self._with_g = self._overlaps_of_components(g)
-        self._merged_f, self._merged_g, self._changes = (np.zeros((n, n)) for _ in range(3))
+        self._tables = np.zeros((3, n, n))
+        self._merged_f, self._merged_g, self._changes = self._tables
         own = np.exp(g.log_self() - self._log_scale)
         for i in range(n - 1):
             self._inner.pair_overlaps(i, i + 1, n, *g, *f, self._log_scale, self._merged_f[i, i + 1 :])
@@ -191,24 +193,15 @@ class _Tables:
                 self._inner.pair_overlaps(i, i + 1, n, *g, *g, self._log_scale, self._merged_g[i, i + 1 :])
             self._inner.ise_row(i, i + 1, n, *g, own, self._log_scale, self._changes[i, i + 1 :])
         if g is f:
-            self._merged_g = self._merged_f.copy()
+            self._merged_g[:] = self._merged_f
 
     def cheapest(self) -> tuple[int, int, float]:
         """Return the pair i < j whose merge is best, and its cost; of equal ones that with the lowest indices."""
         w = self._g.weights
-        a, b = float(w @ self._with_f), float(w @ self._with_g)
-        total = w[:, None] + w
-        own_f, own_g = w * self._with_f, w * self._with_g
-        alpha = own_f[:, None] + own_f - total * self._merged_f
-        beta = own_g[:, None] + own_g - total * self._merged_g
-        x, y = alpha / a, (self._changes - 2 * beta) / b
-        lower = np.tri(len(w), dtype=bool)
-        x[lower] = 0
-        # The angle's cost is 1 / cos^2 over that before, less one: it grows with the angle, and keeps small digits.
-        costs = 2 * a * x + b * y if self._criterion == "ise" else (y + x * (2 - x)) / (1 - x) ** 2
-        costs[lower] = np.inf
-        i, j = divmod(int(costs.argmin()), len(w))
-        return i, j, float(costs[i, j])
+        i, j, cost = self._inner.cheapest_pair(
+            w, w * self._with_f, w * self._with_g, *self._tables, self._criterion == "angle"
+        )
+        return int(i), int(j), float(cost)
 
     def merge(self, i: int, j: int) -> None:
         """Put the merge of i < j in the place of i, and bring the tables up to date."""
@@ -224,9 +217,8 @@ class _Tables:
         single_f, single_g = self._merged_f[i, j], self._merged_g[i, j]
         self._g = self._g.take(kept)
         self._with_f, self._with_g = self._with_f[kept], self._with_g[kept]
-        self._merged_f, self._merged_g, self._changes = (
-            np.ascontiguousarray(table[np.ix_(kept, kept)]) for table in (self._merged_f, self._merged_g, self._changes)
-        )
+        self._tables = np.delete(np.delete(self._tables, j, axis=1), j, axis=2)
+        self._merged_f, self._merged_g, self._changes = self._tables
         self._with_f[i], self._with_g[i] = single_f, single_g
         self._with_g += self._overlaps_of_components(step)
         self._inner.add_overlaps(*self._g, *step, self._log_scale, self._merged_g)

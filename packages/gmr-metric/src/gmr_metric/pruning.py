@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from sextet_common.errors import InputError
 
+from gmr_metric.checks import number
 from gmr_metric.merging import merge_groups
 from gmr_metric.mixture import GaussianMixture
 from gmr_metric.outcome import Outcome, Step, nearest_kept
@@ -38,8 +38,7 @@ def prune(mixture: GaussianMixture, n_components: int, *, threshold: float = 0.0
     >>> prune(three, 2).mixture.weights.round(6).tolist()
     [0.25, 0.75]
     """
-    if not 0 <= threshold <= 1:
-        raise InputError(f"threshold is {threshold}", "a weight from 0 to 1")
+    number("threshold", threshold, lambda weight: 0 <= weight <= 1, "a weight from 0 to 1")
     order = np.argsort(-mixture.weights, kind="stable")
     kept = order[:n_components]
     kept = np.sort(kept[(mixture.weights[kept] >= threshold) | (kept == order[0])])
@@ -75,8 +74,7 @@ def threshold(mixture: GaussianMixture, n_components: int, *, gate: float = 4.0)
     >>> threshold(three, 3).assignment.tolist()
     [0, 0, 1]
     """
-    if not gate > 0:
-        raise InputError(f"gate is {gate}", "a squared Mahalanobis distance > 0")
+    number("gate", gate, lambda squared: squared > 0, "a squared Mahalanobis distance > 0")
     inverse = np.linalg.inv(mixture.covariances)
     leaders, leader_of = [], np.full(len(mixture), -1)
     history: list[Step] = []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sextet_common.errors import InputError, require
 
+from gmr_metric.checks import is_whole, number
 from gmr_metric.clustering import ctd, gmrc
 from gmr_metric.exhaustive import brute_force
 from gmr_metric.greedy import runnalls, salmond
@@ -112,10 +113,10 @@ def reduce(
     n = len(mixture)
     if n_components is None and max_distance is None:
         raise InputError("neither n_components nor max_distance is given", "one of them, or both")
-    if n_components is not None and not (_whole(n_components) and 1 <= n_components <= n):
+    if n_components is not None and not (is_whole(n_components) and 1 <= n_components <= n):
         raise InputError(f"n_components is {n_components}", f"a whole number from 1 to {n}, the mixture's components")
-    if max_distance is not None and not 0 <= max_distance < np.inf:
-        raise InputError(f"max_distance is {max_distance}", "an angle >= 0, in radians")
+    if max_distance is not None:
+        number("max_distance", max_distance, lambda angle: 0 <= angle < np.inf, "an angle >= 0, in radians")
     began = time.perf_counter()
     most = n if n_components is None else int(n_components)
     found = _run(chosen, mixture, most, options)
@@ -205,10 +206,6 @@ def register_method(name: str, method: Method) -> None:
     if name in _METHODS:
         raise InputError(f"a method {name!r} is there already", "another name")
     _METHODS[name] = method
-
-
-def _whole(number: object) -> bool:
-    return isinstance(number, int | np.integer) and not isinstance(number, bool)
 
 
 def _method(name: str, options: dict[str, Any]) -> Method:

@@ -14,9 +14,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from sextet_common.errors import InputError
 
+from gmr_metric.checks import one_of
 from gmr_metric.inner import log_inner_product
-from gmr_metric.kernels import Columns, implementation, unpacked, whitened, whitening
+from gmr_metric.kernels import Columns, implementation, whitened, whitening
 from gmr_metric.mixture import GaussianMixture
+from gmr_metric.vectorised import full, lower
 
 Objective = Literal["cauchy-schwarz", "ise"]
 _NEGLIGIBLE = 45.0  # kernels below exp(-45) of the largest are left out
@@ -69,8 +71,7 @@ def refine(
     >>> refine(original, moments).covariances.round(4).tolist()  # 1 + sqrt(2)
     [[[2.4142]]]
     """
-    if objective not in ("cauchy-schwarz", "ise"):
-        raise InputError(f"objective is {objective!r}", "cauchy-schwarz, ise")
+    one_of("objective", objective, ("cauchy-schwarz", "ise"))
     if original.dim != start.dim:
         raise InputError(f"mixtures of {original.dim} and {start.dim} dimensions", "the same number of dimensions")
     try:
@@ -116,7 +117,7 @@ class _Problem:
         here = whitened(start, original)
         self._log_start = np.log(np.maximum(here.weights, 1e-12))
         self._means, self._roots = here.means.T, np.linalg.cholesky(here.covariances())
-        self._rows, self._places = np.tril_indices(self._d)
+        self._rows, self._places = lower(self._d)
         self._diagonal = self._rows == self._places
         self.size = self._n * (1 + self._d + len(self._rows))
 
@@ -184,13 +185,7 @@ class _Problem:
             method="L-BFGS-B",
             # Weights and axes stay within e^20 and e^8 of the start, where nothing leaves the range of floats.
             bounds=self._n * [(-20.0, 20.0)] + self._n * self._d * [(-1e6, 1e6)] + self._n * entries,
-            options={
-                "maxiter": max_iterations,
-                "maxfun": 2 * max_iterations,
-                "maxcor": 20,
-                "ftol": 1e-13,
-                "gtol": 1e-9,
-            },
+            options={"maxiter": max_iterations, "maxfun": 2 * max_iterations, "maxcor": 20, **_TOLERANCES},
         )
         return best
 
@@ -206,7 +201,7 @@ class _Problem:
             for_a, for_b = -1 / a - 2 * ise_weight / self._norm, 0.5 / b + ise_weight / self._norm
         by_weight, by_mean, by_packed = (for_a * x + 2 * for_b * y for x, y in zip(across, within, strict=True))
         by_shift = weights[:, None] * np.einsum("nji,jn->ni", self._roots, by_mean)
-        by_root = 2 * weights[:, None, None] * np.matmul(unpacked(by_packed.T, self._d), roots)
+        by_root = 2 * weights[:, None, None] * np.matmul(full(by_packed, self._d), roots)
         by_stretch = np.einsum("nji,njk->nik", self._roots, by_root)[:, self._rows, self._places]
         by_stretch[:, self._diagonal] *= stretch[:, self._rows, self._places][:, self._diagonal]
         by_log_weight = weights * (by_weight - weights @ by_weight)
@@ -233,9 +228,11 @@ class _Problem:
         self, weights: np.ndarray, means: np.ndarray, roots: np.ndarray
     ) -> tuple[float, float, tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
         """Return <f, g>, <g, g>, and <f, g_l> and <g, g_l> with their derivatives in mean and packed covariance."""
-        packed = np.matmul(roots, np.swapaxes(roots, 1, 2))[:, self._rows, self._places].T
-        g = Columns(weights, np.ascontiguousarray(means.T), np.ascontiguousarray(packed))
-        reach, radii = 0.5 * g.log_self(), g.radii()
+        covariances = np.matmul(roots, np.swapaxes(roots, 1, 2))
+        packed = np.ascontiguousarray(covariances[:, self._rows, self._places].T)
+        g = Columns(weights, np.ascontiguousarray(means.T), packed)
+        half_logs = np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(axis=1)  # of the determinants
+        reach, radii = -0.25 * self._d * math.log(4 * math.pi) - 0.5 * half_logs, np.linalg.eigvalsh(covariances)[:, -1]
         across = self._gradients(self._f, self._f_reach, self._f_radii, g, reach, radii)
         with np.errstate(divide="ignore"):
             within = self._gradients(g, np.log(weights) + reach, radii, g, reach, radii)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 
@@ -45,14 +46,14 @@ def _log_determinants(packed: np.ndarray, d: int) -> np.ndarray:
     """Return the log determinants of packed matrices (T, ...)."""
     if d <= _FEW:
         return _factor(packed, d)[1]
-    return np.asarray(np.linalg.slogdet(_full(packed, d))[1])
+    return np.asarray(np.linalg.slogdet(full(packed, d))[1])
 
 
 def log_kernels(offsets: np.ndarray, packed: np.ndarray) -> np.ndarray:
     """Return log N(e; 0, S) for offsets (d, ...) and packed covariances (T, ...)."""
     d = len(offsets)
     if d > _FEW:
-        factor = np.linalg.cholesky(_full(packed, d))
+        factor = np.linalg.cholesky(full(packed, d))
         column = np.moveaxis(offsets, 0, -1)[..., None]
         squared = (np.linalg.solve(factor, np.broadcast_to(column, (*factor.shape[:-1], 1))) ** 2).sum(axis=(-2, -1))
         log_determinant = 2 * np.log(np.diagonal(factor, axis1=-2, axis2=-1)).sum(axis=-1)
@@ -69,16 +70,21 @@ def log_kernels(offsets: np.ndarray, packed: np.ndarray) -> np.ndarray:
     return np.asarray(-0.5 * (squared + log_determinant + d * _LOG_2PI))
 
 
-def _full(packed: np.ndarray, d: int) -> np.ndarray:
+def full(packed: np.ndarray, d: int) -> np.ndarray:
     """Return symmetric matrices (..., d, d) from packed ones (T, ...)."""
-    rows, columns = _lower(d)
-    full = np.empty((*packed.shape[1:], d, d))
-    full[..., rows, columns] = full[..., columns, rows] = np.moveaxis(packed, 0, -1)
-    return full
+    rows, columns = lower(d)
+    matrices = np.empty((*packed.shape[1:], d, d))
+    matrices[..., rows, columns] = matrices[..., columns, rows] = np.moveaxis(packed, 0, -1)
+    return matrices
 
 
-def _lower(d: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.tril_indices(d)
+@lru_cache(maxsize=64)
+def lower(d: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows and columns of the packed entries of a d x d matrix."""
+    indices = np.tril_indices(d)
+    for part in indices:
+        part.setflags(write=False)
+    return indices
 
 
 def _merged(
@@ -86,9 +92,15 @@ def _merged(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Merge components i with components j: the latter's share of the weight, offsets and packed covariances."""
     share = weights[j] / (weights[i] + weights[j])
+    rest = 1 - share
     e = means[:, j] - means[:, i]
-    rows, columns = _lower(len(means))
-    return share, e, (1 - share) * (packed[:, i] + share * e[rows] * e[columns]) + share * packed[:, j]
+    weighted = share * rest * e
+    merged = packed[:, j]
+    merged *= share
+    for at, (r, c) in enumerate(zip(*lower(len(means)), strict=True)):  # row by row, which stays in the cache
+        merged[at] += rest * packed[at, i]
+        merged[at] += weighted[r] * e[c]
+    return share, e, merged
 
 
 def runnalls_costs(
@@ -219,6 +231,32 @@ def add_overlaps(
             table[i, j] += weight * np.exp(log_kernels(offsets, c + covariance[:, None]) - log_scale)
 
 
+def cheapest_pair(
+    weights: np.ndarray,
+    own_f: np.ndarray,
+    own_g: np.ndarray,
+    merged_f: np.ndarray,
+    merged_g: np.ndarray,
+    changes: np.ndarray,
+    by_angle: bool,
+) -> tuple[int, int, float]:
+    """Return the pair i < j whose merge is best, and its cost: the growth of the angle or of the squared error.
+
+    ``own`` are the components' shares of <f, g> and <g, g>; the tables are those of `oggmr`. The angle's cost is
+    1 / cos^2 over that before, less one: it grows with the angle, and keeps small digits.
+    """
+    a, b = own_f.sum(), own_g.sum()
+    total = weights[:, None] + weights
+    x = (own_f[:, None] + own_f - total * merged_f) / a
+    y = (changes - 2 * (own_g[:, None] + own_g - total * merged_g)) / b
+    lower_half = np.tri(len(weights), dtype=bool)
+    x[lower_half] = 0
+    costs = (y + x * (2 - x)) / (1 - x) ** 2 if by_angle else 2 * a * x + b * y
+    costs[lower_half] = np.inf
+    i, j = divmod(int(costs.argmin()), len(weights))
+    return i, j, float(costs[i, j])
+
+
 def log_inner(
     f_logs: np.ndarray,
     f_means: np.ndarray,
@@ -264,14 +302,14 @@ def overlap_gradients(
 ) -> None:
     """Give <f, g_l> over the scale for each component g_l, with derivatives in its mean and packed covariance."""
     d = len(means)
-    rows, columns = _lower(d)
+    rows, columns = lower(d)
     step = max(1, _block(len(means)) // len(f_weights))
     for start in range(0, means.shape[1], step):
         chosen = slice(start, start + step)
         offsets = f_means[:, None] - means[:, chosen, None]
         total = f_packed[:, None] + packed[:, chosen, None]
         kernel = f_weights * np.exp(log_kernels(offsets, total) - log_scale)
-        inverse = np.linalg.inv(_full(total, d))
+        inverse = np.linalg.inv(full(total, d))
         v = np.einsum("lnij,jln->iln", inverse, offsets)
         values[chosen] = kernel.sum(axis=1)
         mean_gradients[:, chosen] = np.einsum("ln,iln->il", kernel, v)

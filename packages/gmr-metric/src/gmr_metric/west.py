@@ -6,8 +6,8 @@ import math
 from typing import Literal
 
 import numpy as np
-from sextet_common.errors import InputError
 
+from gmr_metric.checks import one_of
 from gmr_metric.greedy import Groups
 from gmr_metric.inner import log_gaussian, log_kernels
 from gmr_metric.mixture import GaussianMixture
@@ -123,10 +123,8 @@ class _Components:
     """The components as they are merged, with what it takes to find the lightest and its nearest kept beside them."""
 
     def __init__(self, mixture: GaussianMixture, dissimilarity: Dissimilarity, weighting: Weighting) -> None:
-        if dissimilarity not in ("kl", "ise"):
-            raise InputError(f"dissimilarity is {dissimilarity!r}", "kl, ise")
-        if weighting not in ("plain", "trace", "determinant"):
-            raise InputError(f"weighting is {weighting!r}", "plain, trace, determinant")
+        one_of("dissimilarity", dissimilarity, ("kl", "ise"))
+        one_of("weighting", weighting, ("plain", "trace", "determinant"))
         self._nearest = self._nearest_by_divergence if dissimilarity == "kl" else self._nearest_by_error
         self._weighting = weighting
         self.weights, self.means = mixture.weights.copy(), mixture.means.copy()
