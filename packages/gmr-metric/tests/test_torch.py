@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gmr_metric.inner import log_inner_product
+from gmr_metric.inner import log_inner_product, log_inner_product_gradients
 from gmr_metric.metrics import similarity
 from gmr_metric.mixture import GaussianMixture
 from gmr_metric.torch import log_inner_products, log_similarity_matrix, similarity_matrix
@@ -157,6 +157,19 @@ def test_a_matrix_of_log_similarities_is_the_numpy_cores_pair_by_pair(kind: str)
             scale = float(f[0][i].logsumexp(0) + g[0][j].logsumexp(0))  # the batch's weights do not sum to one
             assert abs(float(products[i, j]) - scale - log_inner_product(one, other)) < 1e-10
             assert abs(float(found[i, j]) - math.log(similarity(one, other))) < 1e-10
+
+
+def test_the_numpy_cores_gradients_are_those_of_autograd(make) -> None:
+    f, g = make(5, 4, 3), make(6, 3, 3)
+    parts = [torch.tensor(part)[None].requires_grad_() for part in (f.weights, f.means, f.covariances)]
+    others = [torch.tensor(part)[None] for part in (np.log(g.weights), g.means, g.covariances)]
+    log_inner_products(parts[0].log(), *parts[1:], *others).sum().backward()
+    value, found = log_inner_product_gradients(f, g)
+    assert value == pytest.approx(log_inner_product(f, g), rel=1e-14)
+    for part, ours in zip(parts, found, strict=True):
+        theirs = part.grad[0].numpy()
+        theirs = (theirs + theirs.swapaxes(-1, -2)) / 2 if theirs.ndim == 3 else theirs  # Cholesky reads one half
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_the_inner_product_of_two_one_dimensional_mixtures_is_their_integral() -> None:

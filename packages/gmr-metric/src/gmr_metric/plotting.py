@@ -70,9 +70,9 @@ def plot_reduction(reduction: Reduction, path: str | os.PathLike[str]) -> None:
     """Draw a reduction as one PNG.
 
     In one dimension both densities and their components are drawn; in two the original's density, the reduced
-    components as ellipses of one and two sigma, and the original ones faintly in the colour of theirs; more
-    dimensions are projected onto the original's two principal axes. Colours begin again after five components,
-    with another dash.
+    components as ellipses of one and two sigma with a dot for the weight, and the original ones faintly in the colour
+    of theirs; more dimensions are projected onto the original's two principal axes. Colours begin again after five
+    components, with another dash.
 
     Parameters
     ----------
@@ -207,6 +207,7 @@ def _component_points(mixture: GaussianMixture) -> np.ndarray:
 def _draw_plane(axis: Axes, original: GaussianMixture, reduced: GaussianMixture, assignment: np.ndarray) -> None:
     """Draw the original's density, its components faintly and the reduced ones, in their groups' colours."""
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     low, high = _window(original, reduced)
     x, y = (np.linspace(a, b, _PIXELS) for a, b in zip(low, high, strict=True))
@@ -223,11 +224,23 @@ def _draw_plane(axis: Axes, original: GaussianMixture, reduced: GaussianMixture,
             _add_ellipse(axis, part, sigmas, color=colour, linestyle=dash, linewidth=width)
         axis.plot(*part.centre, "o", color=colour, markersize=2 + 12 * math.sqrt(weight), markeredgecolor="white")
     keys = [
-        Line2D([], [], color=_GREY, linewidth=0.8, label="original, 1 sigma"),
+        Patch(color="#bbbbbb", label="original density"),
+        Line2D([], [], color=_GREY, linewidth=0.8, label="its components, 1 sigma"),
         Line2D([], [], color="black", linewidth=2.0, label="reduced, 1 sigma"),
         Line2D([], [], color="black", linewidth=1.0, label="2 sigma"),
+        Line2D([], [], color="black", marker="o", linestyle="", markersize=5, label="its weight"),
     ]
-    axis.legend(handles=keys, frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
+    axis.legend(
+        handles=keys,
+        frameon=False,
+        ncols=len(keys),
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        borderaxespad=0.2,
+        fontsize=8,
+        columnspacing=1.2,
+        handlelength=1.4,
+    )
     axis.set_xlim(low[0], high[0])
     axis.set_ylim(low[1], high[1])
     axis.grid(visible=False)
