@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from sextet_common.errors import InputError
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from attention_matching.reference import Pair
 
@@ -162,11 +162,12 @@ class _Maps(torch.autograd.Function):
         return (results[0], results[1]) if layout.spatial_columns else (results[1], results[0])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, None, None, None]:
         """Run the kernels of the gradient."""
         from attention_matching import kernels
 
+        if torch.is_grad_enabled():  # under create_graph; torch's once_differentiable may leave the second part out
+            raise InputError("gradients of the kernels' maps have no gradient of their own", "backend 'reference'")
         features, column_maps, row_maps, column_inverses, row_inverses, scales = ctx.saved_tensors
         layout, powers, batch = ctx.layout, ctx.powers, len(features)
         given = gradients if layout.spatial_columns else gradients[::-1]
