@@ -1,4 +1,4 @@
-"""Ten digits arrive two by two, and one image of each is all that is kept: which image is worth keeping?
+"""Ten digits arrive two by two, and one image of each is all that is kept.
 
 Takes some minutes on two cores; the same command goes on with a stopped run. Writes ``continual/continual.png``.
 """

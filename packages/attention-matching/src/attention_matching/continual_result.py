@@ -72,7 +72,7 @@ class ContinualResult:
         return std
 
     def to_markdown(self) -> str:
-        """Return a table: a row per buffer, mean and std over orders in percent.
+        """Return a table: a row per buffer, mean and std over orders in percent; the mean alone of one order.
 
         Where ``random`` is among the buffers, a last column has the gain over it at the last
         step: the mean and std of the differences, order by order.
@@ -89,10 +89,10 @@ class ContinualResult:
         for method, values in self.accuracies.items():
             by_order = values.mean(axis=2)
             columns = [*by_order.T, by_order.mean(axis=1)]
-            row = [method, *(f"{100 * c.mean():.1f} ± {100 * _std(c):.1f}" for c in columns)]
+            row = [method, *(_percent(column) for column in columns)]
             if compared:
                 gain = by_order[:, -1] - self.accuracies["random"].mean(axis=2)[:, -1]
-                row.append("" if method == "random" else f"{100 * gain.mean():+.1f} ± {100 * _std(gain):.1f}")
+                row.append("" if method == "random" else _percent(gain, sign="+"))
             rows.append(row)
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -134,3 +134,9 @@ class ContinualResult:
 def _std(values: np.ndarray) -> Any:
     """Return the sample standard deviation over the orders, 0 for one order."""
     return values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])
+
+
+def _percent(values: np.ndarray, sign: str = "") -> str:
+    """Write mean and standard deviation of a number per order."""
+    told = f"{100 * values.mean():{sign}.1f}"
+    return told if len(values) == 1 else f"{told} ± {100 * _std(values):.1f}"
