@@ -22,7 +22,7 @@ assert kernels.INTERPRETED, "set TRITON_INTERPRET=1"
 Powers = tuple[int | None, int | None]
 
 # With 4096 entries at once: one entry, rows or columns alone, fewer than a block, several tiles and several chunks.
-SHAPES = [(1, 1, 1, 1), (3, 1, 7, 7), (2, 5, 1, 9), (2, 33, 1, 1), (2, 3, 4, 5), (1, 300, 4, 4), (2, 130, 17, 17)]
+SHAPES = [(1, 1, 1, 1), (3, 1, 7, 7), (2, 5, 1, 9), (2, 33, 1, 1), (2, 3, 4, 5), (1, 300, 4, 4), (1, 130, 17, 17)]
 POWERS: list[Powers] = [(4, None), (None, 4), (4, 4), (1, 2), (3, None), (None, 6), (2, 1)]
 
 
