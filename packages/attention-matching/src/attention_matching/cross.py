@@ -80,23 +80,30 @@ def compare(
     """
     config = config or EvaluateConfig()
     longer = dataclasses.replace(config, epochs=whole_epochs)
-    same = {"preprocessing": training.preprocessing}
+    prepared = training.preprocessing
+    known = f"{data.source}, {prepared.whitening}"
     label = None
     if config.labels == "soft" and (random_real or training.soft_labels is None):
-        folder = _folder(out, "teacher", longer)
-        path = None if folder is None else folder.with_suffix(".safetensors")
-        teacher = train_teacher(data, longer, training.preprocessing, path)
+        path = _path(out, "teacher", longer, known, ".safetensors")
+        teacher = train_teacher(data, longer, prepared, path)
         label = partial(soft_labels_from, data=data, temperature=temperature, teacher=teacher)
+        known += f", {temperature}"
     if label is not None and training.soft_labels is None:
         training = label(training)
 
     rows: dict[str, Evaluation] = {}
     if random_real:
-        folder = _folder(out, RANDOM_REAL, config, training)
-        rows[RANDOM_REAL] = evaluate_random_real(data, round(training.ipc), config, folder, label=label, **same)
-    rows[DISTILLED] = evaluate(training, data, config, _folder(out, DISTILLED, config, training))
+        ipc = round(training.ipc)
+        folder = _path(out, RANDOM_REAL, config, f"{known}, {ipc}")
+        rows[RANDOM_REAL] = evaluate_random_real(data, ipc, config, folder, preprocessing=prepared, label=label)
+    content = hashlib.sha256(training.images.numpy().tobytes())
+    if training.soft_labels is not None:
+        content.update(training.soft_labels.numpy().tobytes())
+    folder = _path(out, DISTILLED, config, f"{known}, {content.hexdigest()}")
+    rows[DISTILLED] = evaluate(training, data, config, folder)
     if whole:
-        rows[WHOLE] = evaluate_whole(data, longer, _folder(out, WHOLE, longer), **same)
+        folder = _path(out, WHOLE, dataclasses.replace(longer, labels="hard"), f"{data.source}, {prepared.whitening}")
+        rows[WHOLE] = evaluate_whole(data, longer, folder, preprocessing=prepared)
     return rows
 
 
@@ -222,6 +229,7 @@ class CrossTable:
             axis.set_xticks(range(len(self.distilled)), list(self.distilled))
             axis.set_ylabel("test accuracy, %")
             axis.grid(False, axis="x")
+            axis.set_axisbelow(True)
             if len(tables) > 1:
                 axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2)
 
@@ -288,13 +296,11 @@ def cross_architecture(
     return CrossTable(tables[DISTILLED], tables[RANDOM_REAL])
 
 
-def _folder(
-    out: str | os.PathLike[str] | None, row: str, config: EvaluateConfig, training: DistilledSet | None = None
+def _path(
+    out: str | os.PathLike[str] | None, row: str, config: EvaluateConfig, known: str, suffix: str = ""
 ) -> Path | None:
-    """Return the run folder of a row, another for every set and all settings."""
+    """Return where a row is kept: another place for other settings, and for other images as ``known`` tells them."""
     if out is None:
         return None
-    content = hashlib.sha256(json.dumps(runs.to_json(config), sort_keys=True).encode())
-    if training is not None:
-        content.update(training.images.numpy().tobytes())
-    return Path(out) / f"{row.replace(' ', '-')}-{config.architecture}-{content.hexdigest()[:8]}"
+    content = hashlib.sha256(f"{json.dumps(runs.to_json(config), sort_keys=True)}, {known}".encode())
+    return Path(out) / f"{row.replace(' ', '-')}-{config.architecture}-{content.hexdigest()[:8]}{suffix}"

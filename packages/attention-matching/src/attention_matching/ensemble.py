@@ -167,9 +167,9 @@ def group_size(network: nn.Module, shape: Sequence[int], config: TrainConfig, wh
     int
         At least 1. Networks that ``torch.func.vmap`` cannot run are trained one by one: those
         with dropout, or whose control flow depends on values. Otherwise, where ``together`` is
-        None: on a CPU one, since there larger stacks were measured to be slower (see
-        benchmarks/bench_evaluate.py). On a GPU up to ten, fewer where a step of fewer fills the
-        device; this is an estimate that has not been measured.
+        None: on a CPU one, since benchmarks/bench_evaluate.py found more at once to be slower
+        there, but for the very smallest sets. On a GPU up to ten, and fewer where fewer fill
+        the device: an estimate that has not been measured.
 
     Warns
     -----

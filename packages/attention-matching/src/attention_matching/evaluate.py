@@ -20,7 +20,8 @@ from attention_matching.augment import Operation, augmentation_for
 from attention_matching.distilled import DistilledSet
 from attention_matching.ensemble import group_size
 from attention_matching.held_out import HeldOut, hold_out
-from attention_matching.networks import Architecture, FeatureNetwork, Norm, build
+from attention_matching.layers import Norm
+from attention_matching.networks import Architecture, FeatureNetwork, build
 from attention_matching.preprocess import Preprocessing
 from attention_matching.select import random_real, whole_set
 from attention_matching.training import TrainConfig, accuracy, train_networks

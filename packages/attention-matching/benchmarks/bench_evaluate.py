@@ -1,0 +1,107 @@
+"""Networks trained one by one against several at once, as evaluations train them.
+
+    OMP_NUM_THREADS=2 python benchmarks/bench_evaluate.py                   # on this CPU
+    python benchmarks/bench_evaluate.py --device-name cuda --longer 20 --out results/evaluate-cuda.json
+
+All group sizes take turns within a round; reported are the medians of the rounds, in
+milliseconds per network and epoch. Each row is a set of the papers' sizes: 1 and 10 images
+of each of ten classes. Writes the JSON file and prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+import tyro
+from attention_matching import SiameseAugmentation
+from attention_matching.networks import build
+from attention_matching.training import TrainConfig, train_networks
+from sextet_common import device, files
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One row: a set's size, how many networks are trained on it and how long."""
+
+    name: str
+    shape: tuple[int, int, int]
+    images: int
+    networks: int
+    epochs: int
+
+
+CASES = (
+    Case("8x8, 10 images, ConvNet-2 of width 64", (1, 8, 8), 10, 10, 20),
+    Case("8x8, 100 images, ConvNet-2 of width 64", (1, 8, 8), 100, 10, 5),
+    Case("32x32, 10 images, ConvNet-3 of width 128", (3, 32, 32), 10, 10, 1),
+    Case("32x32, 100 images, ConvNet-3 of width 128", (3, 32, 32), 100, 5, 1),
+)
+SIZES = (1, 2, 5, 10)
+
+
+def measure(case: Case, together: int, where: torch.device) -> float:
+    """Return milliseconds per network and epoch."""
+    images = torch.randn(case.images, *case.shape, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(case.images) % 10
+    config = TrainConfig(epochs=case.epochs, together=together, device=str(where))
+    began = time.perf_counter()
+    train_networks(
+        lambda number: build("convnet", case.shape, 10),
+        range(case.networks),
+        images,
+        labels,
+        SiameseAugmentation(),
+        config,
+    )
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+    return 1000 * (time.perf_counter() - began) / case.networks / case.epochs
+
+
+def main(
+    device_name: str = "auto",
+    rounds: int = 5,
+    longer: int = 1,
+    out: Path = Path(__file__).parent / "results" / "evaluate.json",
+) -> None:
+    """Run the benchmark.
+
+    Parameters
+    ----------
+    device_name
+        auto, cpu, cuda, cuda:N or mps.
+    rounds
+        Rounds after one to warm up.
+    longer
+        A factor on the epochs: on a GPU 20, so that the fixed costs do not count.
+    out
+        The JSON file.
+    """
+    where = device.pick(device_name)
+    rows = []
+    for given in CASES:
+        case = dataclasses.replace(given, epochs=longer * given.epochs)
+        sizes = [size for size in SIZES if size <= case.networks]
+        times: dict[int, list[float]] = {size: [] for size in sizes}
+        for number in range(rounds + 1):
+            for size in sizes:
+                taken = measure(case, size, where)
+                if number:
+                    times[size].append(taken)
+        medians = {size: statistics.median(taken) for size, taken in times.items()}
+        rows.append({**dataclasses.asdict(case), "milliseconds": medians, "rounds": times})
+        cells = [f"{medians[s]:.2f} ({medians[1] / medians[s]:.2f}x)" if s in medians else "" for s in SIZES]
+        if len(rows) == 1:
+            print("| set | " + " | ".join(f"{s} at once" for s in SIZES) + " |\n|" + " --- |" * (len(SIZES) + 1))
+        print(f"| {case.name} | " + " | ".join(cells) + " |", flush=True)
+    report = {"machine": device.describe(), "device": str(where), "threads": torch.get_num_threads(), "rows": rows}
+    files.write_text(out, json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
