@@ -18,7 +18,7 @@ _CONSTANT = (nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)  # start as factor 1 an
 class FreshNetworks:
     """A family of networks with random weights, of which every key names one.
 
-    The weights lie in one buffer that a single draw fills on the network's device. Their
+    One draw fills a buffer, on the network's device, in which the weights lie. Their
     law is that of torch's own initialisation of convolutions and linear layers: uniform
     within 1 / sqrt(inputs of a unit), weights and offsets alike.
 
@@ -61,8 +61,13 @@ class FreshNetworks:
         where = drawn[0][0].device
         self._bounds = torch.cat([torch.full((n,), b, device=where) for n, (_, b) in zip(sizes, drawn, strict=True)])
         self._flat = torch.empty(sum(sizes), device=where)
+        # A weight in another order in memory gets a copy, so that a key names one network in any order.
+        self._copied: list[tuple[nn.Parameter, Tensor]] = []
         for part, (parameter, _) in zip(self._flat.split(sizes), drawn, strict=True):
-            parameter.data = _shaped_like(part, parameter)
+            if parameter.is_contiguous():
+                parameter.data = part.view(parameter.shape)
+            else:
+                self._copied.append((parameter, part.view(parameter.shape)))
 
     def draw(self, key: Int[Tensor, ""]) -> FeatureNetwork:
         """Draw the network of a key.
@@ -78,12 +83,7 @@ class FreshNetworks:
             The one network, with the weights of this key until the next draw.
         """
         torch.mul(keyed.uniform(key, len(self._flat)) * 2 - 1, self._bounds, out=self._flat)
+        for parameter, part in self._copied:
+            parameter.copy_(part)
         return self.network
 
-
-def _shaped_like(part: Tensor, parameter: Tensor) -> Tensor:
-    """View a stretch of the buffer in the parameter's shape and order in memory."""
-    if parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
-        out, inside, height, width = parameter.shape
-        return part.view(out, height, width, inside).permute(0, 3, 1, 2)
-    return part.view(parameter.shape)
