@@ -23,7 +23,8 @@ from attention_matching.ensemble import Learner, group_size, learner_of
 from attention_matching.held_out import HeldOut
 
 CHECKS = 20  # how often a training with held-out images looks at them: evenly over its epochs
-_DRAWN = 2**16  # images whose transforms are drawn ahead and sent to the device at once
+_AHEAD = 100  # epochs whose random numbers are drawn and sent to the device at once, and whose losses are
+_DRAWN = 2**16  # looked at after them; fewer epochs where they have more images than these
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +242,7 @@ def _fit(
     half = (config.epochs + 1) // 2
     looks = {round(config.epochs * (look + 1) / CHECKS) for look in range(CHECKS)}
     best: list[tuple[float, dict[str, Tensor]]] = [(-1.0, {}) for _ in numbers]
-    block = max(1, _DRAWN // (len(numbers) * images))
+    block = max(1, min(_AHEAD, _DRAWN // (len(numbers) * images)))
     for start in range(0, config.epochs, block):
         epochs = range(start, min(start + block, config.epochs))
         drawn_order, drawn_rows = _draws(config, numbers, epochs, images)
