@@ -48,6 +48,9 @@ class Distiller:
     network
         A network of one's own, one of the family to draw from, in the place of
         ``config.architecture``'s.
+    preprocessing
+        One that is fitted already, in the place of ``config.whitening``'s: whitening a large
+        set takes a while, and several distillations may share it.
 
     References
     ----------
@@ -62,10 +65,15 @@ class Distiller:
     """
 
     def __init__(
-        self, config: DistillConfig | None = None, *, loss: Loss | None = None, network: FeatureNetwork | None = None
+        self,
+        config: DistillConfig | None = None,
+        *,
+        loss: Loss | None = None,
+        network: FeatureNetwork | None = None,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         self.config = config or DistillConfig()
-        self._loss, self._network = loss, network
+        self._loss, self._network, self._preprocessing = loss, network, preprocessing
 
     def fit(self, data: ImageSet, out: str | os.PathLike[str] | None = None) -> DistilledSet:
         """Distill.
@@ -104,7 +112,7 @@ class Distiller:
                 raise InputError(f"cuda_graph on {part.where.type}", "a CUDA device")
             recorded = {**_source(data), **runs.to_json(config)}
             run = runs.Run.open(out, JOB, recorded) if out is not None and part.first else None
-            preprocessing = Preprocessing.fit(data, config.whitening or "none")
+            preprocessing = self._preprocessing or Preprocessing.fit(data, config.whitening or "none")
             with explain_out_of_memory("images_at_once, or precision bfloat16"):
                 step = Step(config, data, part, preprocessing, loss=self._loss, network=self._network)
                 _loop(config, data, part, step, run)

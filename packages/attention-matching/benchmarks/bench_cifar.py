@@ -1,0 +1,190 @@
+"""The papers' main experiment: CIFAR-10 distilled, and what fresh networks learn from it.
+
+The papers' budget, for a GPU (each paper's row by one command)::
+
+    python benchmarks/bench_cifar.py --data npz-jpeg:PATH/cifar10-jpeg --methods datadam
+    python benchmarks/bench_cifar.py --data npz-jpeg:PATH/cifar10-jpeg --methods atom
+
+A small budget, for two cores of a laptop; its figures are no paper's::
+
+    python benchmarks/bench_cifar.py --data npz-jpeg:PATH/cifar10-jpeg --budget small
+
+Every distillation and every trained network is kept in --out, and the same command goes on
+with what a stopped one left. Prints a table, writes results/cifar-BUDGET-DEVICE.json.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from attention_matching import (
+    DistillConfig,
+    Distiller,
+    EvaluateConfig,
+    Preprocessing,
+    evaluate,
+    evaluate_random_real,
+)
+from attention_matching.config import Preset
+from attention_matching.losses import Method
+from sextet_common import device, files
+from sextet_common.data import ImageSet, load
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is spent on a row.
+
+    Parameters
+    ----------
+    ipc, seeds
+        The columns, and the distillations of each.
+    steps
+        Steps of a distillation; the preset's where None.
+    width
+        Of all networks.
+    networks, epochs
+        Fresh networks per distilled set, and their passes.
+    """
+
+    ipc: tuple[int, ...]
+    seeds: int
+    steps: int | None
+    width: int
+    networks: int
+    epochs: int
+
+
+BUDGETS = {
+    "paper": Budget(ipc=(1, 10, 50), seeds=3, steps=None, width=128, networks=5, epochs=1000),
+    "small": Budget(ipc=(1,), seeds=3, steps=300, width=32, networks=3, epochs=300),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The accuracies of one way to get a set, at one number of images per class.
+
+    Parameters
+    ----------
+    preset, method, ipc
+        What was done.
+    accuracies
+        Those of every network of every seed.
+    """
+
+    preset: str
+    method: str
+    ipc: int
+    accuracies: tuple[float, ...]
+
+    def __str__(self) -> str:
+        mean, std = statistics.fmean(self.accuracies), statistics.stdev(self.accuracies)
+        return f"{100 * mean:.1f} ± {100 * std:.1f}"
+
+
+def measured(
+    data: ImageSet, preset: Preset, methods: tuple[Method, ...], budget: Budget, where: str, out: Path
+) -> list[Cell]:
+    """Distill and evaluate under one preset, beside random real images in the same preprocessing."""
+    chosen = DistillConfig(preset=preset).resolved(data)
+    preprocessing = Preprocessing.fit(data, chosen.whitening or "none")
+    cells = []
+    for ipc in budget.ipc:
+        found: dict[str, list[float]] = {name: [] for name in ("random real", *methods)}
+        for seed in range(budget.seeds):
+            training = EvaluateConfig(
+                networks=budget.networks,
+                epochs=budget.epochs,
+                width=budget.width,
+                norm=chosen.norm or "instance",
+                seed=seed,
+                device=where,
+            )
+            folder = out / preset / f"ipc-{ipc}-seed-{seed}"
+            real = evaluate_random_real(data, ipc, training, folder / "random-real", preprocessing=preprocessing)
+            found["random real"] += real.accuracies
+            for method in methods:
+                config = DistillConfig(
+                    ipc=ipc,
+                    method=method,
+                    preset=preset,
+                    steps=budget.steps,
+                    width=budget.width,
+                    seed=seed,
+                    device=where,
+                )
+                distilled = Distiller(config, preprocessing=preprocessing).fit(data, folder / method)
+                accuracies = evaluate(distilled, data, training, folder / f"{method}-accuracy").accuracies
+                found[method] += accuracies
+                print(
+                    f"{preset}, {method}, ipc {ipc}, seed {seed}: {100 * statistics.fmean(accuracies):.1f} %",
+                    flush=True,
+                )
+        cells += [Cell(preset, name, ipc, tuple(accuracies)) for name, accuracies in found.items()]
+    return cells
+
+
+def table(cells: list[Cell]) -> str:
+    """Set the accuracies out in Markdown, with the ratio to random real images."""
+    real = {(c.preset, c.ipc): statistics.fmean(c.accuracies) for c in cells if c.method == "random real"}
+    lines = [
+        "| preset | images per class | trained on | test accuracy, % | over random real |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for cell in cells:
+        ratio = statistics.fmean(cell.accuracies) / real[cell.preset, cell.ipc]
+        lines.append(f"| {cell.preset} | {cell.ipc} | {cell.method} | {cell} | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
+def main(
+    data: str,
+    budget: Literal["paper", "small"] = "paper",
+    methods: tuple[Method, ...] = ("dm", "datadam", "atom"),
+    presets: tuple[Preset, ...] = ("paper", "official"),
+    device_name: str = "auto",
+    out: Path = Path("runs/cifar"),
+) -> None:
+    """Measure.
+
+    Parameters
+    ----------
+    data
+        CIFAR-10: npz-jpeg:PREFIX for the shared data, cifar10:PATH for torchvision's.
+    budget
+        paper, or small for a CPU: see BUDGETS.
+    methods
+        What to distill by.
+    presets
+        Under which settings: DM runs under both, so that a gap is credited to attention only where it is attention's.
+    device_name
+        auto, cpu or cuda.
+    out
+        Where the runs are kept.
+    """
+    images = load(data)
+    cells: list[Cell] = []
+    for preset in presets:
+        cells += measured(images, preset, methods, BUDGETS[budget], device_name, out / budget)
+    print(table(cells))
+    report = {
+        "machine": device.describe(),
+        "data": images.source.split(":")[0],
+        "budget": asdict(BUDGETS[budget]),
+        "cells": [asdict(cell) for cell in cells],
+    }
+    (HERE / "results").mkdir(exist_ok=True)
+    path = HERE / "results" / f"cifar-{budget}-{device.pick(device_name).type}.json"
+    files.write_text(path, json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
