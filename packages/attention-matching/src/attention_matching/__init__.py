@@ -1,4 +1,4 @@
-"""Dataset distillation by matching attention maps (DataDAM).
+"""Dataset distillation by matching attention maps (DataDAM, ATOM) or features (DM).
 
 Distill a labelled image set into a few images per class, and measure how good they
 are: ``Distiller(DistillConfig(ipc=1)).fit(data)``, ``evaluate(distilled, data)``.
@@ -6,32 +6,81 @@ are: ``Distiller(DistillConfig(ipc=1)).fit(data)``, ``evaluate(distilled, data)`
 
 from __future__ import annotations
 
-from attention_matching.attention import class_means, spatial_attention
+from attention_matching.architectures import VGG11, AlexNet, ResNet18, ViT
+from attention_matching.attention import attention_maps, channel_attention, class_means, spatial_attention
 from attention_matching.augment import SiameseAugmentation, augmentation_for
+from attention_matching.card import data_card, save_card
 from attention_matching.config import DistillConfig
+from attention_matching.continual import ContinualConfig, continual
+from attention_matching.cross import CrossTable, cross_architecture
 from attention_matching.distill import Distiller
 from attention_matching.distilled import DistilledSet
-from attention_matching.evaluate import EvaluateConfig, Evaluation, evaluate, evaluate_random_real
-from attention_matching.losses import AttentionMatchingLoss
-from attention_matching.networks import ConvNet, Features
-from attention_matching.select import random_real, whole_set
+from attention_matching.evaluate import (
+    EvaluateConfig,
+    Evaluation,
+    evaluate,
+    evaluate_random_real,
+    evaluate_whole,
+)
+from attention_matching.exports import export, export_ddranking, export_folder, export_pt
+from attention_matching.losses import AttentionMatchingLoss, DistributionMatchingLoss, Loss
+from attention_matching.networks import ARCHITECTURES, ConvNet, FeatureNetwork, Features, build
+from attention_matching.preprocess import ZCA, Preprocessing
+from attention_matching.scores import RobustScores, augmentation_robust_score, label_robust_score, robust_scores
+from attention_matching.search import SearchConfig, search
+from attention_matching.select import herding, k_centre, random_real, select, whole_set
+from attention_matching.timing import time_steps
 
 __all__ = [
+    "ARCHITECTURES",
+    "VGG11",
+    "ZCA",
+    "AlexNet",
     "AttentionMatchingLoss",
+    "ContinualConfig",
     "ConvNet",
+    "CrossTable",
     "DistillConfig",
     "DistilledSet",
     "Distiller",
+    "DistributionMatchingLoss",
     "EvaluateConfig",
     "Evaluation",
+    "FeatureNetwork",
     "Features",
+    "Loss",
+    "Preprocessing",
+    "ResNet18",
+    "RobustScores",
+    "SearchConfig",
     "SiameseAugmentation",
+    "ViT",
+    "attention_maps",
     "augmentation_for",
+    "augmentation_robust_score",
+    "build",
+    "channel_attention",
     "class_means",
+    "continual",
+    "cross_architecture",
+    "data_card",
     "evaluate",
     "evaluate_random_real",
+    "evaluate_whole",
+    "export",
+    "export_ddranking",
+    "export_folder",
+    "export_pt",
+    "herding",
+    "k_centre",
+    "label_robust_score",
     "random_real",
+    "robust_scores",
+    "save_card",
+    "search",
+    "select",
     "spatial_attention",
+    "time_steps",
     "whole_set",
 ]
 

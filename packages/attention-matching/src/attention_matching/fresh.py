@@ -86,4 +86,3 @@ class FreshNetworks:
         for parameter, part in self._copied:
             parameter.copy_(part)
         return self.network
-
