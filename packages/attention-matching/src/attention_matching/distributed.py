@@ -129,6 +129,22 @@ class Shard:
             ) from error
 
 
+def is_first() -> bool:
+    """Tell whether this process is the one that writes and prints: the only one, or torchrun's first.
+
+    Returns
+    -------
+    bool
+        Whether it is.
+
+    Examples
+    --------
+    >>> is_first()
+    True
+    """
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def shard(n_classes: int, device_name: str) -> Iterator[Shard]:
     """Join the processes that torchrun started; alone, where it did not.
