@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import itertools
 import json
 import os
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_matching import continual as module
 from attention_matching.config import DistillConfig
 from attention_matching.continual import ContinualConfig, class_order, continual
 from attention_matching.continual_result import ContinualResult
@@ -28,6 +28,7 @@ from sextet_common import data
 from sextet_common.errors import InputError
 from sextet_common.runs import Run
 
+module = importlib.import_module("attention_matching.continual")  # the package's attribute is the function
 SMALL = ContinualConfig(
     steps=3,
     ipc=2,

@@ -110,7 +110,8 @@ class ContinualResult:
             for method, colour in zip(self.accuracies, figures.COLOURS, strict=False):
                 mean, std = 100 * self.mean(method), 100 * self.std(method)
                 axis.plot(self.classes_seen, mean, color=colour, label=method, marker="o", markersize=3, linewidth=1.6)
-                axis.fill_between(self.classes_seen, mean - std, mean + std, color=colour, alpha=0.12, linewidth=0)
+                low, high = (mean - std).clip(min=0), (mean + std).clip(max=100)
+                axis.fill_between(self.classes_seen, low, high, color=colour, alpha=0.12, linewidth=0)
             axis.set_xticks(self.classes_seen)
             axis.set_xlabel("classes seen")
             axis.set_ylabel("test accuracy on the classes seen (%)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Mapping
@@ -241,24 +242,32 @@ class SearchResult:
         return {"architectures": list(self.architectures), "best": float(self.whole.test.max()), "sets": sets}
 
     def save_picture(self, path: str | os.PathLike[str]) -> None:
-        """Draw the architectures' worth against each proxy's ranking, a panel per proxy.
+        """Draw the architectures' worth against each proxy's ranking: a column per proxy, the best quarter below.
 
         Parameters
         ----------
         path
             The PNG file.
         """
-        with figures.figure_file(path, (2.6 * len(self.proxies) + 0.6, 3.2)) as figure:
-            panels = figure.subplots(1, len(self.proxies), sharey=True, squeeze=False)[0]
-            worth = 100 * self.whole.test
-            for axis, (name, scores), colour in zip(panels, self.proxies.items(), figures.COLOURS, strict=False):
-                x = 100 * scores.validation
-                axis.scatter(x, worth, s=12, color=colour, alpha=0.6, linewidths=0)
-                chosen = self.architectures.index(self.found(name))
-                axis.scatter(x[chosen], worth[chosen], s=60, facecolors="none", edgecolors="black", linewidths=1.2)
-                axis.set_title(f"{name}, $\\rho$ = {self.correlation(name).spearman:.2f}", fontsize=9)
-                axis.set_xlabel("trained on the proxy (%)")
-            panels[0].set_ylabel("trained on the whole set (%)")
+        worth, count = 100 * self.whole.test, len(self.architectures)
+        with figures.figure_file(path, (2.3 * len(self.proxies) + 0.7, 5.2)) as figure:
+            panels = figure.subplots(2, len(self.proxies), sharey="row", squeeze=False)
+            for row, shown in enumerate((np.arange(count), self.top())):
+                colours = itertools.cycle(figures.COLOURS)
+                for axis, (name, scores), colour in zip(panels[row], self.proxies.items(), colours, strict=False):
+                    x = 100 * scores.validation
+                    axis.scatter(x[shown], worth[shown], s=14, color=colour, alpha=0.6, linewidths=0)
+                    found = self.architectures.index(self.found(name))
+                    if found in shown:
+                        ring = {"facecolors": "none", "edgecolors": "black", "linewidths": 1.2}
+                        axis.scatter(x[found], worth[found], s=70, label="found by the proxy", **ring)
+                    agreement = self.correlation(name, top=row == 1)
+                    title = f"{name}, all {count}" if row == 0 else "the best quarter"
+                    axis.set_title(f"{title}: $\\rho$ = {agreement.spearman:.2f}", fontsize=9)
+                    axis.margins(0.1)
+            panels[0, 0].legend(loc="lower right", frameon=False)
+            figure.supxlabel("held-out accuracy after training on the proxy (%)", fontsize=9)
+            figure.supylabel("test accuracy after training on the whole set (%)", fontsize=9)
 
 
 def _plain(value: float) -> float | None:
