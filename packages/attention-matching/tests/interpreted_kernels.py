@@ -6,9 +6,13 @@ must be set before: ``TRITON_INTERPRET=1 pytest tests/interpreted_kernels.py``.
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import math
+import statistics
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,3 +227,44 @@ def test_torch_compile_leaves_the_kernels_alone() -> None:
     for means in (compiled(traced), expected * 2):
         means[:, 0].sum().backward()
     torch.testing.assert_close(traced.grad, plain.grad)
+
+
+def test_the_benchmarks_contestants_for_a_gpu_compute_the_same_and_its_figures_are_those_of_the_medians(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = Path(__file__).parents[1] / "benchmarks" / "bench_attention.py"
+    if not path.exists():
+        pytest.skip("the benchmarks are not part of the source distribution")
+    spec = importlib.util.spec_from_file_location("bench_attention", path)
+    assert spec is not None and spec.loader is not None
+    bench = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "bench_attention", bench)
+    spec.loader.exec_module(bench)
+    rows = []
+    every = bench.jobs({"tiny": (1, 2, 2, 2)}, ("float32", "bfloat16"))
+    assert len(set(every)) == 16
+    for job in every[2:4] + every[4:6] + every[-2:]:  # each dtype, order, kind of maps and work
+        features = bench.inputs(job, "cpu", 0)
+        contestants = bench.gpu_contestants(job, features, "triton", compiler="eager")
+        results = {name: call(0) for name, call in contestants.items()}
+        assert torch.equal(results.pop("copy"), features[0])
+        digits = 1e-5 if job.dtype == "float32" else 0.05  # plain sums bfloat16 in bfloat16
+        if job.work == "forward":
+            for name in ("plain", "torch.compile"):
+                for found, expected in zip(results[name], results["ours"], strict=True):
+                    torch.testing.assert_close(found.float(), expected, rtol=digits, atol=digits)
+        seconds = {name: [0.5, 0.25, 1.0] for name in contestants}
+        seconds["ours"] = [0.125, 0.125, 8.0]
+        row = {**vars(job), "n_bytes": job.n_bytes, "seconds": seconds}
+        figures = row["figures"] = bench.compared(row)
+        moved = 8 * (4 if job.dtype == "float32" else 2)
+        assert figures["copy_gb_per_s"] == pytest.approx(2 * moved / statistics.median([0.5, 0.25, 1.0]) / 1e9)
+        assert figures["times_plain"] == figures["times_torch.compile"] == 4
+        assert figures["share_of_copy"] == (2 if job.work == "forward" else 6)  # of 2 bytes in 4 times as long
+        rows.append(row)
+    assert len(bench.table(rows).splitlines()) == 2 + 6 and not bench.missed(rows)
+    rows[0]["figures"]["times_plain"] = 2.5
+    assert bench.missed(rows) == ["tiny, float32, channels first, both, forward: times plain 2.50, aim 3"]
+    times = bench.in_turn({"a": iter(range(9)).__next__, "b": iter(range(9)).__next__}, rounds=5)
+    assert times == {"a": [1, 2, 3, 4, 5], "b": [1, 2, 3, 4, 5]}
+    assert bench.called(lambda number: None, 3, lambda: None)() >= 0

@@ -1,0 +1,308 @@
+"""How fast attention maps are made: the fused kernels beside plain torch, torch.compile and a copy of the memory.
+
+    python benchmarks/bench_attention.py                            # on a CUDA device; about 15 minutes
+    python benchmarks/bench_attention.py --only 8x8                 # a part of it
+    OMP_NUM_THREADS=1 python benchmarks/bench_attention.py --device cpu
+
+Each row is one activation of the papers' networks. All contestants take turns within a round (A B C, A B C, ...);
+reported are medians of the rounds. "Plain" is the published way: abs, pow, sum, torch's normalize.
+
+On CUDA a contestant is recorded into a CUDA graph, many calls over inputs that do not fit the cache together, so that
+the time is the device's and not the interpreter's; the time of plain calls is in the JSON file beside it. The share
+of the copy counts the bytes that the job cannot do without: one read of the activation forward, and one read and one
+write more backward; a copy reads and writes. On the CPU the reference runs beside the plain way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from attention_matching.attention import Backend, attention_maps
+from sextet_common import files
+from sextet_common.device import describe
+from sextet_common.errors import InputError
+from torch import Tensor
+from torch.nn import functional
+
+Shape = tuple[int, int, int, int]
+Work = Callable[[int], object]  # one call, on the input of this number
+
+POWER = 4
+CACHE = 256 * 2**20  # bytes that no GPU's cache holds
+ACTIVATIONS: dict[str, Shape] = {
+    "ConvNet-3 and ResNet-18, 128 x 16x16": (640, 128, 16, 16),
+    "ConvNet-3, 128 x 32x32": (640, 128, 32, 32),
+    "ConvNet-3, 128 x 8x8": (640, 128, 8, 8),
+    "ConvNet-4, 128 x 64x64": (640, 128, 64, 64),
+    "ConvNet-5, 128 x 128x128": (160, 128, 128, 128),
+    "ResNet-18, 64 x 32x32": (640, 64, 32, 32),
+    "ResNet-18, 256 x 8x8": (640, 256, 8, 8),
+    "ResNet-18, 512 x 4x4": (640, 512, 4, 4),
+}
+SMALL: dict[str, Shape] = {
+    "ConvNet-3, 128 x 32x32": (100, 128, 32, 32),
+    "ConvNet-3, 128 x 16x16": (100, 128, 16, 16),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One row: what is computed, of what."""
+
+    activation: str
+    shape: Shape
+    dtype: Literal["float32", "bfloat16"]
+    order: Literal["channels first", "channels last"]
+    maps: Literal["spatial", "both"]
+    work: Literal["forward", "forward and backward"]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that have to be read and written, but for the maps themselves."""
+        numbers = self.shape[0] * self.shape[1] * self.shape[2] * self.shape[3]
+        return numbers * getattr(torch, self.dtype).itemsize * (1 if self.work == "forward" else 3)
+
+
+def jobs(activations: dict[str, Shape], dtypes: tuple[Literal["float32", "bfloat16"], ...]) -> list[Job]:
+    """Return all rows."""
+    return [
+        Job(activation, shape, dtype, order, maps, work)
+        for activation, shape in activations.items()
+        for dtype in dtypes
+        for order in ("channels first", "channels last")
+        for maps in ("spatial", "both")
+        for work in ("forward", "forward and backward")
+    ]
+
+
+def plain(features: Tensor, both: bool) -> tuple[Tensor, ...]:
+    """Make the maps as the published code does, in the features' own precision."""
+    powers = features.abs().pow(POWER)
+    spatial = functional.normalize(powers.sum(dim=1).flatten(1), dim=1)
+    return (spatial, functional.normalize(powers.sum(dim=(2, 3)), dim=1)) if both else (spatial,)
+
+
+def multiplied(features: Tensor, both: bool) -> tuple[Tensor, ...]:
+    """Make the maps with multiplications in the place of pow."""
+    squares = features * features
+    powers = squares * squares
+    spatial = functional.normalize(powers.sum(dim=1).flatten(1), dim=1)
+    return (spatial, functional.normalize(powers.sum(dim=(2, 3)), dim=1)) if both else (spatial,)
+
+
+def ours(backend: Backend) -> Callable[[Tensor, bool], tuple[Tensor, ...]]:
+    """Return this package's way, by one of its backends."""
+    return lambda features, both: tuple(
+        m for m in attention_maps(features, POWER, POWER if both else None, backend) if m is not None
+    )
+
+
+def inputs(job: Job, device: str, least_bytes: int) -> list[Tensor]:
+    """Draw activations as a ReLU leaves them, so many that they hold least_bytes together."""
+    draw = torch.Generator(device).manual_seed(0)
+    order = torch.channels_last if job.order == "channels last" else torch.contiguous_format
+    count = max(1, -(-least_bytes // (job.n_bytes // (1 if job.work == "forward" else 3))))
+    dtype: torch.dtype = getattr(torch, job.dtype)
+    drawn = [torch.randn(job.shape, generator=draw, device=device).relu_().to(dtype) for _ in range(count)]
+    return [x.contiguous(memory_format=order).requires_grad_(job.work != "forward") for x in drawn]
+
+
+def work(job: Job, made: Callable[[Tensor, bool], tuple[Tensor, ...]], features: list[Tensor]) -> Work:
+    """Return one contestant's call: the maps, and with them the gradient where the job says so."""
+    both = job.maps == "both"
+    if job.work == "forward":
+
+        def forward(number: int) -> object:
+            with torch.no_grad():
+                return made(features[number % len(features)], both)
+
+        return forward
+    with torch.no_grad():
+        weights = [torch.rand_like(m) for m in made(features[0], both)]
+
+    def backward(number: int) -> object:
+        x = features[number % len(features)]
+        return torch.autograd.grad(made(x, both), x, weights)
+
+    return backward
+
+
+def copying(features: list[Tensor]) -> Work:
+    """Return the yardstick's call: a copy of one input."""
+    target = torch.empty_like(features[0], requires_grad=False)
+    return lambda number: target.copy_(features[number % len(features)].detach())
+
+
+def gpu_contestants(job: Job, features: list[Tensor], backend: Backend, compiler: str = "inductor") -> dict[str, Work]:
+    """Return everybody's call on a GPU."""
+    torch.compiler.reset()  # else the ninth job would run uncompiled
+    compiled = torch.compile(plain, backend=compiler, dynamic=False)
+    return {
+        "copy": copying(features),
+        "plain": work(job, plain, features),
+        "torch.compile": work(job, compiled, features),
+        "ours": work(job, ours(backend), features),
+    }
+
+
+def in_turn(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Let all take turns, and return the seconds of all rounds after one to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds + 1):
+        for name, timed in contestants.items():
+            seconds = timed()
+            if number:
+                times[name].append(seconds)
+    return times
+
+
+def called(call: Work, repeats: int, synchronise: Callable[[], object]) -> Callable[[], float]:
+    """Return what measures the seconds of one of many calls, as Python makes them."""
+
+    def timed() -> float:
+        synchronise()
+        began = time.perf_counter()
+        for number in range(repeats):
+            call(number)
+        synchronise()
+        return (time.perf_counter() - began) / repeats
+
+    return timed
+
+
+def recorded(call: Work, repeats: int, pool: Any) -> Callable[[], float]:
+    """Return what measures the seconds of one of many calls that are replayed from a CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # compiled and tuned before it is recorded
+        for number in range(3):
+            call(number)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        for number in range(repeats):
+            call(number)
+
+    def timed() -> float:
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        began.record()
+        graph.replay()
+        ended.record()
+        torch.cuda.synchronize()
+        return began.elapsed_time(ended) / 1000 / repeats
+
+    return timed
+
+
+def on_gpu(job: Job, rounds: int) -> dict[str, Any]:
+    """Measure one row on a GPU."""
+    features = inputs(job, "cuda", CACHE)
+    contestants = gpu_contestants(job, features, "triton")
+    repeats = max(len(features), 4, min(50, round(8e9 / job.n_bytes)))
+    pool = torch.cuda.graph_pool_handle()  # the graphs may share their memory: nobody reads what they leave there
+    graphs = {name: recorded(call, repeats, pool) for name, call in contestants.items()}
+    calls = {name: called(call, repeats, torch.cuda.synchronize) for name, call in contestants.items()}
+    return {"seconds": in_turn(graphs, rounds), "seconds_called": in_turn(calls, rounds)}
+
+
+def on_cpu(job: Job, rounds: int) -> dict[str, Any]:
+    """Measure one row on the CPU."""
+    features = inputs(job, "cpu", 0)
+    made = {"plain": plain, "multiplied": multiplied, "ours": ours("reference")}
+    contestants = {name: called(work(job, make, features), 1, lambda: None) for name, make in made.items()}
+    return {"seconds": in_turn(contestants, rounds)}
+
+
+def compared(row: dict[str, Any]) -> dict[str, float]:
+    """Return a row's figures: our microseconds, our share of the copy's bandwidth, and how often we are as fast."""
+    medians = {name: statistics.median(taken) for name, taken in row["seconds"].items()}
+    figures = {"microseconds": 1e6 * medians["ours"]}
+    if "copy" in medians:
+        copied = 2 * row["n_bytes"] / (1 if row["work"] == "forward" else 3)
+        figures["copy_gb_per_s"] = copied / medians["copy"] / 1e9
+        figures["share_of_copy"] = row["n_bytes"] / medians["ours"] / 1e9 / figures["copy_gb_per_s"]
+    for name in ("plain", "multiplied", "torch.compile"):
+        if name in medians:
+            figures[f"times_{name}"] = medians[name] / medians["ours"]
+    return figures
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as Markdown."""
+    names = [name for name in rows[0]["figures"] if name != "microseconds"]
+    heads = ["activation", "numbers, in memory", "maps", "what", "ours, us", *(n.replace("_", " ") for n in names)]
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    for row in rows:
+        figures = row["figures"]
+        cells = [f"{figures[name]:.3g}" for name in names]
+        first = [
+            f"{row['shape'][0]} x {row['activation']}",
+            f"{row['dtype']}, {row['order']}",
+            row["maps"],
+            row["work"],
+        ]
+        lines.append("| " + " | ".join([*first, f"{figures['microseconds']:.1f}", *cells]) + " |")
+    return "\n".join(lines)
+
+
+def missed(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the rows that miss an aim: 0.7 of the copy's bandwidth, 3 times plain torch, torch.compile's speed."""
+    aims = {"share_of_copy": 0.7, "times_plain": 3.0, "times_torch.compile": 1.0}
+    return [
+        f"{row['activation']}, {row['dtype']}, {row['order']}, {row['maps']}, {row['work']}: "
+        f"{name.replace('_', ' ')} {row['figures'][name]:.2f}, aim {aim:g}"
+        for row in rows
+        for name, aim in aims.items()
+        if name in row["figures"] and row["figures"][name] < aim
+    ]
+
+
+def main(device: Literal["cuda", "cpu"] = "cuda", rounds: int = 7, only: str = "", out: Path | None = None) -> None:
+    """Run the benchmark.
+
+    Parameters
+    ----------
+    device
+        cuda, or cpu for the reference alone.
+    rounds
+        Rounds after one to warm up, 5 or more.
+    only
+        Measure the activations whose name holds this.
+    out
+        The JSON file; results/attention-DEVICE.json by default.
+    """
+    if rounds < 5:
+        raise InputError(f"rounds is {rounds}", "5 or more, for a median")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("this machine has no CUDA device", "one, or --device cpu for the reference alone")
+    chosen = {n: s for n, s in (ACTIVATIONS if device == "cuda" else SMALL).items() if only in n}
+    if not chosen:
+        raise InputError(f"no activation's name holds {only!r}", "; ".join(ACTIVATIONS))
+    rows: list[dict[str, Any]] = []
+    for job in jobs(chosen, ("float32", "bfloat16") if device == "cuda" else ("float32",)):
+        row = {**dataclasses.asdict(job), "n_bytes": job.n_bytes}
+        row |= on_gpu(job, rounds) if device == "cuda" else on_cpu(job, rounds)
+        row["figures"] = compared(row)
+        rows.append(row)
+        lines = table(rows).splitlines()
+        print("\n".join(lines if len(rows) == 1 else lines[-1:]), flush=True)
+    if device == "cuda":
+        print("\n".join(["", f"{len(missed(rows))} aims missed:", *missed(rows)]))
+    report = {"machine": describe(), "threads": torch.get_num_threads(), "power": POWER, "rows": rows}
+    out = out or Path(__file__).parent / "results" / f"attention-{device}.json"
+    files.write_text(out, json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main)
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
