@@ -14,7 +14,8 @@ Activation = Literal["relu", "sigmoid", "leaky_relu"]
 Pooling = Literal["avg", "max", "none"]
 
 _GROUPS = 4  # of the group norm, as in the condensation papers' code
-_WIDEST = 64  # pixels of a row up to which a matrix product averages faster than torch's pooling
+# Where a matrix product averages faster than torch's pooling on a CPU: rows up to this wide, and as many numbers.
+_WIDEST, _FEWEST = 64, 2**16
 
 
 class AveragePool(nn.AvgPool2d):
@@ -48,8 +49,8 @@ class AveragePool(nn.AvgPool2d):
             Shape (batch, channels, height // 2, width // 2).
         """
         *_, height, width = images.shape
-        odd = height % 2 or width % 2
-        if images.device.type != "cpu" or odd or width > _WIDEST or not images.is_contiguous():
+        fits = not (height % 2 or width % 2) and width <= _WIDEST and images.numel() >= _FEWEST
+        if images.device.type != "cpu" or not fits or not images.is_contiguous():
             return super().forward(images)
         quarters = torch.eye(width // 2, dtype=images.dtype).repeat_interleave(2, dim=0).repeat(2, 1) / 4
         return images.reshape(*images.shape[:2], height // 2, 2 * width) @ quarters
