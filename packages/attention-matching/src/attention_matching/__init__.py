@@ -7,7 +7,13 @@ are: ``Distiller(DistillConfig(ipc=1)).fit(data)``, ``evaluate(distilled, data)`
 from __future__ import annotations
 
 from attention_matching.architectures import VGG11, AlexNet, ResNet18, ViT
-from attention_matching.attention import attention_maps, channel_attention, class_means, spatial_attention
+from attention_matching.attention import (
+    attention_maps,
+    attention_means,
+    channel_attention,
+    class_means,
+    spatial_attention,
+)
 from attention_matching.augment import SiameseAugmentation, augmentation_for
 from attention_matching.card import data_card, save_card
 from attention_matching.config import DistillConfig
@@ -23,13 +29,15 @@ from attention_matching.evaluate import (
     evaluate_whole,
 )
 from attention_matching.exports import export, export_ddranking, export_folder, export_pt
-from attention_matching.losses import AttentionMatchingLoss, DistributionMatchingLoss, Loss
+from attention_matching.losses import AttentionMatchingLoss, DistributionMatchingLoss, Loss, make_loss
 from attention_matching.networks import ARCHITECTURES, ConvNet, FeatureNetwork, Features, build
 from attention_matching.preprocess import ZCA, Preprocessing
 from attention_matching.scores import RobustScores, augmentation_robust_score, label_robust_score, robust_scores
 from attention_matching.search import SearchConfig, search
 from attention_matching.select import herding, k_centre, random_real, select, whole_set
+from attention_matching.soft_labels import soft_labels_from, train_teacher
 from attention_matching.timing import time_steps
+from attention_matching.training import TrainConfig, train_networks
 
 __all__ = [
     "ARCHITECTURES",
@@ -54,8 +62,10 @@ __all__ = [
     "RobustScores",
     "SearchConfig",
     "SiameseAugmentation",
+    "TrainConfig",
     "ViT",
     "attention_maps",
+    "attention_means",
     "augmentation_for",
     "augmentation_robust_score",
     "build",
@@ -74,13 +84,17 @@ __all__ = [
     "herding",
     "k_centre",
     "label_robust_score",
+    "make_loss",
     "random_real",
     "robust_scores",
     "save_card",
     "search",
     "select",
+    "soft_labels_from",
     "spatial_attention",
     "time_steps",
+    "train_networks",
+    "train_teacher",
     "whole_set",
 ]
 

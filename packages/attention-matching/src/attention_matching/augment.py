@@ -192,7 +192,8 @@ def _resampled(x: Tensor, maps: list[tuple[Tensor, tuple[Tensor | float, ...]]])
     moved = torch.zeros(rows, dtype=torch.bool, device=x.device)
     chosen = torch.eye(2, 3, dtype=x.dtype, device=x.device).expand(rows, 2, 3)
     for drawn, numbers in maps:
-        columns = [torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(rows, 1, 1, 1, 1) for t in numbers]
+        # Constants are filled in on the device: sent there, they would make it wait, and a CUDA graph refuses them.
+        columns = [t if isinstance(t, Tensor) else x.new_full((rows, 1, 1, 1, 1), t) for t in numbers]
         chosen = torch.where(drawn.view(rows, 1, 1), torch.cat(columns, dim=1).view(rows, 2, 3), chosen)
         moved = moved | drawn.view(rows)
     points = functional.affine_grid(chosen, [rows, share * channels, height, width], align_corners=False)

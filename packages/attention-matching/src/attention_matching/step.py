@@ -168,9 +168,8 @@ class Step:
         means = []
         for of_class in images.split(size):
             pieces = of_class.split(self._at_once)
-            shares = torch.tensor([len(piece) / size for piece in pieces], device=self.where)
             terms = zip(*(self._statistics(network, piece, 1) for piece in pieces), strict=True)
-            means.append([shares @ torch.cat(term) for term in terms])
+            means.append([torch.cat([m * len(p) for m, p in zip(t, pieces, strict=True)]).sum(0) / size for t in terms])
         return tuple(torch.stack(terms) for terms in zip(*means, strict=True))
 
     def _class_blocks(self) -> Iterator[range]:
