@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
@@ -22,7 +23,7 @@ from attention_matching.continual_result import ContinualResult
 from attention_matching.layers import Norm
 from attention_matching.networks import build
 from attention_matching.preprocess import Preprocessing
-from attention_matching.small_sets import Source, check_sources, data_sha256, only_classes, small_set
+from attention_matching.small_sets import Source, check_sources, data_sha256, members_of, only_classes, small_set
 from attention_matching.training import TrainConfig, accuracy, train_networks
 
 JOB = "attention-matching continual"
@@ -208,11 +209,6 @@ class _Order:
         config = self.config
         keys = [(name, arrival) for arrival in range(config.steps) for name in config.buffers]
         left = [key for key in keys if key not in self.done]
-        if not left:
-            return
-        # Pixels are preprocessed by what the first classes show: nothing else is known by then.
-        first = only_classes(self.data, self.arrivals[0])
-        self.preprocessing = Preprocessing.fit(first, config.distill.whitening or "none")
         kept = {name: self._buffer(name) for name in dict.fromkeys(name for name, _ in left)}
         told = f"continual, order {self.number + 1} of {config.orders}"
         with progress.bar(told, len(keys), done=len(self.done)) as bar, runs.interruptible() as stopping:
@@ -220,10 +216,21 @@ class _Order:
                 if stopping():
                     break
                 began = time.perf_counter()
-                accuracies = self._train_and_test(kept[name], arrival)
+                accuracies = self._train_and_test(torch.cat(kept[name][: arrival + 1]), arrival)
                 self.done[name, arrival] = accuracies
                 self._log(name, arrival, accuracies, time.perf_counter() - began)
                 bar.advance(accuracy=float(np.mean(accuracies)))
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """What the first classes' pixels show: nothing else is known by then."""
+        return Preprocessing.fit(only_classes(self.data, self.arrivals[0]), self.config.distill.whitening or "none")
+
+    @cached_property
+    def tests(self) -> tuple[Tensor, Tensor]:
+        """All test images as network inputs, and their classes' places in the order of arrival."""
+        images, labels = members_of(self.order, self.data.test_images, self.data.test_labels)
+        return self.preprocessing(images), torch.tensor(labels)
 
     def _buffer(self, name: Source) -> list[Tensor]:
         """Make what a buffer gets at each step, as network inputs, from the new classes' images alone."""
@@ -240,23 +247,22 @@ class _Order:
             parts.append(made.images)
         return parts
 
-    def _train_and_test(self, kept: list[Tensor], arrival: int) -> list[float]:
+    def _train_and_test(self, inputs: Tensor, arrival: int) -> list[float]:
         """Return the test accuracies of fresh networks whose heads cover the classes seen, as they arrived."""
-        config = self.config
-        seen = only_classes(self.data, [label for new in self.arrivals[: arrival + 1] for label in new])
+        config, shape = self.config, self.data.image_shape
+        seen = sum(len(new) for new in self.arrivals[: arrival + 1])
         seed = seeding.derive(config.seed, "training", self.number, arrival)
         networks = train_networks(
-            lambda _: build(
-                "convnet", seen.image_shape, seen.n_classes, width=config.width, depth=config.depth, norm=config.norm
-            ),
+            lambda _: build("convnet", shape, seen, width=config.width, depth=config.depth, norm=config.norm),
             range(config.networks),
-            torch.cat(kept[: arrival + 1]),
-            torch.arange(seen.n_classes).repeat_interleave(config.ipc),
+            inputs,
+            torch.arange(seen).repeat_interleave(config.ipc),
             SiameseAugmentation(config.augment or ()),
             dataclasses.replace(config.training, seed=seed),
         )
-        tests = self.preprocessing(seen.test_images), torch.tensor(seen.test_labels)
-        return [accuracy(network, *tests, config.training.batch) for network in networks]
+        images, labels = self.tests
+        known = labels < seen
+        return [accuracy(network, images[known], labels[known], config.training.batch) for network in networks]
 
     def _log(self, name: str, arrival: int, accuracies: list[float], seconds: float) -> None:
         if self.run is not None:

@@ -15,7 +15,7 @@ import torch
 from sextet_common import device, files, progress, runs, seeding
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
-from torch import nn
+from torch import Tensor, nn
 
 from attention_matching.augment import Operation, SiameseAugmentation, augmentation_for
 from attention_matching.distilled import DistilledSet
@@ -114,9 +114,9 @@ def search(
         The images.
     proxies
         Name to a small set, made from :func:`search_data`'s training images: one made from
-        images that are held out here would be flattered. The seconds that it took to make one
-        are read from ``meta["seconds"]``, where :func:`~attention_matching.small_sets.small_set`
-        leaves them.
+        images that are held out here would be flattered. The whole set is preprocessed as the
+        first of them. The seconds that it took to make one are read from ``meta["seconds"]``,
+        where :func:`~attention_matching.small_sets.small_set` leaves them.
     config
         The settings.
     out
@@ -158,8 +158,7 @@ def search(
     architectures = config.grid.architectures()
     _check(data, proxies, architectures)
     part = search_data(data, config)
-    whitening = next(iter(proxies.values())).preprocessing.whitening
-    sets = {**proxies, WHOLE: whole_set(part, Preprocessing.fit(part, whitening))}
+    sets = {**proxies, WHOLE: whole_set(part, next(iter(proxies.values())).preprocessing)}
     run = None
     if out is not None:
         content = {name: _sha256(proxy) for name, proxy in proxies.items()}
@@ -200,6 +199,7 @@ class _Search:
         self.sets = sets
         self.config = config
         self.run = run
+        self.inputs: dict[int, list[tuple[str, Tensor, Tensor]]] = {}
         logged = [] if run is None else run.metrics()
         self.done = {(row["set"], row["architecture"]): {name: row[name] for name in COLUMNS} for row in logged}
 
@@ -228,13 +228,19 @@ class _Search:
         networks = self._train(name, architecture, how)
         seconds = round(time.perf_counter() - began, 4)
 
-        def mean_accuracy(images: np.ndarray, labels: np.ndarray) -> float:
-            inputs, wanted = self.sets[name].preprocessing(images), torch.tensor(labels)
-            return float(np.mean([accuracy(network, inputs, wanted, how.batch) for network in networks]))
+        found: dict[str, float] = {"seconds": seconds}
+        for kind, images, labels in self._looked_at(self.sets[name].preprocessing):
+            found[kind] = float(np.mean([accuracy(network, images, labels, how.batch) for network in networks]))
+        return found
 
-        validation = mean_accuracy(self.part.test_images, self.part.test_labels)
-        test = mean_accuracy(self.data.test_images, self.data.test_labels)
-        return {"validation": validation, "test": test, "seconds": seconds}
+    def _looked_at(self, preprocessing: Preprocessing) -> list[tuple[str, Tensor, Tensor]]:
+        """Return the held-out and the test images as network inputs, made once for all sets of one preprocessing."""
+        if id(preprocessing) not in self.inputs:
+            self.inputs[id(preprocessing)] = [
+                (kind, preprocessing(images.test_images), torch.tensor(images.test_labels))
+                for kind, images in (("validation", self.part), ("test", self.data))
+            ]
+        return self.inputs[id(preprocessing)]
 
     def _train(self, name: str, architecture: Candidate, how: TrainConfig) -> list[nn.Module]:
         """Train fresh networks: the same initial ones on every set."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+from jaxtyping import Float, Integer
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 from sextet_common.runs import Run
@@ -181,20 +182,43 @@ def only_classes(data: ImageSet, chosen: Sequence[int]) -> ImageSet:
     >>> few.classes, few.n_classes, len(few.test_images)
     (('7', '3'), 2, 73)
     """
-    number = np.full(data.n_classes, -1)
-    number[list(chosen)] = np.arange(len(chosen))
-
-    def kept(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        here = number[labels] >= 0
-        return images[here], number[labels[here]]
-
     names = tuple(data.classes[label] for label in chosen)
     return ImageSet.of(
-        *kept(data.train_images, data.train_labels),
-        *kept(data.test_images, data.test_labels),
+        *members_of(chosen, data.train_images, data.train_labels),
+        *members_of(chosen, data.test_images, data.test_labels),
         names,
         source=f"{data.source}, classes {', '.join(names)}",
     )
+
+
+def members_of(
+    chosen: Sequence[int], images: Float[np.ndarray, "n channels height width"], labels: Integer[np.ndarray, " n"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pick the images of some classes, which become the classes 0, 1, ... in the order given.
+
+    Parameters
+    ----------
+    chosen
+        Class numbers, each once.
+    images
+        Of all classes, shape (n, channels, height, width).
+    labels
+        Their class numbers, shape (n,).
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        The images and their new class numbers.
+
+    Examples
+    --------
+    >>> members_of([2, 0], np.zeros((4, 1, 8, 8)), np.array([0, 1, 2, 0]))[1]
+    array([1, 0, 1])
+    """
+    number = np.full(max([*chosen, labels.max(initial=0)]) + 1, -1)
+    number[list(chosen)] = np.arange(len(chosen))
+    here = number[labels] >= 0
+    return images[here], number[labels[here]]
 
 
 def data_sha256(data: ImageSet) -> str:
