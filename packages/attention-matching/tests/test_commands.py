@@ -1,0 +1,105 @@
+"""The command line: every command on real data, and one line for what cannot be used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from attention_matching import DistilledSet
+from attention_matching.__main__ import main
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small finished run."""
+    out = tmp_path_factory.mktemp("commands") / "run"
+    words = ["distill", "--data", "digits", "--method", "atom", "--steps", "3", "--width", "8", "--out", str(out)]
+    assert main(words) == 0 and main(words) == 0  # the second finds the work done
+    return out
+
+
+def test_distill_writes_the_set_and_says_where(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["distill", "--data", "digits", "--method", "atom", "--steps", "3", "--width", "8", "--out", str(run)]
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines() == [str(run / "distilled.safetensors"), str(run / "images.png")]
+    assert DistilledSet.load(run / "distilled.safetensors").meta["method"] == "atom"
+
+
+def test_the_official_preset_is_recorded_with_its_settings(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["distill", "--preset", "official", "--steps", "2", "--width", "8", "--out", str(out)]
+    assert main(words) == 0
+    recorded = json.loads((out / "config.json").read_text())["config"]
+    assert (recorded["preset"], recorded["power"], recorded["norm"], recorded["loss_scale"]) == (
+        "official",
+        1,
+        "batch",
+        100,
+    )
+
+
+def test_evaluate_prints_and_keeps_the_accuracies(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", str(run), "--networks", "2", "--epochs", "2", "--width", "8", "--whole", "--whole-epochs", "1"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    report = json.loads((run / "evaluation.json").read_text())
+    for name in ("random real", "distilled", "whole set"):
+        assert name in printed and len(report["accuracies"][name]) == 2
+    assert "95 % interval" in printed
+
+
+def test_cross_sets_architectures_out_in_a_table_and_a_picture(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["cross", str(run), "--architectures", "convnet", "vgg11", "--networks", "1", "--epochs", "1"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "| convnet |" in printed and "| vgg11 |" in printed
+    assert (run / "cross.json").exists()
+    with Image.open(run / "cross.png") as picture:
+        assert picture.size[0] > 300
+
+
+def test_show_draws_describes_and_exports(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "set.pt"
+    assert main(["show", str(run), "--out", str(tmp_path), "--export", "pt-dc", "--to", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert "atom" in printed and str(file) in printed
+    assert {p.name for p in tmp_path.iterdir()} == {"images.png", "CARD.md", "set.pt"}
+    images, labels = torch.load(file, weights_only=True)["data"][0]
+    assert images.shape == (10, 1, 8, 8) and labels.tolist() == list(range(10))
+
+
+def test_bench_times_the_step_and_keeps_the_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bench.json"
+    words = ["bench", "--width", "8", "--only", "as asked", "channels_last", "--rounds", "2", "--steps-per-round", "1"]
+    assert main([*words, "--out", str(out)]) == 0
+    assert "| channels_last |" in capsys.readouterr().out
+    assert {len(seconds) for seconds in json.loads(out.read_text())["seconds"].values()} == {2}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["distill", "--data", "nothing", "--out", "run"], "nothing"),
+        (["distill", "--method", "best", "--out", "run"], "--method"),
+        (["distill", "--ipc", "0", "--out", "run"], "ipc is 0"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["show", "nowhere"], "nowhere"),
+        (["show", "nowhere", "--export", "folder"], "both, or neither"),
+        (["bench", "--only", "turbo"], "turbo"),
+    ],
+)
+def test_what_cannot_be_used_is_told_in_one_line(
+    words: list[str],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("attention-matching: ") and told in error
+    assert list(tmp_path.iterdir()) == []
