@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,11 +32,12 @@ def obstacle(features: Tensor) -> str | None:
     str or None
         The reason, or None where they can.
     """
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed"
     if features.dtype not in DTYPES:
         return f"the features are {features.dtype}, not float32, bfloat16 or float16"
-    from attention_matching import kernels
+    try:
+        from attention_matching import kernels
+    except ImportError as error:  # Triton 3.2 lacks a dependency of its own in some environments
+        return f"Triton cannot be imported: {error}"
 
     if features.device.type != "cuda":
         return None if kernels.INTERPRETED else f"the features are on {features.device.type}, not on a CUDA device"
