@@ -23,7 +23,7 @@ from attention_matching.continual_result import ContinualResult
 from attention_matching.layers import Norm
 from attention_matching.networks import build
 from attention_matching.preprocess import Preprocessing
-from attention_matching.small_sets import Source, check_sources, data_sha256, members_of, only_classes, small_set
+from attention_matching.small_sets import Source, check_sources, members_of, only_classes, small_set
 from attention_matching.training import TrainConfig, accuracy, train_networks
 
 JOB = "attention-matching continual"
@@ -124,7 +124,8 @@ def continual(
     config = _resolved(config or ContinualConfig(), data)
     run = None
     if out is not None:
-        recorded = {"data": data.source, "data_sha256": data_sha256(data), **runs.to_json(config)}
+        content = runs.fingerprint(data.train_images, data.train_labels, data.test_images, data.test_labels)
+        recorded = {"data": data.source, "data_sha256": content, **runs.to_json(config)}
         run = runs.Run.open(out, JOB, recorded)
         run.rewind(sys.maxsize)  # what a kill tore from the log's last line would spoil the next
     tasks = [_Order(data, config, number, run) for number in range(config.orders)]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import torch
 from sextet_common import checkpoint, figures, progress, runs
 from sextet_common.data import ImageSet
@@ -110,7 +108,8 @@ class Distiller:
                 )
             if config.cuda_graph and part.where.type != "cuda":
                 raise InputError(f"cuda_graph on {part.where.type}", "a CUDA device")
-            recorded = {**_source(data), **runs.to_json(config)}
+            content = runs.fingerprint(data.train_images, data.train_labels)
+            recorded = {"data": data.source, "data_sha256": content, **runs.to_json(config)}
             run = runs.Run.open(out, JOB, recorded) if out is not None and part.first else None
             preprocessing = self._preprocessing or Preprocessing.fit(data, config.whitening or "none")
             with explain_out_of_memory("images_at_once, or precision bfloat16"):
@@ -197,13 +196,6 @@ def _refuse_non_finite(losses: Tensor, before: int, data: ImageSet, config: Dist
             f"class {data.classes[label]!r}, seed {config.seed}",
             f"finite numbers: try an image_lr below {config.image_lr:g}",
         )
-
-
-def _source(data: ImageSet) -> dict[str, object]:
-    """Say which images were distilled: where they come from, and the hash of their content."""
-    content = hashlib.sha256(np.ascontiguousarray(data.train_images).tobytes())
-    content.update(np.ascontiguousarray(data.train_labels).tobytes())
-    return {"data": data.source, "data_sha256": content.hexdigest()}
 
 
 def result_path(out: str | os.PathLike[str]) -> Path:

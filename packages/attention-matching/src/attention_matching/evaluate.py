@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import statistics
 import time
@@ -352,7 +351,7 @@ def _evaluate(
     run, accuracies = None, []
     if out is not None:
         known = [*first, inputs, labels, *([] if held_out is None else [held_out.inputs, held_out.labels])]
-        run = runs.Run.open(out, JOB, {"data": data.source, "sha256": _sha256(known), **runs.to_json(config)})
+        run = runs.Run.open(out, JOB, {"data": data.source, "sha256": runs.fingerprint(*known), **runs.to_json(config)})
         accuracies = [float(row["accuracy"]) for row in run.metrics()]
         # A group that a kill cut short is trained again as a whole: its sums may round by the group's size.
         if len(accuracies) < config.networks:
@@ -382,10 +381,3 @@ def _evaluate(
                     seconds = round(time.perf_counter() - began, 3)
                     run.log(number, accuracy=accuracies[-1], seconds=seconds)
     return Evaluation(tuple(accuracies))
-
-
-def _sha256(tensors: Sequence[Tensor]) -> str:
-    content = hashlib.sha256()
-    for tensor in tensors:
-        content.update(tensor.cpu().contiguous().numpy().tobytes())
-    return content.hexdigest()

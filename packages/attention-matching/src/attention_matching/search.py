@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import sys
@@ -24,7 +23,6 @@ from attention_matching.held_out import hold_out
 from attention_matching.preprocess import Preprocessing
 from attention_matching.search_result import WHOLE, Scores, SearchResult
 from attention_matching.select import whole_set
-from attention_matching.small_sets import data_sha256
 from attention_matching.training import TrainConfig, accuracy, train_networks
 
 JOB = "attention-matching search"
@@ -161,8 +159,9 @@ def search(
     sets = {**proxies, WHOLE: whole_set(part, next(iter(proxies.values())).preprocessing)}
     run = None
     if out is not None:
-        content = {name: _sha256(proxy) for name, proxy in proxies.items()}
-        recorded = {"data": data.source, "data_sha256": data_sha256(data), "proxies": content, **runs.to_json(config)}
+        content = runs.fingerprint(data.train_images, data.train_labels, data.test_images, data.test_labels)
+        of_proxies = {name: runs.fingerprint(proxy.images, proxy.labels) for name, proxy in proxies.items()}
+        recorded = {"data": data.source, "data_sha256": content, "proxies": of_proxies, **runs.to_json(config)}
         run = runs.Run.open(out, JOB, recorded)
         run.rewind(sys.maxsize)  # what a kill tore from the log's last line would spoil the next
     task = _Search(data, part, sets, config, run)
@@ -272,11 +271,3 @@ def _check(data: ImageSet, proxies: Mapping[str, DistilledSet], architectures: t
     for architecture in architectures:
         with torch.device("meta"):  # shapes alone: an architecture that cannot be built is refused before any training
             architecture.build(data.image_shape, data.n_classes)
-
-
-def _sha256(training: DistilledSet) -> str:
-    content = hashlib.sha256()
-    for tensor in (training.images, training.labels, training.soft_labels):
-        if tensor is not None:
-            content.update(tensor.numpy().tobytes())
-    return content.hexdigest()

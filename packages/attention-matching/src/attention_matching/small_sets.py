@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import os
 import time
@@ -219,31 +218,6 @@ def members_of(
     number[list(chosen)] = np.arange(len(chosen))
     here = number[labels] >= 0
     return images[here], number[labels[here]]
-
-
-def data_sha256(data: ImageSet) -> str:
-    """Return a fingerprint of training and test images: what a run folder knows its data by.
-
-    Parameters
-    ----------
-    data
-        The images.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
-
-    Examples
-    --------
-    >>> from sextet_common.data import load
-    >>> len(data_sha256(load("digits")))
-    64
-    """
-    content = hashlib.sha256()
-    for array in (data.train_images, data.train_labels, data.test_images, data.test_labels):
-        content.update(np.ascontiguousarray(array).tobytes())
-    return content.hexdigest()
 
 
 def _logged_seconds(run: Run) -> float:
