@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import sys
+import weakref
 from pathlib import Path
 from types import ModuleType
 
@@ -75,7 +77,7 @@ def test_the_pixels_move_by_sgd_with_momentum(colours: data.ImageSet) -> None:
     optimiser = torch.optim.SGD([peer], lr=0.3, momentum=0.7)
     for number in range(4):
         network, real, rows = step.draw(torch.tensor(number))
-        statistics = [step._plain_statistics(network, step._augment(x, rows), 4) for x in (real, peer)]
+        statistics = [step._statistics(network, step._augment(x, rows), 4) for x in (real, peer)]
         optimiser.zero_grad()
         step._loss.compare(*statistics).sum().backward()
         optimiser.step()
@@ -138,6 +140,18 @@ def test_a_loss_and_a_network_of_ones_own_take_part(colours: data.ImageSet) -> N
     own = ConvNet((3, 16, 16), 4, width=5, depth=1)
     step = Step(config, colours, part, Preprocessing.fit(colours), loss=Counted(scale=2.0), network=own)
     assert step(0).shape == (4,) and Counted.calls > 0 and step.draw(torch.tensor(0))[0] is own
+
+
+def test_a_step_that_is_dropped_frees_its_images_at_once(colours: data.ImageSet) -> None:
+    step = step_of(colours)
+    step(0)
+    images = weakref.ref(step._real)
+    gc.disable()
+    try:
+        del step
+        assert images() is None
+    finally:
+        gc.enable()
 
 
 def test_batch_norm_takes_all_images_at_once_or_none(colours: data.ImageSet) -> None:

@@ -160,7 +160,7 @@ def search(
     run = None
     if out is not None:
         content = runs.fingerprint(data.train_images, data.train_labels, data.test_images, data.test_labels)
-        of_proxies = {name: runs.fingerprint(proxy.images, proxy.labels) for name, proxy in proxies.items()}
+        of_proxies = {name: _fingerprint(proxy) for name, proxy in proxies.items()}
         recorded = {"data": data.source, "data_sha256": content, "proxies": of_proxies, **runs.to_json(config)}
         run = runs.Run.open(out, JOB, recorded)
         run.rewind(sys.maxsize)  # what a kill tore from the log's last line would spoil the next
@@ -271,3 +271,8 @@ def _check(data: ImageSet, proxies: Mapping[str, DistilledSet], architectures: t
     for architecture in architectures:
         with torch.device("meta"):  # shapes alone: an architecture that cannot be built is refused before any training
             architecture.build(data.image_shape, data.n_classes)
+
+
+def _fingerprint(proxy: DistilledSet) -> str:
+    trained_on = (proxy.images, proxy.labels, proxy.soft_labels)
+    return runs.fingerprint(*(tensor for tensor in trained_on if tensor is not None))

@@ -85,9 +85,8 @@ class Step:
         self._keys = {purpose: keyed.key(config.seed, purpose, self.where) for purpose in purposes}
         self.images = self._initial(data, shard, preprocessing).to(self.where).requires_grad_(True)
         self.velocity = torch.zeros_like(self.images)
-        self._statistics: Callable[[FeatureNetwork, Tensor, int], tuple[Tensor, ...]] = (
-            torch.compile(self._plain_statistics) if config.compile else self._plain_statistics
-        )
+        # No bound method: a step that refers to itself would keep its images until the collector comes by.
+        self._compute = torch.compile(_statistics) if config.compile else _statistics
         self._number = torch.zeros((), dtype=torch.int64, device=self.where)
         self._replay: Callable[[], Tensor] | None = None
 
@@ -152,11 +151,9 @@ class Step:
             self.images.sub_(self.velocity, alpha=self.config.image_lr or 1.0)
         return torch.cat(losses)
 
-    def _plain_statistics(self, network: FeatureNetwork, images: Tensor, n_classes: int) -> tuple[Tensor, ...]:
-        half = self.config.precision == "bfloat16"
-        with torch.autocast(self.where.type, torch.bfloat16, enabled=half):
-            features = network.features(images.contiguous(memory_format=self._layout))
-        return self._loss.statistics(features, n_classes)
+    def _statistics(self, network: FeatureNetwork, images: Tensor, n_classes: int) -> tuple[Tensor, ...]:
+        images = images.contiguous(memory_format=self._layout)
+        return self._compute(network, self._loss, images, n_classes, self.config.precision == "bfloat16")
 
     def _real_statistics(self, network: FeatureNetwork, images: Tensor) -> tuple[Tensor, ...]:
         """Compute the class means of the real images in parts: whole classes together, or one class in pieces."""
@@ -242,3 +239,10 @@ class Step:
                 f"{len(few)} of {len(members)} classes are sampled with replacement",
                 stacklevel=4,
             )
+
+
+def _statistics(network: FeatureNetwork, loss: Loss, images: Tensor, n_classes: int, half: bool) -> tuple[Tensor, ...]:
+    """Compute what the loss compares: the part of a step that is worth compiling."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+        features = network.features(images)
+    return loss.statistics(features, n_classes)
