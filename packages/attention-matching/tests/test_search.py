@@ -303,6 +303,9 @@ def test_a_run_folder_holds_the_numbers_and_a_picture(
         search(sides, proxies, dataclasses.replace(SMALL, networks=2), tmp_path)
     with pytest.raises(InputError, match="holds a run with proxies="):
         search(sides, {**proxies, "four": random_real(search_data(sides, SMALL), 4, seed=9)}, SMALL, tmp_path)
+    with pytest.raises(InputError, match="holds a run with proxies="):
+        soft = dataclasses.replace(proxies["four"], soft_labels=torch.full((8, 2), 0.5))
+        search(sides, {**proxies, "four": soft}, SMALL, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,11 @@ class ContinualResult:
             axis.set_xticks(self.classes_seen)
             axis.set_xlabel("classes seen")
             axis.set_ylabel("test accuracy on the classes seen (%)")
-            axis.legend(title=f"buffer, ± std of {n_orders} orders" if n_orders > 1 else "buffer", frameon=False)
+            axis.legend(
+                title=f"buffer, ± std of {n_orders} orders" if n_orders > 1 else "buffer",
+                frameon=False,
+                alignment="left",
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain JSON values.

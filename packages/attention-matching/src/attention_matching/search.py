@@ -43,7 +43,7 @@ class SearchConfig:
     """The augmentation's transforms: all six; no flip for digits."""
     seed: int = 0
     """The seed of all random numbers."""
-    proxy: TrainConfig = dataclasses.field(default_factory=lambda: TrainConfig(epochs=200))
+    proxy: TrainConfig = dataclasses.field(default_factory=lambda: TrainConfig(epochs=100))
     """How networks are trained on a proxy; its seed is set for each architecture."""
     whole: TrainConfig = dataclasses.field(default_factory=lambda: TrainConfig(epochs=60))
     """How networks are trained on the whole training set, likewise."""
@@ -248,7 +248,7 @@ class _Search:
             lambda _: architecture.build(self.data.image_shape, self.data.n_classes),
             range(config.networks),
             training.images,
-            training.labels if training.soft_labels is None else training.soft_labels,
+            _targets(training),
             SiameseAugmentation(config.augment or ()),
             dataclasses.replace(how, seed=seeding.derive(config.seed, "architecture", str(architecture))),
         )
@@ -276,3 +276,8 @@ def _check(data: ImageSet, proxies: Mapping[str, DistilledSet], architectures: t
 def _fingerprint(proxy: DistilledSet) -> str:
     trained_on = (proxy.images, proxy.labels, proxy.soft_labels)
     return runs.fingerprint(*(tensor for tensor in trained_on if tensor is not None))
+
+
+def _targets(training: DistilledSet) -> Tensor:
+    """Return what networks learn of a set: its soft labels where it has them."""
+    return training.labels if training.soft_labels is None else training.soft_labels
