@@ -1,4 +1,4 @@
-"""Distill the digits into one image per class, compare with a random real one, and save the set for any torch program."""
+"""Distill the digits into one image per class, compare with random real ones, and save the set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripts that a newcomer copies run as they stand; those that take minutes are the commands' and the demo's tests."""
+"""The scripts that a newcomer copies run as they stand, but for those that take minutes."""
 
 from __future__ import annotations
 
