@@ -71,6 +71,34 @@ def test_show_draws_describes_and_exports(run: Path, tmp_path: Path, capsys: pyt
     assert images.shape == (10, 1, 8, 8) and labels.tolist() == list(range(10))
 
 
+def test_continual_compares_buffers_in_a_table_and_a_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "continual"
+    words = ["continual", "--steps", "2", "--buffers", "random", "datadam", "--orders", "2", "--distill-steps", "2"]
+    assert main([*words, "--epochs", "2", "--width", "8", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "| datadam |" in printed and "| buffer | 5 classes | 10 classes |" in printed
+    with Image.open(out / "continual.png") as picture:
+        assert picture.size[0] > 300
+
+
+def test_search_ranks_a_grid_in_a_table_and_a_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from attention_matching import experiments
+
+    few = experiments.Grid((4, 8), (1,), ("batch", "instance"), ("relu",), ("avg", "max"))
+    monkeypatch.setattr(experiments, "Grid", lambda: few)  # the default's 96 take minutes
+    out = tmp_path / "search"
+    words = ["search", "--proxies", "random", "dm", "--ipc", "1", "--distill-steps", "2", "--epochs", "2"]
+    assert main([*words, "--whole-epochs", "1", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "| random |" in printed and "| dm |" in printed
+    with Image.open(out / "ranking" / "search.png") as picture:
+        assert picture.size[0] > 300
+
+
 def test_bench_times_the_step_and_keeps_the_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bench.json"
     words = ["bench", "--width", "8", "--only", "as asked", "channels_last", "--rounds", "2", "--steps-per-round", "1"]

@@ -21,6 +21,7 @@ from attention_matching.distill import Distiller, result_path
 from attention_matching.distilled import DistilledSet
 from attention_matching.distributed import is_first
 from attention_matching.evaluate import EvaluateConfig
+from attention_matching.experiments import architecture_search, continual_learning
 from attention_matching.exports import Export
 from attention_matching.exports import export as export_set
 from attention_matching.networks import ARCHITECTURES, Architecture
@@ -233,6 +234,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "distill": distill,
     "evaluate": evaluate,
     "cross": cross,
+    "continual": continual_learning,
+    "search": architecture_search,
     "show": show,
     "bench": bench,
 }
