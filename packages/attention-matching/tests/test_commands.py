@@ -107,6 +107,15 @@ def test_bench_times_the_step_and_keeps_the_seconds(tmp_path: Path, capsys: pyte
     assert {len(seconds) for seconds in json.loads(out.read_text())["seconds"].values()} == {2}
 
 
+@pytest.mark.parametrize("words", [["evaluate", "run"], ["cross", "run"], ["continual"], ["search"]])
+def test_only_distill_shares_its_work_out(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([*words, "--out", str(tmp_path / "out")]) == 2
+    assert f"{words[0]} in 2 processes; expected: one process" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -18,6 +18,7 @@ from attention_matching.augment import SiameseAugmentation, augmentation_for
 from attention_matching.card import data_card, save_card
 from attention_matching.config import DistillConfig
 from attention_matching.continual import ContinualConfig, continual
+from attention_matching.continual_result import ContinualResult
 from attention_matching.cross import CrossTable, cross_architecture
 from attention_matching.distill import Distiller
 from attention_matching.distilled import DistilledSet
@@ -29,23 +30,28 @@ from attention_matching.evaluate import (
     evaluate_whole,
 )
 from attention_matching.exports import export, export_ddranking, export_folder, export_pt
+from attention_matching.grid import PAPERS_GRID, Grid
 from attention_matching.losses import AttentionMatchingLoss, DistributionMatchingLoss, Loss, make_loss
 from attention_matching.networks import ARCHITECTURES, ConvNet, FeatureNetwork, Features, build
 from attention_matching.preprocess import ZCA, Preprocessing
 from attention_matching.scores import RobustScores, augmentation_robust_score, label_robust_score, robust_scores
-from attention_matching.search import SearchConfig, search
+from attention_matching.search import SearchConfig, search, search_data
+from attention_matching.search_result import SearchResult
 from attention_matching.select import herding, k_centre, random_real, select, whole_set
+from attention_matching.small_sets import small_set, small_sets
 from attention_matching.soft_labels import soft_labels_from, train_teacher
 from attention_matching.timing import time_steps
 from attention_matching.training import TrainConfig, train_networks
 
 __all__ = [
     "ARCHITECTURES",
+    "PAPERS_GRID",
     "VGG11",
     "ZCA",
     "AlexNet",
     "AttentionMatchingLoss",
     "ContinualConfig",
+    "ContinualResult",
     "ConvNet",
     "CrossTable",
     "DistillConfig",
@@ -56,11 +62,13 @@ __all__ = [
     "Evaluation",
     "FeatureNetwork",
     "Features",
+    "Grid",
     "Loss",
     "Preprocessing",
     "ResNet18",
     "RobustScores",
     "SearchConfig",
+    "SearchResult",
     "SiameseAugmentation",
     "TrainConfig",
     "ViT",
@@ -89,7 +97,10 @@ __all__ = [
     "robust_scores",
     "save_card",
     "search",
+    "search_data",
     "select",
+    "small_set",
+    "small_sets",
     "soft_labels_from",
     "spatial_attention",
     "time_steps",

@@ -19,7 +19,7 @@ from attention_matching.config import DistillConfig
 from attention_matching.cross import compare, cross_architecture
 from attention_matching.distill import Distiller, result_path
 from attention_matching.distilled import DistilledSet
-from attention_matching.distributed import is_first
+from attention_matching.distributed import is_first, refuse_several
 from attention_matching.evaluate import EvaluateConfig
 from attention_matching.experiments import architecture_search, continual_learning
 from attention_matching.exports import Export
@@ -83,6 +83,7 @@ def evaluate(
     out
         Where to keep evaluation.json and the networks' accuracies: the run folder where not given.
     """
+    refuse_several("evaluate")
     training, source, images = _finished(run, data)
     folder = out or run
     rows = compare(
@@ -137,6 +138,7 @@ def cross(
     out
         Where to keep cross.json, cross.png and the networks' accuracies: the run folder where not given.
     """
+    refuse_several("cross")
     training, _, images = _finished(run, data)
     folder = out or run
     table = cross_architecture(training, images, config, architectures, folder / "evaluation", random_real=random_real)

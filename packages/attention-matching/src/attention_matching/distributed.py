@@ -145,6 +145,28 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def refuse_several(job: str) -> None:
+    """Refuse to run in several processes what has no use for them.
+
+    Parameters
+    ----------
+    job
+        What is run.
+
+    Raises
+    ------
+    InputError
+        Where torchrun started more than one process.
+
+    Examples
+    --------
+    >>> refuse_several("evaluate")
+    """
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world != "1":
+        raise InputError(f"{job} in {world} processes", "one process: only distill shares its work out")
+
+
 @contextmanager
 def shard(n_classes: int, device_name: str) -> Iterator[Shard]:
     """Join the processes that torchrun started; alone, where it did not.

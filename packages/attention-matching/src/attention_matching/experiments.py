@@ -9,6 +9,7 @@ from sextet_common import data as image_data
 
 from attention_matching.config import DistillConfig
 from attention_matching.continual import ContinualConfig, continual
+from attention_matching.distributed import refuse_several
 from attention_matching.grid import PAPERS_GRID, Grid
 from attention_matching.search import SearchConfig, search, search_data
 from attention_matching.small_sets import Source, small_sets
@@ -64,6 +65,7 @@ def continual_learning(
     device
         auto, cpu, cuda, cuda:N or mps.
     """
+    refuse_several("continual")
     config = ContinualConfig(
         steps=steps,
         ipc=ipc,
@@ -125,6 +127,7 @@ def architecture_search(
     device
         auto, cpu, cuda, cuda:N or mps.
     """
+    refuse_several("search")
     images = image_data.load(data, size=size, download=download)
     config = SearchConfig(
         grid=Grid() if grid == "small" else PAPERS_GRID,
