@@ -95,7 +95,7 @@ def picture(rows: list[dict]) -> None:
     axis.set_xticks(ticks, [str(t) for t in ticks])
     axis.minorticks_off()
     axis.axvline(1, color="#0b6e99", linewidth=1)
-    axis.set_xlabel("angle to the original, over that of oggmr (boxes: quartiles; whiskers: 1.5 boxes)")
+    axis.set_xlabel("angle over oggmr's (boxes: quartiles; whiskers: 1.5 boxes)")
     axis.grid(axis="x", alpha=0.3)
     figure.savefig(HERE / "results" / "quality.png", dpi=130)
 
