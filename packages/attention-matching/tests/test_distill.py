@@ -140,6 +140,15 @@ def test_other_data_or_settings_do_not_go_on_with_a_run(tmp_path: Path, digits: 
         Distiller(DistillConfig(ipc=3, steps=12, width=8, real_batch=8, checkpoint_every=4)).fit(digits, tmp_path)
 
 
+@pytest.mark.parametrize("wrong", [{"ipc": 200}, {"norm": "batch", "images_at_once": 5}, {"architecture": "vit"}])
+def test_a_configuration_that_cannot_run_does_not_take_the_folder(
+    tmp_path: Path, digits: data.ImageSet, wrong: dict[str, object]
+) -> None:
+    with pytest.raises(InputError):
+        Distiller(DistillConfig(**{"steps": 1, **wrong})).fit(digits, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_folder_holds_what_it_should(tmp_path: Path, digits: data.ImageSet) -> None:
     result = Distiller(SMALL).fit(digits, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}

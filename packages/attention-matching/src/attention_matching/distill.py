@@ -108,12 +108,13 @@ class Distiller:
                 )
             if config.cuda_graph and part.where.type != "cuda":
                 raise InputError(f"cuda_graph on {part.where.type}", "a CUDA device")
+            preprocessing = self._preprocessing or Preprocessing.fit(data, config.whitening or "none")
             content = runs.fingerprint(data.train_images, data.train_labels)
             recorded = {"data": data.source, "data_sha256": content, **runs.to_json(config)}
-            run = runs.Run.open(out, JOB, recorded) if out is not None and part.first else None
-            preprocessing = self._preprocessing or Preprocessing.fit(data, config.whitening or "none")
             with explain_out_of_memory("images_at_once, or precision bfloat16"):
                 step = Step(config, data, part, preprocessing, loss=self._loss, network=self._network)
+                # Only now, since a folder is for one configuration: one that cannot run must not take it.
+                run = runs.Run.open(out, JOB, recorded) if out is not None and part.first else None
                 _loop(config, data, part, step, run)
             images = part.gathered(_per_class(step.images, config)).flatten(0, 1).cpu()
         result = DistilledSet(
