@@ -101,7 +101,7 @@ def test_search_ranks_a_grid_in_a_table_and_a_picture(
 
 def test_bench_times_the_step_and_keeps_the_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bench.json"
-    words = ["bench", "--width", "8", "--only", "as asked", "channels_last", "--rounds", "2", "--steps-per-round", "1"]
+    words = ["bench", "--width", "8", "--only", "as-asked", "channels_last", "--rounds", "2", "--steps-per-round", "1"]
     assert main([*words, "--out", str(out)]) == 0
     assert "| channels_last |" in capsys.readouterr().out
     assert {len(seconds) for seconds in json.loads(out.read_text())["seconds"].values()} == {2}

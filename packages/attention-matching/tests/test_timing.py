@@ -18,7 +18,7 @@ def test_contestants_run_in_turn_and_warm_ups_are_not_counted() -> None:
 
 def test_steps_are_timed_beside_peers() -> None:
     calls: list[int] = []
-    only = ("as asked", "channels_last", "bfloat16")
+    only = ("as-asked", "channels_last", "bfloat16")
     config = DistillConfig(width=8, real_batch=4)
     timings = time_steps(
         data.load("digits"), config, only=only, rounds=2, steps=2, peers={"peer": lambda: calls.append(1)}
@@ -29,7 +29,7 @@ def test_steps_are_timed_beside_peers() -> None:
 
 def test_what_cannot_be_timed_is_refused() -> None:
     digits = data.load("digits")
-    with pytest.raises(InputError, match="variant 'turbo' is unknown; expected: as asked"):
+    with pytest.raises(InputError, match="variant 'turbo' is unknown; expected: as-asked"):
         time_steps(digits, only=("turbo",))
     with pytest.raises(InputError, match="rounds is 0"):
         time_steps(digits, rounds=0)

@@ -97,17 +97,17 @@ def variants(config: DistillConfig, where: torch.device) -> dict[str, DistillCon
     Examples
     --------
     >>> list(variants(DistillConfig(), torch.device("cpu")))
-    ['as asked', 'channels_last', 'bfloat16', 'compile']
+    ['as-asked', 'channels_last', 'bfloat16', 'compile']
     """
     changed: dict[str, dict[str, Any]] = {
-        "as asked": {},
+        "as-asked": {},
         "channels_last": {"channels_last": True},
         "bfloat16": {"precision": "bfloat16"},
         "compile": {"compile": True},
     }
     if where.type == "cuda":
         changed["cuda_graph"] = {"cuda_graph": True}
-        changed["bfloat16 cuda_graph"] = {"precision": "bfloat16", "cuda_graph": True}
+        changed["bfloat16+cuda_graph"] = {"precision": "bfloat16", "cuda_graph": True}
     return {name: dataclasses.replace(config, **change) for name, change in changed.items()}
 
 
@@ -150,9 +150,9 @@ def time_steps(
     Examples
     --------
     >>> from sextet_common.data import load
-    >>> timings = time_steps(load("digits"), DistillConfig(width=8), only=("as asked",), rounds=2)
-    >>> list(timings), len(timings["as asked"].seconds)
-    (['as asked'], 2)
+    >>> timings = time_steps(load("digits"), DistillConfig(width=8), only=("as-asked",), rounds=2)
+    >>> list(timings), len(timings["as-asked"].seconds)
+    (['as-asked'], 2)
     """
     for name, value in (("rounds", rounds), ("steps", steps)):
         if value < 1:

@@ -63,7 +63,7 @@ class GaussianMixtureReducer(MixtureReducer):  # type: ignore[misc]  # Stone Sou
 
     max_number_components: int = Property(default=100, doc="How many components are left at most")
     method: str = Property(default="runnalls", doc="The reduction method where too many are left")
-    options: Mapping[str, Any] = Property(default_factory=dict, doc="The method's own options")
+    options: Mapping[str, Any] | None = Property(default=None, doc="The method's own options")
     prune_threshold: float = Property(default=1e-9, doc="Components of lower weight are dropped")
     merge_threshold: float | None = Property(
         default=16, doc="Squared Mahalanobis distance below which a component joins a heavier one"
@@ -108,7 +108,7 @@ class GaussianMixtureReducer(MixtureReducer):  # type: ignore[misc]  # Stone Sou
             assignment = _close(mixture, self.merge_threshold)
             reduced = merge_groups(mixture, assignment)
         if len(reduced) > self.max_number_components:
-            found = reduce(reduced, self.max_number_components, self.method, **self.options)
+            found = reduce(reduced, self.max_number_components, self.method, **(self.options or {}))
             reduced, assignment = found.mixture, found.assignment[assignment]
 
         total, tags = weights.sum(), set()
