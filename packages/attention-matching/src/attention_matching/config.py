@@ -70,7 +70,7 @@ class DistillConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     """What convolutions compute in; attention maps and losses are float32 always."""
     channels_last: bool | None = None
-    """Order of the activations in memory: channels last with bfloat16 on a GPU, else first."""
+    """Order of the activations in memory: where not said, last with batch norm on a CPU and with bfloat16 on a GPU."""
     compile: bool = False
     """Compile network and loss with torch.compile: a minute at the start, faster steps after."""
     cuda_graph: bool = False

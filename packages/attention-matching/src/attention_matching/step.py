@@ -209,8 +209,10 @@ class Step:
         return normal.view(-1, channels, height, width)
 
     def _channels_last(self) -> bool:
-        chosen = self.config.channels_last
-        return self.where.type == "cuda" and self.config.precision == "bfloat16" if chosen is None else chosen
+        if self.config.channels_last is not None:
+            return self.config.channels_last
+        # On a CPU torch's group norm is slow in this order, and its batch norm is not.
+        return self.config.norm == "batch" if self.where.type == "cpu" else self.config.precision == "bfloat16"
 
     def _images_at_once(self, network: FeatureNetwork, data: ImageSet, n_classes: int) -> int:
         config = self.config
