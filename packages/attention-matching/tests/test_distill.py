@@ -14,7 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from attention_matching import ConvNet, DistillConfig, DistilledSet, Distiller, random_real
+from attention_matching import (
+    ConvNet,
+    DistillConfig,
+    DistilledSet,
+    Distiller,
+    DistributionMatchingLoss,
+    Preprocessing,
+    random_real,
+)
 from PIL import Image
 from sextet_common import checkpoint, data, seeding
 from sextet_common.errors import InputError
@@ -147,6 +155,23 @@ def test_a_configuration_that_cannot_run_does_not_take_the_folder(
     with pytest.raises(InputError):
         Distiller(DistillConfig(**{"steps": 1, **wrong})).fit(digits, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_stands_in_the_place_of_a_setting_is_recorded_and_not_mixed_with_it(
+    tmp_path: Path, digits: data.ImageSet
+) -> None:
+    config = DistillConfig(steps=1, width=8, real_batch=8)
+    network, shifted = ConvNet((1, 8, 8), 10, width=4), Preprocessing(torch.tensor([0.5]), torch.tensor([0.25]))
+    own = Distiller(config, loss=DistributionMatchingLoss(), network=network, preprocessing=shifted)
+    meta = own.fit(digits, tmp_path).meta
+    assert meta["method"] == "own loss DistributionMatchingLoss"
+    assert meta["architecture"] == "own network ConvNet"
+    for other in (Distiller(config), Distiller(config, loss=DistributionMatchingLoss(), network=network)):
+        with pytest.raises(InputError, match="holds a run with"):
+            other.fit(digits, tmp_path)
+    assert own.fit(digits, tmp_path).meta == meta
+    zca = Preprocessing.fit(digits, "zca")
+    assert Distiller(config, preprocessing=zca).fit(digits).meta["whitening"] == "zca"
 
 
 def test_a_run_folder_holds_what_it_should(tmp_path: Path, digits: data.ImageSet) -> None:

@@ -96,10 +96,8 @@ def compare(
         ipc = round(training.ipc)
         folder = _path(out, RANDOM_REAL, config, f"{known}, {ipc}")
         rows[RANDOM_REAL] = evaluate_random_real(data, ipc, config, folder, preprocessing=prepared, label=label)
-    content = hashlib.sha256(training.images.numpy().tobytes())
-    if training.soft_labels is not None:
-        content.update(training.soft_labels.numpy().tobytes())
-    folder = _path(out, DISTILLED, config, f"{known}, {content.hexdigest()}")
+    learned = [training.images] if training.soft_labels is None else [training.images, training.soft_labels]
+    folder = _path(out, DISTILLED, config, f"{known}, {runs.fingerprint(*learned)}")
     rows[DISTILLED] = evaluate(training, data, config, folder)
     if whole:
         folder = _path(out, WHOLE, dataclasses.replace(longer, labels="hard"), f"{data.source}, {prepared.whitening}")

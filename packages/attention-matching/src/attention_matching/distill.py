@@ -110,7 +110,8 @@ class Distiller:
                 raise InputError(f"cuda_graph on {part.where.type}", "a CUDA device")
             preprocessing = self._preprocessing or Preprocessing.fit(data, config.whitening or "none")
             content = runs.fingerprint(data.train_images, data.train_labels)
-            recorded = {"data": data.source, "data_sha256": content, **runs.to_json(config)}
+            settings = {**runs.to_json(config), **self._own(preprocessing)}
+            recorded = {"data": data.source, "data_sha256": content, **settings}
             with explain_out_of_memory("images_at_once, or precision bfloat16"):
                 step = Step(config, data, part, preprocessing, loss=self._loss, network=self._network)
                 # Only now, since a folder is for one configuration: one that cannot run must not take it.
@@ -131,6 +132,20 @@ class Distiller:
             curve = ([row["step"] for row in rows], [row["loss"] for row in rows])
             figures.save_curves({"loss": curve}, run.path / "loss.png", x_label="step", y_label="loss")
         return result
+
+    def _own(self, preprocessing: Preprocessing) -> dict[str, object]:
+        """Say what stood in the place of the configuration's, so that no record or card names what was not used."""
+        own: dict[str, object] = {}
+        if self._loss is not None:
+            own["method"] = f"own loss {type(self._loss).__qualname__}"
+        if self._network is not None:
+            own["architecture"] = f"own network {type(self._network).__qualname__}"
+        if self._preprocessing is not None:
+            own["whitening"] = preprocessing.whitening
+            arrays = [preprocessing.mean, preprocessing.std]
+            arrays += [] if preprocessing.zca is None else [preprocessing.zca.mean, preprocessing.zca.matrix]
+            own["preprocessing_sha256"] = runs.fingerprint(*arrays)
+        return own
 
 
 def _loop(config: DistillConfig, data: ImageSet, part: Shard, step: Step, run: runs.Run | None) -> None:

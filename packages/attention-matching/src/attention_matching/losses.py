@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal, Protocol, get_args
 
 from jaxtyping import Float
@@ -54,15 +55,16 @@ class Loss(Protocol):
         ...
 
 
-class _MatchingLoss(nn.Module):
+class _MatchingLoss(nn.Module, ABC):
     """A loss that is a weighted sum of squared distances between class means."""
 
+    @abstractmethod
     def statistics(self, features: Features, n_classes: int) -> tuple[Float[Tensor, "classes size"], ...]:
-        raise NotImplementedError
+        """Compute the class means of everything that is matched: see :class:`Loss`."""
 
+    @abstractmethod
     def _weights(self, terms: int) -> list[float]:
         """Return the weight of each of so many terms."""
-        raise NotImplementedError
 
     def compare(self, real: tuple[Tensor, ...], synthetic: tuple[Tensor, ...]) -> Float[Tensor, " classes"]:
         """Add up the weighted squared distances of each class.
