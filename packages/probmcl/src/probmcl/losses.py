@@ -1,0 +1,282 @@
+"""The likelihood of a mixture, ProbMCL's loss, and the asymmetric loss of the second stage."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Float, Shaped
+from sextet_common.errors import InputError
+from torch import Tensor, nn
+from torch.nn import functional
+
+from probmcl.contrastive import ProbabilisticContrastiveLoss, Reduction
+from probmcl.head import MixtureParameters
+
+LabelReduction = Literal["mean", "batchmean", "sum", "none"]
+
+
+class MixtureNLL(nn.Module):
+    """The negative log likelihood of one point under each mixture.
+
+    Parameters
+    ----------
+    reduction
+        "mean" over the batch, "sum" or "none".
+    per_dimension
+        Divide by the number of dimensions: nats a dimension, so that the weight of other terms means the same in any.
+
+    Raises
+    ------
+    InputError
+        For an unknown reduction.
+
+    Examples
+    --------
+    >>> mixtures = MixtureParameters(torch.zeros(1, 1), torch.zeros(1, 1, 1), torch.zeros(1, 1))
+    >>> MixtureNLL()(mixtures, torch.zeros(1, 1))  # log(2 pi) / 2
+    tensor(0.9189)
+    """
+
+    def __init__(self, reduction: Reduction = "mean", *, per_dimension: bool = False) -> None:
+        super().__init__()
+        _known("reduction", reduction, Reduction)
+        self.reduction, self.per_dimension = reduction, per_dimension
+
+    def forward(self, mixtures: MixtureParameters, targets: Float[Tensor, "batch dims"]) -> Tensor:
+        """Compute the loss.
+
+        Parameters
+        ----------
+        mixtures
+            One a row.
+        targets
+            The points, shape (batch, dims).
+
+        Returns
+        -------
+        Tensor
+            In nats: a scalar, or shape (batch,) without reduction.
+
+        Raises
+        ------
+        InputError
+            Where the points do not fit the mixtures.
+        """
+        with torch.autocast(mixtures.means.device.type, enabled=False):
+            loss = -mixtures.log_prob(targets)
+            if self.per_dimension:
+                loss = loss / mixtures.means.shape[2]
+            return _reduce(loss, self.reduction)
+
+
+class LossParts(NamedTuple):
+    """ProbMCL's loss and its two terms: total = likelihood + weight * contrastive."""
+
+    total: Float[Tensor, ""]
+    likelihood: Float[Tensor, ""]
+    contrastive: Float[Tensor, ""]
+
+
+class ProbMCLLoss(nn.Module):
+    """The loss of the first stage: the likelihood of an image's other view, and the contrastive term.
+
+    Parameters
+    ----------
+    contrastive
+        The contrastive term; `ProbabilisticContrastiveLoss` with its defaults where omitted.
+    weight
+        Lambda, which multiplies the contrastive term.
+    likelihood
+        The likelihood term; `MixtureNLL` with its defaults where omitted.
+    detach_targets
+        Take the points as given. Otherwise they learn too, and may run into the means.
+
+    Raises
+    ------
+    InputError
+        For a weight that is negative, or a term that does not reduce to a scalar.
+
+    References
+    ----------
+    arXiv 2401.01448. That the point is the other view's projection, and that it is detached, is *ours*.
+
+    Examples
+    --------
+    >>> from probmcl.head import MixtureDensityHead
+    >>> head = MixtureDensityHead(in_features=6, n_components=3, dim=4, hidden=())
+    >>> features = torch.randn(4, 6)  # two images, first views, then second views
+    >>> labels = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 0, 1], [0, 1, 0]])
+    >>> points = head.project(features)
+    >>> loss = ProbMCLLoss(weight=0.3)
+    >>> parts = loss.parts(head.mixture(points), points.roll(2, dims=0), labels)
+    >>> bool(torch.isclose(parts.total, parts.likelihood + 0.3 * parts.contrastive))
+    True
+    """
+
+    def __init__(
+        self,
+        contrastive: ProbabilisticContrastiveLoss | None = None,
+        weight: float = 0.3,
+        likelihood: MixtureNLL | None = None,
+        *,
+        detach_targets: bool = True,
+    ) -> None:
+        super().__init__()
+        if not weight >= 0 or not math.isfinite(weight):
+            raise InputError(f"the weight of the contrastive term is {weight}", "a number >= 0")
+        self.contrastive = contrastive or ProbabilisticContrastiveLoss()
+        self.likelihood = likelihood or MixtureNLL()
+        if "none" in (self.contrastive.reduction, self.likelihood.reduction):
+            raise InputError("a term has the reduction 'none'", "mean or sum: the terms are added")
+        self.weight, self.detach_targets = weight, detach_targets
+
+    def parts(
+        self,
+        mixtures: MixtureParameters,
+        targets: Float[Tensor, "batch dims"],
+        labels: Shaped[Tensor, "batch labels"],
+    ) -> LossParts:
+        """Compute the loss and its terms.
+
+        Parameters
+        ----------
+        mixtures
+            One a row, both views of every image.
+        targets
+            For every row the point whose likelihood is taken: the projection of the image's other view, (batch, dims).
+        labels
+            Zeros and ones, shape (batch, labels).
+
+        Returns
+        -------
+        LossParts
+            Three scalars.
+
+        Raises
+        ------
+        InputError
+            Where shapes do not fit.
+        """
+        likelihood = self.likelihood(mixtures, targets.detach() if self.detach_targets else targets)
+        contrastive = self.contrastive(mixtures, labels)
+        return LossParts(likelihood + self.weight * contrastive, likelihood, contrastive)
+
+    def forward(
+        self,
+        mixtures: MixtureParameters,
+        targets: Float[Tensor, "batch dims"],
+        labels: Shaped[Tensor, "batch labels"],
+    ) -> Float[Tensor, ""]:
+        """Compute the loss, parameters as in `parts`."""
+        return self.parts(mixtures, targets, labels).total
+
+
+class AsymmetricLoss(nn.Module):
+    """Binary cross-entropy that makes light of easy negatives, of which a multi-label image has most.
+
+    With p the probability, and p_m = max(p - margin, 0)::
+
+        L = - y (1 - p)^gamma_positive log p  -  (1 - y) p_m^gamma_negative log(1 - p_m)
+
+    Parameters
+    ----------
+    gamma_positive, gamma_negative
+        Focusing exponents. Both 0 with margin 0 is binary cross-entropy, both equal with margin 0 the focal loss.
+    margin
+        A negative with a probability below it counts nothing, in [0, 1).
+    reduction
+        "mean" over rows and labels, "batchmean" (sum over labels, mean over rows), "sum" or "none". The published
+        code takes the sum.
+    detach_weights
+        Let no gradient pass through the focusing factors.
+
+    Raises
+    ------
+    InputError
+        For an option outside what is accepted.
+
+    References
+    ----------
+    Asymmetric loss, arXiv 2009.14119; its gammas and margin here are those of that paper's multi-label script.
+
+    Examples
+    --------
+    >>> AsymmetricLoss(reduction="none")(torch.tensor([[0.0, -5.0]]), torch.tensor([[1, 0]]))
+    tensor([[0.6931, -0.0000]])
+    """
+
+    def __init__(
+        self,
+        gamma_positive: float = 0.0,
+        gamma_negative: float = 4.0,
+        margin: float = 0.05,
+        reduction: LabelReduction = "mean",
+        *,
+        detach_weights: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value in {"gamma_positive": gamma_positive, "gamma_negative": gamma_negative}.items():
+            if not 0 <= value < math.inf:
+                raise InputError(f"{name} is {value}", "a number >= 0")
+        if not 0 <= margin < 1:
+            raise InputError(f"margin is {margin}", "a number in [0, 1)")
+        _known("reduction", reduction, LabelReduction)
+        self.gamma_positive, self.gamma_negative, self.margin = gamma_positive, gamma_negative, margin
+        self.reduction, self.detach_weights = reduction, detach_weights
+
+    def forward(self, logits: Float[Tensor, "batch labels"], labels: Shaped[Tensor, "batch labels"]) -> Tensor:
+        """Compute the loss, in float32 or wider.
+
+        Parameters
+        ----------
+        logits
+            Before the sigmoid, shape (batch, labels).
+        labels
+            Zeros and ones, of the same shape.
+
+        Returns
+        -------
+        Tensor
+            A scalar, or shape (batch, labels) without reduction.
+
+        Raises
+        ------
+        InputError
+            Where the shapes differ.
+        """
+        if logits.shape != labels.shape or logits.ndim != 2:
+            given = f"logits and labels have shapes {tuple(logits.shape)} and {tuple(labels.shape)}"
+            raise InputError(given, "(batch, labels) both")
+        with torch.autocast(logits.device.type, enabled=False):
+            x = logits if logits.dtype == torch.float64 else logits.float()
+            y = labels.to(x.dtype)
+            log_positive = functional.logsigmoid(x)
+            if self.margin > 0:
+                log_negative = (torch.sigmoid(-x) + self.margin).clamp(max=1.0).log()
+            else:  # without a margin sigmoid(-x) underflows
+                log_negative = functional.logsigmoid(-x)
+            if self.gamma_positive > 0:
+                log_positive = log_positive * self._factor(torch.sigmoid(-x), self.gamma_positive)
+            if self.gamma_negative > 0:
+                log_negative = log_negative * self._factor(torch.sigmoid(x) - self.margin, self.gamma_negative)
+            return _reduce(-(y * log_positive + (1 - y) * log_negative), self.reduction)
+
+    def _factor(self, base: Tensor, gamma: float) -> Tensor:
+        """Compute base^gamma for what is above zero; the floor keeps the slope of a root finite."""
+        factor = base.clamp(min=1e-12).pow(gamma)
+        return factor.detach() if self.detach_weights else factor
+
+
+def _known(name: str, chosen: str, accepted: object) -> None:
+    if chosen not in get_args(accepted):
+        raise InputError(f"{name} is {chosen!r}", " or ".join(get_args(accepted)))
+
+
+def _reduce(loss: Tensor, reduction: str) -> Tensor:
+    if reduction == "mean":
+        return loss.mean()
+    if reduction == "none":
+        return loss
+    return loss.sum() / len(loss) if reduction == "batchmean" else loss.sum()
