@@ -115,7 +115,9 @@ def test_the_objective_is_what_it_is_said_to_be_and_below_that_of_the_start(
         before, after = (hard_objective(f, x, cost) for x in (start, g))
     # The last centres are found more exactly than those of a sweep, which are within 1e-5 of theirs.
     assert sweeps(outcome)[-1] == pytest.approx(after, rel=1e-8)
-    assert after < sweeps(outcome)[0] < before
+    # One sweep may be all: then both values are of the same centres, found twice.
+    assert after <= sweeps(outcome)[0] * (1 + 1e-8)
+    assert sweeps(outcome)[0] < before
 
 
 @pytest.mark.parametrize("cost", COSTS)

@@ -1,0 +1,337 @@
+"""Encoders: small ones made here, any of torchvision's or timm's by name, or a module of one's own."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from sextet_common.errors import InputError, require
+from torch import Tensor, nn
+
+OWN = ("convnet", "mlp")
+
+
+class Encoder(nn.Module):
+    """A module that maps inputs to features, and knows how wide they are.
+
+    Parameters
+    ----------
+    body
+        Maps (batch, *input) to (batch, out_features).
+    out_features
+        Width of the features.
+    """
+
+    def __init__(self, body: nn.Module, out_features: int) -> None:
+        super().__init__()
+        self.body, self.out_features = body, out_features
+
+    def forward(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch features"]:
+        """Map inputs to features."""
+        features: Tensor = self.body(inputs)
+        return features
+
+
+class ConvNet(nn.Module):
+    """A small convolutional network: convolution, batch norm and ReLU per block, then each map's mean and maximum.
+
+    Parameters
+    ----------
+    channels
+        Of the images.
+    width
+        Channels of the first block; every block doubles them.
+    depth
+        Blocks. All but the first halve height and width before they begin.
+    """
+
+    def __init__(self, channels: int, width: int = 32, depth: int = 3) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = channels
+        for block in range(depth):
+            after = width * 2**block
+            layers += [nn.MaxPool2d(2, ceil_mode=True)] if block else []
+            for _ in range(2):
+                layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(True)]
+                before = after
+        self.blocks = nn.Sequential(*layers)
+        self.out_features = 2 * before
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+        """Map images to features."""
+        maps = self.blocks(images)
+        return torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1)
+
+
+class MLP(nn.Module):
+    """A perceptron for plain features: layers of linear, batch norm, ReLU and dropout.
+
+    Parameters
+    ----------
+    in_features
+        Width of the inputs.
+    width
+        Width of every layer.
+    depth
+        Layers.
+    dropout
+        Share of the units that a training step leaves out.
+    """
+
+    def __init__(self, in_features: int, width: int = 256, depth: int = 2, dropout: float = 0.3) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before in [in_features, *[width] * (depth - 1)]:
+            layers += [nn.Linear(before, width), nn.BatchNorm1d(width), nn.ReLU(True), nn.Dropout(dropout)]
+        self.layers = nn.Sequential(*layers)
+        self.out_features = width
+
+    def forward(self, features: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch features"]:
+        """Map inputs to features."""
+        hidden: Tensor = self.layers(features)
+        return hidden
+
+
+def build(
+    name: str, input_shape: tuple[int, ...], *, width: int | None = None, weights: Path | str | None = None
+) -> Encoder:
+    """Make an encoder.
+
+    Parameters
+    ----------
+    name
+        ``convnet``, ``mlp``, or a classifier's name in torchvision (``resnet18``) or timm (extra ``timm``), whose last
+        layer is left out; torchvision goes first where both know a name, ``timm:NAME`` asks for timm's. Networks of
+        either start from random weights.
+    input_shape
+        (channels, height, width) or (features,). Images of one channel are repeated for networks that want three.
+    width
+        Of ``convnet`` (32) and ``mlp`` (256); no other network has it.
+    weights
+        A local file of weights, .safetensors or torch's .pt. A classifier's last layer in it is passed over.
+
+    Returns
+    -------
+    Encoder
+        The encoder.
+
+    Raises
+    ------
+    InputError
+        For an unknown name (the nearest are suggested), inputs that do not suit it, or weights of another network.
+
+    Examples
+    --------
+    >>> build("convnet", (1, 32, 32)).out_features
+    256
+    """
+    if width is not None and (width < 1 or name not in OWN):
+        raise InputError(f"width {width} is given for {name}", f"a whole number >= 1, for {' or '.join(OWN)}")
+    if (name == "mlp") != (len(input_shape) == 1):
+        fits = "mlp for plain features, any other encoder for images"
+        raise InputError(f"the encoder {name!r} is asked for inputs of shape {input_shape}", fits)
+    if name == "convnet":
+        convnet = ConvNet(input_shape[0], width or 32)
+        encoder = Encoder(convnet, convnet.out_features)
+    elif name == "mlp":
+        encoder = Encoder(MLP(input_shape[0], width or 256), width or 256)
+    else:
+        encoder = wrap(_Three(_published(name)), input_shape)
+    if weights is not None:
+        load_weights(encoder.body, Path(weights))
+    return encoder
+
+
+def wrap(module: nn.Module, input_shape: tuple[int, ...]) -> Encoder:
+    """Make an encoder of a module, whose width is found by one pass of zeros.
+
+    Parameters
+    ----------
+    module
+        Maps (batch, *input_shape) to (batch, features).
+    input_shape
+        The shape of one input.
+
+    Returns
+    -------
+    Encoder
+        The encoder.
+
+    Raises
+    ------
+    InputError
+        Where the module does not take such inputs, or returns something else than a row of numbers for each.
+
+    Examples
+    --------
+    >>> wrap(nn.Flatten(), (1, 4, 4)).out_features
+    16
+    """
+    try:
+        with _evaluating(module), torch.no_grad():
+            features = module(torch.zeros(2, *input_shape, device=_device(module)))
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"the encoder does not take inputs of shape {input_shape}: {first}", "one that does"
+        ) from error
+    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2:
+        given = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise InputError(f"the encoder returns {given} for two inputs", "a tensor (batch, features)")
+    return Encoder(module, features.shape[1])
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load weights from a local file into a module.
+
+    Parameters
+    ----------
+    module
+        What they are for. Entries that it lacks are passed over only where they belong to a classifier's last layer
+        (``fc``, ``classifier``, ``head``, ``heads``), and all that it has must be there.
+    path
+        A .safetensors file, or one of torch's, read without pickled objects.
+
+    Raises
+    ------
+    InputError
+        Where the file is missing, broken or holds another network's weights: the first differing names are told.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is missing", "a file of weights, .safetensors or .pt")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            found: Any = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # every library has its own; the file is what the user can mend
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} cannot be read: {first}", "tensors by name, without pickled objects") from error
+    found = found.get("state_dict", found) if isinstance(found, dict) else found
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise InputError(f"{path} holds {type(found).__name__}", "tensors by name")
+    target = getattr(module, "network", module)
+    wanted = target.state_dict()
+    missing = sorted(set(wanted) - set(found))
+    heads = ("fc.", "classifier.", "head.", "heads.")
+    extra = sorted(name for name in set(found) - set(wanted) if not name.startswith(heads))
+    unlike = sorted(name for name in set(wanted) & set(found) if wanted[name].shape != found[name].shape)
+    for fault, names in (("lacks", missing), ("has the unknown", extra), ("has another shape of", unlike)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise InputError(f"{path} {fault} {names[0]}{more}", "weights of this network")
+    target.load_state_dict({name: found[name] for name in wanted})
+
+
+def complexity(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, int]:
+    """Count a module's parameters and the multiply-adds of one input.
+
+    Parameters
+    ----------
+    module
+        Maps (batch, *input_shape) to anything.
+    input_shape
+        The shape of one input.
+
+    Returns
+    -------
+    tuple of int
+        Parameters, and multiply-adds of convolutions and matrix products, as torch's counter has them (it counts two
+        operations for each).
+
+    Examples
+    --------
+    >>> complexity(nn.Linear(10, 5), (10,))
+    (55, 50)
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with _evaluating(module), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(torch.zeros(1, *input_shape, device=_device(module)))
+    return sum(p.numel() for p in module.parameters()), counter.get_total_flops() // 2
+
+
+class _Three(nn.Module):
+    """A network for three channels that is given images of one or three."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images)
+        return features
+
+
+def _published(name: str) -> nn.Module:
+    """Make torchvision's or timm's network of this name, without its last layer."""
+    library, _, bare = name.rpartition(":")
+    if library not in ("", "torchvision", "timm"):
+        raise InputError(f"the encoder {name!r} names {library!r}", "torchvision:NAME or timm:NAME")
+    from torchvision import models
+
+    if library != "timm" and bare in models.list_models(module=models):
+        with contextlib.redirect_stderr(io.StringIO()):
+            network: nn.Module = models.get_model(bare, weights=None)
+        return _headless(network, bare)
+    if library == "timm" or _has_timm():
+        timm = require("timm", package="probmcl", extra="timm")
+        if bare in timm.list_models():
+            made: nn.Module = timm.create_model(bare, pretrained=False, num_classes=0)
+            return made
+    known = [*OWN, *models.list_models(module=models), *(_timm_names() if _has_timm() else [])]
+    near = difflib.get_close_matches(bare, known, n=3)
+    expected = f"{', '.join(near)}, perhaps" if near else "convnet, mlp, or a name of torchvision or timm"
+    raise InputError(f"the encoder {name!r} is unknown", expected)
+
+
+def _headless(network: nn.Module, name: str) -> nn.Module:
+    """Replace the last layer of a torchvision classifier by nothing."""
+    for last in ("fc", "classifier", "head", "heads"):
+        found = getattr(network, last, None)
+        if isinstance(found, nn.Linear):
+            setattr(network, last, nn.Identity())
+            return network
+        if isinstance(found, nn.Sequential):
+            numbers = [number for number, layer in enumerate(found) if isinstance(layer, nn.Linear)]
+            if numbers:
+                found[numbers[-1]] = nn.Identity()
+                return network
+    raise InputError(f"torchvision's {name!r} has no last linear layer that could be left out", "a classifier")
+
+
+def _has_timm() -> bool:
+    try:
+        require("timm", package="probmcl", extra="timm")
+    except InputError:
+        return False
+    return True
+
+
+def _timm_names() -> list[str]:
+    return list(require("timm", package="probmcl", extra="timm").list_models())
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation for a while, and every part of it back as it was."""
+    training = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, was in training.items():
+            part.training = was

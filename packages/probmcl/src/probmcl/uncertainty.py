@@ -1,0 +1,112 @@
+"""How unsure the mixture of an image is: the spread of its components, and the spread within them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from sextet_common.errors import InputError
+from torch import Tensor
+
+from probmcl.head import MixtureParameters
+
+
+class Uncertainty(NamedTuple):
+    """The variance of every mixture, in two parts: a mean over its dimensions.
+
+    Parameters
+    ----------
+    between
+        Variance of the components' means under the weights: the components disagree about where the image lies, the
+        epistemic part. Shape (batch,), in the square of the means' unit.
+    within
+        Mean of the components' variances under the weights: what each of them leaves open, the aleatoric part.
+    """
+
+    between: Float[Tensor, " batch"]
+    within: Float[Tensor, " batch"]
+
+    @property
+    def total(self) -> Float[Tensor, " batch"]:
+        """The variance of the mixture: the sum of both, by the law of total variance."""
+        return self.between + self.within
+
+
+def uncertainty(mixtures: MixtureParameters) -> Uncertainty:
+    """Compute the variance between and within the components of every mixture.
+
+    Parameters
+    ----------
+    mixtures
+        One an image.
+
+    Returns
+    -------
+    Uncertainty
+        Both parts, a mean over the dimensions, shape (batch,) each.
+
+    Raises
+    ------
+    InputError
+        Where the mixture's tensors do not fit each other.
+
+    References
+    ----------
+    arXiv 2401.01448 ranks images by the variance between the components' means.
+
+    Examples
+    --------
+    Two components at -1 and 1 with variance 4:
+
+    >>> import torch
+    >>> means = torch.tensor([[[-1.0], [1.0]]])
+    >>> mixture = MixtureParameters(torch.tensor([[0.5, 0.5]]).log(), means, torch.full((1, 2), 2.0).log())
+    >>> uncertainty(mixture)
+    Uncertainty(between=tensor([1.]), within=tensor([4.]))
+    """
+    mixtures.check()
+    weights = mixtures.log_weights.exp()[..., None]
+    mean = (weights * mixtures.means).sum(dim=1, keepdim=True)
+    between = (weights * (mixtures.means - mean).square()).sum(dim=1).mean(dim=-1)
+    variances = mixtures.variances if mixtures.covariance == "diagonal" else mixtures.variances[..., None]
+    return Uncertainty(between, (weights * variances).sum(dim=1).mean(dim=-1))
+
+
+def error_by_quantile(
+    values: Shaped[np.ndarray, " rows"], errors: Shaped[np.ndarray, " rows"], quantiles: int = 5
+) -> Float[np.ndarray, " quantiles"]:
+    """Compute the mean error of rows that are sorted by their uncertainty and cut into equal parts.
+
+    Parameters
+    ----------
+    values
+        Each row's uncertainty.
+    errors
+        Each row's error, such as its share of wrong labels.
+    quantiles
+        How many parts.
+
+    Returns
+    -------
+    array
+        Mean errors, from the surest part to the least sure, shape (quantiles,). An uncertainty that knows something
+        makes them rise.
+
+    Raises
+    ------
+    InputError
+        Where there are fewer rows than parts, or not as many errors as values.
+
+    Examples
+    --------
+    >>> error_by_quantile(np.array([0.1, 0.9, 0.5, 0.4]), np.array([0.0, 1.0, 1.0, 0.0]), quantiles=2)
+    array([0., 1.])
+    """
+    values, errors = np.asarray(values), np.asarray(errors, dtype=np.float64)
+    if values.ndim != 1 or values.shape != errors.shape:
+        raise InputError(f"values and errors have shapes {values.shape} and {errors.shape}", "(rows,) both")
+    if not 1 <= quantiles <= len(values):
+        raise InputError(f"{quantiles} quantiles of {len(values)} rows", "at least a row in each")
+    order = np.argsort(values, kind="stable")
+    return np.array([errors[part].mean() for part in np.array_split(order, quantiles)])
