@@ -371,7 +371,8 @@ def peak_bytes(run: Callable[[], object], trace: Path) -> int:
 def test_a_small_chunk_size_bounds_what_is_saved_for_the_backward_pass(kind: str) -> None:
     f = leaves(draw(0, 30, 5, 3, kind))
     pairs = (30 * 5) ** 2 * 8  # bytes of one number for every pair of components
-    assert saved_bytes(lambda: log_inner_products(*f)) > pairs
+    if kind == "full":  # the others compute their blocks anew always
+        assert saved_bytes(lambda: log_inner_products(*f)) > pairs
     assert saved_bytes(lambda: log_inner_products(*f, chunk_size=500)) < pairs / 4
 
 
@@ -402,7 +403,7 @@ def test_components_of_one_large_pair_of_mixtures_are_split_too(kind: str, tmp_p
     def step(chunk_size: int) -> Callable[[], object]:
         return lambda: torch.autograd.grad(log_inner_products(*f, chunk_size=chunk_size).sum(), f)
 
-    assert peak_bytes(step(2**20), tmp_path / "whole.json") > 3 * pairs
+    assert peak_bytes(step(2**20), tmp_path / "whole.json") > 2 * pairs
     assert peak_bytes(step(1000), tmp_path / "blocks.json") < pairs
 
 

@@ -13,9 +13,9 @@ for which alone the host waits: isotropic and diagonal batches never make it wai
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,10 @@ from sextet_common.errors import InputError
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from gmr_metric import torch_blocks
+
 BLOCK_NUMBERS = 2**23  # entries in the largest tensor of a block, where no chunk size is given: 64 MiB in float64
+_LARGEST_PAIR = 2**22  # pairs of components of two mixtures; more of them go the general way, which splits a mixture
 
 
 def log_inner_products(
@@ -80,7 +83,8 @@ def log_inner_products(
     """
     f = _checked(log_weights, means, covariances)
     g = _checked_other(f, other_log_weights, other_means, other_covariances)
-    return _all_pairs(f, g, _chunk(f, chunk_size))
+    _chunk(f, chunk_size)
+    return _all_pairs(f, g, chunk_size)
 
 
 def log_similarity_matrix(
@@ -128,7 +132,7 @@ def log_similarity_matrix(
     f = _checked(log_weights, means, covariances)
     g = _checked_other(f, other_log_weights, other_means, other_covariances)
     chunk = _chunk(f, chunk_size)
-    inner = _all_pairs(f, g, chunk)
+    inner = _all_pairs(f, g, chunk_size)
     norms = inner.diagonal() if g is f else _own(f, chunk)  # its own entries, so that the diagonal cancels exactly
     other_norms = norms if g is f else _own(g, chunk)
     norms, other_norms = (n.masked_fill(torch.isneginf(n), 0.0) for n in (norms, other_norms))  # -inf + inf is NaN
@@ -199,8 +203,106 @@ class _Batch(NamedTuple):
         return _Batch(*(tensor.flatten(first, first + 1) for tensor in self))
 
 
-def _all_pairs(f: _Batch, g: _Batch, chunk: int) -> Tensor:
-    """Compute log <f, g> of all pairs, in tiles; of one batch with itself the upper triangle decides."""
+def _all_pairs(f: _Batch, g: _Batch, chunk_size: int | None) -> Tensor:
+    """Compute log <f, g> of all pairs; of one batch with itself the upper triangle decides."""
+    way = _way(f, g, chunk_size) if f.covariances.ndim <= f.means.ndim else None
+    if way is not None:
+        inner: Tensor = _Inner.apply(way, chunk_size, *f, *(g if g is not f else ()))
+        return inner
+    return _general(f, g, _chunk(f, chunk_size))
+
+
+class _Inner(torch.autograd.Function):
+    """log <f, g> of isotropic or diagonal batches with gradients in closed form, by blocks or by Triton kernels."""
+
+    @staticmethod
+    def forward(ctx: Any, way: _Blocks | _Kernels, chunk_size: int | None, *tensors: Tensor) -> Tensor:
+        inner = way.forward(*_two(tensors))
+        ctx.save_for_backward(inner, *tensors)
+        ctx.way, ctx.chunk_size = way, chunk_size
+        return inner
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inner, *tensors = ctx.saved_tensors
+        f, g = _two(tensors)
+        if torch.is_grad_enabled():  # create_graph: what is returned must have derivatives itself
+            again = _general(f, g, _chunk(f, ctx.chunk_size))
+            wanted = [tensor for tensor in tensors if tensor.requires_grad]
+            found = iter(torch.autograd.grad(again, wanted, gradient, create_graph=True))
+            return (None, None, *(next(found) if tensor.requires_grad else None for tensor in tensors))
+        return (None, None, *ctx.way.backward(f, g, inner, gradient))
+
+
+def _two(tensors: Sequence[Tensor]) -> tuple[_Batch, _Batch]:
+    f = _Batch(*tensors[:3])
+    return f, (_Batch(*tensors[3:]) if len(tensors) > 3 else f)
+
+
+class _Blocks(NamedTuple):
+    """The way of `gmr_metric.torch_blocks`."""
+
+    pairs: int
+    products: torch.dtype | None
+
+    def forward(self, f: _Batch, g: _Batch) -> Tensor:
+        left = torch_blocks.Flat.of(*f)
+        return torch_blocks.forward(left, left if g is f else torch_blocks.Flat.of(*g), self.pairs, self.products)
+
+    def backward(self, f: _Batch, g: _Batch, inner: Tensor, gradient: Tensor) -> list[Tensor]:
+        left = torch_blocks.Flat.of(*f)
+        right = left if g is f else torch_blocks.Flat.of(*g)
+        of_f, of_g = torch_blocks.backward(left, right, inner, gradient, self.pairs, self.products)
+        flat = [x + y for x, y in zip(of_f, of_g, strict=True)] if g is f else [*of_f, *of_g]
+        return [part.reshape(like.shape) for part, like in zip(flat, (*f, *g), strict=False)]
+
+
+class _Kernels(NamedTuple):
+    """The way of `gmr_metric.torch_kernels`."""
+
+    chunk_size: int | None
+
+    def forward(self, f: _Batch, g: _Batch) -> Tensor:
+        inner: Tensor = _kernels().forward(f, g)
+        return inner
+
+    def backward(self, f: _Batch, g: _Batch, inner: Tensor, gradient: Tensor) -> list[Tensor]:
+        found: list[Tensor] = _kernels().backward(f, g, inner, gradient, self.chunk_size)
+        return found
+
+
+def _way(f: _Batch, g: _Batch, chunk_size: int | None) -> _Blocks | _Kernels | None:
+    """Choose how to compute isotropic or diagonal batches; None where only the general way will do.
+
+    Nothing here waits for a GPU: values are looked at on a CPU alone.
+    """
+    device, isotropic = f.means.device.type, f.covariances.ndim < f.means.ndim
+    if device == "cuda":
+        return _Kernels(chunk_size) if _kernels() is not None else None
+    pair = f.means.shape[1] * g.means.shape[1]
+    default = torch_blocks.ISOTROPIC_PAIRS if isotropic else torch_blocks.DIAGONAL_PAIRS
+    pairs = chunk_size or max(pair, default)
+    if device != "cpu" or pairs < pair or pair > _LARGEST_PAIR:
+        return None
+    if not isotropic:
+        return _Blocks(pairs, None)
+    left = torch_blocks.Flat.of(*f)
+    products = torch_blocks.product_dtype(left, left if g is f else torch_blocks.Flat.of(*g))
+    return _Blocks(pairs, products) if products is not None else None
+
+
+@cache
+def _kernels() -> Any:
+    """Return the module of Triton kernels, or None where Triton is not installed or does not know this machine."""
+    try:
+        from gmr_metric import torch_kernels
+    except ImportError:
+        return None
+    return torch_kernels
+
+
+def _general(f: _Batch, g: _Batch, chunk: int) -> Tensor:
+    """Compute log <f, g> of all pairs by PyTorch's own derivatives, in tiles that the backward pass computes anew."""
     (batch, components), (others, other_components) = f.log_weights.shape, g.log_weights.shape
     pairs = max(1, chunk // (components * other_components))
     rows = min(batch, max(math.isqrt(pairs), pairs // others))
