@@ -42,11 +42,6 @@ class Flat(NamedTuple):
         """Whether a component has one variance for all dimensions."""
         return self.variances.ndim == 1
 
-    def rows(self, mixtures: slice) -> Flat:
-        """Some of the mixtures."""
-        part = slice(mixtures.start * self.components, mixtures.stop * self.components)
-        return Flat(self.log_weights[part], self.means[part], self.variances[part], self.components)
-
     def __len__(self) -> int:
         return len(self.log_weights) // self.components
 
@@ -71,7 +66,7 @@ def product_dtype(f: Flat, g: Flat) -> torch.dtype | None:
 
 
 def forward(f: Flat, g: Flat, pairs: int, products: torch.dtype | None) -> Tensor:
-    """Compute log <f, g> of all pairs of mixtures, (len(f), len(g)); where `g` is `f`, half of them and their mirror."""
+    """Compute log <f, g> of all pairs of mixtures, (len(f), len(g)); of one batch with itself half and mirror."""
     inner = f.means.new_zeros(len(f), len(g))
     work = _Work(f, g, products)
     for rows, columns in _tiles(f, g, pairs):
@@ -102,7 +97,7 @@ def backward(
 
 
 class _Sums:
-    """The gradients of a batch, added up block by block; means and variances of diagonal ones dimension by dimension."""
+    """The gradients of a batch, added up block by block; of diagonal batches dimension by dimension."""
 
     def __init__(self, f: Flat) -> None:
         self.components, self.isotropic = f.components, f.isotropic
@@ -209,7 +204,7 @@ def _part(f: Flat, mixtures: slice) -> slice:
 
 
 def _tiles(f: Flat, g: Flat, pairs: int) -> Iterator[tuple[slice, slice]]:
-    """Cut the table of pairs of mixtures into blocks, about square; of one batch with itself those of its upper half."""
+    """Cut the table of pairs of mixtures into blocks, about square; of one batch with itself the upper half."""
     whole = max(1, pairs // (f.components * g.components))
     rows = min(len(f), max(math.isqrt(whole), whole // len(g), 1))
     columns = max(1, min(len(g), whole // rows))

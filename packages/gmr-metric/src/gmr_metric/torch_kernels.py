@@ -32,7 +32,7 @@ def _exponents(
     log_weights, means, variances, others_log_weights, others_means, others_variances,
     i, j, rows, columns, K, L, DIMS: tl.constexpr, DIAGONAL: tl.constexpr,
 ):  # fmt: skip
-    """Return e of a block of components of mixtures i and j, and for isotropic ones their squared distances and sums."""
+    """Return e of a block of components of mixtures i and j; of isotropic ones what their gradients need too."""
     there, others_there = rows < K, columns < L
     left = means + i * DIMS * K + rows
     right = others_means + j * DIMS * L + columns
@@ -167,7 +167,9 @@ def mean_gradients(
         right = tl.load(others_means + others_place, mask=others_there, other=0.0)
         difference = right[None, :, :] - left[:, None, :]
         if DIAGONAL:
-            total = spread[:, None, :] + tl.load(others_variances + others_place, mask=others_there, other=0.5)[None, :, :]
+            total = (
+                spread[:, None, :] + tl.load(others_variances + others_place, mask=others_there, other=0.5)[None, :, :]
+            )
             quotient = difference / total
             of_mean += tl.sum(weight * quotient, axis=1)
             of_variance += 0.5 * tl.sum(weight * (quotient * quotient - 1.0 / total), axis=1)
@@ -240,7 +242,7 @@ def _gradients(f, g, inner, gradient, chunk_size):
 
 
 def _turned(f):
-    """The three tensors of a batch, dims before components."""
+    """Return the three tensors of a batch, dims before components."""
     variances = f.covariances.mT if f.covariances.ndim == 3 else f.covariances
     return f.log_weights.contiguous(), f.means.mT.contiguous(), variances.contiguous()
 

@@ -66,7 +66,7 @@ class _ContrastiveLoss(nn.Module):
             compared.fill_diagonal_(False)
         if present is not None:
             compared &= present
-        chosen = compared & (overlap >= self.threshold - 1e-6)  # n / sqrt(n n) may round
+        chosen = compared & (overlap >= self.threshold * (1 - 1e-6))  # n / sqrt(n n) may round
         share = overlap.masked_fill(~chosen, 0.0) if self.weight == "overlap" else chosen.float()
         total = share.sum(dim=1)
         valid = total > 0

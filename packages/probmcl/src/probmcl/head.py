@@ -75,6 +75,26 @@ class MixtureParameters(NamedTuple):
         InputError
             Where the points do not fit the mixtures.
         """
+        return torch.logsumexp(self.log_joint(points), dim=-1)
+
+    def log_joint(self, points: Float[Tensor, "batch dims"]) -> Float[Tensor, "batch components"]:
+        """Compute each component's share of the density at a point: log weight plus log density of the component.
+
+        Parameters
+        ----------
+        points
+            One point a mixture, shape (batch, dims).
+
+        Returns
+        -------
+        Tensor
+            Shape (batch, components), in nats.
+
+        Raises
+        ------
+        InputError
+            Where the points do not fit the mixtures.
+        """
         self.check()
         if points.shape != (self.means.shape[0], self.means.shape[2]):
             expected = f"{(self.means.shape[0], self.means.shape[2])}, a point for each mixture"
@@ -88,7 +108,7 @@ class MixtureParameters(NamedTuple):
             log_scale = self.log_std.sum(dim=-1)
         constant = self.means.shape[2] * math.log(2 * math.pi)
         exponent = -0.5 * (scaled.square().sum(dim=-1) + constant) - log_scale
-        return torch.logsumexp(self.log_weights + exponent, dim=-1)
+        return self.log_weights + exponent
 
     def select(self, index: Int[Tensor, " chosen"] | slice) -> MixtureParameters:
         """Return some of the mixtures, in the order of an index or a slice."""

@@ -26,11 +26,20 @@ class MixtureNLL(nn.Module):
         "mean" over the batch, "sum" or "none".
     per_dimension
         Divide by the number of dimensions: nats a dimension, so that the weight of other terms means the same in any.
+    label_aware
+        Component k is label k's, and a second term asks the point to come from a component of one of its labels:
+        ``-log (sum_k y_k pi_k N_k / sum_k pi_k N_k)``, whole, whatever the number of dimensions. A row without labels
+        has none.
 
     Raises
     ------
     InputError
         For an unknown reduction.
+
+    References
+    ----------
+    The likelihood of arXiv 2401.01448's figure sees no labels; the second term is that of KMCL, its neighbour by the
+    same authors, with normalised components (*ours*).
 
     Examples
     --------
@@ -39,12 +48,19 @@ class MixtureNLL(nn.Module):
     tensor(0.9189)
     """
 
-    def __init__(self, reduction: Reduction = "mean", *, per_dimension: bool = False) -> None:
+    def __init__(
+        self, reduction: Reduction = "mean", *, per_dimension: bool = False, label_aware: bool = False
+    ) -> None:
         super().__init__()
         _known("reduction", reduction, Reduction)
-        self.reduction, self.per_dimension = reduction, per_dimension
+        self.reduction, self.per_dimension, self.label_aware = reduction, per_dimension, label_aware
 
-    def forward(self, mixtures: MixtureParameters, targets: Float[Tensor, "batch dims"]) -> Tensor:
+    def forward(
+        self,
+        mixtures: MixtureParameters,
+        targets: Float[Tensor, "batch dims"],
+        labels: Shaped[Tensor, "batch labels"] | None = None,
+    ) -> Tensor:
         """Compute the loss.
 
         Parameters
@@ -53,6 +69,8 @@ class MixtureNLL(nn.Module):
             One a row.
         targets
             The points, shape (batch, dims).
+        labels
+            Zeros and ones, one column a component; for a label-aware likelihood.
 
         Returns
         -------
@@ -62,12 +80,18 @@ class MixtureNLL(nn.Module):
         Raises
         ------
         InputError
-            Where the points do not fit the mixtures.
+            Where the points or the labels do not fit the mixtures.
         """
         with torch.autocast(mixtures.means.device.type, enabled=False):
-            loss = -mixtures.log_prob(targets)
-            if self.per_dimension:
-                loss = loss / mixtures.means.shape[2]
+            joint = mixtures.log_joint(targets)
+            density = torch.logsumexp(joint, dim=1)
+            loss = -density / mixtures.means.shape[2] if self.per_dimension else -density
+            if self.label_aware:
+                if labels is None or labels.shape != joint.shape:
+                    given = "no labels" if labels is None else f"labels of shape {tuple(labels.shape)}"
+                    raise InputError(f"{given} for a label-aware likelihood", f"{tuple(joint.shape)}, as components")
+                own = joint.masked_fill(labels == 0, torch.finfo(joint.dtype).min)
+                loss = loss + (density - torch.logsumexp(own, dim=1)).masked_fill((labels == 0).all(dim=1), 0.0)
             return _reduce(loss, self.reduction)
 
 
@@ -159,7 +183,7 @@ class ProbMCLLoss(nn.Module):
         InputError
             Where shapes do not fit.
         """
-        likelihood = self.likelihood(mixtures, targets.detach() if self.detach_targets else targets)
+        likelihood = self.likelihood(mixtures, targets.detach() if self.detach_targets else targets, labels)
         contrastive = self.contrastive(mixtures, labels)
         return LossParts(likelihood + self.weight * contrastive, likelihood, contrastive)
 

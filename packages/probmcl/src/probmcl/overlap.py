@@ -128,7 +128,8 @@ def positives(
             [False, False, False],
             [ True, False, False]])
     """
-    chosen = label_overlap(labels, other, measure) >= checked_threshold(threshold) - 1e-6  # n/sqrt(n n) may round
+    least = checked_threshold(threshold) * (1 - 1e-6)  # n / sqrt(n n) may round
+    chosen = label_overlap(labels, other, measure) >= least
     if other is None:
         chosen = chosen & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     return chosen

@@ -1,0 +1,168 @@
+"""Two pictures: the map of labels and images, and the images that a model is least sure of."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Float
+from sextet_common import figures
+from sextet_common.errors import InputError
+from sextet_common.seeding import derive
+
+from probmcl.data import Split
+from probmcl.model import ProbMCL
+
+Projection = Literal["tsne", "pca"]
+
+
+def prototypes(model: ProbMCL, data: Split) -> tuple[Float[np.ndarray, "rows dims"], Float[np.ndarray, "labels dims"]]:
+    """Compute a point for every image and one for every label, in one space.
+
+    An image's point is its mixture's mean, or its features where the model has no mixtures. A label's point is the mean
+    over the images that have it, weighted so that an image of few labels counts more: 1 / its number of labels.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    data
+        The images, every label in one of them at least.
+
+    Returns
+    -------
+    tuple of arrays
+        Shapes (rows, dims) and (labels, dims).
+
+    Raises
+    ------
+    InputError
+        Where a label has no image.
+    """
+    labels = np.array(data.labels, dtype=np.float64)
+    absent = np.flatnonzero(labels.sum(axis=0) == 0)
+    if len(absent):
+        raise InputError(f"label {model.label_names[absent[0]]!r} has no image", "an image of every label")
+    if model.config.method == "probmcl" and not model.config.fine_tune:
+        mixtures = model.mixtures(data)
+        points = (mixtures.log_weights.exp()[..., None] * mixtures.means).sum(dim=1).double().numpy()
+    else:
+        points = model.embed(data).double().numpy()
+    share = labels / labels.sum(axis=1, keepdims=True).clip(min=1)
+    return points, (share.T @ points) / share.sum(axis=0)[:, None]
+
+
+def save_map(
+    model: ProbMCL, data: Split, path: str | os.PathLike[str], *, projection: Projection = "tsne", seed: int = 0
+) -> Path:
+    """Draw labels and images in two dimensions: labels that are seen together or look alike lie close.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    data
+        The images.
+    path
+        The PNG file.
+    projection
+        "tsne" (scikit-learn's, neighbours kept) or "pca" (linear, distances comparable).
+    seed
+        Of t-SNE.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        For an unknown projection, fewer than 10 images, or a label without an image.
+    """
+    if projection not in get_args(Projection):
+        raise InputError(f"the projection is {projection!r}", " or ".join(get_args(Projection)))
+    if len(data) < 10:
+        raise InputError(f"a map of {len(data)} images", "10 at least")
+    points, centres = prototypes(model, data)
+    flat = _flattened(np.concatenate([points, centres]), projection, seed)
+    images, labels = flat[: len(points)], flat[len(points) :]
+    table = np.array(data.labels)
+    single = table.sum(axis=1) == 1
+    with figures.figure_file(path, (7.0, 6.0), title="Labels, and the images that carry them") as figure:
+        axis = figure.subplots()
+        axis.scatter(
+            images[~single, 0],
+            images[~single, 1],
+            s=7,
+            color="0.8",
+            label="images of several labels, or none",
+            linewidths=0,
+        )
+        colour_of = [figures.COLOURS[label % len(figures.COLOURS)] for label in range(len(labels))]
+        if single.any():
+            colours = [colour_of[label] for label in table[single].argmax(axis=1)]
+            named = "images of one label, in its colour"
+            axis.scatter(images[single, 0], images[single, 1], s=9, c=colours, label=named, linewidths=0)
+        axis.scatter(labels[:, 0], labels[:, 1], s=260, c=colour_of, edgecolors="white", linewidths=1.5, zorder=3)
+        for name, (x, y) in zip(model.label_names, labels, strict=True):
+            axis.annotate(name, (x, y), ha="center", va="center", fontsize=9, color="white", weight="bold", zorder=4)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2, fontsize=8)
+    return Path(path)
+
+
+def save_uncertain(
+    model: ProbMCL, data: Split, path: str | os.PathLike[str], *, count: int = 20, surest: bool = True
+) -> list[int]:
+    """Draw the images whose components disagree most, and for comparison those where they agree most.
+
+    Parameters
+    ----------
+    model
+        A trained model with mixtures.
+    data
+        Images of one or three channels.
+    path
+        The PNG file.
+    count
+        How many of either.
+    surest
+        Also show the surest ones.
+
+    Returns
+    -------
+    list of int
+        The rows of the least sure images, the least sure first.
+
+    Raises
+    ------
+    InputError
+        Where the model has no mixtures, the data are no images, or there are fewer than `count`.
+    """
+    if len(model.input_shape) != 3 or model.input_shape[0] not in (1, 3):
+        raise InputError(f"inputs of shape {model.input_shape}", "images of one or three channels")
+    if not 1 <= count <= len(data):
+        raise InputError(f"count is {count} of {len(data)} images", f"a whole number from 1 to {len(data)}")
+    between = model.uncertainty(data).between.numpy()
+    order = np.argsort(-between, kind="stable")
+    panels = {f"the {count} least sure, the least sure first": data.batch(order[:count]).numpy()}
+    if surest:
+        panels[f"the {count} surest, the surest first"] = data.batch(order[::-1][:count]).numpy()
+    figures.save_panels(panels, path, columns=min(10, count), title="By the variance between the mixture's components")
+    return [int(row) for row in order[:count]]
+
+
+def _flattened(points: np.ndarray, projection: Projection, seed: int) -> np.ndarray:
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    points = (points - points.mean(axis=0)) / max(float(points.std()), 1e-12)
+    if projection == "pca":
+        return np.asarray(PCA(2, random_state=0).fit_transform(points))
+    perplexity = min(30.0, (len(points) - 1) / 3)
+    chosen = TSNE(perplexity=perplexity, init="pca", random_state=derive(seed, "t-SNE") % 2**32)
+    return np.asarray(chosen.fit_transform(points.astype(np.float32)))

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from probmcl import ProbMCL, load
+from probmcl.__main__ import main
+
+FAST = ["--epochs", "1", "--classifier-epochs", "1", "--dim", "8", "--hidden", "16", "--width", "2", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "x"
+    assert main(["train", "--data", "digits", "--out", str(folder), "--batch-size", "200", *FAST]) == 0
+    return folder
+
+
+def test_train_leaves_a_model_its_scores_and_its_log(run: Path) -> None:
+    scores = json.loads((run / "test.json").read_text())
+    model, data = ProbMCL.load(run, on="cpu"), load("digits")
+    assert scores["mean_ap"] == pytest.approx(model.evaluate(data.test).mean_ap)
+    assert scores["parameters"] > 0 and scores["multiply_adds"] > 0
+    assert (run / "metrics.jsonl").exists() and json.loads((run / "config.json").read_text())["job"] == "probmcl train"
+
+
+def test_evaluate_prints_the_scores(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "evaluate",
+        str(run),
+        "--threshold",
+        "0.3",
+        "--absent",
+        "zero",
+        "--top-k-rule",
+        "and_threshold",
+        "--k",
+        "2",
+    ]
+    assert main([*words, "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "probability > 0.3" in printed and "top 2, and the threshold" in printed and "AP 9:" in printed
+    assert main(["evaluate", str(run), "--tune", "--part", "validation"]) == 0
+    assert "probability > 0." in capsys.readouterr().out
+
+
+def test_predict_prints_labels_of_image_files(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pixels = (load("digits").test.inputs[0, 0] * 255).astype(np.uint8)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    assert main(["predict", str(run), str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--threshold", "0.0"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{tmp_path / 'a.png'}: ") and first.split(": ")[1] == second.split(": ")[1]
+    model = ProbMCL.load(run, on="cpu")
+    probabilities = model.predict_proba(torch.from_numpy(pixels / np.float32(255))[None, None])[0]
+    best = int(probabilities.argmax())
+    assert f": {best} {float(probabilities[best]):.2f}  " in first and "variance between components" in first
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_map_and_uncertain_draw_their_pictures(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["map", str(run), "--projection", "pca", "--out", str(tmp_path / "m.png")]) == 0
+    assert main(["uncertain", str(run), "--count", "4"]) == 0
+    assert (tmp_path / "m.png").exists() and (run / "uncertain.png").exists()
+    assert len(capsys.readouterr().out.splitlines()[-1].split(": ")[1].split()) == 4
+
+
+def test_export_writes_what_is_deployed(run: Path, tmp_path: Path) -> None:
+    assert main(["export", str(run), str(tmp_path / "model.pt2")]) == 0
+    assert torch.export.load(tmp_path / "model.pt2").module()(torch.zeros(1, 1, 32, 32)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--out", "{new}", "--data", "digit"], "'digit' is unknown"),
+        (["train", "--out", "{new}", "--threshold", "0"], "the threshold of overlap is 0"),
+        (["train", "--out", "{new}", "--encoder", "resnet81"], "'resnet81' is unknown; expected: resnet18"),
+        (["evaluate", "{new}"], "holds no run"),
+        (["evaluate", "{run}", "--part", "dev"], "part is 'dev'"),
+        (["evaluate", "{run}", "--tune", "--threshold", "0.5"], "--tune with a threshold"),
+        (["evaluate", "{run}", "--k", "11"], "k is 11 of 10 labels"),
+        (["evaluate", "{run}", "--data", "mnist"], "expected: the model's 10 labels|is not installed"),
+        (["predict", "{run}"], "images|image"),
+        (["predict", "{run}", "{new}.png"], "is missing"),
+        (["export", "{run}", "{new}.tflite"], r"expected: \.onnx or \.pt2"),
+        (["map", "{run}", "--projection", "umap"], "umap"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(
+    run: Path, tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import re
+
+    filled = [word.replace("{run}", str(run)).replace("{new}", str(tmp_path / "new")) for word in words]
+    assert main(filled) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("probmcl: ") and error.count("\n") == 1 and re.search(message, error), error
+    assert not (tmp_path / "new").exists()

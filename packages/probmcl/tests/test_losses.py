@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from probmcl import AsymmetricLoss, MixtureDensityHead, MixtureNLL, MixtureParameters, ProbMCLLoss
+from probmcl.contrastive import ProbabilisticContrastiveLoss
+from sextet_common.errors import InputError
+from torch import distributions as td
+from torch.nn import functional
+
+LABELS = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]])
+
+
+@pytest.mark.parametrize("covariance", ["isotropic", "diagonal"])
+def test_the_likelihood_is_torchs_and_its_label_term_a_literal_share(draw, covariance: str) -> None:
+    mixture, points = draw(0, 4, 3, 2, covariance), torch.randn(4, 2).double()
+    std = mixture.log_std.exp()
+    std = std[..., None].expand_as(mixture.means) if covariance == "isotropic" else std
+    each = td.Independent(td.Normal(mixture.means, std), 1).log_prob(points[:, None]) + mixture.log_weights
+    density = each.exp().sum(dim=1)
+    own = (each.exp() * LABELS).sum(dim=1)
+    share = torch.where(LABELS.any(dim=1), -(own / density).log(), 0.0)
+    torch.testing.assert_close(MixtureNLL("none")(mixture, points), -density.log())
+    aware = MixtureNLL("none", label_aware=True, per_dimension=True)(mixture, points, LABELS)
+    torch.testing.assert_close(aware, -density.log() / 2 + share)
+    assert float(MixtureNLL("sum")(mixture, points)) == pytest.approx(float(-density.log().sum()))
+    assert float(MixtureNLL()(mixture, points)) == pytest.approx(float(-density.log().mean()))
+
+
+@pytest.mark.parametrize("covariance", ["isotropic", "diagonal"])
+def test_gradients_of_the_likelihood_agree_with_finite_differences(draw, covariance: str) -> None:
+    leaves = tuple(tensor.requires_grad_() for tensor in draw(1, 4, 3, 2, covariance))
+    points = torch.randn(4, 2, dtype=torch.float64)
+    loss = MixtureNLL(label_aware=True)
+    assert torch.autograd.gradcheck(lambda *t: loss(MixtureParameters(*t), points, LABELS), leaves)
+
+
+def test_the_whole_loss_is_the_weighted_sum_of_its_terms(draw) -> None:
+    mixture, points = draw(2, 4, 3, 2), torch.randn(4, 2, dtype=torch.float64)
+    loss = ProbMCLLoss(weight=0.7)
+    parts = loss.parts(mixture, points, LABELS)
+    likelihood, contrastive = MixtureNLL()(mixture, points), ProbabilisticContrastiveLoss()(mixture, LABELS)
+    torch.testing.assert_close(parts.likelihood, likelihood)
+    torch.testing.assert_close(parts.contrastive, contrastive)
+    torch.testing.assert_close(loss(mixture, points, LABELS), likelihood + 0.7 * contrastive)
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_the_points_learn_only_where_one_wants_them_to(draw, detach: bool) -> None:
+    points = torch.randn(4, 2, dtype=torch.float64).requires_grad_()
+    mixture = MixtureParameters(*(tensor.requires_grad_() for tensor in draw(3, 4, 3, 2)))
+    ProbMCLLoss(detach_targets=detach)(mixture, points, LABELS).backward()
+    assert (points.grad is None) is detach and mixture.means.grad is not None
+
+
+def test_a_head_that_copies_its_point_is_stopped_by_the_floor_of_deviations() -> None:
+    torch.manual_seed(0)
+    head = MixtureDensityHead(3, 1, 2, hidden=(), min_std=0.5)
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.05)
+    for _ in range(300):
+        points = head.project(torch.randn(32, 3))
+        loss = MixtureNLL()(head.mixture(points), points)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    floor = math.log(2 * math.pi * 0.5**2)  # two dimensions at the floor's deviation, the point on the mean
+    assert floor - 1e-4 <= float(loss.detach()) < floor + 1.5
+
+
+def asymmetric(x: np.ndarray, y: np.ndarray, plus: float, minus: float, margin: float) -> np.ndarray:
+    p = 1 / (1 + np.exp(-x))
+    shifted = np.maximum(p - margin, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        positive = (1 - p) ** plus * np.log(p)
+        negative = shifted**minus * np.log(1 - shifted)
+    return -np.where(y == 1, positive, negative)
+
+
+@pytest.mark.parametrize(("plus", "minus", "margin"), [(0, 4, 0.05), (1, 4, 0.05), (0, 0, 0), (2, 2, 0), (0.5, 3, 0.2)])
+def test_the_asymmetric_loss_is_its_formula(plus: float, minus: float, margin: float) -> None:
+    logits = 3 * torch.randn(6, 5, dtype=torch.float64)
+    labels = (torch.rand(6, 5) < 0.4).long()
+    expected = asymmetric(logits.numpy(), labels.numpy(), plus, minus, margin)
+    found = AsymmetricLoss(plus, minus, margin, "none")(logits, labels)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-11)
+    for reduction, value in (("mean", expected.mean()), ("sum", expected.sum()), ("batchmean", expected.sum() / 6)):
+        assert float(AsymmetricLoss(plus, minus, margin, reduction)(logits, labels)) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_the_asymmetric_loss_is_timms(detach: bool) -> None:
+    timm = pytest.importorskip("timm.loss")
+    logits, labels = (3 * torch.randn(8, 6)).requires_grad_(), (torch.rand(8, 6) < 0.4).float()
+    theirs = timm.AsymmetricLossMultiLabel(gamma_neg=4, gamma_pos=1, clip=0.05, disable_torch_grad_focal_loss=detach)
+    ours = AsymmetricLoss(1, 4, 0.05, "sum", detach_weights=detach)
+    # Which reduction is timm's default has changed between its releases: the scale is taken out.
+    a, b = ours(logits, labels), theirs(logits, labels)
+    scale = float((a / b).detach())
+    assert min(abs(scale - expected) for expected in (1, 8, 48)) < 1e-4
+    (slope,), (other,) = torch.autograd.grad(a, logits), torch.autograd.grad(b, logits)
+    torch.testing.assert_close(slope, other * scale, rtol=1e-4, atol=1e-6)
+
+
+def test_without_asymmetry_it_is_binary_cross_entropy_far_into_the_tails() -> None:
+    logits = torch.tensor([[-200.0, 200.0, -30.0, 30.0, 0.0]]).requires_grad_()
+    labels = torch.tensor([[1.0, 0.0, 0.0, 1.0, 1.0]])
+    found = AsymmetricLoss(0, 0, 0, "none")(logits, labels)
+    torch.testing.assert_close(found, functional.binary_cross_entropy_with_logits(logits, labels, reduction="none"))
+    (slope,) = torch.autograd.grad(AsymmetricLoss(1.5, 4, 0.05, "sum")(logits, labels), logits)
+    assert bool(slope.isfinite().all())
+
+
+@pytest.mark.parametrize(("plus", "minus", "margin"), [(0, 4, 0.05), (1.5, 2.5, 0.1)])
+def test_gradients_of_the_asymmetric_loss_agree_with_finite_differences(
+    plus: float, minus: float, margin: float
+) -> None:
+    logits = torch.randn(4, 3, dtype=torch.float64).requires_grad_()
+    loss = AsymmetricLoss(plus, minus, margin)
+    assert torch.autograd.gradcheck(lambda x: loss(x, LABELS), (logits,))
+
+
+def test_autocast_and_half_precision_are_computed_in_float32() -> None:
+    logits = torch.randn(4, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = AsymmetricLoss()(logits.bfloat16(), LABELS)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, AsymmetricLoss()(logits.bfloat16().float(), LABELS))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: AsymmetricLoss(-1), "gamma_positive is -1"),
+        (lambda: AsymmetricLoss(0, math.inf), "gamma_negative is inf"),
+        (lambda: AsymmetricLoss(margin=1.0), "margin is 1"),
+        (lambda: AsymmetricLoss(reduction="max"), "reduction is 'max'"),
+        (lambda: MixtureNLL("max"), "reduction is 'max'"),
+        (lambda: ProbMCLLoss(weight=-1), "the weight of the contrastive term is -1"),
+        (lambda: ProbMCLLoss(likelihood=MixtureNLL("none")), "reduction 'none'"),
+        (lambda: AsymmetricLoss()(torch.zeros(2, 3), torch.zeros(2, 4)), r"\(2, 3\) and \(2, 4\)"),
+    ],
+)
+def test_what_is_outside_is_refused(make: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_a_label_aware_likelihood_needs_labels_that_fit(draw) -> None:
+    mixture, points = draw(0, 4, 3, 2), torch.zeros(4, 2).double()
+    for labels, message in ((None, "no labels"), (torch.zeros(4, 5), r"labels of shape \(4, 5\)")):
+        with pytest.raises(InputError, match=message):
+            MixtureNLL(label_aware=True)(mixture, points, labels)

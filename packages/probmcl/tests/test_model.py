@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from probmcl import Config, MultiLabelSet, ProbMCL, complexity, evaluate
+from probmcl.scenes import compose, digits
+from probmcl.train import calibrate
+from sextet_common.errors import InputError
+from torch import nn
+
+SMALL = {"epochs": 2, "classifier_epochs": 2, "batch_size": 16, "dim": 8, "hidden": (16,), "device": "cpu"}
+METHODS = ["probmcl", "supcon", "asymmetric", "bce"]
+
+
+@pytest.fixture(scope="module")
+def scenes() -> MultiLabelSet:
+    return compose(digits(), sizes=(80, 40, 40))
+
+
+def small(method: str = "probmcl", **options: object) -> ProbMCL:
+    return ProbMCL("convnet", 10, Config(**{**SMALL, "method": method, **options}), width=2)
+
+
+def state(model: ProbMCL) -> dict[str, torch.Tensor]:
+    return model._fitted().state_dict()
+
+
+def equal(a: ProbMCL, b: ProbMCL) -> bool:
+    return all(torch.equal(tensor, state(b)[name]) for name, tensor in state(a).items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_learns_saves_and_loads(scenes: MultiLabelSet, tmp_path: Path, method: str) -> None:
+    model = small(method).fit(scenes, tmp_path / "run")
+    probabilities = model.predict_proba(scenes.test)
+    assert probabilities.shape == (40, 10) and bool(((probabilities >= 0) & (probabilities <= 1)).all())
+    for again in (ProbMCL.load(tmp_path / "run"), ProbMCL.load(tmp_path / "run" / "model.safetensors", on="cpu")):
+        assert torch.equal(again.predict_proba(scenes.test), probabilities)
+        assert again.config == model.config and again.label_names == tuple("0123456789")
+    assert torch.equal(model.predict_proba(scenes.test.inputs), probabilities)
+    assert model.embed(scenes.test).shape == (40, 16)
+    scores = model.evaluate(scenes.test, threshold=0.3, k=2)
+    assert scores == evaluate(probabilities, scenes.test.labels, threshold=0.3, k=2)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    stages = [row["stage"] for row in rows if "stage" in row]
+    assert set(stages) == ({"contrastive", "classifier"} if method in ("probmcl", "supcon") else {"whole"})
+    assert ("positive_rate" in rows[0]) is (method in ("probmcl", "supcon"))
+    assert 0 < rows[-1]["validation_map"] <= 1
+
+
+def test_what_is_deployed_is_the_plain_encoder_and_one_linear_layer(scenes: MultiLabelSet) -> None:
+    probabilistic, plain = small().fit(scenes), small("bce").fit(scenes)
+    counted = [complexity(model.inference(), scenes.input_shape) for model in (probabilistic, plain)]
+    assert counted[0] == counted[1]
+    logits = probabilistic.inference()(scenes.test.batch(range(40)))
+    torch.testing.assert_close(logits.sigmoid(), probabilistic.predict_proba(scenes.test))
+
+
+def test_the_second_stage_leaves_a_frozen_encoder_as_it_is(scenes: MultiLabelSet, tmp_path: Path) -> None:
+    few = small(classifier_epochs=1, calibrate=False).fit(scenes, tmp_path / "a")
+    many = small(classifier_epochs=3, calibrate=False).fit(scenes, tmp_path / "b")
+    for name, tensor in state(few).items():
+        same = torch.equal(tensor, state(many)[name])
+        assert same is not name.startswith("classifier"), name
+    tuned = small(classifier_epochs=1, fine_tune=True).fit(scenes)
+    assert not torch.equal(state(few)["encoder.body.blocks.0.weight"], state(tuned)["encoder.body.blocks.0.weight"])
+
+
+def test_the_same_seed_gives_the_same_model_and_another_another(scenes: MultiLabelSet) -> None:
+    torch.manual_seed(1)
+    first = small().fit(scenes)
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    assert equal(first, small().fit(scenes)) and torch.equal(torch.get_rng_state(), before)
+    assert not equal(first, small(seed=1).fit(scenes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["probmcl", "bce"])
+def test_a_run_that_was_killed_goes_on_to_the_same_numbers(tmp_path: Path, method: str) -> None:
+    # Dropout and batch statistics are at work too: features, an MLP.
+    script = tmp_path / "train.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys
+        import numpy as np
+        import torch
+        from probmcl import Config, MultiLabelSet, ProbMCL
+
+        torch.set_num_threads(1)
+        random = np.random.default_rng(0)
+        y = (random.random((120, 5)) < 0.3).astype(np.uint8)
+        x = y @ random.normal(size=(5, 12)) + random.normal(size=(120, 12))
+        data = MultiLabelSet.of((x, y), None, (x, y))
+        config = Config(method={method!r}, epochs=25, classifier_epochs=25, batch_size=20, dim=8, hidden=(16,),
+                        checkpoint_every=7, device="cpu")
+        ProbMCL("mlp", 5, config, width=16).fit(data, sys.argv[1])
+        """)
+    )
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([sys.executable, str(script), str(whole)], check=True)
+    kills = 0
+    for wanted in (7, 130):  # in the first stage, and in the second
+        process = subprocess.Popen([sys.executable, str(script), str(killed)])
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            steps = [int(path.stem[5:]) for path in (killed / "checkpoints").glob("step-*.safetensors")]
+            if steps and max(steps) >= wanted:
+                os.kill(process.pid, signal.SIGKILL)
+                process.wait()
+                kills += 1
+                break
+            time.sleep(0.001)
+        process.wait()
+    subprocess.run([sys.executable, str(script), str(killed)], check=True)
+    assert kills == 2
+    assert equal(ProbMCL.load(whole, on="cpu"), ProbMCL.load(killed, on="cpu"))
+
+    def lines(folder: Path) -> list[dict[str, object]]:
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+    assert lines(whole) == lines(killed)
+
+
+def test_a_folder_of_other_settings_or_data_is_refused(scenes: MultiLabelSet, tmp_path: Path) -> None:
+    small("bce").fit(scenes, tmp_path)
+    with pytest.raises(InputError, match="holds a run with epochs=2, not 3"):
+        small("bce", epochs=3).fit(scenes, tmp_path)
+    with pytest.raises(InputError, match="data_sha256"):
+        small("bce").fit(compose(digits(), sizes=(80, 40, 40), seed=1), tmp_path)
+    before, lines = ProbMCL.load(tmp_path), (tmp_path / "metrics.jsonl").read_text()
+    again = small("bce").fit(scenes, tmp_path)  # a finished run is not trained anew
+    assert equal(again, before) and (tmp_path / "metrics.jsonl").read_text() == lines
+
+
+def test_uncertainty_needs_a_mixture_that_fits_the_encoder(scenes: MultiLabelSet) -> None:
+    found = small().fit(scenes).uncertainty(scenes.test)
+    assert found.between.shape == found.within.shape == (40,) and bool((found.within > 0).all())
+    with pytest.raises(InputError, match="has no mixture density head"):
+        small("supcon").fit(scenes).uncertainty(scenes.test)
+    with pytest.raises(InputError, match="fine-tuned after its mixture head"):
+        small(fine_tune=True).fit(scenes).mixtures(scenes.test)
+
+
+def test_calibration_is_the_best_scale_and_shift(scenes: MultiLabelSet) -> None:
+    model = small("bce", calibrate=False, epochs=8).fit(scenes)
+    network, split = model._fitted(), scenes.validation
+    logits = network.logits(split.batch(range(40))).double().flatten()
+    labels = torch.from_numpy(np.array(split.labels)).double().flatten()
+
+    def loss(scale: float, shift: float) -> float:
+        return float(nn.functional.binary_cross_entropy_with_logits(scale * logits + shift, labels))
+
+    scale, shift = calibrate(network, split, torch.device("cpu"))
+    assert scale != 1 and shift != 0
+    best = loss(scale, shift)
+    assert all(loss(scale + a, shift + b) >= best - 1e-9 for a in (-0.05, 0, 0.05) for b in (-0.05, 0, 0.05))
+    torch.testing.assert_close(
+        network.logits(split.batch(range(40))).flatten().double(), scale * logits + shift, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_an_encoder_of_ones_own_is_trained_saved_and_asked_for_again(scenes: MultiLabelSet, tmp_path: Path) -> None:
+    def own() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(1024, 6))
+
+    model = ProbMCL(own(), 10, Config(**SMALL, method="bce")).fit(scenes, tmp_path)
+    with pytest.raises(InputError, match="a module of one's own; expected: that module, as encoder"):
+        ProbMCL.load(tmp_path)
+    again = ProbMCL.load(tmp_path, encoder=own())
+    assert torch.equal(again.predict_proba(scenes.test), model.predict_proba(scenes.test))
+    with pytest.raises(InputError, match="does not fit its encoder"):
+        ProbMCL.load(tmp_path, encoder=nn.Flatten())
+
+
+@pytest.mark.parametrize("covariance", ["isotropic", "diagonal"])
+def test_images_without_labels_are_nobodys_positives_or_are_refused(covariance: str) -> None:
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(40, 4)), np.eye(40, 3, dtype=int)
+    data = MultiLabelSet.of((x, y), (x, y), (x, y))
+    options = {**SMALL, "covariance": covariance, "label_aware": True}
+    model = ProbMCL("mlp", 3, Config(**options), width=8).fit(data)
+    assert bool(model.predict_proba(data.test).isfinite().all())
+    with pytest.raises(InputError, match="train: row 3 has no label; expected: one at least"):
+        ProbMCL("mlp", 3, Config(**options, require_labels=True), width=8).fit(data)
+    nothing = MultiLabelSet.of((x, 0 * y), (x, y), (x, y))
+    with pytest.raises(InputError, match="no training row has a label"):
+        ProbMCL("mlp", 3, Config(**SMALL), width=8).fit(nothing)
+
+
+def test_a_loss_that_is_no_number_is_told_with_its_step(scenes: MultiLabelSet, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 4)) * 1e30
+    y = np.eye(40, 3, dtype=int)
+    data = MultiLabelSet.of((x, y), (x, y), (x, y))
+    linear = nn.Linear(4, 4)
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d+ \(contrastive\), seed 0"):
+        ProbMCL(linear, 3, Config(**SMALL)).fit(data, tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_what_is_asked_of_a_model_that_is_not_trained_is_refused(scenes: MultiLabelSet, tmp_path: Path) -> None:
+    for work in (lambda m: m.predict_proba(scenes.test), lambda m: m.save(tmp_path / "x"), lambda m: m.inference()):
+        with pytest.raises(InputError, match="the model is not trained"):
+            work(small())
+    with pytest.raises(InputError, match="n_labels is 0"):
+        ProbMCL(n_labels=0)
+    with pytest.raises(InputError, match="the data have 10 labels; expected: n_labels, 9"):
+        ProbMCL("convnet", 9, Config(**SMALL)).fit(scenes)
+    with pytest.raises(InputError, match="holds no model"):
+        ProbMCL.load(tmp_path)
+    model = small("bce").fit(scenes)
+    with pytest.raises(InputError, match=r"inputs have shape \(2, 8, 8\); expected: \(rows, 1, 32, 32\)"):
+        model.predict_proba(np.zeros((2, 8, 8)))
+
+
+def test_bfloat16_trains_too(scenes: MultiLabelSet) -> None:
+    model = small(precision="bfloat16").fit(scenes)
+    assert bool(model.predict_proba(scenes.test).isfinite().all())

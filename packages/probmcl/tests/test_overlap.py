@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from probmcl import label_overlap, positive_rate, positives
+from sextet_common.errors import InputError
+
+MEASURES = ["jaccard", "dice", "cosine", "overlap", "containment"]
+
+
+def of_sets(a: set[int], b: set[int], measure: str) -> float:
+    if not a or not b:
+        return 0.0
+    n = len(a & b)
+    return {
+        "jaccard": n / len(a | b),
+        "dice": 2 * n / (len(a) + len(b)),
+        "cosine": n / math.sqrt(len(a) * len(b)),
+        "overlap": n / min(len(a), len(b)),
+        "containment": n / len(a),
+    }[measure]
+
+
+def table(seed: int, rows: int, labels: int) -> torch.Tensor:
+    return torch.from_numpy((np.random.default_rng(seed).random((rows, labels)) < 0.4).astype(np.uint8))
+
+
+def sets(labels: torch.Tensor) -> list[set[int]]:
+    return [set(row.nonzero().flatten().tolist()) for row in labels]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 7), st.integers(1, 7), st.integers(1, 9), st.sampled_from(MEASURES))
+def test_overlaps_are_those_of_python_sets(seed: int, rows: int, others: int, n_labels: int, measure: str) -> None:
+    a, b = table(seed, rows, n_labels), table(seed + 1, others, n_labels)
+    expected = [[of_sets(x, y, measure) for y in sets(b)] for x in sets(a)]
+    np.testing.assert_allclose(label_overlap(a, b, measure), expected, rtol=1e-6)
+    own = label_overlap(a, measure=measure)
+    np.testing.assert_allclose(own, [[of_sets(x, y, measure) for y in sets(a)] for x in sets(a)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.int64, torch.float16, torch.float64])
+def test_labels_of_any_dtype_give_the_same(dtype: torch.dtype) -> None:
+    labels = table(3, 6, 5)
+    assert torch.equal(label_overlap(labels.to(dtype)), label_overlap(labels))
+
+
+def test_each_measure_is_at_least_the_one_before() -> None:
+    labels = table(5, 30, 8)
+    values = [label_overlap(labels, measure=measure) for measure in MEASURES[:4]]
+    for lower, higher in itertools.pairwise(values):
+        assert bool((lower <= higher + 1e-6).all())
+
+
+def test_counts_stay_exact_under_autocast() -> None:
+    labels = torch.ones(2, 1000)
+    labels[1, 0] = 0
+    with torch.autocast("cpu", torch.bfloat16):
+        assert label_overlap(labels)[0, 1] == pytest.approx(0.999)
+
+
+def test_two_empty_sets_overlap_as_one_says() -> None:
+    labels = torch.tensor([[0, 0], [0, 0], [1, 0]])
+    assert label_overlap(labels).tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 1]]
+    assert label_overlap(labels, both_empty=1.0).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("threshold", [1e-6, 0.5, 2 / 3, 1.0])
+def test_positives_are_the_other_rows_that_overlap_enough(measure: str, threshold: float) -> None:
+    labels = table(7, 12, 4)
+    found = positives(labels, threshold, measure=measure)
+    for i, a in enumerate(sets(labels)):
+        for j, b in enumerate(sets(labels)):
+            assert bool(found[i, j]) == (i != j and of_sets(a, b, measure) >= threshold - 1e-9)
+    assert positive_rate(labels, threshold, measure) == pytest.approx(found.double().mean().item() * 12 / 11)
+
+
+def test_a_row_and_another_table_have_their_positives_too() -> None:
+    labels = torch.tensor([[1, 1, 0], [0, 0, 0]])
+    assert positives(labels, 0.5, other=labels).tolist() == [[True, False], [False, False]]
+    assert positive_rate(labels[:1], 0.5) == 0.0
+
+
+@pytest.mark.parametrize("threshold", [0.0, -0.1, 1.0001, math.nan])
+def test_a_threshold_outside_its_range_is_refused(threshold: float) -> None:
+    with pytest.raises(InputError, match=r"the threshold of overlap is .*; expected: a number in \(0, 1\]"):
+        positives(table(0, 2, 2), threshold)
+
+
+def test_an_unknown_measure_and_tables_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(InputError, match="'hamming'; expected: jaccard, dice"):
+        label_overlap(table(0, 2, 2), measure="hamming")
+    with pytest.raises(InputError, match=r"\(2, 2\) and \(2, 3\)"):
+        label_overlap(table(0, 2, 2), table(0, 2, 3))
+    with pytest.raises(InputError, match="both_empty is 2"):
+        label_overlap(table(0, 2, 2), both_empty=2)
