@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
-from probmcl import AsymmetricLoss, Augmentation, Config
+from probmcl import AsymmetricLoss, Augmentation, Config, ProbabilisticContrastiveLoss
 from sextet_common.errors import InputError
 
 
 def test_the_defaults_that_the_paper_gives_are_the_defaults() -> None:
     config = Config()
-    assert (config.threshold, config.temperature, config.contrastive_weight) == (0.5, 0.2, 0.3)
+    assert (config.threshold, config.contrastive_weight) == (0.5, 0.3)
+    assert ProbabilisticContrastiveLoss().temperature == 0.2
     assert 128 <= config.dim <= 256
     loss = config.classification_loss()
     assert (loss.gamma_positive, loss.gamma_negative, loss.margin) == (0, 4, 0.05)

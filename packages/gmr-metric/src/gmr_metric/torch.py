@@ -53,8 +53,9 @@ def log_inner_products(
     chunk_size
         How many pairs of components are evaluated at once. Larger problems go in blocks, which the backward pass
         computes anew instead of storing; a block is never smaller than one component against one mixture. Forward
-        and backward hold about 10 (isotropic), 8 dims (diagonal) or 6 dims**2 (full) numbers a pair, measured on a
-        CPU; None is 2**23 over dims or dims**2, half a GiB in float64. The result depends on it by rounding only.
+        and backward hold about 4 (isotropic), 5 (diagonal) or 6 dims**2 (full) numbers a pair, measured on a CPU;
+        None is 2**19, 2**17 or 2**23 / dims**2 pairs. On a GPU with Triton isotropic and diagonal batches hold one
+        number a pair and only in the backward pass; None is 2**27 pairs. The result depends on it by rounding only.
 
     Returns
     -------

@@ -64,8 +64,8 @@ class Config:
     """log_cosine, cosine, angular or aligned."""
     per_dimension: bool = True
     """Divide logarithmic similarities and the likelihood by the number of dimensions."""
-    temperature: float = 0.2
-    """Divides the similarities of probmcl."""
+    temperature: float = 0.02
+    """Divides the similarities of probmcl: *ours*, for similarities that are divided by the dimensions (else 0.2)."""
     supcon_temperature: float = 0.1
     """Divides the cosines of supcon."""
     threshold: float = 0.5
