@@ -26,8 +26,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "asymmetric loss": {"method": "asymmetric"},
     "supervised contrastive, frozen": {"method": "supcon"},
     "ProbMCL, frozen": {"method": "probmcl"},
-    "ProbMCL, label-aware, frozen": {"method": "probmcl", "label_aware": True},
-    "ProbMCL, label-aware, fine-tuned": {"method": "probmcl", "label_aware": True, "fine_tune": True},
+    "ProbMCL, label-aware, frozen": {"method": "probmcl", "label_aware": "each"},
+    "ProbMCL, label-aware, fine-tuned": {"method": "probmcl", "label_aware": "each", "fine_tune": True},
 }
 
 

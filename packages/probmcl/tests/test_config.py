@@ -61,7 +61,7 @@ def test_a_configuration_draws_no_random_numbers() -> None:
         ({"margin": 1.0}, "margin is 1"),
         ({"contrastive_weight": -1.0}, "the weight of the contrastive term is -1"),
         ({"fine_tune": True, "method": "bce"}, "fine_tune with the method bce"),
-        ({"label_aware": True, "n_components": 3}, "label_aware with n_components 3"),
+        ({"label_aware": "any", "n_components": 3}, "label_aware with n_components 3"),
     ],
 )
 def test_what_is_outside_is_refused_before_anything_runs(options: dict[str, object], message: str) -> None:

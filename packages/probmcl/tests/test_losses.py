@@ -25,28 +25,49 @@ def test_the_likelihood_is_torchs_and_its_label_term_a_literal_share(draw, covar
     own = (each.exp() * LABELS).sum(dim=1)
     share = torch.where(LABELS.any(dim=1), -(own / density).log(), 0.0)
     torch.testing.assert_close(MixtureNLL("none")(mixture, points), -density.log())
-    aware = MixtureNLL("none", label_aware=True, per_dimension=True)(mixture, points, LABELS)
+    aware = MixtureNLL("none", label_aware="any")(mixture, points, LABELS)
+    torch.testing.assert_close(aware, -density.log() + share)
+    # Per dimension a component's density counts with the power 1 / D, its weight whole.
+    scaled = (mixture.log_weights + (each - mixture.log_weights) / 2).exp()
+    share = torch.where(LABELS.any(dim=1), -((scaled * LABELS).sum(dim=1) / scaled.sum(dim=1)).log(), 0.0)
+    aware = MixtureNLL("none", label_aware="any", per_dimension=True)(mixture, points, LABELS)
     torch.testing.assert_close(aware, -density.log() / 2 + share)
+    every = [
+        -sum(float((each[row, k].exp() / density[row]).log()) for k in range(3) if LABELS[row, k])
+        / max(1, LABELS[row].sum())
+        for row in range(4)
+    ]
+    aware = MixtureNLL("none", label_aware="each")(mixture, points, LABELS)
+    torch.testing.assert_close(aware, -density.log() + torch.tensor(every, dtype=torch.float64))
     assert float(MixtureNLL("sum")(mixture, points)) == pytest.approx(float(-density.log().sum()))
     assert float(MixtureNLL()(mixture, points)) == pytest.approx(float(-density.log().mean()))
 
 
 @pytest.mark.parametrize("covariance", ["isotropic", "diagonal"])
-def test_gradients_of_the_likelihood_agree_with_finite_differences(draw, covariance: str) -> None:
+@pytest.mark.parametrize("label_aware", ["any", "each"])
+def test_gradients_of_the_likelihood_agree_with_finite_differences(draw, covariance: str, label_aware: Any) -> None:
     leaves = tuple(tensor.requires_grad_() for tensor in draw(1, 4, 3, 2, covariance))
     points = torch.randn(4, 2, dtype=torch.float64)
-    loss = MixtureNLL(label_aware=True)
+    loss = MixtureNLL(label_aware=label_aware)
     assert torch.autograd.gradcheck(lambda *t: loss(MixtureParameters(*t), points, LABELS), leaves)
 
 
 def test_the_whole_loss_is_the_weighted_sum_of_its_terms(draw) -> None:
     mixture, points = draw(2, 4, 3, 2), torch.randn(4, 2, dtype=torch.float64)
-    loss = ProbMCLLoss(weight=0.7)
-    parts = loss.parts(mixture, points, LABELS)
-    likelihood, contrastive = MixtureNLL()(mixture, points), ProbabilisticContrastiveLoss()(mixture, LABELS)
-    torch.testing.assert_close(parts.likelihood, likelihood)
-    torch.testing.assert_close(parts.contrastive, contrastive)
-    torch.testing.assert_close(loss(mixture, points, LABELS), likelihood + 0.7 * contrastive)
+    contrastive = ProbabilisticContrastiveLoss()(mixture, LABELS)
+    standardised = (points - points.mean(dim=0)) / points.std(dim=0, correction=0)
+    for standardise, targets in ((True, standardised), (False, points)):
+        loss = ProbMCLLoss(weight=0.7, standardise_targets=standardise)
+        parts, likelihood = loss.parts(mixture, points, LABELS), MixtureNLL()(mixture, targets)
+        torch.testing.assert_close(parts.likelihood, likelihood, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(parts.contrastive, contrastive)
+        torch.testing.assert_close(loss(mixture, points, LABELS), parts.likelihood + 0.7 * contrastive)
+
+
+def test_points_that_all_agree_are_standardised_to_finite_ones(draw) -> None:
+    points = torch.ones(4, 2, dtype=torch.float64).requires_grad_()
+    ProbMCLLoss(detach_targets=False)(draw(2, 4, 3, 2), points, LABELS).backward()
+    assert bool(points.grad.isfinite().all())
 
 
 @pytest.mark.parametrize("detach", [True, False])
@@ -153,4 +174,4 @@ def test_a_label_aware_likelihood_needs_labels_that_fit(draw) -> None:
     mixture, points = draw(0, 4, 3, 2), torch.zeros(4, 2).double()
     for labels, message in ((None, "no labels"), (torch.zeros(4, 5), r"labels of shape \(4, 5\)")):
         with pytest.raises(InputError, match=message):
-            MixtureNLL(label_aware=True)(mixture, points, labels)
+            MixtureNLL(label_aware="any")(mixture, points, labels)

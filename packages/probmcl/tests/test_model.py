@@ -189,7 +189,7 @@ def test_images_without_labels_are_nobodys_positives_or_are_refused(covariance: 
     random = np.random.default_rng(0)
     x, y = random.normal(size=(40, 4)), np.eye(40, 3, dtype=int)
     data = MultiLabelSet.of((x, y), (x, y), (x, y))
-    options = {**SMALL, "covariance": covariance, "label_aware": True}
+    options = {**SMALL, "covariance": covariance, "label_aware": "each"}
     model = ProbMCL("mlp", 3, Config(**options), width=8).fit(data)
     assert bool(model.predict_proba(data.test).isfinite().all())
     with pytest.raises(InputError, match="train: row 3 has no label; expected: one at least"):

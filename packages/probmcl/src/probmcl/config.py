@@ -12,7 +12,7 @@ from sextet_common.errors import InputError
 from probmcl.augment import Augmentation
 from probmcl.contrastive import MultiLabelSupConLoss, ProbabilisticContrastiveLoss, Weight
 from probmcl.head import Covariance, MeanShape, MixtureDensityHead, Positive
-from probmcl.losses import AsymmetricLoss, MixtureNLL, ProbMCLLoss
+from probmcl.losses import AsymmetricLoss, LabelAware, MixtureNLL, ProbMCLLoss
 from probmcl.overlap import Overlap
 from probmcl.similarity import Similarity
 
@@ -76,8 +76,9 @@ class Config:
     """none, or overlap: positives count by their overlap."""
     contrastive_weight: float = 0.3
     """lambda: the weight of the contrastive term beside the likelihood."""
-    label_aware: bool = False
-    """Ask the likelihood to come from the components of the image's labels, as KMCL does; needs a component a label."""
+    label_aware: LabelAware = "none"
+    """Let component k be label k's: any (a label's component explains the point, as in KMCL), each (*ours*: all of an
+    image's labels have equal shares), none (the paper's figure)."""
     classifier_loss: ClassifierLoss = "asymmetric"
     """The second stage's loss."""
     gamma_positive: float = 0.0
@@ -112,7 +113,7 @@ class Config:
                 raise InputError(f"{name} is {getattr(self, name)!r}", ", ".join(get_args(known)))
         if self.per_dimension and self.similarity not in ("log_cosine", "aligned"):
             raise InputError(f"per_dimension with the similarity {self.similarity}", "--no-per-dimension with it")
-        if self.label_aware and self.n_components is not None:
+        if self.label_aware != "none" and self.n_components is not None:
             raise InputError(f"label_aware with n_components {self.n_components}", "one component for every label")
         if self.fine_tune and self.method not in ("probmcl", "supcon"):
             raise InputError(f"fine_tune with the method {self.method}", "probmcl or supcon: the others have one stage")

@@ -14,7 +14,10 @@ from torch.nn import functional
 from probmcl.contrastive import ProbabilisticContrastiveLoss, Reduction
 from probmcl.head import MixtureParameters
 
+_LEAST_VARIANCE = 1e-6  # what a dimension in which all points agree is divided by
+
 LabelReduction = Literal["mean", "batchmean", "sum", "none"]
+LabelAware = Literal["none", "any", "each"]
 
 
 class MixtureNLL(nn.Module):
@@ -27,9 +30,11 @@ class MixtureNLL(nn.Module):
     per_dimension
         Divide by the number of dimensions: nats a dimension, so that the weight of other terms means the same in any.
     label_aware
-        Component k is label k's, and a second term asks the point to come from a component of one of its labels:
-        ``-log (sum_k y_k pi_k N_k / sum_k pi_k N_k)``, whole, whatever the number of dimensions. A row without labels
-        has none.
+        "none", or a second term for which component k is label k's. With r_k the share ``pi_k N_k / sum_l pi_l N_l``
+        of component k in the density at the point: "any" asks the point to come from a component of one of its
+        labels, ``-log sum_k y_k r_k``; "each" asks all of its labels to have equal shares, ``-mean over them of
+        log r_k``. The term is whole, whatever the number of dimensions; with `per_dimension` N_k counts here with the
+        power 1 / dimensions, or the weights would not matter. A row without labels has none.
 
     Raises
     ------
@@ -38,8 +43,8 @@ class MixtureNLL(nn.Module):
 
     References
     ----------
-    The likelihood of arXiv 2401.01448's figure sees no labels; the second term is that of KMCL, its neighbour by the
-    same authors, with normalised components (*ours*).
+    The likelihood of arXiv 2401.01448's figure sees no labels. "any" is the term of KMCL, its neighbour by the same
+    authors, with normalised components; "each" is *ours*.
 
     Examples
     --------
@@ -49,10 +54,11 @@ class MixtureNLL(nn.Module):
     """
 
     def __init__(
-        self, reduction: Reduction = "mean", *, per_dimension: bool = False, label_aware: bool = False
+        self, reduction: Reduction = "mean", *, per_dimension: bool = False, label_aware: LabelAware = "none"
     ) -> None:
         super().__init__()
         _known("reduction", reduction, Reduction)
+        _known("label_aware", label_aware, LabelAware)
         self.reduction, self.per_dimension, self.label_aware = reduction, per_dimension, label_aware
 
     def forward(
@@ -86,13 +92,22 @@ class MixtureNLL(nn.Module):
             joint = mixtures.log_joint(targets)
             density = torch.logsumexp(joint, dim=1)
             loss = -density / mixtures.means.shape[2] if self.per_dimension else -density
-            if self.label_aware:
+            if self.label_aware != "none":
                 if labels is None or labels.shape != joint.shape:
                     given = "no labels" if labels is None else f"labels of shape {tuple(labels.shape)}"
                     raise InputError(f"{given} for a label-aware likelihood", f"{tuple(joint.shape)}, as components")
-                own = joint.masked_fill(labels == 0, torch.finfo(joint.dtype).min)
-                loss = loss + (density - torch.logsumexp(own, dim=1)).masked_fill((labels == 0).all(dim=1), 0.0)
+                if self.per_dimension:  # or the weights would not count: densities differ by hundreds of nats
+                    joint = mixtures.log_weights + (joint - mixtures.log_weights) / mixtures.means.shape[2]
+                loss = loss + self._labels_share(joint.log_softmax(dim=1), labels != 0)
             return _reduce(loss, self.reduction)
+
+    def _labels_share(self, log_shares: Tensor, present: Tensor) -> Tensor:
+        """Compute the second term from the logs of the components' shares and whether their labels are present."""
+        if self.label_aware == "each":
+            count = present.sum(dim=1).clamp(min=1)
+            return -log_shares.masked_fill(~present, 0.0).sum(dim=1) / count
+        own = log_shares.masked_fill(~present, torch.finfo(log_shares.dtype).min)
+        return -torch.logsumexp(own, dim=1).masked_fill(~present.any(dim=1), 0.0)
 
 
 class LossParts(NamedTuple):
@@ -116,6 +131,9 @@ class ProbMCLLoss(nn.Module):
         The likelihood term; `MixtureNLL` with its defaults where omitted.
     detach_targets
         Take the points as given. Otherwise they learn too, and may run into the means.
+    standardise_targets
+        Bring every dimension of the batch's points to mean 0 and deviation 1. Otherwise the likelihood is highest where
+        the encoder maps all images to one point.
 
     Raises
     ------
@@ -124,7 +142,7 @@ class ProbMCLLoss(nn.Module):
 
     References
     ----------
-    arXiv 2401.01448. That the point is the other view's projection, and that it is detached, is *ours*.
+    arXiv 2401.01448. That the point is the other view's projection, detached and standardised, is *ours*.
 
     Examples
     --------
@@ -146,6 +164,7 @@ class ProbMCLLoss(nn.Module):
         likelihood: MixtureNLL | None = None,
         *,
         detach_targets: bool = True,
+        standardise_targets: bool = True,
     ) -> None:
         super().__init__()
         if not weight >= 0 or not math.isfinite(weight):
@@ -154,7 +173,7 @@ class ProbMCLLoss(nn.Module):
         self.likelihood = likelihood or MixtureNLL()
         if "none" in (self.contrastive.reduction, self.likelihood.reduction):
             raise InputError("a term has the reduction 'none'", "mean or sum: the terms are added")
-        self.weight, self.detach_targets = weight, detach_targets
+        self.weight, self.detach_targets, self.standardise_targets = weight, detach_targets, standardise_targets
 
     def parts(
         self,
@@ -183,7 +202,11 @@ class ProbMCLLoss(nn.Module):
         InputError
             Where shapes do not fit.
         """
-        likelihood = self.likelihood(mixtures, targets.detach() if self.detach_targets else targets, labels)
+        targets = targets.detach() if self.detach_targets else targets
+        if self.standardise_targets:
+            spread = targets.var(dim=0, correction=0, keepdim=True)
+            targets = (targets - targets.mean(dim=0, keepdim=True)) * (spread + _LEAST_VARIANCE).rsqrt()
+        likelihood = self.likelihood(mixtures, targets, labels)
         contrastive = self.contrastive(mixtures, labels)
         return LossParts(likelihood + self.weight * contrastive, likelihood, contrastive)
 
