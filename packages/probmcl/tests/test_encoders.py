@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from probmcl import Encoder, build, complexity, load_weights, wrap
-from probmcl.encoders import ConvNet
+from probmcl import Encoder, build, wrap
 from safetensors.torch import save_file
 from sextet_common.errors import InputError
 from torch import nn
@@ -45,8 +44,8 @@ def test_a_width_is_that_of_the_first_block() -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "options", "message"),
     [
-        ("resnet81", (3, 32, 32), {}, "the encoder 'resnet81' is unknown; expected: resnet18"),
-        ("qqqqqq", (3, 32, 32), {}, "expected: convnet, mlp, or a name of torchvision or timm"),
+        ("resnet81", (3, 32, 32), {}, "the network 'resnet81' is unknown; expected: resnet18"),
+        ("qqqqqq", (3, 32, 32), {}, "expected: convnet, mlp, a name of torchvision or timm"),
         ("keras:resnet18", (3, 32, 32), {}, "names 'keras'; expected: torchvision:NAME or timm:NAME"),
         ("convnet", (5,), {}, "mlp for plain features"),
         ("mlp", (1, 8, 8), {}, "any other encoder for images"),
@@ -83,30 +82,3 @@ def test_weights_come_from_a_local_file_without_the_last_layer(tmp_path: Path, s
     encoder = build("resnet18", (3, 32, 32), weights=path).eval()
     images = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(whole.eval().fc(encoder(images)), whole(images))
-
-
-def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    encoder = ConvNet(1, width=2)
-    state = encoder.state_dict()
-    first = next(iter(state))
-    for changed, message in (
-        ({k: v for k, v in state.items() if k != first}, f"lacks {first}"),
-        ({**state, "extra": torch.zeros(1)}, "has the unknown extra"),
-        ({**state, first: torch.zeros(1)}, f"has another shape of {first}"),
-        ([1, 2], "holds list"),
-    ):
-        torch.save(changed, tmp_path / "a.pt")
-        with pytest.raises(InputError, match=message):
-            load_weights(encoder, tmp_path / "a.pt")
-    (tmp_path / "b.pt").write_bytes(b"nothing")
-    for name, message in (("b.pt", "cannot be read"), ("c.pt", "is missing")):
-        with pytest.raises(InputError, match=message):
-            load_weights(encoder, tmp_path / name)
-
-
-def test_parameters_and_multiply_adds_are_counted() -> None:
-    module = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.Flatten(), nn.Linear(3 * 4 * 4, 5))
-    parameters, operations = complexity(module, (2, 6, 6))
-    assert parameters == 2 * 3 * 9 + 48 * 5 + 5
-    assert operations == 16 * 3 * 2 * 9 + 48 * 5
-    assert module.training

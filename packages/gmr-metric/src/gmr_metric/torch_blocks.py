@@ -199,7 +199,7 @@ class _Work:
 def _exp(x: Tensor) -> Tensor:
     """Compute exp in place, 0 where it would fall below the smallest normal number: there a CPU is ten times slower."""
     least = math.ceil(math.log(torch.finfo(x.dtype).tiny))
-    return functional.threshold_(x.clamp_(min=least).exp_(), 1.5 * math.exp(least), 0.0)
+    return functional.threshold(x.clamp_(min=least).exp_(), 1.5 * math.exp(least), 0.0, inplace=True)
 
 
 def _centre(f: Flat, g: Flat) -> Tensor:

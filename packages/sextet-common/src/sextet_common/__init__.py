@@ -5,7 +5,8 @@ stays light (no numpy, torch, scikit-learn or matplotlib):
 
 ``seeding`` one seed to all random numbers; ``runs`` run folders and metrics;
 ``checkpoint`` atomic, checksummed tensors; ``data`` one image set from many sources;
-``progress``, ``device``, ``figures``, ``cli``, ``files``, ``errors``.
+``networks`` those of torchvision and timm by name, and their cost; ``progress``, ``device``,
+``figures``, ``cli``, ``files``, ``errors``.
 """
 
 from __future__ import annotations
