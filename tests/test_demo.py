@@ -106,9 +106,9 @@ def test_the_digits_demo_reaches_the_gains_it_promises(demo: ModuleType, tmp_pat
 
 
 @pytest.mark.slow
-def test_the_scenes_demo_is_surer_where_it_is_right(demo: ModuleType, tmp_path: Path) -> None:
+def test_the_scenes_demo_finds_which_digits_go_together(demo: ModuleType, tmp_path: Path) -> None:
     assert demo.main(["--only", "probmcl", "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "probmcl" / "result.json").read_text())
-    assert result["errors"][0] < result["errors"][-1]
-    assert all(float(value.split()[0]) > 70 for value in result["maps"].values())
+    assert result["ratio"] > 1.1
+    assert all(float(value.split()[0]) > 60 for value in result["maps"].values())
     assert Page((tmp_path / "index.html").read_text()).tags.count("tr") == 3

@@ -1,4 +1,4 @@
-"""Train ProbMCL and the asymmetric loss on scenes of real digits, and ask ProbMCL which images it is unsure of.
+"""Train ProbMCL and the asymmetric loss on scenes of real digits, and draw ProbMCL's map of the labels.
 
 Run by ``python3 tools/dev.py demo``; alone: ``python examples/demo.py --out demo``.
 Writes result.json (what the page shows), picture.png and the run folders.
@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from probmcl import Config, MultiLabelSet, ProbMCL, complexity, error_by_quantile, save_map
-from probmcl.scenes import compose, digits
+from probmcl import Config, MultiLabelSet, ProbMCL, complexity, save_map
+from probmcl.plotting import prototypes
+from probmcl.scenes import GROUPS, compose, digits
 from sextet_common import files
 
 METHODS = {
-    "asymmetric loss": Config(method="asymmetric", epochs=20, classifier_epochs=5),
-    "ProbMCL, encoder frozen": Config(label_aware="each", epochs=20, classifier_epochs=5),
+    "asymmetric loss": Config(method="asymmetric", epochs=15, classifier_epochs=3),
+    "ProbMCL, encoder frozen": Config(label_aware="each", epochs=15, classifier_epochs=3),
 }
 
 
@@ -47,24 +48,26 @@ def main(out: Path, scenes: int = 2000, width: int = 8) -> None:
         model = ProbMCL("convnet", config=config, width=width).fit(data, out / name.split(",")[0].replace(" ", "-"))
         rows.append([name, *measured(model, data)])
     save_map(model, data.test, out / "picture.png")
-    wrong = (model.predict_proba(data.test).numpy() > 0.5) != np.array(data.test.labels, dtype=bool)
-    errors = error_by_quantile(model.uncertainty(data.test).total.numpy(), wrong.any(axis=1))
+    _, labels = prototypes(model, data.test)
+    apart = np.linalg.norm(labels[:, None] - labels[None], axis=-1)
+    group = np.array([[any(a in g and b in g for g in GROUPS) for b in range(10)] for a in range(10)])
+    ratio = float(apart[~group].mean() / apart[group & ~np.eye(10, dtype=bool)].mean())
     result = {
-        "title": "Which digits are in the picture, and how sure is that",
+        "title": "Which digits are in the picture",
         "sentence": (
-            f"Of the fifth of the scenes that ProbMCL's mixtures are surest of, {100 * errors[0]:.0f} % have a label "
-            f"wrong; of the fifth that they are least sure of, {100 * errors[-1]:.0f} %."
+            "ProbMCL's mixtures were never told which digits are drawn together more often: on average it puts digits "
+            f"that are not {ratio:.1f} times as far from each other as digits that are."
         ),
         "columns": ["method", "mAP", "CF1", "OF1", "calibration error", "parameters at inference"],
         "rows": rows,
         "note": (
             f"{scenes} scenes of 1 to 5 handwritten digits (scikit-learn's) to train on, 1000 to test with; "
-            "same small encoder, 25 passes each, scores at the threshold 0.5. Surest by the variance of an image's "
-            "mixture. The picture: labels and test images on a plane (t-SNE). Digits of the groups 012, 345 and "
-            "6789 appear together more often than others."
+            "same small encoder, 18 passes each, scores at the threshold 0.5. The picture: labels and test images on a "
+            "plane (t-SNE); digits of the groups 012, 345 and 6789 appear together more often than others. At this budget "
+            "the asymmetric loss on the whole network is ahead."
         ),
         "picture": "picture.png",
-        "errors": errors.tolist(),
+        "ratio": ratio,
         "maps": {row[0]: row[1] for row in rows},
     }
     files.write_text(out / "result.json", json.dumps(result, indent=2) + "\n")
