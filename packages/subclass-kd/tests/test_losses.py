@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sextet_common.errors import InputError
+from subclass_kd.hierarchy import Hierarchy
+from subclass_kd.losses import ClassKDLoss, CrossEntropy, DecoupledKDLoss, SubclassKDLoss, split_divergence
+from torch import Tensor
+from torch import distributions as td
+
+H = Hierarchy(np.array([0, 1, 0, 2, 1, 0]), tuple("abcdef"), ("x", "y", "z"))
+LABELS = torch.tensor([0, 3, 4, 5])
+
+
+def logits(seed: int, columns: int = 6) -> Tensor:
+    return 3 * torch.randn(4, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def divergence(teacher: Tensor, student: Tensor) -> Tensor:
+    return td.kl_divergence(td.Categorical(logits=teacher), td.Categorical(logits=student))
+
+
+def sums(probabilities: Tensor) -> Tensor:
+    return torch.stack([probabilities[:, torch.from_numpy(H.class_of == c)].sum(dim=1) for c in range(3)], dim=1)
+
+
+@pytest.mark.parametrize("hard", ["subclass", "class"])
+@pytest.mark.parametrize(("temperature", "alpha"), [(1.0, 0.0), (1.0, 1.0), (3.0, 0.4)])
+def test_the_subclass_loss_is_its_formula_over_torchs_divergence(hard: Any, temperature: float, alpha: float) -> None:
+    student, teacher = logits(0), logits(1)
+    probabilities = student.softmax(dim=1)
+    own = probabilities[torch.arange(4), LABELS]
+    classes = sums(probabilities)[torch.arange(4), torch.tensor(H.class_of)[LABELS]]
+    first = -(own if hard == "subclass" else classes).log()
+    expected = (1 - alpha) * first + alpha * temperature**2 * divergence(teacher / temperature, student / temperature)
+    loss = SubclassKDLoss(H, temperature, alpha, hard, reduction="none")
+    torch.testing.assert_close(loss(student, teacher, LABELS), expected)
+    whole = SubclassKDLoss(H, temperature, alpha, hard)
+    torch.testing.assert_close(whole(student, teacher, LABELS), expected.mean())
+    torch.testing.assert_close(CrossEntropy(H, hard, reduction="sum")(student, None, LABELS), first.sum())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0, 50.0])
+def test_the_divergence_splits_exactly_into_classes_and_within(temperature: float) -> None:
+    student, teacher = logits(2), logits(3)
+    q, p = ((x / temperature).softmax(dim=1) for x in (teacher, student))
+    big_q, big_p = sums(q), sums(p)
+    between = (big_q * (big_q / big_p).log()).sum(dim=1)
+    within = torch.zeros(4, dtype=torch.float64)
+    for c in range(3):
+        mine = torch.from_numpy(H.class_of == c)
+        inner = td.kl_divergence(td.Categorical(probs=q[:, mine]), td.Categorical(probs=p[:, mine]))
+        within += big_q[:, c] * inner
+    parts = split_divergence(student, teacher, H, temperature)
+    torch.testing.assert_close(parts.between, between)
+    torch.testing.assert_close(parts.within, within)
+    torch.testing.assert_close(sum(parts), divergence(teacher / temperature, student / temperature))
+    loss = SubclassKDLoss(H, temperature, 1.0, class_weight=0.3, within_weight=2.0, reduction="none")
+    expected = temperature**2 * (0.3 * between + 2 * within)
+    torch.testing.assert_close(loss(student, teacher, LABELS), expected)
+
+
+def test_with_one_subclass_a_class_subclass_distillation_is_conventional() -> None:
+    plain = H.collapsed()
+    student, teacher = logits(4, 3), logits(5, 3)
+    labels = torch.tensor([0, 1, 2, 0])
+    for options in ({"temperature": 4.0, "alpha": 0.7}, {"temperature": 1.0, "alpha": 0.2}):
+        ours = SubclassKDLoss(plain, **options)(student, teacher, labels)
+        for soften in ("logits", "subclasses"):
+            theirs = ClassKDLoss(plain, **options, soften=soften)(student, teacher, labels)
+            assert float((ours - theirs).abs()) < 1e-7
+
+
+def test_conventional_distillation_softens_class_logits() -> None:
+    student, teacher = logits(6), logits(7)
+    classes = [
+        torch.stack([x[:, torch.from_numpy(H.class_of == c)].logsumexp(dim=1) for c in range(3)], 1)
+        for x in (teacher, student)
+    ]
+    expected = 16 * divergence(classes[0] / 4, classes[1] / 4)
+    torch.testing.assert_close(ClassKDLoss(H, 4.0, 1.0, reduction="none")(student, teacher, LABELS), expected)
+    other = ClassKDLoss(H, 4.0, 1.0, soften="subclasses", reduction="none")(student, teacher, LABELS)
+    torch.testing.assert_close(other, 16 * split_divergence(student, teacher, H, 4.0).between)
+    assert float((other - expected).abs().max()) > 1e-2
+
+
+def test_decoupled_distillation_is_its_two_parts() -> None:
+    student, teacher = logits(8), logits(9)
+    expected = []
+    for row, label in enumerate(LABELS.tolist()):
+        rest = [m for m in range(6) if m != label]
+        q, p = ((x[row] / 2).softmax(dim=0) for x in (teacher, student))
+        pair_q, pair_p = (torch.stack([x[label], x[rest].sum()]) for x in (q, p))
+        target = (pair_q * (pair_q / pair_p).log()).sum()
+        others = td.kl_divergence(td.Categorical(probs=q[rest]), td.Categorical(probs=p[rest]))
+        hard = -student[row].softmax(dim=0)[label].log()
+        expected.append(hard + 4 * (1.5 * target + 3 * others))
+    found = DecoupledKDLoss(H, 2.0, 1.5, 3.0, reduction="none")(student, teacher, LABELS)
+    torch.testing.assert_close(found, torch.stack(expected))
+
+
+def test_the_soft_gradient_keeps_its_size_as_the_temperature_grows() -> None:
+    student, teacher = logits(10).requires_grad_(), logits(11)
+    sizes = []
+    for temperature in (50.0, 100.0, 200.0):
+        (slope,) = torch.autograd.grad(SubclassKDLoss(H, temperature, 1.0)(student, teacher, LABELS), student)
+        sizes.append(float(slope.norm()))
+    # In the limit the gradient is that of the centred logits' squared difference: (s - t) / subclasses, over the batch.
+    centred = [x - x.mean(dim=1, keepdim=True) for x in (student.detach(), teacher)]
+    assert sizes[-1] == pytest.approx(float((centred[0] - centred[1]).norm()) / 6 / 4, rel=0.05)
+    assert max(sizes) / min(sizes) < 1.15
+
+
+OBJECTIVES = [
+    SubclassKDLoss(H, 3.0, 0.5),
+    SubclassKDLoss(H, 3.0, 0.5, "class", within_weight=0.5, normalize_groups=True),
+    ClassKDLoss(H, 3.0, 0.5),
+    ClassKDLoss(H, 3.0, 0.5, soften="subclasses", normalize_groups=True),
+    DecoupledKDLoss(H, 3.0),
+    CrossEntropy(H),
+    CrossEntropy(H, "class"),
+]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_gradients_agree_with_finite_differences(objective: Any) -> None:
+    student, teacher = logits(12).requires_grad_(), logits(13)
+    assert torch.autograd.gradcheck(lambda s: objective(s, teacher, LABELS), (student,))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_huge_logits_and_half_precision_stay_finite(objective: Any) -> None:
+    student = (1e4 * logits(14).float()).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        value = objective(student, 1e4 * logits(15).float(), LABELS)
+    (slope,) = torch.autograd.grad(value, student)
+    assert value.dtype == torch.float32 and bool(value.isfinite()) and bool(slope.isfinite().all())
+    half = objective(logits(14).bfloat16(), logits(15).bfloat16(), LABELS)
+    assert half.dtype == torch.float32
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_teacher_learns_nothing(objective: Any) -> None:
+    teacher = logits(16).requires_grad_()
+    objective(logits(17).requires_grad_(), teacher, LABELS).backward()
+    assert teacher.grad is None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SubclassKDLoss(H, 0.0), "the temperature is 0"),
+        (lambda: ClassKDLoss(H, -1.0), "the temperature is -1"),
+        (lambda: SubclassKDLoss(H, 1.0, 1.5), r"alpha is 1.5; expected: a number in \[0, 1\]"),
+        (lambda: SubclassKDLoss(H, hard="both"), "hard is 'both'"),
+        (lambda: SubclassKDLoss(H, class_weight=-1), "class_weight is -1"),
+        (lambda: CrossEntropy(H, reduction="max"), "reduction is 'max'"),
+        (lambda: ClassKDLoss(H, soften="both"), "soften is 'both'"),
+        (lambda: ClassKDLoss(H, normalize_groups=True), "normalize_groups with softened class logits"),
+        (lambda: DecoupledKDLoss(Hierarchy.from_dict({"a": ["b"]})), "one subclass"),
+        (lambda: SubclassKDLoss(H)(logits(0), logits(0, 5), LABELS), r"the teacher's logits have shape \(4, 5\)"),
+        (lambda: SubclassKDLoss(H)(logits(0), None, LABELS), "is given no teacher's logits"),
+        (lambda: SubclassKDLoss(H)(logits(0, 5), logits(0), LABELS), r"the student's logits have shape \(4, 5\)"),
+        (lambda: CrossEntropy(H)(logits(0), None, LABELS[:3]), r"labels have shape \(3,\)"),
+        (lambda: CrossEntropy(H, "class")(logits(0), None, LABELS + 2), "a subclass label is"),
+    ],
+)
+def test_what_is_outside_is_refused(make: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
