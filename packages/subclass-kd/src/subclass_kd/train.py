@@ -355,7 +355,7 @@ def _epoch(
             torch.autocast(where.type, torch.bfloat16, enabled=config.precision == "bfloat16"),
         ):
             outputs = learner(images)
-        loss = objective(outputs, teacher, labels)
+        loss = objective(outputs, teacher, labels) * (len(rows) * world / len(whole))  # shares may be of unlike size
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
