@@ -12,7 +12,7 @@ from gmr_metric.mixture import GaussianMixture
 from gmr_metric.outcome import nearest_centres
 from gmr_metric.reduction import reduce
 from gmr_metric.refinement import _Problem, refine
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sextet_common.errors import InputError
@@ -78,6 +78,7 @@ def test_one_component_is_where_a_generic_optimiser_finds_it(make) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.integers(3, 30), st.integers(1, 4), st.sampled_from(["cauchy-schwarz", "ise"]))
+@example(190, 5, 4, "ise")  # a step of its line search makes a covariance that is singular to rounding
 def test_refinement_is_never_worse_than_its_start(make, seed: int, n: int, d: int, objective: str) -> None:
     mixture = make(seed, n, d)
     start = reduce(mixture, 1 + seed % (n - 1), "salmond").mixture

@@ -232,7 +232,10 @@ class _Problem:
         packed = np.ascontiguousarray(covariances[:, self._rows, self._places].T)
         g = Columns(weights, np.ascontiguousarray(means.T), packed)
         half_logs = np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(axis=1)  # of the determinants
-        reach, radii = -0.25 * self._d * math.log(4 * math.pi) - 0.5 * half_logs, np.linalg.eigvalsh(covariances)[:, -1]
+        spectra = np.linalg.eigvalsh(covariances)
+        if not (spectra[:, 0] > self._d * np.finfo(float).eps * spectra[:, -1]).all():
+            raise np.linalg.LinAlgError("a covariance is singular to rounding")
+        reach, radii = -0.25 * self._d * math.log(4 * math.pi) - 0.5 * half_logs, spectra[:, -1]
         across = self._gradients(self._f, self._f_reach, self._f_radii, g, reach, radii)
         with np.errstate(divide="ignore"):
             within = self._gradients(g, np.log(weights) + reach, radii, g, reach, radii)
