@@ -24,6 +24,8 @@ PACKAGES = workspace.discover()
 each = nox.parametrize("package", [nox.param(name, id=name) for name in PACKAGES])
 DEV_TOOLS = ["ruff>=0.17", "mypy>=2.4"]
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # the networks of tests are small, and busy machines punish two
+XDIST = "pytest-xdist>=3.6"
+IN_PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
 
 
 def group(package: str, name: str) -> list[str]:
@@ -52,9 +54,9 @@ def run_tests(session: nox.Session, package: str, *options: str, warnings: str =
         return
     *siblings, _ = workspace.closure(PACKAGES, package)
     in_tree = [*workspace.editables(siblings), *workspace.editables([chosen], extras=True)]
-    session.install(*options, *in_tree, *group(package, "test"))
+    session.install(*options, *in_tree, *group(package, "test"), XDIST)
     targets = [str(chosen.path / "tests"), str(chosen.path / "src")]
-    words = ["--doctest-modules", "-W", warnings, *(session.posargs or ["-q"])]
+    words = [*IN_PARALLEL, "--doctest-modules", "-W", warnings, *(session.posargs or ["-q"])]
     session.run("pytest", *words, *targets, env=ONE_THREAD)
 
 
@@ -79,11 +81,9 @@ def lowest(session: nox.Session, package: str) -> None:
 @nox.session
 def together(session: nox.Session) -> None:
     """All packages in one environment: compositions, import directions, the README's commands, the tools."""
-    session.install(*everything(), "-r", "tools/requirements.txt")
-    words = session.posargs or ["-q"]
-    session.run(
-        "pytest", "--doctest-modules", "--override-ini=pythonpath=tools", *words, "tests", "tools", env=ONE_THREAD
-    )
+    session.install(*everything(), "-r", "tools/requirements.txt", XDIST)
+    words = [*IN_PARALLEL, "--doctest-modules", "--override-ini=pythonpath=tools", *(session.posargs or ["-q"])]
+    session.run("pytest", *words, "tests", "tools", env=ONE_THREAD)
 
 
 @nox.session

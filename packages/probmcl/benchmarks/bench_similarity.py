@@ -188,7 +188,8 @@ def _cases(quick: bool, device: str, rounds: int) -> list[dict[str, Any]]:
     cases = [case(way, kind, CASE, rounds) for kind in kinds for way in both]
     if quick:
         return cases
-    cases += [case(way, kind, (16, 20, 128), 1) for kind in kinds for way in ("ours", "loop")]
+    small: tuple[Way, ...] = ("ours", "loop") if device == "cuda" else ("loop",)
+    cases += [case(way, kind, (16, 20, 128), rounds) for kind in kinds for way in small]
     cases += [case("ours", kind, LARGE, 1 if device == "cpu" else rounds) for kind in kinds]
     if device == "cuda":
         cases += [case("blocks", kind, size, rounds) for kind in kinds for size in (CASE, LARGE)]

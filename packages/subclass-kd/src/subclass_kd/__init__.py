@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from subclass_kd.augment import Views
 from subclass_kd.bits import Bits, label_bits, mutual_label_bits, soft_label_bits
-from subclass_kd.compare import CompareConfig, Comparison, Difference, compare
+from subclass_kd.compare import CompareConfig, Comparison, Difference, bits_beside_gain, compare
 from subclass_kd.curriculum import CurriculumSampler, curriculum
 from subclass_kd.data import Part, SubclassSet, load
 from subclass_kd.discover import Discovered, discover_subclasses
@@ -47,6 +47,7 @@ __all__ = [
     "TrainConfig",
     "Views",
     "Voted",
+    "bits_beside_gain",
     "build",
     "compare",
     "complexity",

@@ -1,4 +1,4 @@
-"""The command `subclass-kd`: compare, teacher, distill, bits, discover."""
+"""The command `subclass-kd`: compare, teacher, distill, bits, discover, report."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
 import tyro
 from sextet_common import checkpoint, cli, files, runs
 from sextet_common.errors import InputError
 from torch import nn
 
 from subclass_kd.bits import label_bits, mutual_label_bits, soft_label_bits
-from subclass_kd.compare import CompareConfig, Method, objective_of
+from subclass_kd.compare import CompareConfig, Comparison, Method, bits_beside_gain, features_on, objective_of
 from subclass_kd.compare import compare as compare_methods
 from subclass_kd.data import SubclassSet, load
 from subclass_kd.discover import Clustering, discover_subclasses
-from subclass_kd.networks import build, features_of
-from subclass_kd.plotting import save_confusion, save_gains
+from subclass_kd.networks import build
+from subclass_kd.plotting import save_bits, save_confusion, save_gains
 from subclass_kd.teacher import TeacherLogits
 from subclass_kd.train import TrainConfig, evaluate, load_into, predict, train_teacher
 from subclass_kd.train import distill as distill_student
@@ -205,8 +203,7 @@ def discover(
     told = _told(run)
     found = load(data or str(told["data"]), size=size or told.get("size"))
     network = _network(run, found)
-    rows = np.array_split(np.arange(len(found.train)), max(1, len(found.train) // 512))
-    features = torch.cat([features_of(network, found.train.batch(part)) for part in rows]).numpy()
+    features = features_on(network, found.train)
     classes = found.hierarchy.class_labels(found.train.labels)
     names = found.hierarchy.class_names
     subclasses = discover_subclasses(features, classes, (least, most), method, class_names=names, seed=seed)
@@ -221,6 +218,30 @@ def discover(
         told_scores = "  ".join(f"{count}: {value:.3f}" for count, value in scores.items())
         print(f"{name}: {size_of} subclasses   {told_scores}")
     print(path)
+
+
+def report(
+    runs: tyro.conf.Positional[tuple[Path, ...]],
+    /,
+    out: Path | None = None,
+    method: Method = "skd",
+    to: Method = "kd",
+) -> None:
+    """Set the label bits of finished comparisons beside what subclasses gained there.
+
+    Parameters
+    ----------
+    runs
+        Folders of compare.
+    out
+        A picture of it, where wanted: of skd over `to`.
+    method, to
+        Whose F1 is compared with whose.
+    """
+    points = [(run.name, Comparison.load(run)) for run in runs]
+    print(bits_beside_gain(points, method, to))
+    if out is not None:
+        print(save_bits(points, out, to=to))
 
 
 def _remember(out: Path, data: str, network: str, width: int | None, size: int | None) -> None:
@@ -272,6 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "distill": distill,
         "bits": bits,
         "discover": discover,
+        "report": report,
     }
     return cli.run("subclass-kd", commands, arguments)
 

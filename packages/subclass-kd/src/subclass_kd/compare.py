@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,10 +14,11 @@ import torch
 from scipy import stats
 from sextet_common import device, files, runs
 from sextet_common.errors import InputError
+from sextet_common.networks import device_of
 from torch import nn
 
 from subclass_kd.bits import Bits, label_bits, mutual_label_bits, soft_label_bits
-from subclass_kd.data import SubclassSet
+from subclass_kd.data import Part, SubclassSet
 from subclass_kd.discover import discover_subclasses
 from subclass_kd.losses import ClassKDLoss, CrossEntropy, DecoupledKDLoss, Objective, SubclassKDLoss
 from subclass_kd.metrics import Scores
@@ -52,7 +53,7 @@ class CompareConfig:
     """A network's name."""
     teacher_width: int | None = None
     """Of convnet and convnet-deep."""
-    student_width: int | None = 4
+    student_width: int | None = 16
     """Of convnet and convnet-deep."""
     temperature: float = 4.0
     """Of all soft terms."""
@@ -144,6 +145,21 @@ class Comparison:
         }
 
     @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Comparison:
+        """Read what `compare` left in a folder.
+
+        Raises
+        ------
+        InputError
+            Where there is no finished comparison.
+        """
+        path = Path(path) / "comparison.json"
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} holds no comparison: {error}", "the folder of a finished compare") from error
+
+    @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Comparison:
         """Build from what `as_dict` returned."""
         scores = {name: [Scores(**s) for s in each] for name, each in table["scores"].items()}
@@ -210,7 +226,7 @@ def compare(
         scores["teacher"].append(evaluate(teacher, own))
         for method in config.methods:
             if method == "discovered":
-                used = _discovered(own, teacher, config, seed)
+                used = _discovered(own, config, settings, place)
                 _, tells = _teacher(used, config, settings, place, "teacher-discovered")
             else:
                 used, tells = own, source
@@ -219,6 +235,42 @@ def compare(
     if folder is not None:
         files.write_text(folder / "comparison.json", json.dumps(found.as_dict(), indent=1) + "\n")
     return found
+
+
+def bits_beside_gain(points: Sequence[tuple[str, Comparison]], method: str = "skd", to: str = "kd") -> str:
+    """Set the label bits of several comparisons beside what subclasses gained there, as a Markdown table.
+
+    Parameters
+    ----------
+    points
+        Names and comparisons, such as of several data sets or shares of labels.
+    method, to
+        Whose F1 is compared with whose.
+
+    Returns
+    -------
+    str
+        A row for each comparison: the three readings with their intervals, at T = 1, and the paired difference of F1.
+
+    Raises
+    ------
+    InputError
+        Where there is no comparison, or one lacks a method.
+    """
+    check_points(points, method, to)
+    head = f"F1 of {NAMES.get(method, method)} over {NAMES.get(to, to)}"
+    names = [bits.name for bits in points[0][1].bits[:3]]
+    lines = [f"| | {' | '.join(names)} | {head} |", "|---" * (len(names) + 2) + "|"]
+    for name, comparison in points:
+        bits = [f"{b.value:.3f} [{b.low:.3f}, {b.high:.3f}]" for b in comparison.bits[:3]]
+        lines.append(f"| {name} | {' | '.join(bits)} | {comparison.difference(method, to)} |")
+    return "\n".join(lines)
+
+
+def check_points(points: Sequence[tuple[str, Comparison]], method: str, to: str) -> None:
+    """Raise InputError where there is no comparison, or one lacks a method."""
+    if not points or any(not {method, to} <= set(c.scores) for _, c in points):
+        raise InputError(f"comparisons without {method} and {to}", "one at least, both methods in each")
 
 
 Teaches = nn.Module | TeacherLogits
@@ -258,11 +310,9 @@ def _student(
     return distill(teacher, network, data, objective, settings, None if place is None else place / method)
 
 
-def _discovered(data: SubclassSet, teacher: nn.Module, config: CompareConfig, seed: int) -> SubclassSet:
-    """Return the set with subclasses that are clusters of a class-trained network's features.
-
-    The network sees classes alone, as where no subclass is known: a student trained alone would do as well.
-    """
+def _discovered(data: SubclassSet, config: CompareConfig, settings: TrainConfig, place: Path | None) -> SubclassSet:
+    """Return the set with subclasses that are clusters of features of a network that saw classes alone."""
+    seed = settings.seed
     plain = build(config.teacher, data.input_shape, data.hierarchy.n_classes, width=config.teacher_width, seed=seed)
     classes = dataclasses.replace(
         data,
@@ -271,19 +321,22 @@ def _discovered(data: SubclassSet, teacher: nn.Module, config: CompareConfig, se
         test=dataclasses.replace(data.test, labels=data.hierarchy.class_labels(data.test.labels)),
         hierarchy=data.hierarchy.collapsed(),
     )
-    settings = dataclasses.replace(config.train, seed=seed)
-    network = train_teacher(plain, classes, settings)
-    features = [
-        torch.cat([features_of(network, part.batch(rows).to(next(network.parameters()).device)).cpu()
-                   for rows in np.array_split(np.arange(len(part)), max(1, len(part) // 512))]).numpy()
-        for part in (data.train, data.validation)
-    ]  # fmt: skip
+    network = train_teacher(plain, classes, settings, None if place is None else place / "classes")
+    features = [features_on(network, part) for part in (data.train, data.validation)]
     found = discover_subclasses(
         np.concatenate(features), np.concatenate([classes.train.labels, classes.validation.labels]), config.per_class,
         class_names=data.hierarchy.class_names, seed=seed,
     )  # fmt: skip
     count = len(data.train)
     return data.with_subclasses(found.subclass_labels[:count], found.subclass_labels[count:], found.hierarchy)
+
+
+def features_on(network: nn.Module, part: Part) -> np.ndarray:
+    """Return what a network's last linear layer sees of every image, shape (images, features)."""
+    where = device_of(network)
+    batches = np.array_split(np.arange(len(part)), max(1, len(part) // 512))
+    found: np.ndarray = torch.cat([features_of(network, part.batch(b).to(where)).cpu() for b in batches]).numpy()
+    return found
 
 
 def _cost(data: SubclassSet, config: CompareConfig) -> dict[str, dict[str, float]]:

@@ -11,7 +11,7 @@ from jaxtyping import Integer
 from sextet_common import figures
 from sextet_common.errors import InputError
 
-from subclass_kd.compare import NAMES, Comparison
+from subclass_kd.compare import NAMES, Comparison, check_points
 from subclass_kd.hierarchy import Hierarchy
 
 
@@ -138,8 +138,7 @@ def save_bits(
     InputError
         Where there is no point, or one lacks a method.
     """
-    if not points or any(not {"skd", to} <= set(c.scores) for _, c in points):
-        raise InputError("comparisons without skd and " + to, "one at least, both methods in each")
+    check_points(points, "skd", to)
     with figures.figure_file(path, (5.4, 3.8)) as figure:
         axis = figure.subplots()
         for place, (name, comparison) in enumerate(points):

@@ -1,0 +1,255 @@
+"""A small class-conditional GAN that trains on two cores: what a user without weights begins with."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from sextet_common import checkpoint
+from sextet_common.errors import InputError
+from sextet_common.seeding import torch_seed
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
+
+from d2m_generator.generator import ImageGenerator
+
+_KIND = "conditional gan"
+
+
+class ConditionalGAN(ImageGenerator):
+    """Residual blocks with class-conditional batch normalisation, from noise and a class to an image.
+
+    Every normalisation's scale and shift are linear in the class's embedding and the noise. In evaluation, which is how
+    `D2M` trains it and `synthesize` uses it, the normalisations use kept statistics, so that an image does not depend on
+    what else is in its batch.
+
+    Parameters
+    ----------
+    n_classes
+        How many classes.
+    image_shape
+        Channels, height and width: sides from 8 to 128 that are 4 to 7 times a power of two.
+    width
+        Channels of the last block; earlier ones have up to four times as many.
+    noise
+        Length of the noise.
+    embedding
+        Length of a class's embedding.
+    seed
+        Of the initial weights.
+
+    Raises
+    ------
+    InputError
+        Where it cannot make such images.
+
+    References
+    ----------
+    cGANs with projection discriminator, arXiv 1802.05637; BigGAN, arXiv 1809.11096, for noise in every normalisation.
+
+    Examples
+    --------
+    >>> gan = ConditionalGAN(10, (1, 8, 8), width=8)
+    >>> gan.sample(torch.tensor([3, 4]), seed=0).shape
+    torch.Size([2, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        n_classes: int,
+        image_shape: tuple[int, int, int],
+        *,
+        width: int = 32,
+        noise: int = 64,
+        embedding: int = 32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("n_classes", n_classes), ("width", width), ("noise", noise), ("embedding", embedding)):
+            if value < 1:
+                raise InputError(f"{name} is {value}", "a whole number >= 1")
+        self.n_classes, self.image_shape, self.noise_shape = n_classes, image_shape, (noise,)
+        self.settings = {"n_classes": n_classes, "image_shape": list(image_shape), "width": width, "noise": noise,
+                         "embedding": embedding}  # fmt: skip
+        blocks, base = halvings(image_shape)
+        channels = [width * min(4, 2 ** (blocks - number)) for number in range(blocks + 1)]
+        with torch_seed(seed, "conditional gan"):
+            self.embedding = nn.Embedding(n_classes, embedding)
+            self.start = nn.Linear(noise + embedding, channels[0] * base[0] * base[1])
+            self.blocks = nn.ModuleList(
+                _Up(before, after, noise + embedding) for before, after in zip(channels, channels[1:], strict=False)
+            )
+            self.norm = nn.BatchNorm2d(channels[-1])
+            self.paint = nn.Conv2d(channels[-1], image_shape[0], 3, padding=1)
+        self._base = base
+        self.eval()
+
+    def forward(
+        self, noise: Float[Tensor, "batch noise"], labels: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Make images, pixels in (-1, 1)."""
+        condition = torch.cat([noise, self.embedding(labels)], dim=1)
+        x = self.start(condition).view(len(noise), -1, *self._base)
+        for block in self.blocks:
+            x = block(x, condition)
+        images: Tensor = torch.tanh(self.paint(functional.relu(self.norm(x))))
+        return images
+
+    def groups(self) -> dict[str, Callable[[str], bool]]:
+        """Tell which parameters are of a group: "last" (the last block and what follows), "classes"."""
+        last = f"blocks.{len(self.blocks) - 1}."
+        return {
+            "last": lambda name: name.startswith((last, "norm.", "paint.")),
+            "classes": lambda name: name.startswith("embedding.") or ".condition." in name,
+        }
+
+    def discriminator(self, width: int | None = None, seed: int = 0) -> Discriminator:
+        """Make a discriminator for such images, as wide as the generator where not said."""
+        with torch_seed(seed, "discriminator"):
+            return Discriminator(self.n_classes, self.image_shape, width or int(str(self.settings["width"])))
+
+    def save(self, path: str | os.PathLike[str], meta: dict[str, Any] | None = None) -> None:
+        """Save as one safetensors file, whole or not at all; `meta` is kept beside the settings."""
+        state = {name: tensor.cpu() for name, tensor in self.state_dict().items()}
+        checkpoint.save(path, state, {"kind": _KIND, "settings": self.settings, "meta": meta or {}})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ConditionalGAN:
+        """Read a saved generator.
+
+        Raises
+        ------
+        InputError
+            Where the file is missing, damaged, or holds something else: the keys that differ are named.
+        """
+        loaded = checkpoint.load(path, "torch")
+        if loaded.meta.get("kind") != _KIND:
+            raise InputError(f"{path} is a checkpoint of {loaded.meta.get('kind', 'something else')}", f"a {_KIND}")
+        try:
+            settings = dict(loaded.meta["settings"])
+            settings["image_shape"] = tuple(settings["image_shape"])
+            made = cls(**settings)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} has settings that are not understood: {error}", f"a {_KIND}") from error
+        load_state(made, loaded.arrays, Path(path))
+        return made
+
+
+class Discriminator(nn.Module):
+    """A projection discriminator with spectral normalisation.
+
+    Parameters
+    ----------
+    n_classes
+        How many classes.
+    image_shape
+        Channels, height and width of the images.
+    width
+        Channels of the first block; every block doubles them, up to four times.
+    """
+
+    def __init__(self, n_classes: int, image_shape: tuple[int, int, int], width: int) -> None:
+        super().__init__()
+        blocks, _ = halvings(image_shape)
+        channels = [image_shape[0], *(width * min(4, 2**number) for number in range(blocks))]
+        self.blocks = nn.ModuleList(
+            [_Down(before, after, first=not n) for n, (before, after) in enumerate(zip(channels, channels[1:], strict=False))]
+        )
+        self.last = _Down(channels[-1], channels[-1], pool=False)
+        self.score = spectral_norm(nn.Linear(channels[-1], 1))
+        self.embedding = spectral_norm(nn.Embedding(n_classes, channels[-1]))
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"], labels: Int[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
+        """Tell how real images of labels look, the more the larger."""
+        x = images
+        for block in self.blocks:
+            x = block(x)
+        features = functional.relu(self.last(x)).sum(dim=(2, 3))
+        scores: Tensor = self.score(features)[:, 0] + (self.embedding(labels) * features).sum(dim=1)
+        return scores
+
+
+def halvings(image_shape: tuple[int, int, int]) -> tuple[int, tuple[int, int]]:
+    """Return how often an image's sides can be halved, and the sides that are left: 4 to 7 pixels, the smaller one.
+
+    Raises
+    ------
+    InputError
+        Where there is no such number, or the sides are outside 8 to 128.
+    """
+    _, height, wide = image_shape
+    for blocks in range(1, 6):
+        base = height >> blocks, wide >> blocks
+        if 4 <= min(base) <= 7 and (base[0] << blocks, base[1] << blocks) == (height, wide):
+            return blocks, base
+    raise InputError(
+        f"images of {height} x {wide} pixels", "sides from 8 to 128 that are 4 to 7 times a power of two, such as 8, 28, 32"
+    )
+
+
+def load_state(module: nn.Module, arrays: dict[str, Tensor], path: Path) -> None:
+    """Load weights, or raise InputError that names the keys in which they differ from the module's."""
+    wanted = module.state_dict()
+    wrong = sorted(set(wanted) ^ set(arrays))
+    wrong += sorted(name for name in set(wanted) & set(arrays) if wanted[name].shape != arrays[name].shape)
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise InputError(f"{path} is of another architecture: it differs in {', '.join(wrong[:3])}{more}", "this one's")
+    module.load_state_dict(arrays)
+
+
+class _ConditionalNorm(nn.Module):
+    """Batch normalisation whose scale and shift are linear in a condition."""
+
+    def __init__(self, channels: int, condition: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.condition = nn.Linear(condition, 2 * channels)
+        nn.init.normal_(self.condition.weight, std=0.02 / math.sqrt(condition))
+        nn.init.zeros_(self.condition.bias)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        scale, shift = self.condition(condition)[:, :, None, None].chunk(2, dim=1)
+        normalised: Tensor = self.norm(x) * (1 + scale) + shift
+        return normalised
+
+
+class _Up(nn.Module):
+    """A residual block that doubles the sides."""
+
+    def __init__(self, before: int, after: int, condition: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = _ConditionalNorm(before, condition), _ConditionalNorm(after, condition)
+        self.conv1 = nn.Conv2d(before, after, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1)
+        self.skip = nn.Conv2d(before, after, 1)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        y = functional.interpolate(functional.relu(self.norm1(x, condition)), scale_factor=2)
+        y = self.conv2(functional.relu(self.norm2(self.conv1(y), condition)))
+        both: Tensor = y + functional.interpolate(self.skip(x), scale_factor=2)
+        return both
+
+
+class _Down(nn.Module):
+    """A residual block that halves the sides."""
+
+    def __init__(self, before: int, after: int, *, first: bool = False, pool: bool = True) -> None:
+        super().__init__()
+        self.first, self.pool = first, pool
+        self.conv1 = spectral_norm(nn.Conv2d(before, after, 3, padding=1))
+        self.conv2 = spectral_norm(nn.Conv2d(after, after, 3, padding=1))
+        self.skip = spectral_norm(nn.Conv2d(before, after, 1)) if first or before != after else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(functional.relu(self.conv1(x if self.first else functional.relu(x))))
+        both: Tensor = y + self.skip(x)
+        return functional.avg_pool2d(both, 2) if self.pool else both

@@ -1,0 +1,125 @@
+"""What a student gains from a teacher, through classes and through subclasses: five seeds, four settings.
+
+    python benchmarks/bench_methods.py --cifar PREFIX             # all; PREFIX-train.npz and PREFIX-test.npz
+    python benchmarks/bench_methods.py --only digits digits-scarce
+
+A setting that is done is not run again while its folder in runs/ is there. Afterwards all that are done are put into the
+README: scores, paired differences with 95 % intervals, and the label bits beside the gain.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from measure import HERE, into_readme, machine, store
+from sextet_common import files
+from subclass_kd import (
+    CompareConfig,
+    Comparison,
+    SubclassSet,
+    TrainConfig,
+    Views,
+    bits_beside_gain,
+    compare,
+    load,
+    save_bits,
+    save_gains,
+)
+
+Setting = Literal["digits", "digits-scarce", "cifar", "cifar-scarce"]
+METHODS = ("alone", "alone-subclass", "kd", "dkd", "skd", "discovered")
+DIGITS = CompareConfig(METHODS, teacher_width=48, student_width=16, train=TrainConfig(epochs=60))
+SCARCE = dataclasses.replace(DIGITS, share=0.05, student_width=32, train=TrainConfig(epochs=300))
+CIFAR = CompareConfig(
+    ("alone", "alone-subclass", "kd", "skd", "discovered"),
+    teacher_width=20,
+    student_width=16,
+    train=TrainConfig(epochs=12, batch_size=128, lr=4e-3, views=Views(4, flip=True)),
+)
+CIFAR_SCARCE = dataclasses.replace(CIFAR, share=0.1, train=dataclasses.replace(CIFAR.train, epochs=60, batch_size=64))
+SETTINGS: dict[str, tuple[str, CompareConfig]] = {
+    "digits": ("digits, even or odd", DIGITS),
+    "digits-scarce": ("digits, 5 % of the labels", SCARCE),
+    "cifar": ("CIFAR-10, animal or vehicle", CIFAR),
+    "cifar-scarce": ("CIFAR-10, 10 % of those labels", CIFAR_SCARCE),
+}
+
+
+def main(
+    cifar: Path | None = None,
+    only: tuple[Setting, ...] = ("digits", "digits-scarce", "cifar", "cifar-scarce"),
+    images: int = 4000,
+    work: Path = Path("runs/bench_methods"),
+) -> None:
+    """Measure.
+
+    Parameters
+    ----------
+    cifar
+        The PREFIX of CIFAR-10 as `npz-jpeg` has it.
+    only
+        Which settings.
+    images
+        Training images of CIFAR-10 that are drawn once, before any share.
+    work
+        Where the run folders go.
+    """
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    for name in only:
+        _, config = SETTINGS[name]
+        if name.startswith("cifar") and cifar is None:
+            raise SystemExit("--cifar PREFIX is needed for CIFAR-10")
+        data = load("digits") if name.startswith("digits") else drawn(load(f"npz-jpeg:{cifar}"), images)
+        began = time.perf_counter()
+        found = compare(data, config, work / name)
+        seconds = time.perf_counter() - began
+        path = HERE / "results" / f"{name}.json"
+        if path.exists():  # a run that is only read again keeps its time
+            seconds = max(seconds, json.loads(path.read_text(encoding="utf-8"))["seconds"])
+        config_table = dataclasses.asdict(config)
+        store(name, {"seconds": seconds, "config": config_table, "training_images": len(data.train), **found.as_dict()})
+    write()
+
+
+def drawn(data: SubclassSet, images: int) -> SubclassSet:
+    """Return a fixed draw of the training images, which stands for a data set of that size."""
+    return data.scarce(images / len(data.train), seed=12345)
+
+
+def write() -> None:
+    """Put what is done into the README."""
+    points, parts = [], []
+    for name, (title, config) in SETTINGS.items():
+        path = HERE / "results" / f"{name}.json"
+        if not path.exists():
+            continue
+        table = json.loads(path.read_text(encoding="utf-8"))
+        found = Comparison.from_dict(table)
+        points.append((title, found))
+        cost = {role: found.cost[role] for role in ("teacher", "student")}
+        told = "; ".join(
+            f"{role} {c['parameters']:,.0f} parameters, {c['multiply_adds'] / 1e6:.2f} M multiply-adds, "
+            f"{1e3 * c['seconds']:.2f} ms an image"
+            for role, c in cost.items()
+        )
+        count = round(config.share * table["training_images"])
+        parts.append(
+            f"**{title}**: {count} training images, {config.train.epochs} epochs; {told}; "
+            f"all of it in {table['seconds'] / 60:.0f} min.\n\n{found.table()}"
+        )
+        save_gains(found, HERE / "results" / f"{name}.png", title=title)
+    save_bits(points, HERE / "results" / "bits.png")
+    into_readme("bench_methods", "\n\n".join(parts) + f"\n\n`python benchmarks/bench_methods.py` on {machine()}.")
+    into_readme("bench_bits", bits_beside_gain(points) + "\n\n![Label bits beside gain](benchmarks/results/bits.png)")
+    files.write_text(HERE / "results" / "README.md", "Raw results of the benchmarks, as they were measured.\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

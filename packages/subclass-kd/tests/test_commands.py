@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+from subclass_kd import Comparison, TeacherLogits, build, evaluate, load, load_into
+from subclass_kd.__main__ import main
+
+FAST = ["--epochs", "2", "--views.count", "2", "--device", "cpu"]
+COMPARE = ["--seeds", "2", "--teacher-width", "4", "--student-width", "2", "--share", "0.2"]
+COMPARE_FAST = ["--train.epochs", "1", "--train.views.count", "1", "--train.device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "teacher"
+    assert main(["teacher", "--data", "digits", "--width", "6", "--out", str(folder), *FAST]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "compared"
+    words = ["compare", "--data", "digits", "--out", str(folder), "--methods", "alone", "kd", "skd"]
+    assert main([*words, *COMPARE, *COMPARE_FAST]) == 0
+    return folder
+
+
+def test_compare_leaves_numbers_and_a_picture_and_goes_on(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = Comparison.load(compared)
+    assert set(found.scores) == {"teacher", "alone", "kd", "skd"} and len(found.scores["skd"]) == 2
+    assert (compared / "gains.png").exists()
+    words = ["compare", "--data", "digits", "--out", str(compared), "--methods", "alone", "kd", "skd"]
+    assert main([*words, *COMPARE, *COMPARE_FAST]) == 0
+    printed = capsys.readouterr().out
+    assert found.table() in printed and "label entropy: 2.3" in printed and "ms an image" in printed
+
+
+def test_a_teacher_is_read_back_and_its_logits_are_kept(teacher: Path) -> None:
+    data = load("digits")
+    network = load_into(build("convnet-deep", (1, 8, 8), 10, width=6), teacher)
+    scores = json.loads((teacher / "test.json").read_text())
+    assert scores["f1"] == pytest.approx(evaluate(network, data).f1)
+    logits = TeacherLogits(teacher / "logits")
+    assert len(logits) == 2 and logits.shape == (len(data.train), 10)
+    assert (teacher / "confusion.png").exists()
+
+
+@pytest.mark.parametrize("method", ["skd", "kd", "dkd", "alone"])
+def test_distill_takes_a_teacher_s_folder(method: str, teacher: Path, tmp_path: Path) -> None:
+    words = ["distill", "--method", method, "--width", "3", "--out", str(tmp_path / "s"), *FAST]
+    assert main([*words, *(["--teacher", str(teacher)] if method != "alone" else [])]) == 0
+    network = load_into(build("convnet", (1, 8, 8), 10, width=3), tmp_path / "s")
+    scores = json.loads((tmp_path / "s" / "test.json").read_text())
+    assert scores["f1"] == pytest.approx(evaluate(network, load("digits")).f1)
+    job = json.loads((tmp_path / "s" / "config.json").read_text())
+    assert job["job"] == "subclass-kd distill"
+
+
+def test_bits_of_labels_and_of_a_teacher(teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bits"]) == 0
+    assert re.fullmatch(r"label entropy: 2\.3\d+ bits \[.*\] of 2\.3219\n", capsys.readouterr().out)
+    assert main(["bits", str(teacher), "--temperature", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["label entropy", *["T = 1"] * 2, *["T = 2"] * 2]
+
+
+def test_discover_writes_a_line_for_each_training_image(teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["discover", str(teacher), "--least", "2", "--most", "3"]) == 0
+    assert "even: " in capsys.readouterr().out
+    data = load("digits")
+    with (teacher / "discovered.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    classes = [data.hierarchy.class_names[label] for label in data.hierarchy.class_labels(data.train.labels)]
+    assert [row["class"] for row in rows] == classes
+    assert all(row["subclass"].startswith(row["class"] + " ") for row in rows)
+
+
+def test_report_sets_bits_beside_gain(compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(compared), str(compared), "--out", str(tmp_path / "bits.png")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = Comparison.load(compared)
+    assert len(lines) == 5 and (tmp_path / "bits.png").exists()
+    assert lines[2].startswith(f"| compared | {found.bits[0].value:.3f} [")
+    assert lines[2].endswith(f" {found.difference('skd', 'kd')} |")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["compare", "--out", "{new}", "--data", "digit"], "'digit' is unknown"),
+        (["compare", "--out", "{new}", "--config.seeds", "0"], "seeds|Unrecognized"),
+        (["compare", "--out", "{new}", "--seeds", "0"], "seeds is 0"),
+        (["compare", "--out", "{new}", "--student", "convnot"], "'convnot' is unknown"),
+        (["teacher", "--out", "{new}", "--network", "resnet81"], "'resnet81' is unknown"),
+        (["teacher", "--out", "{new}", "--lr", "0"], "lr is 0"),
+        (["distill", "--out", "{new}"], "SubclassKDLoss is given no teacher"),
+        (["distill", "--out", "{new}", "--teacher", "{none}"], "holds no finished network"),
+        (["distill", "--out", "{new}", "--teacher", "{run}", "--temperature", "0"], "temperature is 0"),
+        (["distill", "--out", "{new}", "--teacher", "{run}", "--alpha", "2"], "alpha is 2"),
+        (["distill", "--out", "{new}", "--teacher", "{run}", "--views.count", "9"], "of 2 views; expected: 9"),
+        (["distill", "--out", "{new}", "--teacher", "{run}", "--views.seed", "1"], "views with seed 0"),
+        (["bits", "{none}"], "holds no finished network"),
+        (["bits", "{run}", "--data", "digits:half", "--temperature", "-1"], "temperature is -1"),
+        (["discover", "{run}", "--least", "1"], r"per_class is \(1, 6\)"),
+        (["discover", "{none}"], "holds no finished network"),
+        (["report", "{none}"], "holds no comparison"),
+        (["report", "{compared}", "--to", "dkd"], "without skd and dkd"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(
+    words: list[str],
+    message: str,
+    teacher: Path,
+    compared: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {"{run}": teacher, "{compared}": compared, "{new}": tmp_path / "new", "{none}": tmp_path / "none"}
+    filled = [str(places.get(word, word)) for word in words]
+    assert main(filled) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("subclass-kd: ") and error.count("\n") == 1 and re.search(message, error), error
+    assert not (tmp_path / "new").exists() and not (tmp_path / "none").exists()

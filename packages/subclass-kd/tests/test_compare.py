@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+from sextet_common.errors import InputError
+from subclass_kd.augment import Views
+from subclass_kd.bits import Bits, label_bits
+from subclass_kd.compare import CompareConfig, Comparison, Difference, compare, objective_of
+from subclass_kd.data import SubclassSet
+from subclass_kd.hierarchy import Hierarchy
+from subclass_kd.losses import ClassKDLoss, CrossEntropy, DecoupledKDLoss, SubclassKDLoss
+from subclass_kd.metrics import Scores
+from subclass_kd.plotting import save_bits, save_confusion, save_gains
+from subclass_kd.train import TrainConfig
+
+H = Hierarchy(np.array([0, 1, 0, 1]), tuple("abcd"), ("x", "y"))
+TRAIN = TrainConfig(epochs=2, batch_size=16, views=Views(2), device="cpu")
+SMALL = CompareConfig(("alone", "kd", "skd"), seeds=2, teacher_width=4, student_width=2, train=TRAIN)
+
+
+def data() -> SubclassSet:
+    """Images whose brightest quarter is their subclass."""
+    random = np.random.default_rng(0)
+    labels = np.arange(120) % 4
+    images = 0.4 * random.random((120, 1, 8, 8))
+    for image, label in zip(images, labels, strict=True):
+        image[0, 4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 0.5
+    return SubclassSet.of(
+        (images[:80], labels[:80]), (images[80:], labels[80:]), H, difficulty=random.random(80), source="quarters"
+    )
+
+
+def of(f1: dict[str, list[float]], bits: float = 1.0) -> Comparison:
+    scores = {name: [Scores(value, 0.5, 0.5, 0.5, 0.5) for value in values] for name, values in f1.items()}
+    return Comparison(scores, {}, (Bits("label entropy", bits, bits - 0.1, bits + 0.1, 2.0),) * 3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("compare") / "x"
+    compare(data(), dataclasses.replace(SMALL, methods=("alone", "kd", "skd", "discovered")), path)
+    return path
+
+
+def test_a_comparison_with_a_folder_is_that_without_one(folder: Path) -> None:
+    cached = Comparison.from_dict(json.loads((folder / "comparison.json").read_text()))
+    live = compare(data(), SMALL)
+    for method in ("teacher", "alone", "kd", "skd"):
+        for one, other in zip(cached.scores[method], live.scores[method], strict=True):
+            assert dataclasses.astuple(one) == pytest.approx(dataclasses.astuple(other), abs=1e-5)
+    assert cached.bits[0] == label_bits(data().train.labels, H)
+    assert cached.cost["teacher"]["parameters"] > cached.cost["student"]["parameters"] > 0
+    assert len(cached.scores["discovered"]) == 2
+
+
+def test_what_is_there_is_not_trained_again(folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("model.safetensors")}
+    table = json.loads((folder / "comparison.json").read_text())["scores"]
+    (folder / "comparison.json").unlink()
+    lines = (folder / "seed-1" / "skd" / "metrics.jsonl").read_text()
+    again = compare(data(), dataclasses.replace(SMALL, methods=("alone", "kd", "skd", "discovered")), folder)
+    assert again.as_dict()["scores"] == table
+    assert (folder / "seed-1" / "skd" / "metrics.jsonl").read_text() == lines
+    assert before.keys() == {path: 0 for path in folder.rglob("model.safetensors")}.keys()
+    names = {path.parent.name for path in before}
+    assert names == {"teacher", "alone", "kd", "skd", "classes", "teacher-discovered", "discovered"}
+
+
+def test_another_comparison_does_not_go_into_the_folder(folder: Path) -> None:
+    with pytest.raises(InputError, match="temperature"):
+        compare(data(), dataclasses.replace(SMALL, temperature=2.0), folder)
+
+
+def test_every_method_runs_and_a_curriculum_wants_difficulty() -> None:
+    config = dataclasses.replace(
+        SMALL, methods=("alone-subclass", "dkd", "skd-curriculum"), seeds=1, train=dataclasses.replace(TRAIN, epochs=1)
+    )
+    assert set(compare(data(), config).scores) == {"teacher", *config.methods}
+    plain = data()
+    plain = dataclasses.replace(plain, train=dataclasses.replace(plain.train, difficulty=None))
+    with pytest.raises(InputError, match="no difficulty for a curriculum"):
+        compare(plain, config)
+
+
+def test_methods_are_their_losses() -> None:
+    assert isinstance(objective_of("alone", data(), 2, 0.5), CrossEntropy)
+    kinds = {"kd": ClassKDLoss, "dkd": DecoupledKDLoss, "skd": SubclassKDLoss, "discovered": SubclassKDLoss}
+    for method, kind in kinds.items():
+        made = objective_of(method, data(), 2.5, 0.25)  # type: ignore[arg-type]
+        assert isinstance(made, kind) and made.temperature == 2.5
+
+
+def test_paired_differences_are_a_paired_t_test_s() -> None:
+    a, b = [0.90, 0.85, 0.88, 0.91], [0.86, 0.84, 0.85, 0.85]
+    found = of({"kd": b, "skd": a}).difference("skd", "kd")
+    test = stats.ttest_rel(a, b)
+    interval = test.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((100 * interval.low, 100 * interval.high))
+    assert found.mean == pytest.approx(100 * (np.mean(a) - np.mean(b)))
+    one = of({"kd": [0.5], "skd": [0.6]}).difference("skd", "kd")
+    assert one.mean == pytest.approx(10) and np.isnan(one.low)
+    assert str(Difference(1.234, -0.5, 2)) == "+1.23 [-0.50, +2.00]"
+
+
+def test_the_table_has_a_row_for_each_method() -> None:
+    table = of({"teacher": [0.9, 0.9], "alone": [0.5, 0.7], "kd": [0.6, 0.7], "skd": [0.8, 0.8]}).table().splitlines()
+    assert len(table) == 6 and {line.count("|") for line in table} == {9}
+    cells = [cell.strip() for cell in table[-1].split("|")]
+    assert cells[1] == "SKD" and cells[2] == "80.00 ± 0.00"
+    assert cells[7].startswith("+20.00 [") and cells[8].startswith("+15.00 [")
+    assert table[3].split("|")[7:9] == ["  ", "  "] or not "".join(table[3].split("|")[7:9]).strip()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"seeds": 0}, "seeds is 0"),
+        ({"methods": ()}, "methods are"),
+        ({"methods": ("skd", "skd")}, "each once"),
+        ({"methods": ("skd", "magic")}, "magic"),
+        ({"share": 0.0}, r"share of labels is 0\.0"),
+        ({"per_class": 0}, "per_class is 0"),
+    ],
+)
+def test_settings_outside_what_is_accepted(words: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CompareConfig(**words)  # type: ignore[arg-type]
+
+
+def test_pictures_are_drawn(tmp_path: Path) -> None:
+    found = of({"teacher": [0.9, 0.9], "alone": [0.5, 0.7], "kd": [0.6, 0.7], "skd": [0.8, 0.8]})
+    labels = np.arange(40) % 4
+    for path in (
+        save_gains(found, tmp_path / "gains.png"),
+        save_bits([("one", found), ("two", of({"kd": [0.5], "skd": [0.6]}, 0.5))], tmp_path / "bits.png"),
+        save_confusion(np.roll(labels, 3), labels, H, tmp_path / "confusion.png"),
+    ):
+        with Image.open(path) as image:
+            assert min(image.size) > 100 and len(image.convert("L").getcolors(256) or []) > 10
+
+
+def test_pictures_of_what_is_not_there() -> None:
+    found = of({"teacher": [0.9], "alone": [0.5]})
+    with pytest.raises(InputError, match="alone, and one more"):
+        save_gains(found, "none.png")
+    with pytest.raises(InputError, match="without skd and kd"):
+        save_bits([("one", found)], "none.png")
+    with pytest.raises(InputError, match="shapes"):
+        save_confusion(np.zeros(3, dtype=int), np.zeros(2, dtype=int), H, "none.png")
+    with pytest.raises(InputError, match="a subclass label is 4"):
+        save_confusion(np.full(2, 4), np.zeros(2, dtype=int), H, "none.png")
+    assert not Path("none.png").exists()

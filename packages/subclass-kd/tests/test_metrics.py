@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sextet_common.errors import InputError
+from sklearn import metrics as sk
+from subclass_kd.metrics import score
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_scores_are_scikit_learn_s(n_classes: int) -> None:
+    random = np.random.default_rng(n_classes)
+    probabilities = random.dirichlet(np.ones(n_classes), 200)
+    labels = np.where(random.random(200) < 0.5, probabilities.argmax(axis=1), random.integers(n_classes, size=200))
+    found = score(torch.tensor(probabilities), torch.tensor(labels))
+    chosen, average = probabilities.argmax(axis=1), "binary" if n_classes == 2 else "macro"
+    assert found.f1 == pytest.approx(sk.f1_score(labels, chosen, average=average))
+    assert found.precision == pytest.approx(sk.precision_score(labels, chosen, average=average))
+    assert found.recall == pytest.approx(sk.recall_score(labels, chosen, average=average))
+    assert found.accuracy == pytest.approx((chosen == labels).mean())
+    wanted = (
+        sk.roc_auc_score(labels, probabilities[:, 1])
+        if n_classes == 2
+        else sk.roc_auc_score(labels, probabilities, multi_class="ovr")
+    )
+    assert found.auroc == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_threshold_moves_precision_and_recall() -> None:
+    probabilities = torch.tensor([[0.9, 0.1], [0.7, 0.3], [0.4, 0.6], [0.2, 0.8]])
+    labels = torch.tensor([0, 1, 0, 1])
+    assert score(probabilities, labels, threshold=0.2).recall == 1.0
+    assert score(probabilities, labels, threshold=0.7).precision == 1.0
+    assert score(probabilities, labels).f1 == pytest.approx(0.5)
+
+
+def test_one_class_alone_has_no_area() -> None:
+    found = score(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([1, 1]))
+    assert math.isnan(found.auroc) and found.recall == 0.5
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "threshold", "message"),
+    [
+        (torch.zeros(2), torch.tensor([0, 1]), None, r"shapes \(2,\) and \(2,\)"),
+        (torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), None, r"shapes \(0, 2\)"),
+        (torch.tensor([[2.0, -1.0]]), torch.tensor([0]), None, "outside"),
+        (torch.tensor([[0.5, math.nan]]), torch.tensor([0]), None, "outside"),
+        (torch.tensor([[0.5, 0.5]]), torch.tensor([2]), None, "a label is 2"),
+        (torch.tensor([[0.5, 0.5]]), torch.tensor([0]), 1.0, r"threshold of 1\.0"),
+        (torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([0]), 0.5, "3 classes"),
+    ],
+)
+def test_what_cannot_be_measured(
+    probabilities: torch.Tensor, labels: torch.Tensor, threshold: float | None, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        score(probabilities, labels, threshold=threshold)
