@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Callable
@@ -25,9 +26,9 @@ _KIND = "conditional gan"
 class ConditionalGAN(ImageGenerator):
     """Residual blocks with class-conditional batch normalisation, from noise and a class to an image.
 
-    Every normalisation's scale and shift are linear in the class's embedding and the noise. In evaluation, which is how
-    `D2M` trains it and `synthesize` uses it, the normalisations use kept statistics, so that an image does not depend on
-    what else is in its batch.
+    Every normalisation's scale and shift are linear in the class's embedding and the noise. In evaluation, which is
+    how `D2M` trains it and `synthesize` uses it, normalisations use kept statistics, so that an image does not depend
+    on what else is in its batch.
 
     Parameters
     ----------
@@ -83,7 +84,7 @@ class ConditionalGAN(ImageGenerator):
             self.embedding = nn.Embedding(n_classes, embedding)
             self.start = nn.Linear(noise + embedding, channels[0] * base[0] * base[1])
             self.blocks = nn.ModuleList(
-                _Up(before, after, noise + embedding) for before, after in zip(channels, channels[1:], strict=False)
+                _Up(before, after, noise + embedding) for before, after in itertools.pairwise(channels)
             )
             self.norm = nn.BatchNorm2d(channels[-1])
             self.paint = nn.Conv2d(channels[-1], image_shape[0], 3, padding=1)
@@ -159,7 +160,7 @@ class Discriminator(nn.Module):
         blocks, _ = halvings(image_shape)
         channels = [image_shape[0], *(width * min(4, 2**number) for number in range(blocks))]
         self.blocks = nn.ModuleList(
-            [_Down(before, after, first=not n) for n, (before, after) in enumerate(zip(channels, channels[1:], strict=False))]
+            [_Down(before, after, first=not n) for n, (before, after) in enumerate(itertools.pairwise(channels))]
         )
         self.last = _Down(channels[-1], channels[-1], pool=False)
         self.score = spectral_norm(nn.Linear(channels[-1], 1))
@@ -191,7 +192,8 @@ def halvings(image_shape: tuple[int, int, int]) -> tuple[int, tuple[int, int]]:
         if 4 <= min(base) <= 7 and (base[0] << blocks, base[1] << blocks) == (height, wide):
             return blocks, base
     raise InputError(
-        f"images of {height} x {wide} pixels", "sides from 8 to 128 that are 4 to 7 times a power of two, such as 8, 28, 32"
+        f"images of {height} x {wide} pixels",
+        "sides from 8 to 128 that are 4 to 7 times a power of two, such as 8, 28, 32",
     )
 
 

@@ -37,7 +37,7 @@ class Generator(Protocol):
         self,
         labels: Int[Tensor, " batch"],
         seed: int | None = None,
-        noise: Float[Tensor, "batch *noise"] | None = None,
+        noise: Float[Tensor, "batch ..."] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
         """Make an image of each label, pixels in [0, 1], differentiable."""
         ...
@@ -55,15 +55,19 @@ class ImageGenerator(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, noise: Float[Tensor, "batch *noise"], labels: Int[Tensor, " batch"]
+        self, noise: Float[Tensor, "batch ..."], labels: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch channels height width"]:
         """Make images, pixels in [-1, 1] or a little outside."""
+
+    def groups(self) -> dict[str, Callable[[str], bool]]:
+        """Tell, for every group of parameters that may learn alone, which parameters' names belong to it."""
+        return {}
 
     def sample(
         self,
         labels: Int[Tensor, " batch"],
         seed: int | None = None,
-        noise: Float[Tensor, "batch *noise"] | None = None,
+        noise: Float[Tensor, "batch ..."] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
         """Make an image of each label.
 
@@ -155,7 +159,7 @@ class ModuleGenerator(ImageGenerator):
             raise InputError(f"the module makes images of shape {tuple(made.shape[1:])}", f"{image_shape}")
 
     def forward(
-        self, noise: Float[Tensor, "batch *noise"], labels: Int[Tensor, " batch"]
+        self, noise: Float[Tensor, "batch ..."], labels: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch channels height width"]:
         """Make images, pixels in [-1, 1]."""
         given = nn.functional.one_hot(labels, self.n_classes).to(noise.dtype) if self.one_hot else labels
@@ -163,7 +167,7 @@ class ModuleGenerator(ImageGenerator):
         return 2 * (images - self.low) / (self.high - self.low) - 1
 
 
-def noise_of(numbers: Sequence[int], shape: tuple[int, ...], seed: int) -> Float[Tensor, "numbers *noise"]:
+def noise_of(numbers: Sequence[int], shape: tuple[int, ...], seed: int) -> Float[Tensor, "numbers ..."]:
     """Draw standard normal noise, a row for each number: the same row whatever else is asked for beside it.
 
     Parameters

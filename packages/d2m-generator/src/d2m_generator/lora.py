@@ -1,0 +1,86 @@
+"""Low-rank adapters by peft: a distilled generator as a file of a few per cent of the model of diffusers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sextet_common import checkpoint
+from sextet_common.errors import InputError, require
+from torch import nn
+
+_KIND = "lora"
+
+
+def add(model: nn.Module, rank: int, targets: tuple[str, ...]) -> None:
+    """Add adapters to the layers whose names end in one of the targets, and freeze all else."""
+    if rank < 1:
+        raise InputError(f"the rank of the adapters is {rank}", "a whole number >= 1")
+    if has(model):
+        raise InputError("the model has adapters already", "merge_lora() first")
+    peft = require("peft", package="d2m-generator", extra="lora")
+    try:
+        peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), model)
+    except ValueError as error:
+        raise InputError(
+            f"no layer of the model ends in {', '.join(targets)}", "names of linear layers or convolutions"
+        ) from error
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".lora_" in name)
+
+
+def has(model: nn.Module) -> bool:
+    """Tell whether a model has adapters."""
+    return any(".lora_" in name for name, _ in model.named_parameters())
+
+
+def merge(model: nn.Module) -> None:
+    """Add the adapters to the weights, and put the layers back."""
+    if not has(model):
+        raise InputError("the model has no adapters", "add_lora() first")
+    require("peft", package="d2m-generator", extra="lora")
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, module.get_base_layer())
+    for extra in ("peft_config", "_hf_peft_config_loaded"):
+        if hasattr(model, extra):
+            delattr(model, extra)
+    model.requires_grad_(True)
+
+
+def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
+    """Save the adapters alone."""
+    arrays = {name: tensor.cpu() for name, tensor in model.state_dict().items() if ".lora_" in name}
+    if not arrays:
+        raise InputError("the model has no adapters", "add_lora() first")
+    ranks = {array.shape[0] for name, array in arrays.items() if ".lora_A." in name}
+    targets = sorted({name.split(".lora_")[0] for name in arrays})
+    checkpoint.save(path, arrays, {"kind": _KIND, "rank": min(ranks), "targets": targets})
+    return Path(path)
+
+
+def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Add saved adapters to a model."""
+    loaded = checkpoint.load(path, "torch")
+    if loaded.meta.get("kind") != _KIND:
+        raise InputError(f"{path} holds {loaded.meta.get('kind', 'something else')}", "adapters that save_lora wrote")
+    names = dict(model.named_modules())
+    missing = [target for target in loaded.meta["targets"] if target not in names]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise InputError(
+            f"{path} is of another architecture: no {', '.join(missing[:3])}{more}", "the adapters' own model"
+        )
+    if not has(model):
+        add(model, int(loaded.meta["rank"]), tuple(loaded.meta["targets"]))
+    state = model.state_dict()
+    wrong = sorted(n for n, a in loaded.arrays.items() if n not in state or state[n].shape != a.shape)
+    if wrong:
+        raise InputError(
+            f"{path} is of another architecture: it differs in {', '.join(wrong[:3])}", "the adapters' own model"
+        )
+    model.load_state_dict(loaded.arrays, strict=False)
