@@ -3,8 +3,8 @@
     python benchmarks/bench_methods.py --cifar PREFIX             # all; PREFIX-train.npz and PREFIX-test.npz
     python benchmarks/bench_methods.py --only digits digits-scarce
 
-A setting that is done is not run again while its folder in runs/ is there. Afterwards all that are done are put into the
-README: scores, paired differences with 95 % intervals, and the label bits beside the gain.
+A setting that is done is not run again while its folder in runs/ is there. Afterwards all that are done are put into
+the README: scores, paired differences with 95 % intervals, and the label bits beside the gain.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How many bits subclasses add, by the three readings, and what is found where no subclass is known.
 
-    python examples/bits.py
+Run it: ``python examples/bits.py``
 """
 
 from __future__ import annotations

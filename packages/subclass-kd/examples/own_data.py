@@ -41,4 +41,5 @@ config = TrainConfig(epochs=12, curriculum="root")  # easy images first: those o
 teacher = train_teacher(build("convnet-deep", data.input_shape, outputs, width=12), data, config)
 objective = SubclassKDLoss(voted.hierarchy, temperature=2, normalize_groups=True)
 student = distill(teacher, build("convnet", data.input_shape, outputs, width=4), data, objective, config)
-print(f"F1 of the teacher {100 * evaluate(teacher, data).f1:.1f} %, of the student {100 * evaluate(student, data).f1:.1f} %")
+for name, network in (("teacher", teacher), ("student", student)):
+    print(f"F1 of the {name}: {100 * evaluate(network, data).f1:.1f} %")

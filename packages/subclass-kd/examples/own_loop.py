@@ -1,6 +1,6 @@
 """The loss in a loop of one's own, with a teacher of one's own: tensors in, a scalar out.
 
-    python examples/own_loop.py
+Run it: ``python examples/own_loop.py``
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import nn
 
 data = load("digits")
 parity = Hierarchy.from_dict({"even": ["0", "2", "4", "6", "8"], "odd": ["1", "3", "5", "7", "9"]})
-order = [parity.subclass_names.index(name) for name in data.hierarchy.subclass_names]  # our numbers of the data's digits
+order = [parity.subclass_names.index(name) for name in data.hierarchy.subclass_names]  # our numbers of their digits
 images, labels = data.train.batch(range(len(data.train))), torch.tensor(order)[torch.tensor(data.train.labels)]
 
 
@@ -41,4 +41,5 @@ for _ in range(200):
 
 test, answers = data.test.batch(range(len(data.test))), data.hierarchy.class_labels(torch.tensor(data.test.labels))
 classes = parity.class_log_probs(student(test)).argmax(dim=1)
-print(f"the student tells even from odd in {100 * float((classes == answers).double().mean()):.1f} % of the test images")
+share = float((classes == answers).double().mean())
+print(f"the student tells even from odd in {100 * share:.1f} % of the test images")

@@ -8,7 +8,6 @@ from a stronger teacher" (arXiv 2205.10536), here over the rows alone.
 
 from __future__ import annotations
 
-import torch
 from subclass_kd import SubclassKDLoss, TrainConfig, build, distill, evaluate, load, train_teacher
 from torch import Tensor, nn
 

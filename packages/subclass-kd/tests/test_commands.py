@@ -9,9 +9,9 @@ import pytest
 from subclass_kd import Comparison, TeacherLogits, build, evaluate, load, load_into
 from subclass_kd.__main__ import main
 
-FAST = ["--epochs", "2", "--views.count", "2", "--device", "cpu"]
+FAST = ["--epochs", "2", "--views", "2", "--device", "cpu"]
 COMPARE = ["--seeds", "2", "--teacher-width", "4", "--student-width", "2", "--share", "0.2"]
-COMPARE_FAST = ["--train.epochs", "1", "--train.views.count", "1", "--train.device", "cpu"]
+COMPARE_FAST = ["--epochs", "1", "--views", "1", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -92,17 +92,20 @@ def test_report_sets_bits_beside_gain(compared: Path, tmp_path: Path, capsys: py
     ("words", "message"),
     [
         (["compare", "--out", "{new}", "--data", "digit"], "'digit' is unknown"),
-        (["compare", "--out", "{new}", "--config.seeds", "0"], "seeds|Unrecognized"),
         (["compare", "--out", "{new}", "--seeds", "0"], "seeds is 0"),
         (["compare", "--out", "{new}", "--student", "convnot"], "'convnot' is unknown"),
+        (
+            ["compare", "--out", "{new}", "--student", "resnet18", "--student-width", "8"],
+            "width 8 is given for resnet18",
+        ),
         (["teacher", "--out", "{new}", "--network", "resnet81"], "'resnet81' is unknown"),
         (["teacher", "--out", "{new}", "--lr", "0"], "lr is 0"),
         (["distill", "--out", "{new}"], "SubclassKDLoss is given no teacher"),
         (["distill", "--out", "{new}", "--teacher", "{none}"], "holds no finished network"),
         (["distill", "--out", "{new}", "--teacher", "{run}", "--temperature", "0"], "temperature is 0"),
         (["distill", "--out", "{new}", "--teacher", "{run}", "--alpha", "2"], "alpha is 2"),
-        (["distill", "--out", "{new}", "--teacher", "{run}", "--views.count", "9"], "of 2 views; expected: 9"),
-        (["distill", "--out", "{new}", "--teacher", "{run}", "--views.seed", "1"], "views with seed 0"),
+        (["distill", "--out", "{new}", "--teacher", "{run}", "--views", "9"], "of 2 views; expected: 9"),
+        (["distill", "--out", "{new}", "--teacher", "{run}", "--views-seed", "1"], "views with seed 0"),
         (["bits", "{none}"], "holds no finished network"),
         (["bits", "{run}", "--data", "digits:half", "--temperature", "-1"], "temperature is -1"),
         (["discover", "{run}", "--least", "1"], r"per_class is \(1, 6\)"),

@@ -108,7 +108,7 @@ def test_cifar_10_is_animals_and_vehicles(tmp_path: Path) -> None:
     assert data.hierarchy.as_dict()["vehicle"] == ["airplane", "automobile", "ship", "truck"]
     assert isinstance(data.test.images, np.ndarray)
     assert np.abs(data.test.images.mean(axis=(1, 2, 3)) * 255 - 25 * data.test.labels).max() < 3
-    with pytest.raises(InputError, match="is missing"):
+    with pytest.raises(InputError, match="does not exist"):
         load(f"npz-jpeg:{tmp_path}/d")
 
 

@@ -159,7 +159,7 @@ def evaluate(
     architectures: tuple[Architecture, ...] = (),
     selection: Selection = "random",
     random_real: bool = True,
-    seed: int = 0,
+    noise_seed: int = 0,
     data: str | None = None,
     size: int | None = None,
 ) -> None:
@@ -181,8 +181,8 @@ def evaluate(
         How images are chosen, with fixed.
     random_real
         Also train on as many random real images.
-    seed
-        Of the noise.
+    noise_seed
+        Of the images' noise.
     data
         The images to test on: those of the generator's run where not given.
     size
@@ -196,9 +196,9 @@ def evaluate(
             raise InputError(f"architecture is {architecture!r}", ", ".join(ARCHITECTURES))
         chosen = dataclasses.replace(config, architecture=architecture)
         for count in ipc:
-            place = run / "evaluation" / f"{protocol}-{selection}-{architecture}-{count}-{seed}"
+            place = run / "evaluation" / f"{protocol}-{selection}-{architecture}-{count}-{noise_seed}"
             found: GeneratorEvaluation = evaluate_generator(
-                generator, images, count, chosen, place, protocol=protocol, selection=selection, seed=seed
+                generator, images, count, chosen, place, protocol=protocol, selection=selection, seed=noise_seed
             )
             row = {"architecture": architecture, "ipc": count, "protocol": protocol,
                    "generated": list(found.evaluation.accuracies)}  # fmt: skip

@@ -101,7 +101,7 @@ class D2M:
     --------
     >>> from d2m_generator import ConditionalGAN
     >>> from sextet_common.data import load
-    >>> config = D2MConfig(steps=2, images=2, pool=PoolConfig(networks=1, epochs=1, images=64, width=8))
+    >>> config = D2MConfig(steps=2, images=2, pool=PoolConfig(networks=1, epochs=1, trained_on=64, width=8))
     >>> generator = D2M(config).fit(ConditionalGAN(10, (1, 8, 8), width=4), load("digits"))
     """
 

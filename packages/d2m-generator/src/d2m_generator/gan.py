@@ -88,7 +88,7 @@ class ConditionalGAN(ImageGenerator):
             )
             self.norm = nn.BatchNorm2d(channels[-1])
             self.paint = nn.Conv2d(channels[-1], image_shape[0], 3, padding=1)
-        self._base = base
+        self._base, self._width = base, width
         self.eval()
 
     def forward(
@@ -111,9 +111,12 @@ class ConditionalGAN(ImageGenerator):
         }
 
     def discriminator(self, width: int | None = None, seed: int = 0) -> Discriminator:
-        """Make a discriminator for such images, as wide as the generator where not said."""
+        """Make a discriminator for such images, where not said twice as wide as the generator and 64 at least.
+
+        With spectral normalisation a narrow one tells nothing apart, and the generator then makes one image a class.
+        """
         with torch_seed(seed, "discriminator"):
-            return Discriminator(self.n_classes, self.image_shape, width or int(str(self.settings["width"])))
+            return Discriminator(self.n_classes, self.image_shape, width or max(64, 2 * self._width))
 
     def save(self, path: str | os.PathLike[str], meta: dict[str, Any] | None = None) -> None:
         """Save as one safetensors file, whole or not at all; `meta` is kept beside the settings."""

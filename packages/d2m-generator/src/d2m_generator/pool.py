@@ -28,11 +28,11 @@ class PoolConfig:
 
     networks: int = 8
     """How many there are at a time; a step takes one of them by chance."""
-    random: float = 0.25
+    untrained: float = 0.25
     """The share that is not trained at all; their logits tell nothing, their features do."""
     epochs: int = 20
-    """The others are trained for so many passes over `images` at most, each for another number of them."""
-    images: int = 1000
+    """The others are trained for so many passes over `trained_on` images at most, each for another number of them."""
+    trained_on: int = 1000
     """Real images that a network is trained on, drawn for each of them."""
     refresh_every: int = 100
     """Steps after which the oldest network is replaced by a new one; 0 keeps all."""
@@ -46,13 +46,13 @@ class PoolConfig:
     """Their normalisation."""
 
     def __post_init__(self) -> None:
-        for name in ("networks", "epochs", "images"):
+        for name in ("networks", "epochs", "trained_on"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}", "a whole number >= 1")
         if self.refresh_every < 0:
             raise InputError(f"refresh_every is {self.refresh_every}", "a whole number >= 0")
-        if not 0 <= self.random <= 1:
-            raise InputError(f"random is {self.random}", "a share in [0, 1]")
+        if not 0 <= self.untrained <= 1:
+            raise InputError(f"untrained is {self.untrained}", "a share in [0, 1]")
 
 
 class Pool:
@@ -97,7 +97,7 @@ class Pool:
     def epochs(self, number: int) -> int:
         """Return for how many passes a network is trained; 0 for a random one."""
         draw = random_of(self.seed, "pool", number)
-        return 0 if draw.random() < self.config.random else int(draw.integers(1, self.config.epochs + 1))
+        return 0 if draw.random() < self.config.untrained else int(draw.integers(1, self.config.epochs + 1))
 
     def draw(self, step: int) -> FeatureNetwork:
         """Return the network of a step."""
@@ -123,7 +123,7 @@ class Pool:
             with torch_seed(self.seed, "random network", number):
                 network = make(number).to(self.where)
             return network.requires_grad_(False).eval()
-        rows = random_of(self.seed, "images", number).permutation(len(data.train_labels))[: config.images]
+        rows = random_of(self.seed, "images", number).permutation(len(data.train_labels))[: config.trained_on]
         inputs: Tensor = self._preprocessing(data.train_images[rows])
         settings = TrainConfig(epochs=epochs, batch=64, lr=0.02, seed=self.seed, device=str(self.where))
         [trained] = train_networks(

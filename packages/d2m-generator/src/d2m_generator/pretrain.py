@@ -35,18 +35,18 @@ _ROWS = 8
 class PretrainConfig:
     """How a generator is trained on real images."""
 
-    steps: int = 2000
+    steps: int = 1000
     """Steps of the generator."""
     batch_size: int = 64
     """Images in a step."""
-    lr: float = 1e-3
+    lr: float = 5e-4
     """Adam's learning rate of the generator, or of the denoising network."""
     discriminator_lr: float = 1e-3
     """Adam's learning rate of a GAN's discriminator."""
     discriminator_steps: int = 1
     """Steps of the discriminator for each of the generator."""
     discriminator_width: int | None = None
-    """Channels of its first block: the generator's width where not given."""
+    """Channels of its first block: twice the generator's width, and 64 at least, where not given."""
     ema: float = 0.995
     """How much of the averaged weights stays at each step; the average is what is returned."""
     label_dropout: float = 0.1

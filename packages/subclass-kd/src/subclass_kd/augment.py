@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+import tyro
 from jaxtyping import Float, Integer
 from sextet_common.errors import InputError
 from sextet_common.seeding import generator
@@ -38,11 +40,11 @@ class Views:
         For a count below 1 or a share outside [0, 1).
     """
 
-    count: int = 8
+    count: Annotated[int, tyro.conf.arg(name="views")] = 8
     shift: float = 0.1
     scale: float = 0.1
     flip: bool = False
-    seed: int = 0
+    seed: Annotated[int, tyro.conf.arg(name="views-seed")] = 0
 
     def __post_init__(self) -> None:
         if self.count < 1:

@@ -52,9 +52,9 @@ class CompareConfig:
     student: str = "convnet"
     """A network's name."""
     teacher_width: int | None = None
-    """Of convnet and convnet-deep."""
-    student_width: int | None = 16
-    """Of convnet and convnet-deep."""
+    """Of convnet and convnet-deep: 16 and 48 where not given."""
+    student_width: int | None = None
+    """Of convnet and convnet-deep: 16 and 48 where not given."""
     temperature: float = 4.0
     """Of all soft terms."""
     alpha: float = 0.9

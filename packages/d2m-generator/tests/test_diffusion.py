@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+from d2m_generator.diffusion import DiffusionGenerator
+from d2m_generator.generator import noise_of
+from sextet_common.errors import InputError
+from torch import Tensor
+
+LABELS = torch.tensor([0, 2, 1])
+
+
+def livened(generator: DiffusionGenerator, seed: int = 0) -> DiffusionGenerator:
+    """Give weights that begin as zeros, as DiT's gates do, some values, so that everything matters."""
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in generator.model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=draw))
+    return generator
+
+
+def consistency(steps: int = 1) -> DiffusionGenerator:
+    return livened(DiffusionGenerator.consistency(3, (1, 8, 8), width=8, steps=steps))
+
+
+def denoising(**words: object) -> DiffusionGenerator:
+    return livened(DiffusionGenerator.denoising(3, (1, 8, 8), width=8, **words))  # type: ignore[arg-type]
+
+
+def gradients(generator: DiffusionGenerator) -> list[Tensor]:
+    generator.zero_grad()
+    noise = noise_of(range(3), generator.noise_shape, 1).double()
+    generator.double().sample(LABELS, noise=noise).square().sum().backward()
+    return [p.grad.clone() for p in generator.parameters() if p.grad is not None]
+
+
+def test_one_consistency_step_is_the_scheduler_s_own() -> None:
+    generator = consistency()
+    noise = noise_of(range(3), (1, 8, 8), 0)
+    scheduler = diffusers.CMStochasticIterativeScheduler(clip_denoised=False)
+    scheduler.set_timesteps(1)
+    x = noise * scheduler.init_noise_sigma
+    [timestep] = scheduler.timesteps
+    with torch.no_grad():
+        scaled = scheduler.scale_model_input(x, timestep)
+        found = generator.model(scaled, timestep.float(), class_labels=LABELS).sample
+        wanted = scheduler.step(found, timestep, x).prev_sample
+        made = generator(noise, LABELS)
+    torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_several_consistency_steps_take_the_noise_that_they_are_given() -> None:
+    generator = consistency(steps=3)
+    assert generator.noise_shape == (3, 8, 8)
+    noise = noise_of(range(3), (3, 8, 8), 0)
+    config = generator.scheduler.config
+    low, high, rho = config["sigma_min"], config["sigma_max"], config["rho"]
+    sigmas = [(high ** (1 / rho) + i / 3 * (low ** (1 / rho) - high ** (1 / rho))) ** rho for i in range(3)]
+    with torch.no_grad():
+        x = generator.consistent(sigmas[0] * noise[:, :1], torch.full((3,), sigmas[0]), LABELS)
+        for number in (1, 2):
+            spread = math.sqrt(sigmas[number] ** 2 - low**2)
+            x = generator.consistent(
+                x + spread * noise[:, number : number + 1], torch.full((3,), sigmas[number]), LABELS
+            )
+        torch.testing.assert_close(generator(noise, LABELS), x, rtol=1e-4, atol=1e-4)
+
+
+def test_at_the_lowest_noise_a_consistency_model_changes_nothing() -> None:
+    generator, x = consistency(), torch.randn(3, 1, 8, 8)
+    low = generator.scheduler.config["sigma_min"]
+    with torch.no_grad():
+        torch.testing.assert_close(generator.consistent(x, torch.full((3,), low), LABELS), x, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_ddim_is_its_formula(guidance: float) -> None:
+    generator = denoising(steps=4, guidance=guidance)
+    noise = noise_of(range(3), (1, 8, 8), 0)
+    alphas = generator.scheduler.alphas_cumprod
+    x = noise
+    times = [999, 749, 499, 249]  # equal intervals, from the end
+    with torch.no_grad():
+        for number, time in enumerate(times):
+            t = torch.full((3,), time)
+            found = generator.model(x, t, class_labels=LABELS).sample
+            if guidance != 1:
+                free = generator.model(x, t, class_labels=torch.full((3,), 3)).sample
+                found = free + guidance * (found - free)
+            a = alphas[time]
+            b = alphas[times[number + 1]] if number < 3 else torch.tensor(1.0)
+            clean = (x - (1 - a).sqrt() * found) / a.sqrt()
+            x = b.sqrt() * clean + (1 - b).sqrt() * found
+        torch.testing.assert_close(generator(noise, LABELS), x, rtol=1e-3, atol=1e-4)
+
+
+def test_truncation_at_all_steps_is_full_backpropagation_and_at_fewer_is_that_of_the_last() -> None:
+    full, same = gradients(denoising(steps=4)), gradients(denoising(steps=4, grad_steps=4))
+    for a, b in zip(full, same, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    generator = denoising(steps=4, grad_steps=1)
+    cut = gradients(generator)
+    assert any(not torch.allclose(a, b, rtol=1e-3) for a, b in zip(full, cut, strict=True))
+    # The same by hand: three steps without gradients, and the last with.
+    sampler = diffusers.DDIMScheduler.from_config(generator.scheduler.config)
+    sampler.set_timesteps(4)
+    x = noise_of(range(3), (1, 8, 8), 1).double()
+    generator.zero_grad()
+    for number, time in enumerate(sampler.timesteps):
+        with torch.set_grad_enabled(number == 3):
+            found = generator.model(x, time.expand(3), class_labels=LABELS).sample.float()
+            x = sampler.step(found, time, x).prev_sample
+    ((x + 1) / 2).square().sum().backward()
+    by_hand = [p.grad for p in generator.parameters() if p.grad is not None]
+    for a, c in zip(cut, by_hand, strict=True):
+        torch.testing.assert_close(a, c, rtol=1e-5, atol=1e-6)
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    plain, again = gradients(denoising(steps=2)), gradients(denoising(steps=2).checkpointed())
+    for a, b in zip(plain, again, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_saturated_pixels_have_gradients_though_the_scheduler_clips() -> None:
+    clipping = diffusers.DDIMScheduler(clip_sample=True, clip_sample_range=0.01)
+    generator = DiffusionGenerator(denoising().model, clipping, steps=2, n_classes=3)
+    assert all(bool(g.isfinite().all()) for g in gradients(generator))
+    assert sum(float(g.abs().sum()) for g in gradients(generator)) > 0
+
+
+def test_a_transformer_over_latents_of_a_vae() -> None:
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKL(
+        in_channels=3, out_channels=3, block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4, sample_size=16,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    ).eval()  # fmt: skip
+    generator = livened(DiffusionGenerator.dit(3, (4, 8, 8), width=16, depth=2, vae=vae, steps=2, guidance=1.5))
+    assert generator.image_shape == (3, 16, 16) and generator.noise_shape == (4, 8, 8)
+    images = generator.sample(LABELS, seed=0)
+    assert images.shape == (3, 3, 16, 16)
+    assert torch.equal(images, generator.sample(LABELS, seed=0))  # no label is dropped
+    generator.train()
+    assert torch.equal(images, generator.sample(LABELS, seed=0))
+    images.sum().backward()
+    assert generator.encode(torch.zeros(2, 3, 16, 16)).shape == (2, 4, 8, 8)
+    embedder = [p for n, p in generator.named_parameters() if generator.groups()["classes"](n)]
+    assert embedder and all(p.grad is not None for p in embedder)
+
+
+def test_learned_variance_is_left_out() -> None:
+    model = diffusers.DiTTransformer2DModel(
+        num_attention_heads=1, attention_head_dim=16, in_channels=1, out_channels=2, num_layers=1, sample_size=8,
+        num_embeds_ada_norm=3, norm_num_groups=1,
+    )  # fmt: skip
+    generator = DiffusionGenerator(model, diffusers.DDIMScheduler(), steps=2)
+    assert generator.sample(LABELS, seed=0).shape == (3, 1, 8, 8)
+
+
+@pytest.mark.parametrize("kind", ["consistency", "denoising", "dit"])
+def test_diffusers_opens_what_is_saved_and_it_is_read_again(kind: str, tmp_path: Path) -> None:
+    made = {
+        "consistency": consistency,
+        "denoising": lambda: denoising(steps=3, grad_steps=2, guidance=1.5),
+        "dit": lambda: livened(DiffusionGenerator.dit(3, (1, 8, 8), width=16, depth=1, steps=2)),
+    }[kind]()
+    made.save_pretrained(tmp_path / "g")
+    opened = (
+        diffusers.DiTTransformer2DModel.from_pretrained(tmp_path / "g", subfolder="transformer")
+        if kind == "dit"
+        else diffusers.UNet2DModel.from_pretrained(tmp_path / "g", subfolder="unet")
+    )
+    for name, tensor in opened.state_dict().items():
+        assert torch.equal(tensor, made.model.state_dict()[name])
+    again = DiffusionGenerator.from_pretrained(tmp_path / "g")
+    assert (again.steps, again.grad_steps, again.guidance, again.n_classes) == (
+        made.steps, made.grad_steps, made.guidance, 3,
+    )  # fmt: skip
+    assert torch.equal(again.sample(LABELS, seed=5), made.sample(LABELS, seed=5))
+    assert DiffusionGenerator.from_pretrained(tmp_path / "g", steps=1, grad_steps=1).steps == 1
+    made.save_pretrained(tmp_path / "g")  # again, in its place
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["g"]
+
+
+def test_adapters_are_small_leave_the_base_alone_and_are_read_again(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    generator = denoising(steps=2)
+    before = {name: tensor.clone() for name, tensor in generator.model.state_dict().items()}
+    plain = generator.sample(LABELS, seed=0).detach()
+    generator.add_lora(rank=2)
+    torch.testing.assert_close(generator.sample(LABELS, seed=0).detach(), plain)  # adapters begin as nothing
+    learning = [p for p in generator.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in learning) < 0.2 * sum(p.numel() for p in generator.parameters())
+    optimizer = torch.optim.Adam(learning, 0.01)
+    for _ in range(2):
+        generator.sample(LABELS, seed=0).square().sum().backward()
+        optimizer.step()
+    moved = generator.sample(LABELS, seed=0).detach()
+    assert bool(moved.isfinite().all()) and not torch.allclose(moved, plain, atol=1e-3)
+    state = generator.model.state_dict()
+    base = {name.replace(".base_layer", ""): t for name, t in state.items() if "lora_" not in name}
+    assert base.keys() == before.keys() and all(torch.equal(base[name], before[name]) for name in base)
+    generator.save_lora(tmp_path / "l.safetensors")
+    with pytest.raises(InputError, match="adapters"):
+        generator.save_pretrained(tmp_path / "g")
+    other = denoising(steps=2).load_lora(tmp_path / "l.safetensors")
+    torch.testing.assert_close(other.sample(LABELS, seed=0).detach(), moved, rtol=1e-5, atol=1e-6)
+    other.merge_lora()
+    assert other.model.state_dict().keys() == before.keys()
+    torch.testing.assert_close(other.sample(LABELS, seed=0).detach(), moved, rtol=1e-4, atol=1e-5)
+    other.save_pretrained(tmp_path / "g")
+    with pytest.raises(InputError, match="another architecture"):
+        livened(DiffusionGenerator.denoising(3, (1, 8, 8), width=16)).load_lora(tmp_path / "l.safetensors")
+    with pytest.raises(InputError, match="another architecture"):
+        DiffusionGenerator.dit(3, (1, 8, 8), width=16, depth=1).load_lora(tmp_path / "l.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": 5000}, "1 to 1000"),
+        ({"steps": 4, "grad_steps": 5}, "grad_steps is 5"),
+        ({"guidance": -1.0}, "guidance is -1"),
+        ({"n_classes": 9}, "9 classes of a model with 4 embeddings"),
+        ({"n_classes": 4, "guidance": 2.0}, "an embedding for no class"),
+    ],
+)
+def test_settings_outside_what_is_accepted(words: dict[str, object], message: str) -> None:
+    model = denoising().model
+    with pytest.raises(InputError, match=message):
+        DiffusionGenerator(model, diffusers.DDIMScheduler(), **words)  # type: ignore[arg-type]
+
+
+def test_parts_that_do_not_fit(tmp_path: Path) -> None:
+    unlabelled = diffusers.UNet2DModel(
+        sample_size=8, block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+        norm_num_groups=4,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="no class embeddings"):
+        DiffusionGenerator(unlabelled, diffusers.DDIMScheduler())
+    with pytest.raises(InputError, match="guidance 2"):
+        DiffusionGenerator(consistency().model, diffusers.CMStochasticIterativeScheduler(), guidance=2.0)
+    with pytest.raises(InputError, match="width is 12"):
+        DiffusionGenerator.consistency(3, (1, 8, 8), width=12)
+    with pytest.raises(InputError, match="images of 8 x 12"):
+        DiffusionGenerator.consistency(3, (1, 8, 12))
+    with pytest.raises(InputError, match="patch 3"):
+        DiffusionGenerator.dit(3, (1, 8, 8), patch=3)
+    with pytest.raises(InputError, match="lacks unet/"):
+        DiffusionGenerator.from_pretrained(tmp_path)
+    consistency().save_pretrained(tmp_path / "g")
+    (tmp_path / "g" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"broken")
+    with pytest.raises(InputError, match="cannot be read"):
+        DiffusionGenerator.from_pretrained(tmp_path / "g")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("keep")
+    with pytest.raises(InputError, match="holds something else"):
+        consistency().save_pretrained(tmp_path / "other")
+    assert (tmp_path / "other" / "mine.txt").read_text() == "keep"

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from attention_matching import Preprocessing, SiameseAugmentation
+from d2m_generator.diffusion import DiffusionGenerator
+from d2m_generator.distill import D2M, D2MConfig
+from d2m_generator.ema import EMA
+from d2m_generator.gan import ConditionalGAN
+from d2m_generator.matching import MatchingLoss
+from d2m_generator.pool import Pool, PoolConfig
+from d2m_generator.pretrain import PretrainConfig, pretrain
+from d2m_generator.storage import load_generator
+from sextet_common.data import ImageSet
+from sextet_common.errors import InputError
+from torch import nn
+
+POOL = PoolConfig(networks=2, untrained=0.5, epochs=2, trained_on=30, refresh_every=3, width=8)
+FAST = D2MConfig(steps=6, images=3, real_batch=8, pool=POOL, checkpoint_every=2, sample_every=3, device="cpu")
+PRE = PretrainConfig(steps=4, batch_size=12, checkpoint_every=2, sample_every=2, device="cpu")
+
+
+def data(count: int = 60) -> ImageSet:
+    """Images whose brightest third is their class."""
+    random = np.random.default_rng(0)
+    labels = np.arange(count) % 3
+    images = 0.3 * random.random((count, 1, 8, 8), dtype=np.float32)
+    for image, label in zip(images, labels, strict=True):
+        image[0, :, 3 * label : 3 * label + 2] += 0.6
+    return ImageSet.of(images, labels, images[:30], labels[:30], ("a", "b", "c"), source="thirds")
+
+
+def gan(seed: int = 0) -> ConditionalGAN:
+    return ConditionalGAN(3, (1, 8, 8), width=4, noise=8, seed=seed)
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, b.state_dict()[name]) for name, x in a.state_dict().items())
+
+
+def test_distillation_lowers_its_loss_and_leaves_a_run(tmp_path: Path) -> None:
+    config = dataclasses.replace(FAST, steps=40, lr=5e-3, pool=dataclasses.replace(POOL, refresh_every=0))
+    made = D2M(config).fit(gan(), data(), tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+    assert same(load_generator(tmp_path), made) and not same(made, gan())
+    assert all((tmp_path / name).exists() for name in ("samples.png", "loss.png", "samples-000039.png"))
+    bright = made.sample(torch.arange(3), seed=0).detach()[:, 0].mean(dim=1)
+    assert [int(row[: 3 * 3].view(-1)[[0, 3, 6]].argmax()) for row in bright] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("job", ["pretrain", "distill", "denoise", "consistency"])
+def test_a_run_in_two_parts_is_the_run_in_one(job: str, tmp_path: Path) -> None:
+    def run(steps: int | None, out: Path | None) -> nn.Module:
+        if job == "distill":
+            config = FAST if steps is None else dataclasses.replace(FAST, steps=steps)
+            return D2M(config).fit(gan(), data(), out)
+        generator = {
+            "pretrain": gan,
+            "denoise": lambda: DiffusionGenerator.denoising(3, (1, 8, 8), width=8, steps=2),
+            "consistency": lambda: DiffusionGenerator.consistency(3, (1, 8, 8), width=8),
+        }[job]()
+        return pretrain(generator, data(), PRE, out)
+
+    whole = run(None, None)
+    out = tmp_path / "run"
+    run(None, out)
+    for path in sorted((out / "checkpoints").iterdir())[-1:]:  # as if it had been killed before the end
+        path.unlink()
+    shutil.rmtree(out / "generator")
+    again = run(None, out)
+    assert same(whole, again)
+    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == sorted(
+        {json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()}
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from test_distill import D2M, FAST, data, dataclasses, gan
+        from pathlib import Path
+        D2M(dataclasses.replace(FAST, steps=60)).fit(gan(), data(), Path({str(tmp_path / "run")!r}))
+        """
+    )
+    job = subprocess.Popen([sys.executable, "-c", script])
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "run").glob("checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    config = dataclasses.replace(FAST, steps=60)
+    assert same(D2M(config).fit(gan(), data(), tmp_path / "run"), D2M(config).fit(gan(), data()))
+
+
+def test_parts_of_a_step_and_parts_of_the_classes_add_up() -> None:
+    plain = D2M(dataclasses.replace(FAST, steps=2)).fit(gan(), data())
+    parts = D2M(dataclasses.replace(FAST, steps=2, accumulate=3)).fit(gan(), data())
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
+    some = D2M(dataclasses.replace(FAST, classes=2)).fit(gan(), data())
+    assert not same(some, gan())
+
+
+@pytest.mark.parametrize("which", ["last", "classes"])
+def test_only_the_chosen_parameters_learn(which: str) -> None:
+    made = D2M(dataclasses.replace(FAST, parameters=which)).fit(gan(), data())  # type: ignore[arg-type]
+    before, mine = gan().state_dict(), gan().groups()[which]
+    for name, tensor in made.state_dict().items():
+        if name in dict(gan().named_parameters()) and mine(name):
+            assert not torch.equal(tensor, before[name]), name
+        else:
+            assert torch.equal(tensor, before[name]), name
+    assert all(p.requires_grad for p in made.parameters())
+
+
+def test_adapters_alone_learn_and_the_base_is_bit_equal(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+
+    def base() -> DiffusionGenerator:
+        return DiffusionGenerator.denoising(3, (1, 8, 8), width=8, steps=2, grad_steps=1)
+
+    made = D2M(dataclasses.replace(FAST, steps=3, parameters="lora")).fit(base().add_lora(2), data(), tmp_path)
+    assert isinstance(made, DiffusionGenerator)
+    before = base().model.state_dict()
+    after = {n.replace(".base_layer", ""): t for n, t in made.model.state_dict().items() if "lora_" not in n}
+    assert after.keys() == before.keys() and all(torch.equal(after[n], before[n]) for n in before)
+    adapters = [t for n, t in made.model.state_dict().items() if "lora_B" in n]
+    assert all(bool((t != 0).any()) for t in adapters)
+    whole = sum(t.numel() * 4 for t in before.values())
+    assert (tmp_path / "lora.safetensors").stat().st_size < 0.5 * whole
+    again = base().load_lora(tmp_path / "lora.safetensors")
+    labels = torch.arange(3)
+    torch.testing.assert_close(again.sample(labels, seed=0), made.sample(labels, seed=0), rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match="no parameter of the DiffusionGenerator is of 'lora'"):
+        D2M(dataclasses.replace(FAST, parameters="lora")).fit(base(), data())
+
+
+def test_the_pool_is_a_function_of_the_step() -> None:
+    source = data()
+
+    def pool() -> Pool:
+        return Pool(POOL, source, Preprocessing.fit(source), SiameseAugmentation(()), 3, torch.device("cpu"))
+
+    one, other = pool(), pool()
+    assert [list(one.numbers(step)) for step in (0, 2, 3, 7)] == [[0, 1], [0, 1], [1, 2], [2, 3]]
+    for step in (0, 1, 4, 8):
+        assert same(one.draw(step), other.draw(step))
+    assert same(pool().draw(8), one.draw(8))  # whatever was drawn before
+    assert not any(p.requires_grad for p in one.draw(0).parameters())
+    trained = [one.epochs(number) for number in range(200)]
+    assert 0.35 < np.mean([epochs == 0 for epochs in trained]) < 0.65 and set(trained) == {0, 1, 2}
+
+
+def test_an_average_of_constant_weights_is_they_and_late_ones_weigh_as_said() -> None:
+    layer = nn.Linear(2, 1)
+    average = EMA(layer, 0.5)
+    for _ in range(4):
+        average.update(layer)
+    torch.testing.assert_close(average.weights["weight"], layer.weight.detach())
+    before = average.weights["weight"].clone()
+    with torch.no_grad():
+        layer.weight.zero_()
+    for _ in range(20):
+        average.update(layer)
+    expected = before
+    for updates in range(5, 25):
+        expected = expected * min(0.5, (updates - 1) / (updates + 9))
+    torch.testing.assert_close(average.weights["weight"], expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"lr": 0.0}, "lr is 0"),
+        ({"ema": 1.0}, "ema is 1"),
+        ({"classes": 4}, "classes is 4; expected: 1 to 3"),
+        ({"classes": 0}, "classes is 0"),
+        ({"clip": 0.0}, "clip is 0"),
+        ({"precision": "half"}, "precision is 'half'"),
+        ({"parameters": "some"}, "parameters 'some' of a ConditionalGAN"),
+        ({"seed": -1}, "seed is -1"),
+        ({"loss": MatchingLoss(reduction="sample")}, "3 images to pair with 8"),
+        ({"lr": 1e30, "clip": 1e30, "steps": 40}, "the loss is .* seed 0"),
+    ],
+)
+def test_settings_outside_what_is_accepted(words: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        D2M(dataclasses.replace(FAST, **words)).fit(gan(), data(), tmp_path / "run")  # type: ignore[arg-type]
+    assert not (tmp_path / "run" / "generator").exists()
+
+
+def test_generators_of_other_images_are_refused() -> None:
+    wrong = ConditionalGAN(4, (1, 8, 8), width=4)
+    for job in (lambda: D2M(FAST).fit(wrong, data()), lambda: pretrain(wrong, data(), PRE)):
+        with pytest.raises(InputError, match="4 classes"):
+            job()
+    with pytest.raises(InputError, match="ZCA"):
+        D2M(FAST, preprocessing=Preprocessing.fit(data(), "zca")).fit(gan(), data())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"networks": 0}, "networks is 0"),
+        ({"untrained": 1.5}, r"untrained is 1\.5"),
+        ({"refresh_every": -1}, "refresh_every is -1"),
+    ],
+)
+def test_pools_outside_what_is_accepted(words: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        PoolConfig(**words)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"discriminator_lr": 0.0}, "discriminator_lr is 0"),
+        ({"label_dropout": 1.0}, "label_dropout is 1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"lr": 1e30, "discriminator_lr": 1e30, "steps": 20}, "is (nan|inf|-inf) at step"),
+    ],
+)
+def test_pretraining_outside_what_is_accepted(words: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        pretrain(gan(), data(), dataclasses.replace(PRE, **words))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_gan_learns_its_classes() -> None:
+    config = dataclasses.replace(PRE, steps=150, batch_size=32, lr=2e-3, discriminator_lr=2e-3, augment=False)
+    made = pretrain(gan(), data(), config)
+    columns = made.sample(torch.arange(3).repeat(10), seed=0).detach()[:, 0].mean(dim=1)
+    bands = torch.stack([columns[:, 3 * k : 3 * k + 2].mean(dim=1) for k in range(3)], dim=1)
+    assert float((bands.argmax(dim=1) == torch.arange(3).repeat(10)).double().mean()) > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["consistency", "denoising"])
+def test_a_diffusion_model_learns_its_classes(kind: str) -> None:
+    make = getattr(DiffusionGenerator, kind)
+    made = pretrain(make(3, (1, 8, 8), width=16), data(), dataclasses.replace(PRE, steps=200, batch_size=32, lr=2e-3))
+    columns = made.sample(torch.arange(3).repeat(10), seed=0).detach()[:, 0].mean(dim=1)
+    bands = torch.stack([columns[:, 3 * k : 3 * k + 2].mean(dim=1) for k in range(3)], dim=1)
+    assert float((bands.argmax(dim=1) == torch.arange(3).repeat(10)).double().mean()) > 0.8

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from attention_matching import ConvNet
+from d2m_generator.matching import MatchingLoss
+from sextet_common.errors import InputError
+from torch import Tensor
+
+CLASSES, EACH = 3, 4
+
+
+def images(seed: int, each: int = EACH) -> Tensor:
+    return torch.randn(CLASSES * each, 1, 8, 8, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def network() -> ConvNet:
+    torch.manual_seed(0)
+    return ConvNet((1, 8, 8), 5, width=6).double()
+
+
+def literal(loss: MatchingLoss, real: Tensor, made: Tensor) -> list[float]:
+    """Compute each class's loss with loops over classes, images, blocks and channels."""
+    net, found = network(), []
+    for label in range(CLASSES):
+        stats = []
+        for x in (real, made):
+            each = len(x) // CLASSES
+            mine = x[label * each : (label + 1) * each]
+            maps: dict[str, list[Tensor]] = {"channel": [], "spatial": []}
+            features = net.features(mine)
+            for block in features.maps[:-1]:
+                rows: dict[str, list[Tensor]] = {"channel": [], "spatial": []}
+                for image in block:
+                    channel = torch.stack([(c.abs() ** loss.power).sum() for c in image])
+                    spatial = (image.abs() ** loss.power).sum(dim=0).flatten()
+                    rows["channel"].append(channel / channel.norm())
+                    rows["spatial"].append(spatial / spatial.norm())
+                for name, each_row in rows.items():
+                    maps[name].append(torch.stack(each_row).mean(dim=0))
+            stats.append((maps, features.embedding.mean(dim=0), net.classifier(features.embedding)))
+        (maps_r, e_r, o_r), (maps_m, e_m, o_m) = stats
+        total = loss.feature_weight * ((e_r - e_m) ** 2).mean()
+        for name in ("channel", "spatial"):
+            if loss.maps in (name, "both"):
+                total = total + sum(((a - b) ** 2).sum() for a, b in zip(maps_r[name], maps_m[name], strict=True))
+        if loss.prediction == "mse":
+            total = total + loss.prediction_weight * ((o_r.mean(dim=0) - o_m.mean(dim=0)) ** 2).mean()
+        elif loss.prediction == "kl":
+            pairs = zip(o_r, o_m, strict=True) if loss.reduction == "sample" else [(o_r.mean(dim=0), o_m.mean(dim=0))]
+            values = []
+            for a, b in pairs:
+                p, q = (torch.distributions.Categorical(logits=x / loss.temperature) for x in (a, b))
+                values.append(torch.distributions.kl_divergence(p, q))
+            scale = loss.temperature**2 if loss.temperature_squared else 1
+            total = total + loss.prediction_weight * scale * torch.stack(values).mean()
+        found.append(float(total.detach()))
+    return found
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        MatchingLoss(),
+        MatchingLoss(maps="spatial", power=2, prediction="mse"),
+        MatchingLoss(maps="both", power=4, temperature=2.0, temperature_squared=True),
+        MatchingLoss(maps="none", prediction="none"),
+        MatchingLoss(reduction="sample", prediction_weight=3.0, feature_weight=0.5),
+    ],
+)
+def test_the_loss_is_its_formula_and_gradients_flow_to_what_is_made(loss: MatchingLoss) -> None:
+    real, made = images(1), images(2).requires_grad_()
+    found = loss(network(), real, made, CLASSES)
+    assert found.detach().tolist() == pytest.approx(literal(loss, real, made.detach()), rel=1e-4)
+    found.sum().backward()
+    assert made.grad is not None and bool((made.grad.flatten(1) != 0).any(dim=1).all())
+
+
+def test_equal_images_have_no_loss_and_counts_may_differ() -> None:
+    loss, real = MatchingLoss(maps="both"), images(1)
+    assert float(loss(network(), real, real, CLASSES).sum().detach()) == pytest.approx(0, abs=1e-10)
+    twice = real.view(CLASSES, EACH, 1, 8, 8).repeat(1, 2, 1, 1, 1).flatten(0, 1)
+    assert float(loss(network(), twice, real, CLASSES).sum().detach()) == pytest.approx(0, abs=1e-10)
+    assert loss(network(), images(1, each=6), images(2), CLASSES).shape == (CLASSES,)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"maps": "all"}, "maps is 'all'"),
+        ({"prediction": "l1"}, "prediction is 'l1'"),
+        ({"reduction": "batch"}, "reduction is 'batch'"),
+        ({"prediction_weight": -1.0}, "prediction_weight is -1"),
+        ({"temperature": 0.0}, "temperature is 0"),
+    ],
+)
+def test_options_outside_what_is_accepted(words: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        MatchingLoss(**words)  # type: ignore[arg-type]
+
+
+def test_unlike_numbers_cannot_be_paired() -> None:
+    with pytest.raises(InputError, match="to pair"):
+        MatchingLoss(reduction="sample")(network(), images(1, each=6), images(2), CLASSES)
