@@ -112,3 +112,12 @@ def test_the_scenes_demo_finds_which_digits_go_together(demo: ModuleType, tmp_pa
     assert result["ratio"] > 1.1
     assert all(float(value.split()[0]) > 60 for value in result["maps"].values())
     assert Page((tmp_path / "index.html").read_text()).tags.count("tr") == 3
+
+
+@pytest.mark.slow
+def test_the_even_or_odd_demo_shows_what_subclasses_add(demo: ModuleType, tmp_path: Path) -> None:
+    assert demo.main(["--only", "subclass-kd", "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "subclass-kd" / "result.json").read_text())
+    assert result["gain"] > 0
+    assert all(float(row[1].split()[0]) > 85 for row in result["rows"])
+    assert Page((tmp_path / "index.html").read_text()).tags.count("tr") == 5

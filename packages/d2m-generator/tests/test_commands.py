@@ -57,7 +57,10 @@ def test_every_kind_of_generator_is_trained_and_adapted(kind: str, tmp_path: Pat
     assert load_generator(tmp_path / "g").sample(torch.tensor([1]), seed=0).shape == (1, 1, 8, 8)
     lora = ["--parameters", "lora", "--rank", "2"]
     assert main(["distill", str(tmp_path / "g"), "--out", str(tmp_path / "d"), *DISTILL, *lora]) == 0
-    assert (tmp_path / "d" / "lora.safetensors").exists()
+    adapters = ["--lora", str(tmp_path / "d" / "lora.safetensors")]
+    assert main(["show", str(tmp_path / "g"), *adapters, "--out", str(tmp_path / "adapted.png")]) == 0
+    assert main(["show", str(tmp_path / "g"), "--out", str(tmp_path / "plain.png")]) == 0
+    assert (tmp_path / "adapted.png").read_bytes() != (tmp_path / "plain.png").read_bytes()
 
 
 def test_a_judged_run_says_how_near_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,6 +83,7 @@ def test_a_judged_run_says_how_near_it_is(tmp_path: Path, capsys: pytest.Capture
         (["synthesize", "{run}", "--out", "{new}", "--selection", "herding"], "herding into a folder"),
         (["evaluate", "{run}", "--ipc", "1", "--protocol", "regenerate", "--selection", "diverse"], "regenerate"),
         (["show", "{none}"], "holds no generator"),
+        (["show", "{run}", "--lora", "{none}"], "adapters for a ConditionalGAN"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(

@@ -117,6 +117,7 @@ def synthesize(
     ipc: int = 10,
     seed: int = 0,
     selection: Selection = "random",
+    lora: Path | None = None,
     data: str | None = None,
     size: int | None = None,
 ) -> None:
@@ -134,12 +135,14 @@ def synthesize(
         Of the noise.
     selection
         random, herding or diverse.
+    lora
+        Adapters that distill left, for a diffusion model's folder.
     data
         Whose class names and statistics the set takes: the images of the generator's run where not given.
     size
         Pixels a side of a folder's images.
     """
-    generator = load_generator(run)
+    generator = _loaded(run, lora)
     images = image_data.load(data or _source(run), size=size)
     if out.suffix == ".safetensors":
         synthesize_set(generator, ipc, seed, selection, data=images).save(out)
@@ -160,6 +163,7 @@ def evaluate(
     selection: Selection = "random",
     random_real: bool = True,
     noise_seed: int = 0,
+    lora: Path | None = None,
     data: str | None = None,
     size: int | None = None,
 ) -> None:
@@ -183,12 +187,14 @@ def evaluate(
         Also train on as many random real images.
     noise_seed
         Of the images' noise.
+    lora
+        Adapters that distill left, for a diffusion model's folder.
     data
         The images to test on: those of the generator's run where not given.
     size
         Pixels a side of a folder's images.
     """
-    generator = load_generator(run)
+    generator = _loaded(run, lora)
     images = image_data.load(data or _source(run), size=size)
     table: list[dict[str, Any]] = []
     for architecture in architectures or (config.architecture,):
@@ -196,7 +202,8 @@ def evaluate(
             raise InputError(f"architecture is {architecture!r}", ", ".join(ARCHITECTURES))
         chosen = dataclasses.replace(config, architecture=architecture)
         for count in ipc:
-            place = run / "evaluation" / f"{protocol}-{selection}-{architecture}-{count}-{noise_seed}"
+            place = (run if lora is None else lora.parent) / "evaluation"
+            place = place / f"{protocol}-{selection}-{architecture}-{count}-{noise_seed}"
             found: GeneratorEvaluation = evaluate_generator(
                 generator, images, count, chosen, place, protocol=protocol, selection=selection, seed=noise_seed
             )
@@ -209,10 +216,17 @@ def evaluate(
                 line += f"  random real {real}"
             print(line)
             table.append(row)
-    files.write_text(run / "evaluation.json", json.dumps(table, indent=1) + "\n")
+    files.write_text((run if lora is None else lora.parent) / "evaluation.json", json.dumps(table, indent=1) + "\n")
 
 
-def show(run: tyro.conf.Positional[Path], /, out: Path | None = None, seed: int = 0, columns: int = 8) -> None:
+def show(
+    run: tyro.conf.Positional[Path],
+    /,
+    out: Path | None = None,
+    seed: int = 0,
+    columns: int = 8,
+    lora: Path | None = None,
+) -> None:
     """Draw some images of every class.
 
     Parameters
@@ -225,8 +239,10 @@ def show(run: tyro.conf.Positional[Path], /, out: Path | None = None, seed: int 
         Of the noise.
     columns
         Images of each class.
+    lora
+        Adapters that distill left, for a diffusion model's folder.
     """
-    print(save_samples(load_generator(run), out or run / "shown.png", seed=seed, columns=columns))
+    print(save_samples(_loaded(run, lora), out or run / "shown.png", seed=seed, columns=columns))
 
 
 def _made(kind: Kind, images: ImageSet, width: int) -> ImageGenerator:
@@ -238,6 +254,17 @@ def _made(kind: Kind, images: ImageSet, width: int) -> ImageGenerator:
         return DiffusionGenerator.consistency(images.n_classes, images.image_shape, width=width)
     make = DiffusionGenerator.denoising if kind == "diffusion" else DiffusionGenerator.dit
     return make(images.n_classes, images.image_shape, width=width)
+
+
+def _loaded(run: Path, lora: Path | None) -> ImageGenerator:
+    generator = load_generator(run)
+    if lora is None:
+        return generator
+    from d2m_generator.diffusion import DiffusionGenerator
+
+    if not isinstance(generator, DiffusionGenerator):
+        raise InputError(f"adapters for a {type(generator).__name__}", "the folder of a diffusion model")
+    return generator.load_lora(lora)
 
 
 def _source(run: Path) -> str:

@@ -37,10 +37,11 @@ class D2MConfig:
     """Steps."""
     parameters: Parameters = "all"
     """Which parameters learn: all, the last blocks, the class embeddings (classes), or adapters (lora)."""
-    lr: float = 2e-4
+    lr: float = 1e-3
     """Adam's learning rate, down a cosine to a tenth."""
-    images: int = 16
-    """Generated images of a class in a step."""
+    images: int = 2
+    """Generated images of a class in a step: the fewer, the nearer is each of them to its class's mean, and the more
+    alike they are. Few are good for a few images per class, more for many."""
     real_batch: int = 64
     """Real images of a class in a step."""
     classes: int | None = None

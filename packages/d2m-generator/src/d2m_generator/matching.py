@@ -54,15 +54,15 @@ class MatchingLoss:
 
     References
     ----------
-    D2M, arXiv 2411.12841. Its settings were not at hand: lambda 10 and T 4 are those of a public port; the power, the
-    weight of the embeddings and their division by the size are *ours*.
+    D2M, arXiv 2411.12841. Its settings were not at hand: T 4 is that of a public port, which has lambda 10; lambda 1, the
+    power, the weight of the embeddings and their division by the size are *ours*.
     """
 
     maps: Maps = "channel"
-    power: int = 1
+    power: int = 4
     feature_weight: float = 1.0
     prediction: Prediction = "kl"
-    prediction_weight: float = 10.0
+    prediction_weight: float = 1.0
     temperature: float = 4.0
     reduction: Reduction = "class"
     temperature_squared: bool = False

@@ -28,13 +28,13 @@ class PoolConfig:
 
     networks: int = 8
     """How many there are at a time; a step takes one of them by chance."""
-    untrained: float = 0.25
+    untrained: float = 0.8
     """The share that is not trained at all; their logits tell nothing, their features do."""
     epochs: int = 20
     """The others are trained for so many passes over `trained_on` images at most, each for another number of them."""
     trained_on: int = 1000
     """Real images that a network is trained on, drawn for each of them."""
-    refresh_every: int = 100
+    refresh_every: int = 5
     """Steps after which the oldest network is replaced by a new one; 0 keeps all."""
     architecture: Architecture = "convnet"
     """The networks' kind."""

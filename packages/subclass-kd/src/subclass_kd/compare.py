@@ -213,6 +213,8 @@ def compare(
     config = config or CompareConfig()
     if "skd-curriculum" in config.methods and data.train.difficulty is None:
         raise InputError("the data have no difficulty for a curriculum", "data of votes, or no skd-curriculum")
+    for name, width in ((config.teacher, config.teacher_width), (config.student, config.student_width)):
+        build(name, data.input_shape, data.hierarchy.n_subclasses, width=width)  # bad names fail before any training
     folder = None if out is None else runs.Run.open(out, "subclass-kd compare", _record(config, data)).path
     names = ("teacher", *config.methods)
     scores: dict[str, list[Scores]] = {name: [] for name in names}
