@@ -7,7 +7,7 @@ import diffusers
 import pytest
 import torch
 from d2m_generator.diffusion import DiffusionGenerator
-from d2m_generator.generator import noise_of
+from d2m_generator.generator import chosen_parameters, noise_of
 from sextet_common.errors import InputError
 from torch import Tensor
 
@@ -150,6 +150,9 @@ def test_a_transformer_over_latents_of_a_vae() -> None:
     assert generator.encode(torch.zeros(2, 3, 16, 16)).shape == (2, 4, 8, 8)
     embedder = [p for n, p in generator.named_parameters() if generator.groups()["classes"](n)]
     assert embedder and all(p.grad is not None for p in embedder)
+    learning = chosen_parameters(generator, "all", generator.groups())
+    assert {name.split(".")[0] for name, _ in learning} == {"model"}
+    assert not any(p.requires_grad for p in vae.parameters())
 
 
 def test_learned_variance_is_left_out() -> None:

@@ -51,9 +51,9 @@ def main(out: Path, seeds: int = 4, share: float = 0.05) -> None:
         "columns": ["student", "F1", "parameters"],
         "rows": rows,
         "note": (
-            f"{round(share * len(data.train))} labelled images of scikit-learn's digits for teacher and students alike, "
-            f"{seeds} draws of them; F1 of odd on {len(data.test)} test images, mean ± standard deviation. The picture: "
-            "differences to the student alone, paired over the draws, with 95 % intervals."
+            f"{round(share * len(data.train))} labelled images of scikit-learn's digits for teacher and students "
+            f"alike, {seeds} draws of them; F1 of odd on {len(data.test)} test images, mean ± standard deviation. The "
+            "picture: differences to the student alone, paired over the draws, with 95 % intervals."
         ),
         "picture": "picture.png",
         "gain": gain.mean,

@@ -312,7 +312,7 @@ class DiffusionGenerator(ImageGenerator):
         return self
 
     def groups(self) -> dict[str, Callable[[str], bool]]:
-        """Tell which parameters are of a group: "last", "classes", "lora", "model" (all but the VAE)."""
+        """Tell which parameters are of a group: "all" (the model's, not the VAE's), "last", "classes", "lora"."""
         blocks = "model.transformer_blocks." if self.transformer else "model.up_blocks."
         numbers = [int(n[len(blocks) :].split(".")[0]) for n, _ in self.named_parameters() if n.startswith(blocks)]
         last = (
@@ -323,10 +323,10 @@ class DiffusionGenerator(ImageGenerator):
             "model.norm_out.",
         )
         return {
+            "all": lambda name: name.startswith("model."),
             "last": lambda name: name.startswith(last) and ".lora_" not in name,
             "classes": lambda name: ("class_embedding" in name or "class_embedder" in name) and ".lora_" not in name,
             "lora": lambda name: ".lora_" in name,
-            "model": lambda name: name.startswith("model."),
         }
 
     def add_lora(self, rank: int = 4, *, targets: tuple[str, ...] | None = None, seed: int = 0) -> DiffusionGenerator:

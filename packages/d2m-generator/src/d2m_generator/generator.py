@@ -228,10 +228,10 @@ def chosen_parameters(
         Where the group is unknown or empty.
     """
     if which != "all" and which not in groups:
-        raise InputError(f"parameters {which!r} of a {type(generator).__name__}", ", ".join(["all", *groups]))
+        raise InputError(f"parameters {which!r} of a {type(generator).__name__}", ", ".join({"all": None, **groups}))
     found = []
     for name, parameter in generator.named_parameters():
-        mine = which == "all" or groups[which](name)
+        mine = groups[which](name) if which in groups else True
         parameter.requires_grad_(mine)
         if mine:
             found.append((name, parameter))

@@ -54,8 +54,8 @@ class MatchingLoss:
 
     References
     ----------
-    D2M, arXiv 2411.12841. Its settings were not at hand: T 4 is that of a public port, which has lambda 10; lambda 1, the
-    power, the weight of the embeddings and their division by the size are *ours*.
+    D2M, arXiv 2411.12841. Its settings were not at hand: T 4 is that of a public port, which has lambda 10; lambda 1,
+    the power, the weight of the embeddings and their division by the size are *ours*.
     """
 
     maps: Maps = "channel"
