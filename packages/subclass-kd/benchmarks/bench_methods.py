@@ -112,7 +112,7 @@ def write() -> None:
         count = round(config.share * table["training_images"])
         parts.append(
             f"**{title}**: {count} training images, {config.train.epochs} epochs; {told}; "
-            f"all of it in {table['seconds'] / 60:.0f} min.\n\n{found.table()}"
+            f"all of it in {table['seconds'] / 60:.0f} min on a machine that did other work too.\n\n{found.table()}"
         )
         save_gains(found, HERE / "results" / f"{name}.png", title=title)
     save_bits(points, HERE / "results" / "bits.png")

@@ -66,6 +66,14 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     assert 85 <= inside <= 100
 
 
+def test_the_interval_holds_the_value_even_at_the_ceiling() -> None:
+    labels = np.tile(np.arange(4), 12)
+    found = label_bits(labels, PAIRS)
+    assert found.value == found.high == found.ceiling == 1.0 and 0.9 < found.low < 1.0
+    few = label_bits(np.array([0, 1, 2, 3, 0, 2]), PAIRS)
+    assert few.low <= few.value <= few.high <= few.ceiling
+
+
 def test_a_ninety_ten_split_is_the_papers_figure_within_its_rounding() -> None:
     # The paper's counts were not at hand. One split of two subclasses in each class that has its 0.4656 bits:
     labels = np.repeat(np.arange(4), [901, 99, 901, 99])

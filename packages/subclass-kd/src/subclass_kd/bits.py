@@ -34,7 +34,7 @@ class Bits:
     value
         Bits a sample.
     low, high
-        Ends of the interval.
+        Ends of the interval, which is the bootstrap's less its bias, within 0 and the ceiling.
     ceiling
         What they could be at most: ``sum_c p(c) log2 |c|``, every class's subclasses equally likely.
     """
@@ -95,7 +95,8 @@ def label_bits(
     values = _conditional_entropy(resampled, hierarchy)
     value = float(_conditional_entropy(counts[None], hierarchy)[0])
     share = np.bincount(hierarchy.class_of, weights=counts, minlength=hierarchy.n_classes) / len(labels)
-    return Bits("label entropy", value, *_interval(values, level), _ceiling(share, hierarchy))
+    ceiling = _ceiling(share, hierarchy)
+    return Bits("label entropy", value, *_interval(values, level, value, ceiling), ceiling)
 
 
 def soft_label_bits(
@@ -140,7 +141,8 @@ def soft_label_bits(
     each = _entropy(subclasses) - _entropy(classes)
     values = _resampled(lambda weights: weights @ each, len(each), level, draws, seed)
     ceiling = _ceiling(classes.mean(axis=0), hierarchy)
-    return Bits("teacher's within-class entropy", float(each.mean()), *_interval(values, level), ceiling)
+    value = float(each.mean())
+    return Bits("teacher's within-class entropy", value, *_interval(values, level, value, ceiling), ceiling)
 
 
 def mutual_label_bits(
@@ -187,7 +189,8 @@ def mutual_label_bits(
     whole = np.full((1, len(each)), 1 / len(each))
     values = _resampled(information, len(each), level, draws, seed)
     ceiling = _ceiling(classes.mean(axis=0), hierarchy)
-    return Bits("mutual information", float(information(whole)[0]), *_interval(values, level), ceiling)
+    value = float(information(whole)[0])
+    return Bits("mutual information", value, *_interval(values, level, value, ceiling), ceiling)
 
 
 def _probabilities(logits: object, hierarchy: Hierarchy, temperature: float) -> tuple[np.ndarray, np.ndarray]:
@@ -242,6 +245,7 @@ def _resampled(
     return np.concatenate(found)
 
 
-def _interval(values: np.ndarray, level: float) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def _interval(values: np.ndarray, level: float, value: float, ceiling: float) -> tuple[float, float]:
+    """Return the bootstrap's quantiles less its bias: entropies of resamples are too small, on average."""
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) + (value - values.mean())
+    return float(max(0.0, min(low, value))), float(max(value, min(high, ceiling)))
