@@ -121,3 +121,12 @@ def test_the_even_or_odd_demo_shows_what_subclasses_add(demo: ModuleType, tmp_pa
     assert result["gain"] > 0
     assert all(float(row[1].split()[0]) > 85 for row in result["rows"])
     assert Page((tmp_path / "index.html").read_text()).tags.count("tr") == 5
+
+
+@pytest.mark.slow
+def test_the_generators_demo_shows_what_distillation_adds(demo: ModuleType, tmp_path: Path) -> None:
+    assert demo.main(["--only", "d2m-generator", "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "d2m-generator" / "result.json").read_text())
+    assert result["gains"]["1"] > 2
+    assert [row[0] for row in result["rows"]] == ["1 per class", "10 per class"]
+    assert Page((tmp_path / "index.html").read_text()).tags.count("tr") == 3
