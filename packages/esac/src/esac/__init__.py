@@ -1,11 +1,47 @@
-"""Evolution-based soft actor-critic for gymnasium and MuJoCo. Not released yet: no public names."""
+"""Evolution-based soft actor-critic: a population that evolves beside a policy that learns by gradients.
+
+Names are imported when they are asked for: workers use the parts that need no torch.
+"""
 
 from __future__ import annotations
 
-__all__: list[str] = []
+import importlib
+from typing import Any
+
+_WHERE = {
+    "ESAC": "algorithm",
+    "ESACConfig": "algorithm",
+    "Generation": "algorithm",
+    "Episode": "rollout",
+    "NumpyPolicy": "policy",
+    "PolicyShape": "policy",
+    "ProcessEngine": "engine",
+    "Replay": "replay",
+    "SAC": "sac",
+    "SACConfig": "sac",
+    "SerialEngine": "engine",
+    "WorkerError": "engine",
+}
+
+__all__ = [
+    "ESAC",
+    "SAC",
+    "ESACConfig",
+    "Episode",
+    "Generation",
+    "NumpyPolicy",
+    "PolicyShape",
+    "ProcessEngine",
+    "Replay",
+    "SACConfig",
+    "SerialEngine",
+    "WorkerError",
+]
 
 
-def __getattr__(name: str) -> str:
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"esac.{_WHERE[name]}"), name)
     if name == "__version__":
         from importlib.metadata import version
 

@@ -1,0 +1,182 @@
+"""One episode of one policy, and what came of it. NumPy and gymnasium alone: this is what workers import."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from sextet_common.errors import InputError
+
+from esac.policy import NumpyPolicy
+
+OnNan = Literal["raise", "penalise"]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What an episode brought.
+
+    Parameters
+    ----------
+    total
+        The sum of its rewards; -inf where it failed.
+    length
+        Steps.
+    failed
+        Whether it ended by something that is not a number, or by an error.
+    transitions
+        Packed rows (observation, action, reward, next observation, 1 - terminated), shape (length, width), float32;
+        None where nobody asked.
+    message
+        What went wrong.
+    """
+
+    total: float
+    length: int
+    failed: bool = False
+    transitions: np.ndarray | None = None
+    message: str = ""
+
+
+class NotANumber(ArithmeticError):
+    """An environment gave an observation or a reward that is not finite."""
+
+
+def make(
+    env: str | Callable[[], gymnasium.Env[Any, Any]], options: dict[str, Any] | None = None
+) -> gymnasium.Env[Any, Any]:
+    """Make an environment, and refuse what cannot be learned here.
+
+    Parameters
+    ----------
+    env
+        A name that gymnasium knows, or a function without arguments.
+    options
+        For gymnasium's make.
+
+    Returns
+    -------
+    gymnasium.Env
+        With a flat box of observations and a bounded box of actions.
+
+    Raises
+    ------
+    InputError
+        Where it cannot be made, or has other spaces: the remedy is named.
+    """
+    try:
+        made = gymnasium.make(env, **(options or {})) if isinstance(env, str) else env()
+    except Exception as error:  # every environment has its own; the name is what the user can mend
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"the environment {env!r} cannot be made: {first}", "a name that gymnasium.make knows"
+        ) from error
+    check_spaces(made)
+    return made
+
+
+def check_spaces(env: gymnasium.Env[Any, Any]) -> None:
+    """Raise InputError where an environment's spaces are not those of continuous control."""
+    seen, acts = env.observation_space, env.action_space
+    if isinstance(seen, spaces.Dict | spaces.Tuple):
+        raise InputError(
+            f"observations are a {type(seen).__name__}", "a flat Box: wrap it in gymnasium.wrappers.FlattenObservation"
+        )
+    if not isinstance(seen, spaces.Box) or len(seen.shape) != 1:
+        raise InputError(f"observations are {seen}", "a Box of one dimension: wrap it in FlattenObservation")
+    if not isinstance(acts, spaces.Box):
+        raise InputError(f"actions are {acts}", "a Box: soft actor-critic is for continuous actions")
+    if len(acts.shape) != 1 or not (np.isfinite(acts.low).all() and np.isfinite(acts.high).all()):
+        raise InputError(f"actions are {acts}", "a bounded Box of one dimension: wrap it in RescaleAction")
+
+
+def horizon(env: gymnasium.Env[Any, Any], fallback: int = 10_000) -> int:
+    """Return after how many steps an episode ends at the latest: the environment's own limit, or a fallback."""
+    spec = env.spec
+    return int(spec.max_episode_steps) if spec is not None and spec.max_episode_steps else fallback
+
+
+def episode(
+    env: gymnasium.Env[Any, Any],
+    policy: Callable[[np.ndarray], np.ndarray],
+    seed: int,
+    *,
+    most: int = 10_000,
+    on_nan: OnNan = "penalise",
+    keep: bool = False,
+) -> Episode:
+    """Run a policy from a seeded reset to the end.
+
+    Parameters
+    ----------
+    env
+        The environment.
+    policy
+        From observations to actions.
+    seed
+        Of the reset: the same episode for the same policy, wherever it is run.
+    most
+        Steps after which it is cut off.
+    on_nan
+        What becomes of an observation, action or reward that is not finite: "raise", or "penalise": the episode
+        failed, its total is -inf, and none of its transitions is kept.
+    keep
+        Keep the transitions.
+
+    Returns
+    -------
+    Episode
+        What came of it.
+
+    Raises
+    ------
+    NotANumber
+        With ``on_nan="raise"``.
+    """
+    observation, _ = env.reset(seed=seed)
+    rows: list[np.ndarray] = []
+    total, length, done = 0.0, 0, False
+    wrong = "" if np.isfinite(observation).all() else "the first observation is not finite"
+    while not (done or wrong) and length < most:
+        action = policy(observation)
+        if not np.isfinite(action).all():
+            wrong = f"the action of step {length} is not finite"
+            break
+        following, reward, terminated, truncated, _ = env.step(action)
+        total += float(reward)
+        length += 1
+        if not math.isfinite(total) or not np.isfinite(following).all():
+            wrong = f"the {'observation' if math.isfinite(total) else 'reward'} of step {length} is not finite"
+            break
+        if keep:
+            rows.append(packed(observation, action, float(reward), following, terminated))
+        observation, done = following, bool(terminated or truncated)
+    if wrong:
+        if on_nan == "raise":
+            raise NotANumber(f"{wrong}, seed {seed}")
+        return Episode(-math.inf, length, True, None, wrong)
+    return Episode(total, length, False, np.stack(rows) if rows else None)
+
+
+def packed(
+    observation: np.ndarray, action: np.ndarray, reward: float, following: np.ndarray, terminated: bool
+) -> np.ndarray:
+    """Return a transition as one row of float32; a truncated one still counts what would have followed."""
+    ends = [reward], following, [0.0 if terminated else 1.0]
+    return np.concatenate([observation, action, *ends]).astype(np.float32)
+
+
+def numpy_policy(
+    env: gymnasium.Env[Any, Any], hidden: tuple[int, ...], vector: np.ndarray | None = None
+) -> NumpyPolicy:
+    """Make a policy for an environment's spaces."""
+    from esac.policy import PolicyShape
+
+    seen, acts = env.observation_space, env.action_space
+    assert isinstance(seen, spaces.Box) and isinstance(acts, spaces.Box)
+    return NumpyPolicy(PolicyShape(seen.shape[0], acts.shape[0], hidden), acts.low, acts.high, vector)
