@@ -128,7 +128,7 @@ def write(report: dict[str, Any]) -> None:
     lines += [f"| {n} | " + " | ".join(told(report["accuracies"][m][str(n)]) for m in METHODS) + " |" for n in IPC]
     lines += [
         "",
-        f"Other networks on {report['cross_ipc']} images per class, {CROSS_EPOCHS} epochs, one network each, first seed:",
+        f"Other networks on {report['cross_ipc']} images per class, {CROSS_EPOCHS} epochs, one network, first seed:",
         "",
     ]
     lines += ["| network | " + " | ".join(METHODS) + " |", "|---" * 5 + "|"]

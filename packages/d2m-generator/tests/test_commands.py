@@ -55,7 +55,7 @@ def test_every_kind_of_generator_is_trained_and_adapted(kind: str, tmp_path: Pat
     width = "16" if kind == "dit" else "8"
     assert main(["pretrain", "--kind", kind, "--width", width, "--out", str(tmp_path / "g"), *words]) == 0
     assert load_generator(tmp_path / "g").sample(torch.tensor([1]), seed=0).shape == (1, 1, 8, 8)
-    lora = ["--parameters", "lora", "--rank", "2"]
+    lora = ["--parameters", "lora", "--rank", "2", "--lr", "0.1"]
     assert main(["distill", str(tmp_path / "g"), "--out", str(tmp_path / "d"), *DISTILL, *lora]) == 0
     adapters = ["--lora", str(tmp_path / "d" / "lora.safetensors")]
     assert main(["show", str(tmp_path / "g"), *adapters, "--out", str(tmp_path / "adapted.png")]) == 0
