@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 from esac import evolution, rollout
-from esac.algorithm import ESAC, ESACConfig
+from esac.algorithm import ESAC
+from esac.config import ESACConfig
 from esac.engine import Evaluator, Job, ProcessEngine, SerialEngine, Task, WorkerError
 from esac.policy import NumpyPolicy, PolicyShape
 from esac.replay import Batch, Replay

@@ -10,7 +10,7 @@ from typing import Any
 
 _WHERE = {
     "ESAC": "algorithm",
-    "ESACConfig": "algorithm",
+    "ESACConfig": "config",
     "Generation": "algorithm",
     "Episode": "rollout",
     "NumpyPolicy": "policy",
