@@ -36,7 +36,7 @@ def accuracy(generator: Generator, data: ImageSet, ipc: int, sets: int) -> Evalu
     return Evaluation(tuple(value for each in found for value in each.accuracies))
 
 
-def main(out: Path, steps: int = 800, distillation: int = 800, sets: int = 4) -> None:
+def main(out: Path, steps: int = 600, distillation: int = 500, sets: int = 3) -> None:
     """Run the demo.
 
     Parameters

@@ -26,7 +26,7 @@ _LARGEST_LOG_STD = 10.0  # exp(10) = 22026: what keeps `exp` from overflowing, a
 class MixtureParameters(NamedTuple):
     """A batch of Gaussian mixtures: what the head makes of a batch of images.
 
-    Parameters
+    Attributes
     ----------
     log_weights
         Normalised log weights, shape (batch, components).

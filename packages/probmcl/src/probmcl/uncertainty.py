@@ -15,7 +15,7 @@ from probmcl.head import MixtureParameters
 class Uncertainty(NamedTuple):
     """The variance of every mixture, in two parts: a mean over its dimensions.
 
-    Parameters
+    Attributes
     ----------
     between
         Variance of the components' means under the weights: the components disagree about where the image lies, the
