@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from sextet_common.errors import InputError
@@ -20,7 +21,7 @@ _LOG_MEAN, _LOG_STD = -1.1, 2.0
 _BEND = 0.00054
 
 
-class _Learner:
+class _Learner(ABC):
     """What both share: Adam, the average of the weights, the state."""
 
     def __init__(self, generator: DiffusionGenerator, config: PretrainConfig) -> None:
@@ -41,8 +42,9 @@ class _Learner:
         self.average.update(self.generator.model)
         return {"loss": loss.detach()}
 
+    @abstractmethod
     def loss(self, x: Tensor, labels: Tensor, number: int, draw: torch.Generator) -> Tensor:
-        raise NotImplementedError
+        """Compute the loss of a batch."""
 
     def state(self) -> dict[str, Tensor]:
         """Return all that a stopped training goes on from."""
