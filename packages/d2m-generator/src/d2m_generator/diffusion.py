@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 from sextet_common import files
 from sextet_common.errors import InputError
 from sextet_common.seeding import torch_seed
-from torch import Tensor, nn
+from torch import Tensor
 
 from d2m_generator import lora
 from d2m_generator.generator import ImageGenerator
@@ -472,8 +472,3 @@ def _unet(image_shape: tuple[int, int, int], embeddings: int, width: int, seed: 
             layers_per_block=1, norm_num_groups=8, attention_head_dim=8, num_class_embeds=embeddings,
             resnet_time_scale_shift="scale_shift",
         )  # fmt: skip
-
-
-def trainable(generator: nn.Module) -> int:
-    """Count the parameters that learn."""
-    return sum(p.numel() for p in generator.parameters() if p.requires_grad)

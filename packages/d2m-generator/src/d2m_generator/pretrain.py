@@ -7,7 +7,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -59,8 +59,8 @@ class PretrainConfig:
     """Steps between two pictures of samples."""
     checkpoint_every: int = 250
     """Steps between two checkpoints: the most that a kill loses."""
-    precision: str = "float32"
-    """float32 or bfloat16: what networks compute in, by autocast."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What networks compute in, by autocast."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 

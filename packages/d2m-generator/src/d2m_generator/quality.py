@@ -98,7 +98,7 @@ class Judge:
         labels = np.arange(max(images, self.data.n_classes)) % self.data.n_classes
         made, predicted = self.features(pixels_of(generator, labels, seed))
         real, _ = self.features(self.data.test_images)
-        known, _ = self.features(self.data.train_images[: len(self.data.train_images)])
+        known, _ = self.features(self.data.train_images)
         return Quality(frechet_distance(made, real), frechet_distance(known, real), float((predicted == labels).mean()))
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import field
 from pathlib import Path
@@ -290,7 +290,7 @@ def _loop(
     began = time.perf_counter()
     with (
         progress.bar(f"{type(objective).__name__}", config.epochs, done=int(state["epoch"])) as bar,
-        _stops() as stopping,
+        runs.interruptible() as stopping,
     ):
         for epoch in range(int(state["epoch"]), config.epochs):
             if config.patience and state["since"] >= config.patience:
@@ -442,12 +442,6 @@ def _record(network: nn.Module, data: SubclassSet, objective: Objective, config:
         "data": data.source,
         "data_sha256": runs.fingerprint(*images, data.train.labels),
     }
-
-
-@contextmanager
-def _stops() -> Iterator[Callable[[], bool]]:
-    with runs.interruptible() as stopping:
-        yield stopping
 
 
 @contextmanager
