@@ -7,13 +7,19 @@ deviation, which an evolved policy has no use for, is the torch module's alone.
 
 from __future__ import annotations
 
+import io
 import math
+import os
+import zipfile
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
+from sextet_common import files
 from sextet_common.errors import InputError
+
+ActionMap = Literal["tanh", "clip"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,13 @@ class NumpyPolicy:
         Ends of the actions, shape (actions,).
     vector
         The weights; zeros where not given.
+    action
+        "tanh", or "clip": the mean itself between -1 and 1, as ESAC's public code lets its population act.
+
+    Raises
+    ------
+    InputError
+        Where the actions' ends are not finite, or the map is another.
 
     Examples
     --------
@@ -106,8 +119,12 @@ class NumpyPolicy:
         low: Float[np.ndarray, " actions"],
         high: Float[np.ndarray, " actions"],
         vector: Float[np.ndarray, " size"] | None = None,
+        action: ActionMap = "tanh",
     ) -> None:
-        self.shape = shape
+        if action not in ("tanh", "clip"):
+            raise InputError(f"the action map {action!r}", "tanh or clip")
+        self.shape, self.action = shape, action
+        self.low, self.high = np.asarray(low, dtype=np.float32), np.asarray(high, dtype=np.float32)
         self.scale, self.bias = action_map(low, high)
         self.vector = np.zeros(shape.size, dtype=np.float32)
         self._layers = shape.parts(self.vector)
@@ -127,9 +144,7 @@ class NumpyPolicy:
             if number < last:
                 np.maximum(out, 0, out=out)
             x = out
-        np.tanh(x, out=x)
-        action: np.ndarray = x * self.scale + self.bias
-        return action
+        return self._mapped(x)
 
     def batch(self, observations: Float[np.ndarray, "n observations"]) -> Float[np.ndarray, "n actions"]:
         """Return the actions for many observations."""
@@ -138,7 +153,61 @@ class NumpyPolicy:
             x = x @ weights.T + biases
             if number < len(self._layers) - 1:
                 x = np.maximum(x, 0)
-        found: np.ndarray = np.tanh(x) * self.scale + self.bias
+        return self._mapped(x)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the policy as an npz file, from which `load` makes it again without torch.
+
+        Parameters
+        ----------
+        path
+            The file; whole, or not there at all.
+        """
+        content = io.BytesIO()
+        np.savez(
+            content, vector=self.vector, low=self.low, high=self.high, hidden=np.array(self.shape.hidden, np.int64),
+            observations=np.array(self.shape.observations), action=np.array(self.action),
+        )  # fmt: skip
+        files.write_bytes(path, content.getvalue())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> NumpyPolicy:
+        """Read a policy that `save` wrote.
+
+        Parameters
+        ----------
+        path
+            The file.
+
+        Returns
+        -------
+        NumpyPolicy
+            The policy.
+
+        Raises
+        ------
+        InputError
+            Where the file is missing, damaged, or holds something else.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as table:
+                low, high, vector = (np.asarray(table[name], np.float32) for name in ("low", "high", "vector"))
+                hidden = tuple(int(units) for units in np.atleast_1d(table["hidden"]))
+                shape = PolicyShape(int(table["observations"]), low.size, hidden)
+                action: Any = str(table["action"])
+        except FileNotFoundError:
+            raise InputError(f"{path} does not exist", "a policy's npz file") from None
+        except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, OverflowError) as error:
+            raise InputError(f"{path} is no policy: {error}", "the npz file that NumpyPolicy.save wrote") from error
+        if vector.shape != (shape.size,) or low.ndim != 1:
+            raise InputError(f"{path} holds {vector.size} weights", f"{shape.size}, which its layers need")
+        return cls(shape, low, high, vector, action)
+
+    def _mapped(self, mean: np.ndarray) -> np.ndarray:
+        if self.action == "clip":
+            clipped: np.ndarray = np.clip(np.clip(mean, -1, 1), self.low, self.high)
+            return clipped
+        found: np.ndarray = np.tanh(mean) * self.scale + self.bias
         return found
 
 

@@ -1,0 +1,204 @@
+"""How good a distilled generator is: against real images, itself before distillation, and ATOM.
+
+Run it: ``python benchmarks/bench_accuracy.py``; about 20 minutes on one core. With
+``--data npz-jpeg:FOLDER --plan cifar`` about 90 minutes. A part that is done is not run again while its folder in runs/
+is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from attention_matching import DistillConfig, DistilledSet, Distiller, EvaluateConfig, evaluate, random_real
+from attention_matching.networks import Architecture
+from d2m_generator import (
+    D2M,
+    ConditionalGAN,
+    D2MConfig,
+    Judge,
+    MatchingLoss,
+    PoolConfig,
+    PretrainConfig,
+    load_generator,
+    pretrain,
+    synthesize,
+)
+from measure import into_readme, machine, store
+from sextet_common.data import ImageSet, load
+
+IPC = (1, 10, 50)
+CROSS_IPC = 10
+METHODS = ("random real", "generator before", "D2M", "ATOM")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a data set gets."""
+
+    width: int
+    """Of the generator."""
+    pretrain: PretrainConfig
+    distill: D2MConfig
+    atom: dict[int, DistillConfig]
+    """For each number of images that a pixel distillation is made of."""
+    epochs: dict[int, int]
+    """Of a network on so many images per class."""
+    judge: EvaluateConfig | None = None
+    """How the classifier of the Fréchet distance learns."""
+    network: int | None = None
+    """Width of the networks that images are judged by."""
+    cross: tuple[Architecture, ...] = ()
+    """Other networks, on the first seed."""
+    cross_epochs: int = 60
+
+
+PLANS = {
+    "digits": Plan(
+        16, PretrainConfig(steps=800), D2MConfig(steps=800, loss=MatchingLoss(maps="both")),
+        {ipc: DistillConfig(method="atom", ipc=ipc) for ipc in IPC}, {1: 150, 10: 150, 50: 60},
+        cross=("convnet", "resnet18", "vgg11", "vit"),
+    ),
+    "cifar": Plan(
+        16, PretrainConfig(steps=1500, discriminator_width=32),
+        D2MConfig(steps=400, real_batch=32, loss=MatchingLoss(maps="both"), pool=PoolConfig(width=32)),
+        {ipc: DistillConfig(method="atom", ipc=ipc, steps=300, width=32) for ipc in (1, 10)},
+        {1: 300, 10: 100, 50: 40}, EvaluateConfig(epochs=3, batch=64, width=32), network=32,
+    ),
+}  # fmt: skip
+
+
+def sets(
+    data: ImageSet, plan: Plan, seed: int, work: Path
+) -> tuple[dict[str, dict[int, DistilledSet]], dict[str, float], list[str]]:
+    """Make one seed's sets of every method and size, and say how long they took and how good the generators are."""
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, job: Any) -> Any:
+        mark = work / f"{name}.seconds"
+        began = time.perf_counter()
+        result = job()
+        if not mark.exists():
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.write_text(str(time.perf_counter() - began))
+        seconds[name] = float(mark.read_text())
+        return result
+
+    gan = ConditionalGAN(10, data.image_shape, width=plan.width, seed=seed)
+    training = dataclasses.replace(plan.pretrain, seed=seed)
+    timed("pretrain", lambda: pretrain(gan, data, training, work / "gan"))
+    before = load_generator(work / "gan")
+    distilled = load_generator(work / "gan")
+    timed("D2M", lambda: D2M(dataclasses.replace(plan.distill, seed=seed)).fit(distilled, data, work / "d2m"))
+    judge = Judge(data, plan.judge, path=work / "judge.safetensors")
+    quality = [str(judge(generator)) for generator in (before, distilled)]
+    found: dict[str, dict[int, DistilledSet]] = {name: {} for name in METHODS}
+    for ipc in IPC:
+        found["random real"][ipc] = random_real(data, ipc, seed)
+        found["generator before"][ipc] = synthesize(before, ipc, seed, data=data)
+        found["D2M"][ipc] = timed(f"sample {ipc}", lambda ipc=ipc: synthesize(distilled, ipc, seed, data=data))
+        if ipc in plan.atom:
+            config = dataclasses.replace(plan.atom[ipc], seed=seed)
+            found["ATOM"][ipc] = timed(
+                f"ATOM {ipc}", lambda ipc=ipc, config=config: Distiller(config).fit(data, work / f"atom-{ipc}")
+            )
+    return found, seconds, quality
+
+
+def main(
+    plan: str = "digits", data: str | None = None, seeds: int = 3, networks: int = 2, work: Path | None = None
+) -> None:
+    """Measure.
+
+    Parameters
+    ----------
+    plan
+        digits or cifar.
+    data
+        What to distill: digits where not given; otherwise as the command takes it.
+    seeds
+        Generators, distillations and choices of images.
+    networks
+        Fresh networks for every set.
+    work
+        Where the run folders go: runs/bench_PLAN where not given.
+    """
+    torch.set_num_threads(1)  # networks this small gain nothing by a second one
+    chosen = PLANS[plan]
+    work = work or Path("runs") / f"bench_{plan}"
+    images = load(data or plan)
+    accuracies: dict[str, dict[str, list[float]]] = {name: {} for name in METHODS}
+    cross: dict[str, dict[str, list[float]]] = {name: {} for name in METHODS}
+    times, qualities = [], []
+    for seed in range(seeds):
+        place = work / f"seed-{seed}"
+        found, seconds, quality = sets(images, chosen, seed, place)
+        times.append(seconds)
+        qualities.append(quality)
+        print(f"seed {seed}: {quality[0]} | {quality[1]}", flush=True)
+        for name, each in found.items():
+            for ipc, made in each.items():
+                judged = EvaluateConfig(networks=networks, epochs=chosen.epochs[ipc], seed=seed, width=chosen.network)
+                accuracy = evaluate(made, images, judged, place / f"evaluate {name} {ipc}").accuracies
+                accuracies[name].setdefault(str(ipc), []).extend(accuracy)
+                print(f"seed {seed}, {name}, {ipc} per class: {told(accuracy)}", flush=True)
+            for architecture in chosen.cross if not seed else ():
+                judged = EvaluateConfig(networks=1, epochs=chosen.cross_epochs, architecture=architecture)
+                out = place / f"cross {name} {architecture}"
+                cross[name][architecture] = list(evaluate(each[CROSS_IPC], images, judged, out).accuracies)
+    report = {"accuracies": accuracies, "cross": cross, "seconds": times, "quality": qualities}
+    store(plan, report)
+    write(report, plan)
+
+
+def write(report: dict[str, Any], plan: str) -> None:
+    """Put the tables into the README."""
+    chosen = PLANS[plan]
+    lines = ["| images per class | " + " | ".join(METHODS) + " |", "|---" * 5 + "|"]
+    for ipc in IPC:
+        row = [report["accuracies"][method].get(str(ipc)) for method in METHODS]
+        lines.append(f"| {ipc} | " + " | ".join(told(found) if found else "not run" for found in row) + " |")
+    if chosen.cross:
+        lines += [
+            "",
+            f"Other networks on {CROSS_IPC} images per class, {chosen.cross_epochs} epochs, one network, first seed:",
+            "",
+            "| network | " + " | ".join(METHODS) + " |",
+            "|---" * 5 + "|",
+        ]
+        lines += [
+            f"| {a} | " + " | ".join(f"{100 * report['cross'][m][a][0]:.1f} %" for m in METHODS) + " |"
+            for a in chosen.cross
+        ]
+    seconds = {name: statistics.median(each[name] for each in report["seconds"]) for name in report["seconds"][0]}
+    largest = max(chosen.atom)
+    ratio = seconds[f"ATOM {largest}"] / seconds[f"sample {largest}"]
+    lines += ["", "| job | median seconds |", "|---|---|"]
+    lines += [f"| {name} | {value:.3g} |" for name, value in seconds.items()]
+    lines += [
+        "",
+        f"{largest} images per class of the distilled generator take {1000 * seconds[f'sample {largest}']:.0f} ms, a "
+        f"new distillation by ATOM {seconds[f'ATOM {largest}']:.0f} s, {ratio:.0f} times as long.",
+        "",
+    ]
+    before, after = report["quality"][0]
+    lines += [f"First seed's generator before: {before}; after: {after}.", ""]
+    command = "" if plan == "digits" else f" --plan {plan} --data npz-jpeg:FOLDER --seeds {len(report['seconds'])}"
+    lines += [f"`python benchmarks/bench_accuracy.py{command}`, one thread, on {machine()}."]
+    into_readme(f"bench_{plan}", "\n".join(lines))
+
+
+def told(accuracies: Sequence[float]) -> str:
+    """Return mean and standard deviation in per cent."""
+    shares = [100 * value for value in accuracies]
+    return f"{statistics.mean(shares):.1f} ± {statistics.stdev(shares) if len(shares) > 1 else 0:.1f} %"
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
