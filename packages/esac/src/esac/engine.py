@@ -23,6 +23,7 @@ from jaxtyping import Float
 from sextet_common.errors import InputError
 
 from esac import evolution, rollout
+from esac.policy import ActionMap
 from esac.rollout import Episode, OnNan
 
 
@@ -68,6 +69,8 @@ class Job:
         Of noises and resets.
     on_nan
         See `rollout.episode`.
+    action
+        How policies act: see `NumpyPolicy`.
     """
 
     env: str | Callable[[], Any]
@@ -75,6 +78,7 @@ class Job:
     hidden: tuple[int, ...] = (256, 256)
     seed: int = 0
     on_nan: OnNan = "penalise"
+    action: ActionMap = "tanh"
 
 
 class Evaluator:
@@ -83,7 +87,7 @@ class Evaluator:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.env = rollout.make(job.env, job.options)
-        self.policy = rollout.numpy_policy(self.env, job.hidden)
+        self.policy = rollout.numpy_policy(self.env, job.hidden, action=job.action)
         self.most = rollout.horizon(self.env)
 
     def __call__(self, task: Task, bases: Float[np.ndarray, "bases size"]) -> Episode:

@@ -13,7 +13,7 @@ from esac.policy import PolicyShape
 
 Selection = Literal["top", "softmax"]
 Crossover = Literal["row", "neuron", "none"]
-Optimizer = Literal["adam", "sgd"]
+Optimizer = Literal["adam", "sgd", "clipup"]
 
 
 def noise(seed: int, generation: int, member: int, size: int) -> Float[np.ndarray, " size"]:
@@ -167,9 +167,13 @@ class Ascent:
     lr
         Learning rate.
     kind
-        "adam" or "sgd".
+        "adam", "sgd", or "clipup": momentum of directions of one length, at most twice the learning rate long.
     l2
         Weight decay, added to the gradient.
+
+    References
+    ----------
+    ClipUp, arXiv 2008.02387, with its defaults: momentum 0.9, the largest speed twice the step.
     """
 
     size: int
@@ -185,8 +189,13 @@ class Ascent:
     def step(self, vector: np.ndarray, direction: np.ndarray) -> float:
         """Move a vector in place; return the length of the move over that of the vector."""
         g = direction - self.l2 * vector
+        move: np.ndarray
         if self.kind == "sgd":
             move = self.lr * g
+        elif self.kind == "clipup":
+            self.m = np.float32(0.9) * self.m + np.float32(self.lr / max(float(np.linalg.norm(g)), 1e-12)) * g
+            self.m *= np.float32(min(1.0, 2 * self.lr / max(float(np.linalg.norm(self.m)), 1e-12)))
+            move = self.m
         else:
             self.steps += 1
             self.m += np.float32(0.1) * (g - self.m)

@@ -168,7 +168,8 @@ class NumpyPolicy:
             content, vector=self.vector, low=self.low, high=self.high, hidden=np.array(self.shape.hidden, np.int64),
             observations=np.array(self.shape.observations), action=np.array(self.action),
         )  # fmt: skip
-        files.write_bytes(path, content.getvalue())
+        with files.replacing(path) as temporary:
+            temporary.write_bytes(content.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NumpyPolicy:

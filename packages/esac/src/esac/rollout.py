@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from sextet_common.errors import InputError
 
-from esac.policy import NumpyPolicy
+from esac.policy import ActionMap, NumpyPolicy
 
 OnNan = Literal["raise", "penalise"]
 
@@ -172,11 +172,14 @@ def packed(
 
 
 def numpy_policy(
-    env: gymnasium.Env[Any, Any], hidden: tuple[int, ...], vector: np.ndarray | None = None
+    env: gymnasium.Env[Any, Any],
+    hidden: tuple[int, ...],
+    vector: np.ndarray | None = None,
+    action: ActionMap = "tanh",
 ) -> NumpyPolicy:
     """Make a policy for an environment's spaces."""
     from esac.policy import PolicyShape
 
     seen, acts = env.observation_space, env.action_space
     assert isinstance(seen, spaces.Box) and isinstance(acts, spaces.Box)
-    return NumpyPolicy(PolicyShape(seen.shape[0], acts.shape[0], hidden), acts.low, acts.high, vector)
+    return NumpyPolicy(PolicyShape(seen.shape[0], acts.shape[0], hidden), acts.low, acts.high, vector, action)
