@@ -10,98 +10,30 @@ from __future__ import annotations
 import contextlib
 import multiprocessing as mp
 import os
+import shutil
+import signal
 import time
-import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from multiprocessing import connection, shared_memory
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection, reduction, shared_memory
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from sextet_common.errors import InputError
 
-from esac import evolution, rollout
-from esac.policy import ActionMap
-from esac.rollout import Episode, OnNan
+from esac import rollout
+from esac.ledger import STARTING, Ledger, WorkerError
+from esac.rollout import Episode
+from esac.worker import ONE_THREAD, Evaluator, Job, Task, work
 
+__all__ = ["Engine", "Evaluator", "Job", "ProcessEngine", "SerialEngine", "Task", "WorkerError"]
 
-@dataclass(frozen=True)
-class Task:
-    """An episode of ``base + sign * sigma * noise(seed, generation, member)``.
-
-    Parameters
-    ----------
-    base
-        Which row of the generation's bases.
-    generation, member
-        What the noise, with the member the reset too, are numbered by.
-    sign
-        1, -1, or 0 for the base itself.
-    sigma
-        The noise's deviation.
-    keep
-        Send the transitions along.
-    """
-
-    base: int
-    generation: int
-    member: int
-    sign: int
-    sigma: float
-    keep: bool = False
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker needs to know once.
-
-    Parameters
-    ----------
-    env
-        The environment's name, or a function that makes it, which must be importable by workers.
-    options
-        For gymnasium's make.
-    hidden
-        Of the policies.
-    seed
-        Of noises and resets.
-    on_nan
-        See `rollout.episode`.
-    action
-        How policies act: see `NumpyPolicy`.
-    """
-
-    env: str | Callable[[], Any]
-    options: dict[str, Any] = field(default_factory=dict)
-    hidden: tuple[int, ...] = (256, 256)
-    seed: int = 0
-    on_nan: OnNan = "penalise"
-    action: ActionMap = "tanh"
-
-
-class Evaluator:
-    """An environment and a policy that are used again and again: a worker's whole world."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.env = rollout.make(job.env, job.options)
-        self.policy = rollout.numpy_policy(self.env, job.hidden, action=job.action)
-        self.most = rollout.horizon(self.env)
-
-    def __call__(self, task: Task, bases: Float[np.ndarray, "bases size"]) -> Episode:
-        """Do a task."""
-        vector = self.policy.vector
-        vector[:] = bases[task.base]
-        if task.sign:
-            vector += np.float32(task.sign * task.sigma) * evolution.noise(
-                self.job.seed, task.generation, task.member, len(vector)
-            )
-        reset = int(np.random.SeedSequence((self.job.seed, 0xE5, task.generation, task.member)).generate_state(1)[0])
-        return rollout.episode(
-            self.env, self.policy, reset >> 1, most=self.most, on_nan=self.job.on_nan, keep=task.keep
-        )
+_GUARD = (
+    'what it said is above: a script that starts workers needs `if __name__ == "__main__":` around its code, and a'
+    " function that makes an environment must be in a file that can be imported"
+)
 
 
 class Engine(ABC):
@@ -109,7 +41,7 @@ class Engine(ABC):
 
     @abstractmethod
     def start(self, bases: Float[np.ndarray, "bases size"], tasks: Sequence[Task]) -> None:
-        """Begin with a generation."""
+        """Begin with a generation; one that is still under way is given up."""
 
     @abstractmethod
     def finish(self) -> list[Episode]:
@@ -127,41 +59,48 @@ class Engine(ABC):
 
 
 class SerialEngine(Engine):
-    """Everything in this process, when the results are asked for."""
+    """Everything in this process, when the results are asked for.
 
-    def __init__(self, job: Job) -> None:
-        self.evaluator = Evaluator(job)
-        self._work: tuple[np.ndarray, Sequence[Task]] | None = None
+    Parameters
+    ----------
+    job
+        What is evaluated.
+    task_tries
+        How often an episode that raises is run before it counts as failed.
+    """
+
+    def __init__(self, job: Job, *, task_tries: int = 3) -> None:
+        self.evaluator = Evaluator(job, task_tries)
+        self._bases: np.ndarray = np.empty((0, self.evaluator.policy.shape.size), dtype=np.float32)
+        self._tasks: Sequence[Task] = ()
 
     def start(self, bases: Float[np.ndarray, "bases size"], tasks: Sequence[Task]) -> None:
         """Remember the generation."""
-        self._work = bases.copy(), tasks
+        self._bases, self._tasks = bases.copy(), tasks
 
     def finish(self) -> list[Episode]:
         """Evaluate it."""
-        assert self._work is not None
-        bases, tasks = self._work
-        return [self.evaluator(task, bases) for task in tasks]
+        return [self.evaluator(task, self._bases) for task in self._tasks]
 
     def close(self) -> None:
         """Close the environment."""
-        self.evaluator.env.close()
+        self.evaluator.close()
 
 
-class WorkerError(RuntimeError):
-    """Workers died, hung or failed more often than they may; the last one's words are told."""
-
-
-@dataclass
+@dataclass(eq=False)
 class _Worker:
     process: Any
     pipe: connection.Connection
     task: int | None = None
     began: float = 0.0
+    ready: bool = False
 
 
 class ProcessEngine(Engine):
     """A pool of processes that import no torch, with one thread each.
+
+    Workers that die are replaced, and their tasks done again. Those that take too long too: such a task is done once
+    more, then its episode has failed. So has an episode whose environment raises at every try.
 
     Parameters
     ----------
@@ -173,71 +112,95 @@ class ProcessEngine(Engine):
         How often workers may be replaced in a row, without a finished task between.
     timeout
         Seconds that an episode may take.
+    task_tries
+        How often an episode that raises is run before it counts as failed.
 
     Raises
     ------
     InputError
-        Where the environment cannot be made, or a number is out of range.
+        Where the environment cannot be made or sent to workers, or a number is out of range.
     """
 
-    def __init__(self, job: Job, workers: int = 2, *, restarts: int = 5, timeout: float = 600.0) -> None:
+    def __init__(
+        self, job: Job, workers: int = 2, *, restarts: int = 5, timeout: float = 600.0, task_tries: int = 3
+    ) -> None:
         if workers < 1:
             raise InputError(f"workers is {workers}", "a whole number >= 1")
-        if not timeout > 0:
-            raise InputError(f"timeout is {timeout}", "seconds > 0")
-        self.job, self.restarts, self.timeout = job, restarts, timeout
-        probe = rollout.make(job.env, job.options)  # a bad name fails here, in one line, and not in every worker
-        self._size = rollout.numpy_policy(probe, job.hidden).shape.size
+        self.job, self.task_tries = job, task_tries
+        self._ledger = Ledger(restarts, timeout)
+        try:
+            reduction.ForkingPickler.dumps(job)
+        except Exception as error:  # pickle has several for this
+            raise InputError(
+                f"the environment {job.env!r} or its options cannot be sent to workers: {error}",
+                "a function at the top of a module that can be imported (no lambda), or workers=0",
+            ) from error
+        probe = Evaluator(job, task_tries)  # a bad name fails here, in one line, and not in every worker
+        self._size = probe.policy.shape.size
         probe.close()
         self._context = mp.get_context("spawn")
         self._shared: shared_memory.SharedMemory | None = None
-        self._tasks: Sequence[Task] = ()
-        self._queue: list[int] = []
-        self._found: dict[int, Episode] = {}
-        self._failures = 0
-        self._workers = [self._started() for _ in range(workers)]
+        self._bases = 0
+        self._met = False  # whether a worker has ever got as far as its environment
+        self._workers: list[_Worker] = []
+        try:
+            for _ in range(workers):
+                self._hire()
+        except BaseException:
+            self.close()
+            raise
 
     def start(self, bases: Float[np.ndarray, "bases size"], tasks: Sequence[Task]) -> None:
-        """Hand the bases to all workers, and every free one a task."""
-        needed = bases.shape[0] * self._size * 4
+        """Hand the bases to all workers, and every free one a task; a generation under way is given up."""
+        for worker in [worker for worker in self._workers if worker.task is not None]:
+            self._dismiss(worker)
+            self._hire()
+        needed = max(1, len(bases) * self._size * 4)
         if self._shared is None or self._shared.size < needed:
             self._release()
+            _check_room(needed)
             self._shared = shared_memory.SharedMemory(create=True, size=needed)
         block: np.ndarray = np.ndarray((len(bases), self._size), dtype=np.float32, buffer=self._shared.buf)
         block[:] = bases
-        del block
-        self._count, self._tasks, self._found = len(bases), tasks, {}
-        self._queue = list(range(len(tasks)))[::-1]
+        del block  # a view would keep the memory open
+        self._bases = len(bases)
+        self._ledger.begin(tasks)
         for worker in self._workers:
             self._give(worker)
 
     def finish(self) -> list[Episode]:
-        """Wait for all tasks; dead, hung and failed workers are replaced and their tasks done again."""
-        while len(self._found) < len(self._tasks):
+        """Wait for all tasks.
+
+        Raises
+        ------
+        WorkerError
+            Where workers fail too often in a row.
+        NotANumber
+            Where an episode's numbers are not finite, and the job says "raise".
+        """
+        while not self._ledger.done:
+            if not self._workers:
+                raise WorkerError("no worker is left")
             waits = {worker.pipe: worker for worker in self._workers if worker.task is not None}
             sentinels = {worker.process.sentinel: worker for worker in self._workers}
-            ready = connection.wait([*waits, *sentinels], timeout=1.0)
-            for thing in ready:
+            for thing in connection.wait([*waits, *sentinels], timeout=1.0):
                 worker = waits.get(thing) or sentinels.get(thing)  # type: ignore[call-overload]
                 if worker is not None and worker in self._workers:
                     self._hear(worker)
             for worker in list(self._workers):
-                if worker.task is not None and time.monotonic() - worker.began > self.timeout:
-                    self._replace(worker, f"an episode took more than {self.timeout:g} s")
-        return [self._found[number] for number in range(len(self._tasks))]
+                self._check_time(worker)
+        return self._ledger.episodes()
 
     def close(self) -> None:
         """Stop all workers, and give the shared memory back."""
         for worker in self._workers:
             with contextlib.suppress(OSError, ValueError):
                 worker.pipe.send(None)
+        until = time.monotonic() + 1.0
         for worker in self._workers:
-            worker.process.join(1.0)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
-            worker.pipe.close()
-        self._workers = []
+            worker.process.join(max(0.0, until - time.monotonic()) if worker.task is None else 0.0)
+        for worker in list(self._workers):
+            self._dismiss(worker)
         self._release()
 
     def processes(self) -> list[int]:
@@ -248,63 +211,64 @@ class ProcessEngine(Engine):
         try:
             if not worker.pipe.poll():
                 if not worker.process.is_alive():
-                    self._replace(worker, f"a worker ended with exit code {worker.process.exitcode}")
+                    self._replace(worker, _last_words(worker))
                 return
-            kind, number, value = worker.pipe.recv()
+            kind, value = worker.pipe.recv()
         except (EOFError, OSError):
             worker.process.join(1.0)
-            self._replace(worker, f"a worker ended with exit code {worker.process.exitcode}")
+            self._replace(worker, _last_words(worker))
             return
-        if kind == "error":
+        if kind == "ready":
+            worker.ready = self._met = True
+            worker.began = time.monotonic()  # a task that waited for the start has its whole time
+        elif kind == "error":
             self._replace(worker, value)
-            return
-        if kind == "nan":
+        elif kind == "nan":
+            worker.task = None
             raise rollout.NotANumber(value)
-        self._found[number] = value
-        self._failures = 0
-        worker.task = None
-        self._give(worker)
+        elif worker.task is not None:
+            self._ledger.took(worker.task, value)
+            worker.task = None
+            self._give(worker)
+
+    def _check_time(self, worker: _Worker) -> None:
+        took = time.monotonic() - worker.began
+        if worker.ready:
+            if worker.task is not None and took > self._ledger.timeout:
+                self._replace(worker, self._ledger.overslept(worker.task))
+        elif took > max(self._ledger.timeout, STARTING):
+            self._replace(worker, f"a worker took more than {took:.0f} s to start")
 
     def _give(self, worker: _Worker) -> None:
-        if worker.task is not None or not self._queue or self._shared is None:
+        if worker.task is not None or not self._ledger.queue or self._shared is None:
             return
-        number = self._queue.pop()
-        worker.task, worker.began = number, time.monotonic()
-        message = (number, self._tasks[number], self._shared.name, self._count)
+        worker.task = self._ledger.queue.pop()
+        if worker.ready:
+            worker.began = time.monotonic()
         with contextlib.suppress(OSError):  # a dead worker is met by its sentinel
-            worker.pipe.send(message)
+            worker.pipe.send((self._ledger.tasks[worker.task], self._shared.name, self._bases))
 
     def _replace(self, worker: _Worker, reason: str) -> None:
-        self._failures += 1
-        if worker.task is not None:
-            self._queue.append(worker.task)
+        self._dismiss(worker)
+        if not self._met and worker.process.exitcode == 1:
+            raise WorkerError(reason)  # it did not get through its imports, and no other one will
+        self._ledger.lost(worker.task, reason)
+        self._give(self._hire())
+
+    def _hire(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=work, args=(theirs, self.job, self.task_tries), daemon=True)
+        with _for_a_child():
+            process.start()
+        theirs.close()
+        self._workers.append(_Worker(process, ours, began=time.monotonic()))
+        return self._workers[-1]
+
+    def _dismiss(self, worker: _Worker) -> None:
         worker.process.kill()
         worker.process.join()
         worker.pipe.close()
         self._workers.remove(worker)
-        if self._failures > self.restarts:
-            raise WorkerError(f"workers failed {self._failures} times in a row; the last: {reason}")
-        time.sleep(min(1.0, 0.05 * 2**self._failures) if self._failures > 1 else 0.0)
-        fresh = self._started()
-        self._workers.append(fresh)
-        self._give(fresh)
-
-    def _started(self) -> _Worker:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=work, args=(theirs, self.job, os.getpid()), daemon=True)
-        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-        before = {name: os.environ.get(name) for name in names}
-        os.environ.update(dict.fromkeys(names, "1"))  # read by the child before NumPy is there
-        try:
-            process.start()
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
-        theirs.close()
-        return _Worker(process, ours)
 
     def _release(self) -> None:
         if self._shared is not None:
@@ -314,44 +278,44 @@ class ProcessEngine(Engine):
             self._shared = None
 
 
-def work(pipe: connection.Connection, job: Job, parent: int) -> None:
-    """Do tasks until told to stop, or until the parent is gone: a worker's life."""
-    import signal
+@contextlib.contextmanager
+def _for_a_child() -> Iterator[None]:
+    """Have a child start with one thread, and deaf to Ctrl-C, which goes to it as to this process."""
+    if hasattr(signal, "pthread_sigmask"):
+        from multiprocessing import resource_tracker
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when a Ctrl-C ends its workers
-    evaluator: Evaluator | None = None
-    blocks: dict[str, shared_memory.SharedMemory] = {}
-    while True:
-        try:
-            while not pipe.poll(1.0):
-                if os.getppid() != parent:
-                    return
-            message = pipe.recv()
-        except (EOFError, OSError):
-            return
-        if message is None:
-            return
-        number, task, name, count = message
-        try:
-            if evaluator is None:
-                evaluator = Evaluator(job)
-            if name not in blocks:
-                for old in blocks.values():
-                    old.close()
-                blocks = {name: _attached(name)}
-            size = evaluator.policy.shape.size
-            bases: np.ndarray = np.ndarray((count, size), dtype=np.float32, buffer=blocks[name].buf)
-            pipe.send(("done", number, evaluator(task, bases)))
-            del bases
-        except rollout.NotANumber as error:
-            pipe.send(("nan", number, str(error)))
-        except Exception:  # whatever an environment raises: the parent shows it
-            pipe.send(("error", number, traceback.format_exc()))
-
-
-def _attached(name: str) -> shared_memory.SharedMemory:
-    """Open the parent's block; workers share the parent's tracker, which the parent alone tells to forget it."""
+        resource_tracker.ensure_running()  # where it starts by itself, it ends the blocking
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)  # read by the child before NumPy is there
     try:
-        return shared_memory.SharedMemory(name=name, track=False)  # type: ignore[call-arg]
-    except TypeError:  # before Python 3.13
-        return shared_memory.SharedMemory(name=name)
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _last_words(worker: _Worker) -> str:
+    """Say how a worker ended."""
+    code = worker.process.exitcode
+    if code is not None and code < 0:
+        ended = f"was killed by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -9 else "")
+    else:
+        ended = f"ended with exit code {code}"
+    return f"a worker {ended}" if worker.ready else f"a worker {ended} while it started; {_GUARD}"
+
+
+def _check_room(needed: int) -> None:
+    """Refuse what does not fit into Linux's shared memory, where writing it would kill this process."""
+    if os.path.isdir("/dev/shm"):
+        free = shutil.disk_usage("/dev/shm").free
+        if needed > free:
+            raise InputError(
+                f"a generation's policies take {needed / 2**20:.0f} MiB, /dev/shm has {free / 2**20:.0f} MiB left",
+                "more shared memory (docker run --shm-size), a smaller population, or workers=0",
+            )
