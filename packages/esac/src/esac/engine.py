@@ -253,16 +253,17 @@ class ProcessEngine(Engine):
         if not self._met and worker.process.exitcode == 1:
             raise WorkerError(reason)  # it did not get through its imports, and no other one will
         self._ledger.lost(worker.task, reason)
-        self._give(self._hire())
+        self._hire()
+        for other in self._workers:  # the lost task goes to whoever is free: the new worker has still to start
+            self._give(other)
 
-    def _hire(self) -> _Worker:
+    def _hire(self) -> None:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=work, args=(theirs, self.job, self.task_tries), daemon=True)
         with _for_a_child():
             process.start()
         theirs.close()
         self._workers.append(_Worker(process, ours, began=time.monotonic()))
-        return self._workers[-1]
 
     def _dismiss(self, worker: _Worker) -> None:
         worker.process.kill()

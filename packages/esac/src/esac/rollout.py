@@ -10,11 +10,12 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, require
 
-from esac.policy import ActionMap, NumpyPolicy
+from esac.policy import ActionMap, NumpyPolicy, PolicyShape
 
 OnNan = Literal["raise", "penalise"]
+_DM_CONTROL = "dm_control/"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def make(
     Parameters
     ----------
     env
-        A name that gymnasium knows, or a function without arguments.
+        A name that gymnasium knows, dm_control/NAME (by way of shimmy: extra dm-control; its observations become one
+        vector), or a function without arguments.
     options
         For gymnasium's make.
 
@@ -68,37 +70,108 @@ def make(
     ------
     InputError
         Where it cannot be made, or has other spaces: the remedy is named.
+
+    Examples
+    --------
+    >>> make("Pendulum-v1").action_space.shape
+    (1,)
     """
+    if isinstance(env, str) and env.startswith(_DM_CONTROL):
+        for module in ("dm_control", "shimmy"):  # without the first, the second registers nothing and says nothing
+            require(module, package="esac", extra="dm-control")
     try:
         made = gymnasium.make(env, **(options or {})) if isinstance(env, str) else env()
     except Exception as error:  # every environment has its own; the name is what the user can mend
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"the environment {env!r} cannot be made: {first}", "a name that gymnasium.make knows"
+            f"the environment {env!r} cannot be made: {first}",
+            "a task of dm_control's suite, and a mujoco of the releases that esac[dm-control] brings"
+            if isinstance(env, str) and env.startswith(_DM_CONTROL)
+            else "a name and options that gymnasium.make accepts, or a function that returns an environment",
         ) from error
-    check_spaces(made)
+    if not isinstance(made, gymnasium.Env):
+        raise InputError(f"the environment {env!r} is a {type(made).__name__}", "a gymnasium environment")
+    if isinstance(env, str) and env.startswith(_DM_CONTROL) and isinstance(made.observation_space, spaces.Dict):
+        made = gymnasium.wrappers.FlattenObservation(made)
+    try:
+        check_spaces(made)
+    except InputError:
+        made.close()
+        raise
     return made
 
 
 def check_spaces(env: gymnasium.Env[Any, Any]) -> None:
-    """Raise InputError where an environment's spaces are not those of continuous control."""
+    """Refuse spaces that are not those of continuous control.
+
+    Parameters
+    ----------
+    env
+        The environment.
+
+    Raises
+    ------
+    InputError
+        Where observations are no flat box, or actions no flat, bounded box: the wrapper that helps is named.
+
+    Examples
+    --------
+    >>> check_spaces(gymnasium.make("CartPole-v1"))
+    Traceback (most recent call last):
+    sextet_common.errors.InputError: actions are Discrete(2); expected: a Box: soft actor-critic is for continuous \
+    actions
+    """
     seen, acts = env.observation_space, env.action_space
     if isinstance(seen, spaces.Dict | spaces.Tuple):
         raise InputError(
             f"observations are a {type(seen).__name__}", "a flat Box: wrap it in gymnasium.wrappers.FlattenObservation"
         )
-    if not isinstance(seen, spaces.Box) or len(seen.shape) != 1:
+    if isinstance(seen, spaces.Box) and len(seen.shape) > 1:
+        what = "images" if len(seen.shape) == 3 else "a table"
+        raise InputError(
+            f"observations are {what} of shape {seen.shape}",
+            "a Box of one dimension: features of it, or gymnasium.wrappers.FlattenObservation where it is small",
+        )
+    if not isinstance(seen, spaces.Box) or not seen.shape:
         raise InputError(f"observations are {seen}", "a Box of one dimension: wrap it in FlattenObservation")
     if not isinstance(acts, spaces.Box):
         raise InputError(f"actions are {acts}", "a Box: soft actor-critic is for continuous actions")
-    if len(acts.shape) != 1 or not (np.isfinite(acts.low).all() and np.isfinite(acts.high).all()):
-        raise InputError(f"actions are {acts}", "a bounded Box of one dimension: wrap it in RescaleAction")
+    if len(acts.shape) != 1:
+        raise InputError(
+            f"actions are of shape {acts.shape}",
+            "a Box of one dimension: gymnasium.wrappers.TransformAction can reshape them",
+        )
+    if not (np.isfinite(acts.low).all() and np.isfinite(acts.high).all() and (acts.low < acts.high).all()):
+        raise InputError(
+            f"actions are {acts}",
+            "a Box with finite ends, low below high: gymnasium.wrappers.TransformAction sets them",
+        )
 
 
 def horizon(env: gymnasium.Env[Any, Any], fallback: int = 10_000) -> int:
-    """Return after how many steps an episode ends at the latest: the environment's own limit, or a fallback."""
-    spec = env.spec
-    return int(spec.max_episode_steps) if spec is not None and spec.max_episode_steps else fallback
+    """Return after how many steps an episode ends at the latest.
+
+    Parameters
+    ----------
+    env
+        The environment.
+    fallback
+        Where the environment says none, as wrappers that cut episodes off by themselves may.
+
+    Returns
+    -------
+    int
+        Steps.
+
+    Examples
+    --------
+    >>> horizon(gymnasium.make("Pendulum-v1"))
+    200
+    """
+    if env.spec is not None and env.spec.max_episode_steps:
+        return int(env.spec.max_episode_steps)
+    own = getattr(env.unwrapped, "_step_limit", math.inf)  # dm_control's, which shimmy passes on
+    return int(own) if math.isfinite(own) else fallback
 
 
 def episode(
@@ -177,9 +250,30 @@ def numpy_policy(
     vector: np.ndarray | None = None,
     action: ActionMap = "tanh",
 ) -> NumpyPolicy:
-    """Make a policy for an environment's spaces."""
-    from esac.policy import PolicyShape
+    """Make a policy for an environment's spaces.
 
+    Parameters
+    ----------
+    env
+        An environment that `make` accepts.
+    hidden
+        Units of the hidden layers.
+    vector
+        The weights; zeros where not given.
+    action
+        How it acts: see `NumpyPolicy`.
+
+    Returns
+    -------
+    NumpyPolicy
+        The policy.
+
+    Examples
+    --------
+    >>> numpy_policy(make("Pendulum-v1"), (4,)).shape.size
+    21
+    """
+    check_spaces(env)
     seen, acts = env.observation_space, env.action_space
     assert isinstance(seen, spaces.Box) and isinstance(acts, spaces.Box)
     return NumpyPolicy(PolicyShape(seen.shape[0], acts.shape[0], hidden), acts.low, acts.high, vector, action)
