@@ -9,6 +9,12 @@ import importlib
 from typing import Any
 
 _WHERE = {
+    "All": "callbacks",
+    "SaveEvery": "callbacks",
+    "StopOnReward": "callbacks",
+    "changed": "config",
+    "preset": "presets",
+    "release": "presets",
     "ESAC": "algorithm",
     "ESACConfig": "config",
     "Generation": "algorithm",
@@ -26,6 +32,7 @@ _WHERE = {
 __all__ = [
     "ESAC",
     "SAC",
+    "All",
     "ESACConfig",
     "Episode",
     "Generation",
@@ -34,8 +41,13 @@ __all__ = [
     "ProcessEngine",
     "Replay",
     "SACConfig",
+    "SaveEvery",
     "SerialEngine",
+    "StopOnReward",
     "WorkerError",
+    "changed",
+    "preset",
+    "release",
 ]
 
 

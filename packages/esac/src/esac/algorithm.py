@@ -370,13 +370,12 @@ class ESAC:
         if good:
             values |= {"rollout/ep_rew_mean": float(np.mean([e.total for e in good])),
                        "rollout/ep_len_mean": float(np.mean([e.length for e in good]))}  # fmt: skip
-        if t == 0 or self.steps // config.eval_every > before // config.eval_every:
-            judged = time.perf_counter()
-            spent = self.seconds + judged - began, self.cpu_seconds + time.process_time() - processor
-            self._judge(values, (float(self.steps), *spent))
-            values["time/eval_s"] = time.perf_counter() - judged
         self.seconds += time.perf_counter() - began
         self.cpu_seconds += time.process_time() - processor
+        if t == 0 or self.steps // config.eval_every > before // config.eval_every:
+            judged = time.perf_counter()
+            self._judge(values)
+            values["time/eval_s"] = time.perf_counter() - judged
         values |= {"time/env_steps": float(self.steps), "time/seconds": self.seconds,
                    "time/cpu_seconds": self.cpu_seconds, "time/fps": self.steps / max(self.seconds, 1e-9)}  # fmt: skip
         return Generation(t, self.steps, outcome.returns, origins, outcome.winners, values), episodes
@@ -399,10 +398,11 @@ class ESAC:
         values["sac/updates"] = float(self.collector.updates)
         return found
 
-    def _judge(self, values: dict[str, float], when: tuple[float, float, float]) -> None:
+    def _judge(self, values: dict[str, float]) -> None:
         """Evaluate mean and gradient-trained policy, keep the best, and take the mean over where it is better."""
         kinds: list[Which] = {"es": ["mean"], "sac": ["sac"], "esac": ["mean", "sac"]}[self.config.mode]  # type: ignore[assignment]
         found = {which: self.evaluate(which, self.config.eval_episodes) for which in kinds}
+        when = float(self.steps), self.seconds, self.cpu_seconds
         self.evaluations.add(when, {str(which): episodes for which, episodes in found.items()})
         means = {}
         for which, episodes in found.items():

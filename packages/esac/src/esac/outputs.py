@@ -26,7 +26,7 @@ class Evaluations:
     Attributes
     ----------
     when
-        Environment steps, seconds and processor seconds of each evaluation.
+        Environment steps, and seconds and processor seconds of learning without evaluations, at each evaluation.
     returns, lengths
         Of each evaluation's episodes, for "mean" (of the population) and "sac" (gradient-trained), as far as they are.
     """

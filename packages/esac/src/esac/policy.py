@@ -191,14 +191,14 @@ class NumpyPolicy:
             Where the file is missing, damaged, or holds something else.
         """
         try:
-            with np.load(path, allow_pickle=False) as table:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as table:
                 low, high, vector = (np.asarray(table[name], np.float32) for name in ("low", "high", "vector"))
                 hidden = tuple(int(units) for units in np.atleast_1d(table["hidden"]))
                 shape = PolicyShape(int(table["observations"]), low.size, hidden)
                 action: Any = str(table["action"])
         except FileNotFoundError:
             raise InputError(f"{path} does not exist", "a policy's npz file") from None
-        except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, OverflowError) as error:
+        except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, AttributeError, MemoryError) as error:
             raise InputError(f"{path} is no policy: {error}", "the npz file that NumpyPolicy.save wrote") from error
         if vector.shape != (shape.size,) or low.ndim != 1:
             raise InputError(f"{path} holds {vector.size} weights", f"{shape.size}, which its layers need")

@@ -1,0 +1,207 @@
+"""What ESAC, its halves and Stable-Baselines3's SAC learn, at equal environment steps and at equal seconds.
+
+Run it: ``python benchmarks/bench_learning.py``; about an hour on one core. Every run that is done is kept in
+runs/bench_learning and not run again, so that several processes may share the work: ``--envs Swimmer``.
+All policies and critics have two layers of 64 units, all methods one thread; seconds are the processor's, without
+evaluations, so that other work on the machine counts little.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from esac import ESAC, ESACConfig
+from esac.config import changed
+from esac.presets import SB3_SAC
+from esac.rollout import episode, horizon, make
+from measure import into_readme, machine, store
+from sextet_common import files
+
+HIDDEN = (64, 64)
+EPISODES = 5
+SHARED: dict[str, Any] = {
+    "hidden": HIDDEN, "population": 4, "elite": 0.5, "injected": 1, "sigma": 0.02, "es_lr": 0.01, "sac_every": 1,
+    "sac_episodes": 4, "start_steps": 1000, "amt_every": 2, "amt_clip": 1e-3, "eval_episodes": EPISODES,
+    "sac": SB3_SAC["sac"],
+}  # fmt: skip
+ENVS: dict[str, tuple[str, dict[str, Any], int, int]] = {
+    "Pendulum": ("Pendulum-v1", {}, 10_000, 1000),
+    "InvertedDoublePendulum": ("InvertedDoublePendulum-v5", {}, 10_000, 1000),
+    "HalfCheetah": ("HalfCheetah-v5", {"max_episode_steps": 200}, 20_000, 2000),
+    "Swimmer": ("Swimmer-v5", {"max_episode_steps": 200}, 20_000, 2000),
+}
+"""Name, options, environment steps and steps between evaluations."""
+METHODS: dict[str, dict[str, Any]] = {
+    "ESAC": {},
+    "SAC": {"mode": "sac", "start_steps": 100},
+    "ES": {"mode": "es", "elite": 0.0},
+    "no crossover": {"crossover": "none"},
+    "no tuning": {"amt_every": 0},
+    "no injection": {"injected": 0},
+    "stored": {"store": "all"},
+}
+PEERS = {"SB3 SAC": 0.99, "SB3 SAC, discount 0.9999": 0.9999}
+MAIN = ("ESAC", "SAC", "ES", "SB3 SAC")
+ABLATION = ("ESAC", "no crossover", "no tuning", "no injection", "stored")
+ES_STEPS = 5  # times the others': it is that much quicker
+
+
+def ours(env: str, method: str, seed: int) -> dict[str, Any]:
+    """Learn with this package."""
+    name, options, steps, every = ENVS[env]
+    settings = {**SHARED, "eval_every": every, **METHODS[method]}
+    model = ESAC(name, changed(settings, ESACConfig()), seed=seed, options=options)
+    model.learn(steps * (ES_STEPS if method == "ES" else 1), progress_bar=False)
+    found = model.evaluations
+    rows = np.array(found.when)
+    return {
+        "steps": rows[:, 0].tolist(), "seconds": rows[:, 2].tolist(), "returns": found.returns,
+        "updates": model.collector.updates, "total_seconds": model.cpu_seconds, "total_steps": model.steps,
+    }  # fmt: skip
+
+
+def theirs(env: str, method: str, seed: int) -> dict[str, Any]:
+    """Learn with Stable-Baselines3, evaluated as ours is."""
+    from stable_baselines3 import SAC
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    name, options, steps, every = ENVS[env]
+    judge = make(name, options)
+    resets = (np.random.SeedSequence((seed, 0xEA)).generate_state(EPISODES) >> 1).tolist()
+    found: dict[str, Any] = {"steps": [], "seconds": [], "returns": {"sac": []}}
+
+    class Watch(BaseCallback):
+        spent = 0.0
+
+        def _on_training_start(self) -> None:
+            self.began = time.process_time()
+
+        def _on_step(self) -> bool:
+            if self.num_timesteps % every == 0:
+                found["seconds"].append(time.process_time() - self.began - self.spent)
+                began = time.process_time()
+                policy = lambda seen: self.model.predict(seen, deterministic=True)[0]  # noqa: E731
+                totals = [
+                    episode(judge, policy, reset, most=horizon(judge), on_nan="raise").total  # type: ignore[arg-type]
+                    for reset in resets
+                ]
+                found["steps"].append(self.num_timesteps)
+                found["returns"]["sac"].append(totals)
+                self.spent += time.process_time() - began
+            return True
+
+    watch = Watch()
+    model = SAC(
+        "MlpPolicy", make(name, options), seed=seed, device="cpu", gamma=PEERS[method],
+        policy_kwargs={"net_arch": list(HIDDEN)}, buffer_size=100_000,
+    )  # fmt: skip
+    model.learn(steps, callback=watch)
+    total = time.process_time() - watch.began - watch.spent
+    return {**found, "updates": model._n_updates, "total_seconds": total, "total_steps": steps}
+
+
+def main(
+    envs: tuple[str, ...] = tuple(ENVS),
+    seeds: int = 3,
+    work: Path = Path("runs/bench_learning"),
+    ablation: tuple[str, ...] = ("InvertedDoublePendulum", "HalfCheetah"),
+    collect: bool = True,
+) -> None:
+    """Measure.
+
+    Parameters
+    ----------
+    envs
+        Of ENVS.
+    seeds
+        Of each method.
+    work
+        Where runs are kept.
+    ablation
+        Environments in which ESAC's parts are left out one at a time.
+    collect
+        Write the tables, which needs every run.
+    """
+    torch.set_num_threads(1)
+    work.mkdir(parents=True, exist_ok=True)
+    for env in envs:
+        methods = [*MAIN, *(["SB3 SAC, discount 0.9999"] if env == "Swimmer" else [])]
+        methods += [method for method in ABLATION if method not in methods and env in ablation]
+        for seed in range(seeds):
+            for method in methods:
+                place = work / f"{env} {method} {seed}.json"
+                if not place.exists():
+                    found = (theirs if method in PEERS else ours)(env, method, seed)
+                    files.write_text(place, json.dumps(found) + "\n")
+                    last = {name: f"{np.mean(rows[-1]):.1f}" for name, rows in found["returns"].items()}
+                    print(f"{env}, {method}, seed {seed}: {last}, {found['total_seconds']:.0f} s", flush=True)
+    if collect:
+        runs: dict[str, list[dict[str, Any]]] = {}
+        for place in sorted(work.glob("*.json")):
+            runs.setdefault(place.stem.rpartition(" ")[0], []).append(json.loads(place.read_text()))
+        report = {"runs": runs, "seeds": seeds, "ablation": ablation}
+        store("learning", report)
+        write(report)
+
+
+def at(run: dict[str, Any], axis: str, where: float) -> dict[str, float]:
+    """Return each policy's mean return at the last evaluation up to a place on an axis."""
+    last = max((i for i, value in enumerate(run[axis]) if value <= where), default=0)
+    return {name: float(np.mean(rows[last])) for name, rows in run["returns"].items()}
+
+
+def told(runs: list[dict[str, Any]], axis: str, where: float, policy: str) -> str:
+    """Return mean and standard deviation over seeds."""
+    values = [at(run, axis, where)[policy] for run in runs]
+    return f"{statistics.mean(values):.0f} ± {statistics.stdev(values) if len(values) > 1 else 0:.0f}"
+
+
+COLUMNS = {
+    "ESAC, gradient-trained": ("ESAC", "sac"), "ESAC, mean": ("ESAC", "mean"), "SAC": ("SAC", "sac"),
+    "ES": ("ES", "mean"), "SB3 SAC": ("SB3 SAC", "sac"), "SB3, discount 0.9999": ("SB3 SAC, discount 0.9999", "sac"),
+}  # fmt: skip
+
+
+def write(report: dict[str, Any]) -> None:
+    """Put the tables into the README."""
+    runs = report["runs"]
+    lines = ["| environment, at | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for env, (_, _, steps, _) in ENVS.items():
+        seconds = min(run["total_seconds"] for m in ("ESAC", "SAC", "SB3 SAC") for run in runs[f"{env} {m}"])
+        for axis, where, name in (("steps", steps, f"{steps:,} steps"), ("seconds", seconds, f"{seconds:.0f} s")):
+            cells = [
+                told(runs[f"{env} {m}"], axis, where * (1.1 if axis == "steps" else 1), policy)
+                if f"{env} {m}" in runs
+                else ""
+                for m, policy in COLUMNS.values()
+            ]
+            lines.append(f"| {env}, {name} | " + " | ".join(cells) + " |")
+    lines += ["", "| gradient updates, in the same steps | ESAC | SAC | SB3 SAC |", "|---|---|---|---|"]
+    for env in ENVS:
+        cells = [
+            f"{statistics.mean(run['updates'] for run in runs[f'{env} {m}']):,.0f}" for m in ("ESAC", "SAC", "SB3 SAC")
+        ]
+        lines.append(f"| {env} | " + " | ".join(cells) + " |")
+    lines += ["", "| ESAC's parts, left out: gradient-trained / mean | " + " | ".join(ABLATION) + " |"]
+    lines += ["|---" * (len(ABLATION) + 1) + "|"]
+    for env in report["ablation"]:
+        steps = ENVS[env][2]
+        cells = [
+            " / ".join(told(runs[f"{env} {m}"], "steps", 1.1 * steps, policy) for policy in ("sac", "mean"))
+            for m in ABLATION
+        ]
+        lines.append(f"| {env} | " + " | ".join(cells) + " |")
+    lines += ["", f"Mean ± standard deviation over {report['seeds']} seeds, {EPISODES} deterministic episodes each; "
+              f"`python benchmarks/bench_learning.py` on {machine()}."]  # fmt: skip
+    into_readme("bench_learning", "\n".join(lines))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from esac import ESAC, All, NumpyPolicy, PolicyShape, SaveEvery, StopOnReward, changed, preset, release
+from esac.__main__ import main
+from esac.config import ESACConfig
+from esac.presets import PRESETS, SB3_SAC
+from esac.replay import Replay
+from esac.sac import SAC, Explorer, SACConfig
+from sextet_common.errors import InputError
+
+TINY = {
+    "population": 4, "elite": 0.25, "injected": 1, "sac_every": 1, "sac_episodes": 1, "start_steps": 20,
+    "hidden": (8, 8), "eval_every": 200, "eval_episodes": 2, "checkpoint_every": 200, "amt_every": 1,
+    "sac": {"batch_size": 8, "capacity": 5000},
+}  # fmt: skip
+
+
+def learner(seed: int = 0, **words: object) -> ESAC:
+    return ESAC("Pendulum-v1", changed({**TINY, **words}), seed=seed, options={"max_episode_steps": 15})
+
+
+def test_a_run_folder_holds_stable_baselines_files_and_a_resumed_run_the_same_ones(tmp_path: Path) -> None:
+    made = learner().learn(700, out=tmp_path / "whole")
+    learner().learn(300, out=tmp_path / "parts")
+    learner().learn(700, out=tmp_path / "parts")
+    both = []
+    for name in ("whole", "parts"):
+        with np.load(tmp_path / name / "evaluations.npz", allow_pickle=False) as table:
+            both.append(dict(table))
+    for key in ("timesteps", "results", "ep_lengths", "results_mean", "results_sac"):
+        np.testing.assert_array_equal(both[0][key], both[1][key])
+    found = both[0]
+    assert found["timesteps"].dtype.kind == "i" and found["results"].shape == (len(found["timesteps"]), 2)
+    assert (found["ep_lengths"] == 15).all() and (np.diff(found["timesteps"]) > 0).all()
+    means = np.stack([found["results_mean"].mean(axis=1), found["results_sac"].mean(axis=1)])
+    np.testing.assert_allclose(found["results"].mean(axis=1), means.max(axis=0))
+    rows = list(csv.DictReader((tmp_path / "parts" / "progress.csv").read_text().splitlines()))
+    assert [int(row["time/generation"]) for row in rows] == list(range(1, made.generation + 1))
+    assert float(rows[-1]["time/env_steps"]) == made.steps and rows[-1]["es/sigma"]
+    for name in ("whole", "parts"):
+        head, *lines = (tmp_path / name / "monitor.csv").read_text().splitlines()
+        assert json.loads(head[1:])["env_id"] == "Pendulum-v1" and lines[0].startswith("r,l,t")
+        assert len(lines) == made.episodes + 1
+        assert sum(int(line.split(",")[1]) for line in lines[1:]) == made.steps
+
+
+def test_stable_baselines_reads_what_a_run_folder_holds(tmp_path: Path) -> None:
+    monitor = pytest.importorskip("stable_baselines3.common.monitor")
+    made = learner().learn(400, out=tmp_path / "run")
+    table = monitor.load_results(str(tmp_path / "run"))
+    assert table["l"].sum() == made.steps and {"r", "l", "t"} <= set(table.columns)
+
+
+def test_stable_baselines_evaluates_a_learner() -> None:
+    evaluation = pytest.importorskip("stable_baselines3.common.evaluation")
+    vector = pytest.importorskip("stable_baselines3.common.vec_env")
+    import gymnasium
+
+    made = learner().learn(300)
+    env = vector.DummyVecEnv([lambda: gymnasium.make("Pendulum-v1", max_episode_steps=15)])
+    env.seed(7)
+    returns, lengths = evaluation.evaluate_policy(made, env, 3, return_episode_rewards=True, warn=False)
+    assert lengths == [15, 15, 15]
+    plain, policy = gymnasium.make("Pendulum-v1", max_episode_steps=15), made.policy()
+    seen, _ = plain.reset(seed=7)
+    total = 0.0
+    for _ in range(15):
+        seen, reward, *_ = plain.step(policy(seen))
+        total += float(reward)
+    assert returns[0] == pytest.approx(total, rel=1e-4)
+
+
+def test_actions_by_chance_are_the_gradient_trained_policy_s(tmp_path: Path) -> None:
+    made = learner().learn(200)
+    seen = np.zeros((500, 3), np.float32)
+    actions, state = made.predict(seen, deterministic=False)
+    assert state is None and actions.shape == (500, 1) and len(np.unique(actions)) > 100
+    again = made.predict(np.zeros(3), deterministic=False)[0]
+    assert again.shape == (1,) and abs(float(again[0])) <= 2
+
+
+def test_exploring_by_numpy_is_the_module_s_sample_while_it_learns() -> None:
+    import torch
+
+    torch.manual_seed(0)
+    shape, low, high = PolicyShape(5, 2, (16, 8)), np.array([-2.0, 0.0]), np.array([2.0, 1.0])
+    sac = SAC(shape, low, high, SACConfig())
+    explore, random = Explorer(sac.actor), np.random.default_rng(0)
+    replay = Replay(64, 5, 2)
+    replay.add(random.normal(size=(64, 14)).astype(np.float32))
+    for _ in range(3):
+        seen, noise = random.normal(size=5).astype(np.float32), random.normal(size=2).astype(np.float32)
+        with torch.no_grad():
+            wanted = sac.actor.sample(torch.tensor(seen)[None], torch.tensor(noise)[None])[0][0].numpy()
+        np.testing.assert_allclose(explore(seen, noise), wanted, rtol=1e-5, atol=1e-6)
+        sac.update(replay.sample(random, 16), torch.randn(2, 16, 2))
+
+
+def test_a_saved_policy_acts_without_torch(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    made = learner().learn(200)
+    made.policy("sac").save(tmp_path / "p.npz")
+    seen = np.array([0.5, -0.25, 1.0], np.float32)
+    script = (
+        "import sys, numpy as np; from esac import NumpyPolicy; "
+        f"p = NumpyPolicy.load({str(tmp_path / 'p.npz')!r}); "
+        "print(float(p(np.array([0.5, -0.25, 1.0]))[0]), 'torch' in sys.modules)"
+    )
+    value, torch_there = subprocess.check_output([sys.executable, "-c", script], text=True).split()
+    module = made.to_module("sac")
+    import torch
+
+    assert torch_there == "False"
+    with torch.no_grad():
+        assert float(value) == pytest.approx(float(module(torch.tensor(seen)[None])[0, 0]), abs=1e-5)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"\x93NUMPY"])
+def test_a_damaged_policy_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "p.npz").write_bytes(content)
+    with pytest.raises(InputError, match="is no policy"):
+        NumpyPolicy.load(tmp_path / "p.npz")
+    with pytest.raises(InputError, match="does not exist"):
+        NumpyPolicy.load(tmp_path / "none.npz")
+
+
+def test_a_policy_file_whose_weights_do_not_fit_its_layers_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "p.npz", vector=np.zeros(3, np.float32), low=[-1.0], high=[1.0], hidden=[4], observations=2,
+             action="tanh")  # fmt: skip
+    with pytest.raises(InputError, match="3 weights; expected: 17"):
+        NumpyPolicy.load(tmp_path / "p.npz")
+
+
+def test_the_replay_goes_its_own_way(tmp_path: Path) -> None:
+    first = learner().learn(300)
+    first.save(tmp_path / "e.safetensors", replay=False)
+    first.save_replay(tmp_path / "r.safetensors")
+    loaded = ESAC.load(tmp_path / "e.safetensors")
+    assert len(loaded.replay) == 0
+    loaded.load_replay(tmp_path / "r.safetensors")
+    first.learn(600), loaded.learn(600)
+    np.testing.assert_array_equal(first.population.mean, loaded.population.mean)
+    np.testing.assert_array_equal(first.sac.actor.vector(), loaded.sac.actor.vector())
+    with pytest.raises(InputError, match="expected: a saved replay"):
+        loaded.load_replay(tmp_path / "e.safetensors")
+
+
+def test_callbacks_stop_and_save(tmp_path: Path) -> None:
+    made = learner().learn(10_000, All(SaveEvery(tmp_path / "kept", 100), StopOnReward(-1e9)))
+    assert made.generation == 1 and len(list((tmp_path / "kept").iterdir())) == 1
+    assert ESAC.load(next((tmp_path / "kept").iterdir())).steps == made.steps
+
+
+def test_presets_are_settings_that_exist_and_the_papers_own_ones() -> None:
+    for name, each in PRESETS.items():
+        assert changed(each.settings).population and each.source, name
+    assert preset("Swimmer-v5").settings == {"sac_episodes": 1, "injected": 1}
+    assert preset("NoSuch-v3").source.startswith("defaults")
+    assert changed(SB3_SAC).sac.auto_alpha
+
+
+def test_the_released_code_s_mistakes_are_what_a_generation_then_does() -> None:
+    made = ESAC("Pendulum-v1", release(changed(TINY)), seed=0, options={"max_episode_steps": 15})
+    brood = made.population.brood(0, made.sac.actor.vector())
+    assert [task.sign for task in brood.tasks] == [1, 0] * 4  # forward differences
+    assert set(brood.origins) == {"mean", "sac"}  # nobody is crossed
+    made.learn(60)
+    assert made.counted == 60 == made.generation * 15 and made.steps > 60  # a horizon a generation
+    assert made.population.sigma > made.config.sigma  # tuned by ranks, whose gap never vanishes
+    assert {task.sigma for task in made.population.brood(9, made.population.mean).tasks} == {
+        made.config.sigma
+    }  # for nobody
+    seen = np.array([9.0, -9.0, 9.0], np.float32)
+    raw = made.policy("mean")
+    x = seen
+    for number, (w, b) in enumerate(raw.shape.parts(raw.vector)):
+        x = w @ x + b if number == 2 else np.maximum(w @ x + b, 0)
+    np.testing.assert_allclose(raw(seen), np.clip(x, -1, 1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("words", [{"es_optimizer": "clipup"}, {"es_optimizer": "sgd"}, {"selection": "softmax"},
+                                   {"sync": True}, {"crossover": "neuron"}, {"store": "injected"},
+                                   {"es_gradient": "mean"}])  # fmt: skip
+def test_every_switch_learns_and_changes_what_is_learned(words: dict[str, object]) -> None:
+    seen: list[list[np.ndarray]] = [[], []]
+    plain, other = (
+        learner(**{"elite": 0.5, **changes}).learn(700, lambda _, brought, rows=rows: rows.append(brought.returns))
+        for changes, rows in (({}, seen[0]), (words, seen[1]))
+    )
+    assert np.isfinite(other.population.mean).all()
+    same = all(np.array_equal(a, b) for a, b in zip(*seen, strict=False)) and len(seen[0]) == len(seen[1])
+    assert not same or not np.array_equal(plain.sac.actor.vector(), other.sac.actor.vector())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"mode": "evolution"}, "mode is 'evolution'; expected: esac or es or sac"),
+        ({"crossover": "columns"}, "crossover is 'columns'"),
+        ({"hidden": ()}, "hidden is"),
+        ({"updates_per_step": -1}, "updates_per_step is -1"),
+        ({"threads": 0}, "threads is 0"),
+        ({"nonsense": 1}, "the setting 'nonsense'"),
+        ({"sac": {"nonsense": 1}}, "those of SACConfig"),
+    ],
+)
+def test_settings_that_are_none(words: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        changed(words)
+
+
+def test_the_command_line_trains_goes_on_evaluates_and_draws(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = "--hidden 8 8 --population 4 --elite 0.25 --injected 1 --sac-episodes 1 --start-steps 200 --batch-size 8"
+    words = f"train --env Pendulum-v1 --out run --eval-episodes 1 --final-episodes 2 {small}".split()
+    assert main([*words, "--steps", "1000"]) == 0
+    assert main([*words, "--steps", "3000"]) == 0
+    report = json.loads((tmp_path / "run" / "eval.json").read_text())
+    assert report["steps"] >= 3000 and len(report["best"]["returns"]) == 2
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--episodes", "2", "--seed", "1"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["returns"] == report["best"]["returns"]
+    assert main(["evaluate", "run/best.npz", "--episodes", "1"]) == 2
+    assert "does not say its environment" in capsys.readouterr().err
+    assert main(["evaluate", "run/best.npz", "--env", "InvertedPendulum-v5", "--episodes", "1"]) == 2
+    assert "a policy of 3 observations" in capsys.readouterr().err
+    assert main(["plot", "run", "--out", "plots"]) == 0
+    assert {"curves-steps.png", "sigma.png"} <= {path.name for path in (tmp_path / "plots").iterdir()}
+    assert main(["train", "--env", "CartPole-v1", "--out", "other"]) == 2
+    assert "continuous actions" in capsys.readouterr().err and not (tmp_path / "other").exists()
+    assert main(["plot", "nothing", "--out", "plots"]) == 2
+
+
+def test_a_preset_is_the_command_line_s_default(capsys: pytest.CaptureFixture[str]) -> None:
+    from esac.__main__ import _default
+
+    assert _default(["train", "--env", "Ant-v5"]).sac_episodes == 10
+    assert _default(["train", "--env=Ant-v5", "--no-preset"]) == ESACConfig()
+
+
+def test_the_scaling_model_simulates_what_a_loop_over_time_does() -> None:
+    from esac.scaling import Costs, generation_seconds
+
+    random = np.random.default_rng(0)
+    tasks = tuple(random.uniform(0.5, 2.0, size=20).tolist())
+    assert generation_seconds(Costs(tasks, 0.0, 0.0), 1) == pytest.approx(sum(tasks))
+    assert generation_seconds(Costs(tasks, 0.0, 0.0), 1024) == pytest.approx(max(tasks))
+    assert generation_seconds(Costs(tasks, 0.0, 0.0, gradients=99.0), 4) == 99.0
+    free = [0.0] * 3  # greedy list scheduling, literally
+    for seconds in tasks:
+        worker = min(range(3), key=lambda k: free[k])
+        free[worker] += seconds
+    assert generation_seconds(Costs(tasks, 0.0, 0.0), 3) == pytest.approx(max(free))
+    assert generation_seconds(Costs((1.0,) * 4, 0.0, 0.0), 4, cores=2) == pytest.approx(2.0)
+    with pytest.raises(InputError, match="0 workers"):
+        generation_seconds(Costs(tasks, 0.0, 0.0), 0)
+
+
+def test_bench_measures_and_predicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "bench --env Pendulum-v1 --workers 1 --steps 200 --pairs 2 --horizon 20 --hidden 8 8 --out"
+    assert main([*words.split(), str(tmp_path / "b")]) == 0
+    table = json.loads((tmp_path / "b" / "scaling.json").read_text())
+    assert table["workers"][-1] == 1024 and min(table["predicted"]) > 0 and table["measured"]["1"] > 0
+    assert table["rates"]["bare"] > 0 and (tmp_path / "b" / "scaling.png").exists()
