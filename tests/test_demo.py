@@ -130,3 +130,11 @@ def test_the_generators_demo_shows_what_distillation_adds(demo: ModuleType, tmp_
     assert result["gains"]["1"] > 2
     assert [row[0] for row in result["rows"]] == ["1 per class", "10 per class"]
     assert Page((tmp_path / "index.html").read_text()).tags.count("tr") == 3
+
+
+@pytest.mark.slow
+def test_the_pendulum_s_demo_stands_in_every_episode(demo: ModuleType, tmp_path: Path) -> None:
+    assert demo.main(["--only", "esac", "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "esac" / "result.json").read_text())
+    assert result["returns"] == [1000.0] * 10
+    assert Page((tmp_path / "index.html").read_text()).tags.count("tr") == 5

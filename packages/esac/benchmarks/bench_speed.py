@@ -11,7 +11,6 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,7 +89,7 @@ def main(steps: int = 5000, repeats: int = 5, workers: tuple[int, ...] = (1, 2, 
     store("speed", {"rates": dataclasses.asdict(rate), "scaling": table, "updates": milliseconds})
     draw_scaling(table, HERE / "results" / "scaling.png")
     lines = [
-        "| HalfCheetah-v5, policy 256 x 256 | environment steps a second | of the bare environment's |", "|---|---|---|",
+        "| HalfCheetah-v5, policy 256 x 256 | steps a second | of the bare environment's |", "|---|---|---|",
         *(f"| {name} | {value:,.0f} | {100 * value / rate.bare:.0f} % |" for name, value in
           (("random actions", rate.bare), ("esac's policy", rate.numpy), ("the same as a torch module", rate.torch))),
         "", "| one update, batch 256, 256 x 256 | ms | times Stable-Baselines3's rate, one thread |", "|---|---|---|",

@@ -55,7 +55,7 @@ def main(out: Path, seed: int = 0, workers: int = 2) -> None:
         {name: (steps, values) for name, values in curves.items()}, out / "picture.png",
         x_label="environment steps", y_label="mean return of 10 episodes",
     )  # fmt: skip
-    total = sum(won.values())
+    total = max(1, sum(won.values()))
     names = {"sac": "gradient-trained", "crossed": "mean crossed with winners", "mean": "mean"}
     rows = [
         ["best so far", f"{means['best']:.0f}", ""],

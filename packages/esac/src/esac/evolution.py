@@ -193,9 +193,10 @@ class Ascent:
         if self.kind == "sgd":
             move = self.lr * g
         elif self.kind == "clipup":
-            self.m = np.float32(0.9) * self.m + np.float32(self.lr / max(float(np.linalg.norm(g)), 1e-12)) * g
+            self.m *= np.float32(0.9)
+            self.m += np.float32(self.lr / max(float(np.linalg.norm(g)), 1e-12)) * g
             self.m *= np.float32(min(1.0, 2 * self.lr / max(float(np.linalg.norm(self.m)), 1e-12)))
-            move = self.m
+            move = self.m.copy()
         else:
             self.steps += 1
             self.m += np.float32(0.1) * (g - self.m)

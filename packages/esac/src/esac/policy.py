@@ -20,6 +20,9 @@ from sextet_common import files
 from sextet_common.errors import InputError
 
 ActionMap = Literal["tanh", "clip"]
+_UNREADABLE = (
+    OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, AttributeError, MemoryError
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,7 @@ class NumpyPolicy:
                 action: Any = str(table["action"])
         except FileNotFoundError:
             raise InputError(f"{path} does not exist", "a policy's npz file") from None
-        except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, AttributeError, MemoryError) as error:
+        except _UNREADABLE as error:
             raise InputError(f"{path} is no policy: {error}", "the npz file that NumpyPolicy.save wrote") from error
         if vector.shape != (shape.size,) or low.ndim != 1:
             raise InputError(f"{path} holds {vector.size} weights", f"{shape.size}, which its layers need")

@@ -48,8 +48,9 @@ PRESETS = {
     "BipedalWalker": Preset(source="defaults of ESAC's public code, which names no flags of its own"),
     "InvertedPendulum": Preset(
         60_000,
-        {"hidden": (64, 64), "sigma": 0.05, "es_lr": 0.02, "sac_every": 1, "start_steps": 500, "sac_episodes": 2,
-         "eval_every": 2000, "sac": {"auto_alpha": True, "alpha": 1.0, "lr": 1e-3}},
+        {"hidden": (64, 64), "population": 3, "elite": 0.34, "injected": 1, "sigma": 0.05, "es_lr": 0.02,
+         "sac_every": 1, "start_steps": 300, "sac_episodes": 5, "eval_every": 2000, "store": "all",
+         "sac": {"auto_alpha": True, "alpha": 1.0, "lr": 1e-3}},
         _OURS,
     ),
     "Pendulum": Preset(
