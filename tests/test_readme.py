@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("packages/*/README.md")), *sorted(ROOT.glob("docs/*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted(ROOT.glob("packages/*/README.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
+]
 # Commands that install, or that other tests run; a README's remaining commands are run here.
-RUN_ELSEWHERE = ("pip install", "python3 tools/dev.py")
+RUN_ELSEWHERE = ("pip install", "python3 tools/")
 
 
 def blocks(page: Path, language: str) -> list[str]:
