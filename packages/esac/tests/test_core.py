@@ -236,7 +236,7 @@ def test_mutation_tuning_grows_by_its_clip_and_not_without_differences() -> None
     assert evolution.tuned_sigma(0.005, np.array([np.nan]), **grow) == 0.005
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_engines_give_the_same_bits(workers: int) -> None:
     job = pendulum()
     both = bases(job)

@@ -237,6 +237,10 @@ def test_the_command_line_trains_goes_on_evaluates_and_draws(
     assert "a policy of 3 observations" in capsys.readouterr().err
     assert main(["plot", "run", "--out", "plots"]) == 0
     assert {"curves-steps.png", "sigma.png"} <= {path.name for path in (tmp_path / "plots").iterdir()}
+    assert main(["plot", "run", "--out", "plots", "--by", "crossover"]) == 0
+    assert "esac, crossover row" in capsys.readouterr().out
+    assert main(["plot", "run", "--out", "plots", "--by", "nonsense"]) == 2
+    capsys.readouterr()
     assert main(["train", "--env", "CartPole-v1", "--out", "other"]) == 2
     assert "continuous actions" in capsys.readouterr().err and not (tmp_path / "other").exists()
     assert main(["plot", "nothing", "--out", "plots"]) == 2

@@ -116,7 +116,7 @@ def evaluate(
         files.write_text(out, told + "\n")
 
 
-def plot(runs: tyro.conf.Positional[tuple[Path, ...]], /, out: Path = Path("plots")) -> None:
+def plot(runs: tyro.conf.Positional[tuple[Path, ...]], /, out: Path = Path("plots"), by: str | None = None) -> None:
     """Draw learning curves, the winners' origin, the mutation and the schedule of run folders.
 
     Parameters
@@ -125,14 +125,25 @@ def plot(runs: tyro.conf.Positional[tuple[Path, ...]], /, out: Path = Path("plot
         Run folders; those of one environment and mode are one curve with a band over seeds.
     out
         The folder of the pictures.
+    by
+        A setting, such as crossover, whose values are told apart too.
     """
     from esac import plotting
 
+    def label(folder: str | os.PathLike[str]) -> str:
+        settings = Run.read(folder).config.get("config", {})
+        found = {**settings.get("sac", {}), **settings}
+        if by not in found:
+            raise InputError(f"the setting {by!r}", "one of " + ", ".join(sorted(found)))
+        return f"{settings.get('mode')}, {by} {found[by]}"
+
+    chosen = None if by is None else label
+
     if not runs:
         raise InputError("no run folder", "one or more")
-    for path in plotting.draw_all(runs, out):
+    for path in plotting.draw_all(runs, out, chosen):
         print(path)
-    for row in plotting.summary(runs):
+    for row in plotting.summary(runs, chosen):
         print(row)
 
 
