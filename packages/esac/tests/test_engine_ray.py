@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,9 +84,11 @@ def test_a_killed_actor_s_task_is_done_again_to_the_same_result(address: str) ->
         assert same(engine.finish(), wanted(of))
 
 
-def test_what_no_cluster_answers_for_is_one_clear_error(tmp_path: Path) -> None:
+def test_what_no_cluster_answers_for_is_one_clear_error() -> None:
     with pytest.raises(InputError, match="'NoSuch-v0' cannot be made"):
         RayEngine(Job("NoSuch-v0"), 1)
     with pytest.raises(InputError, match="workers is 0"):
         RayEngine(job(5), 0)
+    with pytest.raises(InputError, match="no Ray cluster at '127\\.0"):
+        RayEngine(job(5), 1, address="127.0.0.1:1")
     assert not ray.is_initialized()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 import traceback
 from collections.abc import Sequence
@@ -172,11 +173,14 @@ class RayEngine(Engine):
         where = address or os.environ.get("RAY_ADDRESS") or "local"
         # More actors than CPUs are slow, not wrong: a cluster of our own lets them all start.
         words = {"num_cpus": max(workers, os.cpu_count() or 1), "include_dashboard": False} if where == "local" else {}
+        host, _, port = where.rpartition(":")
         try:
+            if port.isdigit() and "/" not in host:  # Ray itself asks for minutes where nobody answers
+                socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
             self._ray.init(where, **words)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"no Ray cluster at {where!r}: {str(error).splitlines()[0]}",
+                f"no Ray cluster at {where!r}: {str(error).partition(chr(10))[0]}",
                 "the address of one that runs, or none: one is then started here",
             ) from error
 

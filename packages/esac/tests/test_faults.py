@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from esac.algorithm import ESAC
+from esac.config import ESACConfig, changed
+from esac.engine import Engine, Job, ProcessEngine, SerialEngine, Task, WorkerError
+from esac.rollout import Episode
+from esac.worker import Evaluator
+from sextet_common.errors import InputError
+
+HERE = Path(__file__).parent
+TASKS = [Task(0, 0, member, sign, 0.1) for member in range(4) for sign in (1, -1)]
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc and /dev/shm")
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(HERE)  # workers get this process's path
+
+
+def job(wrong: str = "", folder: Path | None = None, pause: float = 0.0) -> Job:
+    options = {"wrong": wrong, "folder": str(folder or ""), "pause": pause}
+    return Job("faulty_environments:Faulty-v0", options, (4,))
+
+
+def done(engine: Engine, tasks: list[Task] = TASKS) -> list[Episode]:
+    size = Evaluator(job()).policy.shape.size
+    with engine:
+        engine.start(np.full((1, size), 0.1, np.float32), tasks)
+        return engine.finish()
+
+
+@pytest.fixture(scope="module")
+def healthy() -> Iterator[list[Episode]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(HERE)
+        yield done(SerialEngine(job()))
+
+
+def begins_right(task: Task) -> bool:
+    evaluator = Evaluator(job())
+    evaluator(task, np.zeros((1, evaluator.policy.shape.size), np.float32))
+    return bool(evaluator.env.unwrapped.right)  # type: ignore[attr-defined]
+
+
+def test_the_faulty_environment_is_at_fault_in_some_episodes_alone() -> None:
+    assert {begins_right(task) for task in TASKS} == {True, False}
+
+
+@pytest.mark.parametrize("wrong", ["raise", "exit", "hang"])
+def test_what_goes_wrong_once_changes_no_result(wrong: str, healthy: list[Episode], tmp_path: Path) -> None:
+    assert done(ProcessEngine(job(wrong, tmp_path), 2, timeout=2.0)) == healthy
+    assert (tmp_path / "done").exists()
+
+
+def test_an_environment_that_raises_once_is_made_anew_in_this_process_too(
+    healthy: list[Episode], tmp_path: Path
+) -> None:
+    assert done(SerialEngine(job("raise", tmp_path))) == healthy
+
+
+def test_an_episode_that_always_raises_fails_and_the_others_do_not(
+    healthy: list[Episode], caplog: pytest.LogCaptureFixture
+) -> None:
+    found = done(SerialEngine(job("raise")))
+    for task, episode, wanted in zip(TASKS, found, healthy, strict=True):
+        failed = Episode(-math.inf, 0, True, None, "RuntimeError: the simulator diverged")
+        assert episode == (failed if begins_right(task) else wanted)
+    assert done(ProcessEngine(job("raise"), 2)) == found
+    assert len(caplog.records) == 1 and "failed 3 times" in caplog.text and "in step" in caplog.text
+
+
+def test_an_episode_that_hangs_twice_has_failed(healthy: list[Episode]) -> None:
+    right = next(task for task in TASKS if begins_right(task))
+    wrong = next(task for task in TASKS if not begins_right(task))
+    found = done(ProcessEngine(job("hang"), 1, timeout=0.5), [right, wrong])
+    assert found == [
+        Episode(-math.inf, 0, True, None, "an episode took more than 0.5 s"),
+        healthy[TASKS.index(wrong)],
+    ]
+
+
+def test_an_episode_that_kills_every_worker_ends_the_run_and_is_named() -> None:
+    right = next(task for task in TASKS if begins_right(task))
+    with pytest.raises(WorkerError, match=rf"3 times in a row; the last: {right}: a worker ended with exit code 3"):
+        done(ProcessEngine(job("exit"), 1, restarts=2), [right])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [("start raise", "OSError: no licence for a worker"), ("start exit", "exit code 7 while it started")],
+)
+def test_workers_that_cannot_start_are_given_up_with_their_own_words(wrong: str, message: str) -> None:
+    with pytest.raises(WorkerError, match=message):
+        done(ProcessEngine(job(wrong), 1, restarts=1))
+
+
+def test_workers_that_are_killed_one_after_another_change_no_result() -> None:
+    of = job(pause=0.02)
+    engine = ProcessEngine(of, 2)
+    size = Evaluator(of).policy.shape.size
+    with engine:
+        engine.start(np.full((1, size), 0.1, np.float32), TASKS)
+        for number in engine.processes():
+            time.sleep(0.3)
+            os.kill(number, signal.SIGKILL)
+        found = engine.finish()
+    assert found == done(SerialEngine(of))
+
+
+def test_a_generation_that_is_given_up_leaves_nothing_to_the_next(healthy: list[Episode]) -> None:
+    size = Evaluator(job()).policy.shape.size
+    bases = np.full((1, size), 0.1, np.float32)
+    with ProcessEngine(job(), 2) as engine:
+        engine.start(bases + 1, TASKS[::-1])
+        engine.start(bases, TASKS)
+        assert engine.finish() == healthy
+
+
+def test_a_function_that_workers_cannot_import_is_refused_with_the_remedy() -> None:
+    from faulty_environments import own
+
+    with pytest.raises(InputError, match=r"cannot be sent to workers.*no lambda.*workers=0"):
+        ProcessEngine(Job(lambda: own(), {}, (4,)), 1)
+    assert done(ProcessEngine(Job(own, {}, (4,)), 1)) == done(SerialEngine(Job(own, {}, (4,))))
+
+
+def test_numbers_out_of_range_are_refused() -> None:
+    makers: list[tuple[str, Callable[[], object]]] = [
+        ("workers is 0", lambda: ProcessEngine(job(), 0)),
+        ("restarts is -1", lambda: ProcessEngine(job(), 1, restarts=-1)),
+        ("timeout is 0", lambda: ProcessEngine(job(), 1, timeout=0)),
+        ("0 tries", lambda: SerialEngine(job(), task_tries=0)),
+    ]
+    for message, make in makers:
+        with pytest.raises(InputError, match=message):
+            make()
+
+
+def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import numpy as np
+            from esac.engine import Job, ProcessEngine, Task
+
+            with ProcessEngine(Job("Pendulum-v1", {"max_episode_steps": 5}, (4,)), 1) as engine:
+                engine.start(np.zeros((1, 21), np.float32), [Task(0, 0, 0, 1, 0.1)])
+                engine.finish()
+            """
+        )
+    )
+    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    last = ended.stderr.strip().splitlines()[-1]
+    assert ended.returncode == 1 and "WorkerError" in last and 'if __name__ == "__main__":' in last
+
+
+SETTINGS: dict[str, Any] = {
+    "population": 4, "elite": 0.25, "injected": 1, "sac_every": 1, "sac_least": 1.0, "sac_episodes": 1,
+    "start_steps": 60, "hidden": [8, 8], "eval_every": 1000, "eval_episodes": 1, "checkpoint_every": 500,
+    "amt_every": 1, "updates_per_step": 0.2, "sac": {"batch_size": 8, "capacity": 5000},
+}  # fmt: skip
+STEPS = 2600
+SCRIPT = """
+import sys, time
+from esac.algorithm import ESAC
+from esac.config import changed
+
+def tell(model, brought):
+    print(brought.number, flush=True)
+    time.sleep(0.3 if brought.number == 3 else 0.0)
+
+if __name__ == "__main__":
+    made = ESAC("Pendulum-v1", changed({settings!r}), options={{"max_episode_steps": 50}})
+    made.learn({steps}, tell, out=sys.argv[1])
+"""
+
+
+def learner() -> ESAC:
+    config: ESACConfig = changed(SETTINGS)
+    return ESAC("Pendulum-v1", config, options={"max_episode_steps": 50})
+
+
+def state(made: ESAC) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    arrays, meta = made._state()
+    arrays["evaluations.when"] = arrays["evaluations.when"][:, 0]  # the others are times
+    kept = {key: value for key, value in meta.items() if "seconds" not in key}
+    return {key: torch.as_tensor(array).numpy() for key, array in arrays.items()}, kept
+
+
+@pytest.fixture(scope="module")
+def whole() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    return state(learner().learn(STEPS))
+
+
+def eventually(question: Callable[[], bool], seconds: float = 20.0) -> bool:
+    until = time.monotonic() + seconds
+    while not question() and time.monotonic() < until:
+        time.sleep(0.1)
+    return question()
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_stopped_leaves_nothing_behind_and_goes_on_to_the_same_numbers(
+    sent: signal.Signals, whole: tuple[dict[str, np.ndarray], dict[str, Any]], tmp_path: Path
+) -> None:
+    script, out = tmp_path / "script.py", tmp_path / "run"
+    script.write_text(SCRIPT.format(settings={**SETTINGS, "workers": 2}, steps=STEPS))
+    with subprocess.Popen(
+        [sys.executable, str(script), str(out)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert any(line.strip() == "3" for line in process.stdout)
+        family = psutil.Process(process.pid).children(recursive=True)
+        maps = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
+        blocks = {Path(line.split()[-1]) for line in maps if "/dev/shm/" in line}
+        assert len(family) >= 2 and blocks and all(block.exists() for block in blocks)
+        if sent == signal.SIGINT:
+            os.killpg(process.pid, sent)  # as a terminal does
+        else:
+            process.send_signal(sent)
+        process.stdout.read()
+        assert process.wait(60) != 0
+    assert eventually(lambda: not any(child.is_running() for child in family))
+    assert eventually(lambda: not any(block.exists() for block in blocks))
+    assert list((out / "checkpoints").glob("*.safetensors"))
+    arrays, meta = state(learner().learn(STEPS, out=out))
+    assert meta == whole[1] and arrays.keys() == whole[0].keys()
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(array, whole[0][key], err_msg=key)
