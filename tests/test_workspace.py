@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import shutil
 import sys
 import tomllib
@@ -99,6 +100,17 @@ def imported(source: str) -> Iterator[tuple[str, int]]:
             yield from ((alias.name.split(".")[0], node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             yield node.module.split(".")[0], node.lineno
+
+
+def sibling_imports(folder: Path) -> dict[str, list[str]]:
+    """Return the other packages of the house that a package's modules import, each with where it does."""
+    names = {sibling.name.replace("-", "_"): sibling.name for sibling in FOLDERS if sibling.name != folder.name}
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("src/**/*.py")):
+        for name, line in imported(path.read_text(encoding="utf-8")):
+            if name in names:
+                found.setdefault(names[name], []).append(f"{path.relative_to(folder)}:{line}")
+    return found
 
 
 def undeclared_imports(folder: Path) -> list[str]:
@@ -269,3 +281,69 @@ def test_an_undeclared_import_is_found_wherever_it_hides(tmp_path: Path) -> None
         "src/lodge/__init__.py:6: torch",
         "src/lodge/__init__.py:9: mpl_toolkits",
     ]
+
+
+@each_package
+def test_no_module_imports_a_package_to_which_the_house_draws_no_arrow(folder: Path) -> None:
+    assert {name: where for name, where in sibling_imports(folder).items() if name not in ARROWS[folder.name]} == {}
+
+
+@each_package
+def test_every_arrow_of_the_house_is_used(folder: Path) -> None:
+    assert set(sibling_imports(folder)) == ARROWS[folder.name]
+
+
+def test_the_arrows_held_against_the_imports_are_those_that_the_documentation_draws() -> None:
+    drawn = re.findall(r"^([\w-]+) +<- ([\w ]+|[\w-]+)$", (ROOT / "docs" / "house.md").read_text("utf-8"), re.MULTILINE)
+    expected = {(to, name) for name, needs in ARROWS.items() for to in needs if to != "sextet-common"}
+    assert set(drawn) == expected | {("sextet-common", "every package")}
+
+
+def test_an_import_that_crosses_the_house_is_found_wherever_it_hides(tmp_path: Path) -> None:
+    module = tmp_path / "gmr-metric" / "src" / "gmr_metric" / "interop"
+    module.mkdir(parents=True)
+    (module / "__init__.py").write_text("import gmr_metric.inner, sextet_common.files\n", encoding="utf-8")
+    (module / "late.py").write_text(
+        "from . import esac\ndef late():\n    import os, probmcl.head\n    from esac.policy import PolicyShape\n",
+        encoding="utf-8",
+    )
+    assert sibling_imports(tmp_path / "gmr-metric") == {
+        "sextet-common": ["src/gmr_metric/interop/__init__.py:1"],
+        "probmcl": ["src/gmr_metric/interop/late.py:3"],
+        "esac": ["src/gmr_metric/interop/late.py:4"],
+    }
+
+
+@pytest.fixture
+def imports(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """tools/imports.py."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    return importlib.import_module("imports")
+
+
+@pytest.mark.slow
+@each_package
+def test_importing_a_package_pulls_no_heavy_module_that_it_need_not(folder: Path, imports: ModuleType) -> None:
+    module = folder.name.replace("-", "_")
+    seconds, pulled = imports.measure(module)
+    assert seconds > 0
+    assert pulled - imports.NEEDED[module] == set()
+
+
+def test_the_table_of_imports_names_every_package_and_keeps_the_light_ones_light(imports: ModuleType) -> None:
+    assert {name.replace("_", "-") for name in imports.NEEDED} == set(ARROWS)
+    assert not any(imports.NEEDED[light] for light in ("sextet_common", "gmr_metric", "esac"))
+
+
+def test_a_heavy_import_is_seen_however_deep_it_lies(
+    imports: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outer").mkdir()
+    (tmp_path / "outer" / "__init__.py").write_text("from outer import inner\n", encoding="utf-8")
+    (tmp_path / "outer" / "inner.py").write_text("def f():\n    import ray\nimport triton.language\n", encoding="utf-8")
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "__init__.py").write_text("", encoding="utf-8")
+    (tmp_path / "triton" / "language.py").write_text("", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    _, pulled = imports.measure("outer")
+    assert pulled == {"triton"}

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float, Shaped
 from sextet_common.errors import InputError
 from torch import Tensor
-from torchmetrics.functional import classification as tm
 
 Absent = Literal["ignore", "zero"]
 TopKRule = Literal["only", "and_threshold"]
@@ -168,6 +167,8 @@ def evaluate(
         raise InputError(f"k is {k} of {n_labels} labels", f"a whole number from 1 to {n_labels}")
     if bins < 1:
         raise InputError(f"bins is {bins}", "a whole number >= 1")
+    from torchmetrics.functional import classification as tm  # brings torchvision and more: not for every import
+
     present = truth.any(dim=0)
     used = int(present.sum())
     if not used:
@@ -234,6 +235,8 @@ def best_threshold(
 
 def _thresholded(predicted: Tensor, truth: Tensor, present: Tensor, absent: Absent) -> dict[str, float]:
     """Compute the scores of predictions that are made already."""
+    from torchmetrics.functional import classification as tm
+
     counted = present if absent == "ignore" else torch.ones_like(present)
     chosen, target = predicted.long(), truth.long()
     n_labels = truth.shape[1]

@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from scipy import stats
 from sextet_common import device, files, runs
 from sextet_common.errors import InputError
 from sextet_common.networks import device_of
@@ -114,6 +113,8 @@ class Comparison:
         mean = float(np.mean(values))
         if len(values) < 2 or np.std(values) == 0:
             return Difference(mean, mean, mean) if len(values) > 1 else Difference(mean, float("nan"), float("nan"))
+        from scipy import stats  # not for every import
+
         low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=stats.sem(values))
         return Difference(mean, float(low), float(high))
 

@@ -8,7 +8,6 @@ from typing import Literal
 from jaxtyping import Float, Int
 from sextet_common.errors import InputError
 from torch import Tensor
-from torchmetrics.functional import classification as tm
 
 _MACRO: Literal["macro"] = "macro"
 
@@ -79,6 +78,8 @@ def score(
         raise InputError(f"a label is {int(labels.max())}", f"0 to {n_classes - 1}")
     if threshold is not None and (n_classes > 2 or not 0 <= threshold < 1):
         raise InputError(f"a threshold of {threshold} for {n_classes} classes", "a number in [0, 1), for two classes")
+    from torchmetrics.functional import classification as tm  # brings torchvision and more: not for every import
+
     labels, several = labels.long(), len(labels.unique()) > 1
     if n_classes == 2:
         positive = probabilities[:, 1].clamp(0, 1)
