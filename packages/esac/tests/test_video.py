@@ -159,7 +159,7 @@ def test_mujoco_is_filmed_without_a_display(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", MUJOCO, str(path)], capture_output=True, text=True, timeout=120, check=False
     )
-    if ended.returncode == 77 and "frames cannot be drawn here" in ended.stdout:
+    if ended.returncode == 77 and "expected: a display" in ended.stdout:
         pytest.skip(ended.stdout.strip())
     assert ended.returncode == 0, ended.stderr
     found = pictures(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from esac.policy import ActionMap, NumpyPolicy, PolicyShape
 
 OnNan = Literal["raise", "penalise"]
 _DM_CONTROL = "dm_control/"
+DISPLAY = "a display, or for MuJoCo without one: MUJOCO_GL=egl (needs libEGL) or MUJOCO_GL=osmesa (needs libOSMesa)"
+"""What drawing needs."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,7 @@ def make(
         made = gymnasium.make(env, **(options or {})) if isinstance(env, str) else env()
     except Exception as error:  # every environment has its own; the name is what the user can mend
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"the environment {env!r} cannot be made: {first}",
-            "a task of dm_control's suite, and a mujoco of the releases that esac[dm-control] brings"
-            if isinstance(env, str) and env.startswith(_DM_CONTROL)
-            else "a name and options that gymnasium.make accepts, or a function that returns an environment",
-        ) from error
+        raise InputError(f"the environment {env!r} cannot be made: {first}", _remedy(env, error)) from error
     if not isinstance(made, gymnasium.Env):
         raise InputError(f"the environment {env!r} is a {type(made).__name__}", "a gymnasium environment")
     if isinstance(env, str) and env.startswith(_DM_CONTROL) and isinstance(made.observation_space, spaces.Dict):
@@ -99,6 +97,16 @@ def make(
         made.close()
         raise
     return made
+
+
+def _remedy(env: object, error: Exception) -> str:
+    """Say what helps where an environment cannot be made."""
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    if any(part in file for file in files for part in ("OpenGL", "osmesa", "mujoco_rendering", "glfw")):
+        return DISPLAY
+    if isinstance(env, str) and env.startswith(_DM_CONTROL):
+        return "a task of dm_control's suite, and a mujoco of the releases that esac[dm-control] brings"
+    return "a name and options that gymnasium.make accepts, or a function that returns an environment"
 
 
 def check_spaces(env: gymnasium.Env[Any, Any]) -> None:

@@ -21,7 +21,6 @@ from esac import rollout
 
 Frame = UInt8[np.ndarray, "height width 3"]
 _GIF_FPS = 50  # viewers show shorter delays than 20 ms as 100 ms
-_DISPLAY = "a display, or for MuJoCo without one: MUJOCO_GL=egl (needs libEGL) or MUJOCO_GL=osmesa (needs libOSMesa)"
 
 
 def record(
@@ -114,9 +113,6 @@ def _drawing(env: str | Callable[..., gymnasium.Env[Any, Any]], options: dict[st
     except InputError as error:
         if "render_mode" in error.given:
             raise InputError(f"the environment {env!r} draws no frames", remedy) from error
-        if isinstance(env, str):
-            rollout.make(env, options).close()  # where this fails too, it is not for the drawing
-            raise InputError(f"frames cannot be drawn here: {error.given}", _DISPLAY) from error
         raise
     if made.render_mode != "rgb_array":
         made.close()
@@ -151,7 +147,7 @@ def _drawn(env: gymnasium.Env[Any, Any]) -> Frame:
         found = env.render()
     except Exception as error:  # GL's libraries have one each for a machine that cannot draw
         first = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"frames cannot be drawn here: {first}", _DISPLAY) from error
+        raise InputError(f"frames cannot be drawn here: {first}", rollout.DISPLAY) from error
     frame = np.asarray(found)
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
         raise InputError(
