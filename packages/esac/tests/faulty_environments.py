@@ -74,4 +74,5 @@ def own() -> gymnasium.Env[Any, Any]:
     return Faulty()
 
 
-gymnasium.register("Faulty-v0", Faulty)
+if "Faulty-v0" not in gymnasium.registry:  # pytest and the workers may import this module under two names
+    gymnasium.register("Faulty-v0", Faulty)

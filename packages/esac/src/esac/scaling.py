@@ -66,7 +66,7 @@ def generation_seconds(costs: Costs, workers: int, cores: int | None = None) -> 
     --------
     >>> costs = Costs(tasks=(1.0,) * 20, message=0.01, broadcast=0.05)
     >>> round(generation_seconds(costs, 1), 2), round(generation_seconds(costs, 10), 2)
-    (20.45, 2.24)
+    (20.25, 2.16)
     """
     if workers < 1 or (cores is not None and cores < 1):
         raise InputError(f"{workers} workers on {cores} cores", "whole numbers >= 1")
