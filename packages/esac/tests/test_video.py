@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,13 @@ from sextet_common.errors import InputError
 
 image = pytest.importorskip("PIL.Image")
 STEPS = 9
+
+
+@pytest.fixture(autouse=True)
+def own_choice_of_gl(monkeypatch: pytest.MonkeyPatch) -> None:
+    if "MUJOCO_GL" not in os.environ:  # what a film sets is undone after its test
+        monkeypatch.setenv("MUJOCO_GL", "")
+        monkeypatch.delenv("MUJOCO_GL")
 
 
 class Dot(gymnasium.Env[Any, Any]):
@@ -142,6 +150,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: 
 
 
 MUJOCO = """
+import importlib.util
 import sys
 import numpy as np
 from esac.video import record
@@ -151,6 +160,8 @@ try:
 except Exception as error:
     print(error)
     sys.exit(77)
+if importlib.util.find_spec("triton"):
+    import triton  # as torch's first optimizer does: a crash where Mesa's LLVM was loaded before
 """
 
 

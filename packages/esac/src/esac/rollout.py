@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import math
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,6 +83,8 @@ def make(
     (1,)
     """
     if isinstance(env, str) and env.startswith(_DM_CONTROL):
+        if "torch" in sys.modules:  # not in workers, which never import it
+            before_drawing()
         for module in ("dm_control", "shimmy"):  # without the first, the second registers nothing and says nothing
             require(module, package="esac", extra="dm-control")
     try:
@@ -97,6 +102,17 @@ def make(
         made.close()
         raise
     return made
+
+
+def before_drawing() -> None:
+    """Load triton, where torch has brought it, before Mesa is.
+
+    Each has an LLVM of its own. Where Mesa's comes first, torch's import of triton, at its first optimizer, ends the
+    process with a segmentation fault.
+    """
+    if importlib.util.find_spec("triton") is not None:
+        with contextlib.suppress(ImportError):
+            importlib.import_module("triton")
 
 
 def _remedy(env: object, error: Exception) -> str:

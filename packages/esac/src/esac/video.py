@@ -88,6 +88,7 @@ def record(
     headless = sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     if headless and "MUJOCO_GL" not in os.environ:
         os.environ["MUJOCO_GL"] = "egl"  # MuJoCo's own choice, GLFW, wants a display
+    rollout.before_drawing()
     drawing = _drawing(env, options)
     try:
         speed = float(fps or _fps(drawing))
