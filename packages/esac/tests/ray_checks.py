@@ -12,11 +12,9 @@ import time
 from typing import Any
 
 import numpy as np
-import ray
 from esac.engine import Job, SerialEngine, Task
 from esac.engine_ray import RayEngine
 from esac.worker import Evaluator
-from ray.cluster_utils import Cluster
 
 TASKS = [Task(m % 2, 1, m, sign, 0.1, keep=m == 0) for m in range(4) for sign in (1, -1)]
 
@@ -43,6 +41,8 @@ def same(found: list[Any], of: Job) -> bool:
 
 
 def two_machines(address: str) -> dict[str, bool]:
+    import ray
+
     bits, both = True, False
     with RayEngine(job(20), 2, address=address) as engine:
         for _ in range(40):
@@ -55,6 +55,8 @@ def two_machines(address: str) -> dict[str, bool]:
 
 
 def killed(address: str) -> dict[str, bool]:
+    import ray
+
     of = job(3000)
     with RayEngine(of, 1, address=address) as engine:
         engine.start(bases(), TASKS[:1])
@@ -68,6 +70,8 @@ def killed(address: str) -> dict[str, bool]:
 
 
 def main() -> None:
+    from ray.cluster_utils import Cluster
+
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     small = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
     try:
