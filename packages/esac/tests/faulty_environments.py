@@ -75,5 +75,4 @@ def own() -> gymnasium.Env[Any, Any]:
 
 
 if "Faulty-v0" not in gymnasium.registry:  # pytest and the workers may import this module under two names
-    if "Faulty-v0" not in gymnasium.registry:  # pytest, looking for doctests, imports this file under a name of its own
     gymnasium.register("Faulty-v0", "faulty_environments:Faulty")
