@@ -22,13 +22,12 @@ from esac.plotting import scaling as draw_scaling
 from esac.rollout import make
 from esac.scaling import rates, scaling_table
 from measure import HERE, into_readme, machine, store
+from stable_baselines3 import SAC as Theirs
+from stable_baselines3.common.logger import configure
 
 
 def updates(repeats: int = 7, each: int = 20) -> dict[str, float]:
     """Return the median milliseconds of an update, batch 256, two layers of 256, HalfCheetah's sizes."""
-    from stable_baselines3 import SAC as Theirs
-    from stable_baselines3.common.logger import configure
-
     env = make("HalfCheetah-v5")
     peer = Theirs("MlpPolicy", env, seed=0, device="cpu", batch_size=256, buffer_size=20_000)
     peer.set_logger(configure(None, []))
@@ -83,7 +82,10 @@ def main(steps: int = 5000, repeats: int = 5, workers: tuple[int, ...] = (1, 2, 
     """
     torch.set_num_threads(1)
     job = Job("HalfCheetah-v5")
-    rate = rates(job, steps, repeats)
+    peer = Theirs("MlpPolicy", make("HalfCheetah-v5"), seed=0, device="cpu", buffer_size=1)
+    rate = rates(
+        job, steps, repeats, {"Stable-Baselines3's predict": lambda seen: peer.predict(seen, None, None, True)[0]}
+    )
     table = scaling_table(job, workers, os.cpu_count(), repeats=repeats)
     milliseconds = updates()
     store("speed", {"rates": dataclasses.asdict(rate), "scaling": table, "updates": milliseconds})
@@ -91,7 +93,8 @@ def main(steps: int = 5000, repeats: int = 5, workers: tuple[int, ...] = (1, 2, 
     lines = [
         "| HalfCheetah-v5, policy 256 x 256 | steps a second | of the bare environment's |", "|---|---|---|",
         *(f"| {name} | {value:,.0f} | {100 * value / rate.bare:.0f} % |" for name, value in
-          (("random actions", rate.bare), ("esac's policy", rate.numpy), ("the same as a torch module", rate.torch))),
+          (("random actions", rate.bare), ("esac's policy", rate.numpy), ("the same as a torch module", rate.torch),
+           *rate.peers.items())),
         "", "| one update, batch 256, 256 x 256 | ms | times Stable-Baselines3's rate, one thread |", "|---|---|---|",
         *(f"| {name} | {value:.1f} | {milliseconds['Stable-Baselines3'] / value:.2f} |"
           for name, value in milliseconds.items()),

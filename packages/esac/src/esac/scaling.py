@@ -5,8 +5,8 @@ from __future__ import annotations
 import heapq
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -160,15 +160,23 @@ class Rates:
         With this package's policy.
     torch
         With the same policy as a torch module, one observation at a time.
+    peers
+        With others' policies, by name.
     """
 
     bare: float
     numpy: float
     torch: float
+    peers: dict[str, float] = field(default_factory=dict)
 
 
-def rates(job: Job, steps: int = 5000, repeats: int = 5) -> Rates:
-    """Measure environment steps a second, the three ways in turn; processor time counts, so that others disturb less.
+def rates(
+    job: Job,
+    steps: int = 5000,
+    repeats: int = 5,
+    peers: Mapping[str, Callable[[np.ndarray], np.ndarray]] | None = None,
+) -> Rates:
+    """Measure environment steps a second, in turn; processor time counts, so that other jobs disturb less.
 
     Parameters
     ----------
@@ -178,6 +186,8 @@ def rates(job: Job, steps: int = 5000, repeats: int = 5) -> Rates:
         Steps of each turn.
     repeats
         Turns; medians count.
+    peers
+        Others' policies, from an observation to an action, that take turns too.
 
     Returns
     -------
@@ -206,6 +216,8 @@ def rates(job: Job, steps: int = 5000, repeats: int = 5) -> Rates:
         "numpy": lambda observation, number: policy(observation),
         "torch": with_torch,
     }
+    for name, peer in (peers or {}).items():
+        ways[name] = lambda observation, number, peer=peer: peer(observation)
     found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, act in ways.items():
@@ -217,7 +229,8 @@ def rates(job: Job, steps: int = 5000, repeats: int = 5) -> Rates:
                     observation, _ = env.reset()
             found[name].append(steps / (time.process_time() - began))
     env.close()
-    return Rates(*(statistics.median(found[name]) for name in ("bare", "numpy", "torch")))
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    return Rates(medians.pop("bare"), medians.pop("numpy"), medians.pop("torch"), medians)
 
 
 def scaling_table(
