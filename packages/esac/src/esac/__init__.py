@@ -22,11 +22,13 @@ _WHERE = {
     "NumpyPolicy": "policy",
     "PolicyShape": "policy",
     "ProcessEngine": "engine",
+    "RayEngine": "engine_ray",
     "Replay": "replay",
     "SAC": "sac",
     "SACConfig": "sac",
     "SerialEngine": "engine",
     "WorkerError": "engine",
+    "record": "video",
 }
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "NumpyPolicy",
     "PolicyShape",
     "ProcessEngine",
+    "RayEngine",
     "Replay",
     "SACConfig",
     "SaveEvery",
@@ -47,6 +50,7 @@ __all__ = [
     "WorkerError",
     "changed",
     "preset",
+    "record",
     "release",
 ]
 
