@@ -17,7 +17,7 @@ PAGES = [
     *sorted(ROOT.glob("docs/**/*.md")),
 ]
 # Commands that install, or that other tests run; a README's remaining commands are run here.
-RUN_ELSEWHERE = ("pip install", "python3 tools/")
+RUN_ELSEWHERE = ("pip install", "python3 tools/", "python examples/")
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -317,3 +317,55 @@ def test_settings_that_do_not_fit_the_data_are_refused_before_anything_is_writte
         with pytest.raises(InputError, match=told):
             continual(images, dataclasses.replace(SMALL, **setting), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_buffer_of_ones_own_gets_the_new_classes_alone_and_any_number_of_images(
+    shades: data.ImageSet, trainings: list[dict[str, Any]]
+) -> None:
+    given: list[tuple[str, ...]] = []
+
+    def three_each(part: data.ImageSet, seed: int) -> DistilledSet:
+        given.append(part.classes)
+        assert set(np.unique(part.train_labels)) == set(range(part.n_classes))
+        return small_set("random", part, 3, seed)
+
+    result = continual(shades, dataclasses.replace(SMALL, orders=1), own={"three": three_each})
+    assert given == [result.orders[0][:3], result.orders[0][3:5], result.orders[0][5:]]
+    own = trainings[2::3]  # after random and herding, at each arrival
+    assert [row["targets"].bincount().tolist() for row in own] == [[3] * 3, [3] * 5, [3] * 7]
+    # A shade tells its class: each image lies where its label says, in the order of arrival.
+    last = own[-1]
+    shade = {name: number for number, name in enumerate("abcdefg")}
+    wanted = torch.tensor([shade[result.orders[0][label]] for label in last["targets"].tolist()])
+    seen = last["inputs"].mean(dim=(1, 2, 3))
+    assert torch.equal(seen.unique(return_inverse=True)[1], wanted)
+
+
+def test_a_buffer_of_ones_own_that_copies_a_source_has_its_numbers(
+    shades: data.ImageSet, uninterrupted: ContinualResult
+) -> None:
+    result = continual(shades, SMALL, own={"copy": lambda part, seed: small_set("herding", part, 2, seed)})
+    assert np.array_equal(result.accuracies["copy"], uninterrupted.accuracies["herding"])
+    assert np.array_equal(result.accuracies["herding"], uninterrupted.accuracies["herding"])
+
+
+def test_a_run_with_buffers_of_ones_own_goes_on_and_is_not_taken_for_one_without(
+    tmp_path: Path, shades: data.ImageSet
+) -> None:
+    own = {"copy": lambda part, seed: small_set("random", part, 1, seed)}
+    first = continual(shades, SMALL, tmp_path / "run", own=own)
+    log = tmp_path / "run" / "metrics.jsonl"
+    log.write_text("".join(log.read_text("utf-8").splitlines(keepends=True)[:7]), encoding="utf-8")
+    assert equal(first, continual(shades, SMALL, tmp_path / "run", own=own))
+    with pytest.raises(InputError, match="own"):
+        continual(shades, SMALL, tmp_path / "run")
+
+
+def test_a_buffer_of_ones_own_that_does_not_fit_is_refused(shades: data.ImageSet) -> None:
+    def first_class_alone(part: data.ImageSet, seed: int) -> DistilledSet:
+        return small_set("random", only_classes(part, [0]), 1, seed)
+
+    with pytest.raises(InputError, match="'half' has 1 images"):
+        continual(shades, SMALL, own={"half": first_class_alone})
+    with pytest.raises(InputError, match="the name 'herding'"):
+        continual(shades, SMALL, own={"herding": lambda part, seed: small_set("random", part, 1, seed)})

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from itertools import accumulate
 
@@ -20,13 +21,17 @@ from torch import Tensor
 from attention_matching.augment import Operation, SiameseAugmentation, augmentation_for
 from attention_matching.config import DistillConfig
 from attention_matching.continual_result import ContinualResult
+from attention_matching.distilled import DistilledSet
 from attention_matching.layers import Norm
 from attention_matching.networks import build
 from attention_matching.preprocess import Preprocessing
-from attention_matching.small_sets import Source, check_sources, members_of, only_classes, small_set
+from attention_matching.small_sets import SOURCES, Source, check_sources, members_of, only_classes, small_set
 from attention_matching.training import TrainConfig, accuracy, train_networks
 
 JOB = "attention-matching continual"
+
+Buffer = Callable[[ImageSet, int], DistilledSet]
+"""What makes a buffer's images of the new classes: from these classes' images and a seed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +77,11 @@ class ContinualConfig:
 
 
 def continual(
-    data: ImageSet, config: ContinualConfig | None = None, out: str | os.PathLike[str] | None = None
+    data: ImageSet,
+    config: ContinualConfig | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    own: Mapping[str, Buffer] | None = None,
 ) -> ContinualResult:
     """Measure what buffers of different images are worth when classes arrive step by step.
 
@@ -94,6 +103,10 @@ def continual(
         A run folder, for the accuracies one by one (metrics.jsonl), the distillations, the
         result (continual.json) and its picture (continual.png). A stopped or killed run is
         gone on with, to the same numbers; a kill loses the training at hand.
+    own
+        Buffers of one's own, by name, beside those of the settings. Each is called at every step with the
+        images of the new classes alone, numbered from 0, and a seed, and returns any number of images of each
+        of them.
 
     Returns
     -------
@@ -104,7 +117,8 @@ def continual(
     ------
     InputError
         Where there are more steps than classes, a class has no test image or fewer training
-        images than ``ipc``, or the folder holds something else.
+        images than ``ipc``, the folder holds something else, or a buffer of one's own has a name
+        that is taken, other classes than the new ones, or no image of one of them.
     KeyboardInterrupt
         After Ctrl-C or SIGTERM, once the training at hand is done and logged.
 
@@ -122,17 +136,23 @@ def continual(
     ((2, 4, 6, 8, 10), (1, 5, 1))
     """
     config = _resolved(config or ContinualConfig(), data)
+    own = own or {}
+    if taken := sorted({*SOURCES} & {*own}):
+        raise InputError(f"a buffer of one's own has the name {taken[0]!r}", f"another name than {', '.join(SOURCES)}")
+    names = (*config.buffers, *own)
     run = None
     if out is not None:
         content = runs.fingerprint(data.train_images, data.train_labels, data.test_images, data.test_labels)
         recorded = {"data": data.source, "data_sha256": content, **runs.to_json(config)}
+        if own:
+            recorded["own"] = sorted(own)
         run = runs.Run.open(out, JOB, recorded)
         run.rewind(sys.maxsize)  # what a kill tore from the log's last line would spoil the next
-    tasks = [_Order(data, config, number, run) for number in range(config.orders)]
+    tasks = [_Order(data, config, number, own, run) for number in range(config.orders)]
     for task in tasks:
         task.go_on()
     result = ContinualResult(
-        {name: np.array([[t.done[name, s] for s in range(config.steps)] for t in tasks]) for name in config.buffers},
+        {name: np.array([[t.done[name, s] for s in range(config.steps)] for t in tasks]) for name in names},
         tuple(accumulate(len(new) for new in tasks[0].arrivals)),
         tuple(tuple(data.classes[label] for label in task.order) for task in tasks),
     )
@@ -192,10 +212,14 @@ def _resolved(config: ContinualConfig, data: ImageSet) -> ContinualConfig:
 class _Order:
     """One order of arrival: what of it is done, and the rest."""
 
-    def __init__(self, data: ImageSet, config: ContinualConfig, number: int, run: runs.Run | None) -> None:
+    def __init__(
+        self, data: ImageSet, config: ContinualConfig, number: int, own: Mapping[str, Buffer], run: runs.Run | None
+    ) -> None:
         self.data = data
         self.config = config
         self.number = number
+        self.own = own
+        self.names = (*config.buffers, *own)
         self.run = run
         self.order = class_order(data.n_classes, config.seed, number)
         self.arrivals = [new.tolist() for new in np.array_split(self.order, config.steps)]
@@ -208,7 +232,7 @@ class _Order:
     def go_on(self) -> None:
         """Do what is not done."""
         config = self.config
-        keys = [(name, arrival) for arrival in range(config.steps) for name in config.buffers]
+        keys = [(name, arrival) for arrival in range(config.steps) for name in self.names]
         left = [key for key in keys if key not in self.done]
         kept = {name: self._buffer(name) for name in dict.fromkeys(name for name, _ in left)}
         told = f"continual, order {self.number + 1} of {config.orders}"
@@ -217,7 +241,8 @@ class _Order:
                 if stopping():
                     break
                 began = time.perf_counter()
-                accuracies = self._train_and_test(torch.cat(kept[name][: arrival + 1]), arrival)
+                images, labels = map(torch.cat, zip(*kept[name][: arrival + 1], strict=True))
+                accuracies = self._train_and_test(images, labels, arrival)
                 self.done[name, arrival] = accuracies
                 self._log(name, arrival, accuracies, time.perf_counter() - began)
                 bar.advance(accuracy=float(np.mean(accuracies)))
@@ -233,22 +258,38 @@ class _Order:
         images, labels = members_of(self.order, self.data.test_images, self.data.test_labels)
         return self.preprocessing(images), torch.tensor(labels)
 
-    def _buffer(self, name: Source) -> list[Tensor]:
-        """Make what a buffer gets at each step, as network inputs, from the new classes' images alone."""
+    def _buffer(self, name: str) -> list[tuple[Tensor, Tensor]]:
+        """Make what a buffer gets at each step, from the new classes' images alone: network inputs, and labels.
+
+        Labels are the classes' places in the order of arrival.
+        """
         parts = []
+        before = 0
         for arrival, new in enumerate(self.arrivals):
-            folder = None
-            if self.run is not None:
-                folder = self.run.path / "buffers" / f"{name}-order-{self.number}-step-{arrival}"
             seed = seeding.derive(self.config.seed, "buffer", self.number, arrival)
-            part = only_classes(self.data, new)
-            made = small_set(
-                name, part, self.config.ipc, seed, self.config.distill, folder, preprocessing=self.preprocessing
-            )
-            parts.append(made.images)
+            images, labels = self._images_of(name, only_classes(self.data, new), arrival, seed)
+            parts.append((images, labels + before))
+            before += len(new)
         return parts
 
-    def _train_and_test(self, inputs: Tensor, arrival: int) -> list[float]:
+    def _images_of(self, name: str, part: ImageSet, arrival: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Make a buffer's images of some classes, as network inputs, and their labels."""
+        if name in self.own:
+            made = self.own[name](part, seed)
+            if made.classes != part.classes or set(made.labels.tolist()) != set(range(part.n_classes)):
+                given = f"the buffer {name!r} has {len(made)} images of the classes {', '.join(made.classes)}"
+                raise InputError(given, f"images of each of {', '.join(part.classes)}")
+            return self.preprocessing(made.pixels()), made.labels
+        folder = None
+        if self.run is not None:
+            folder = self.run.path / "buffers" / f"{name}-order-{self.number}-step-{arrival}"
+        (source,) = (known for known in SOURCES if known == name)
+        made = small_set(
+            source, part, self.config.ipc, seed, self.config.distill, folder, preprocessing=self.preprocessing
+        )
+        return made.images, made.labels
+
+    def _train_and_test(self, inputs: Tensor, labels: Tensor, arrival: int) -> list[float]:
         """Return the test accuracies of fresh networks whose heads cover the classes seen, as they arrived."""
         config, shape = self.config, self.data.image_shape
         seen = sum(len(new) for new in self.arrivals[: arrival + 1])
@@ -257,16 +298,16 @@ class _Order:
             lambda _: build("convnet", shape, seen, width=config.width, depth=config.depth, norm=config.norm),
             range(config.networks),
             inputs,
-            torch.arange(seen).repeat_interleave(config.ipc),
+            labels,
             SiameseAugmentation(config.augment or ()),
             dataclasses.replace(config.training, seed=seed),
         )
-        images, labels = self.tests
-        known = labels < seen
-        return [accuracy(network, images[known], labels[known], config.training.batch) for network in networks]
+        images, wanted = self.tests
+        known = wanted < seen
+        return [accuracy(network, images[known], wanted[known], config.training.batch) for network in networks]
 
     def _log(self, name: str, arrival: int, accuracies: list[float], seconds: float) -> None:
         if self.run is not None:
-            step = self.number * self.config.steps * len(self.config.buffers) + len(self.done)
+            step = self.number * self.config.steps * len(self.names) + len(self.done)
             values = {f"accuracy_{n}": value for n, value in enumerate(accuracies)}
             self.run.log(step, buffer=name, order=self.number, arrival=arrival, seconds=round(seconds, 3), **values)

@@ -1,0 +1,130 @@
+"""Distill the digits into one image each, and teach a student on these: attention-matching, then subclass-kd.
+
+A teacher learns all real images, ten digits. A small student is to tell even from odd, and sees no real image: it
+learns from ten distilled ones and from what the teacher says of them. Beside it: the same with random real images.
+
+Run it: ``python examples/distilled_student.py --out distilled-student``
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from attention_matching import ConvNet, DistillConfig, DistilledSet, Distiller, random_real
+from sextet_common import figures, files, seeding
+from sextet_common.data import ImageSet, load
+from subclass_kd import (
+    CrossEntropy,
+    Hierarchy,
+    Part,
+    SubclassKDLoss,
+    SubclassSet,
+    TrainConfig,
+    build,
+    distill,
+    evaluate,
+    train_teacher,
+)
+
+
+def few(chosen: DistilledSet, digits: ImageSet, hierarchy: Hierarchy, source: str) -> SubclassSet:
+    """Make a distilled set the training part, whole; ``SubclassSet.of`` would hold some of the few images out."""
+    test = Part(digits.test_images, digits.test_labels)
+    train = Part(chosen.pixels(), chosen.labels.numpy())
+    return SubclassSet(train, validation=train, test=test, hierarchy=hierarchy, input_shape=digits.image_shape,
+                       source=source)  # fmt: skip
+
+
+def main(
+    out: Path,
+    ipc: int = 1,
+    steps: int = 300,
+    epochs: int = 200,
+    teacher_epochs: int = 12,
+    width: int = 16,
+    draws: int = 3,
+    seed: int = 0,
+) -> None:
+    """Run the composition.
+
+    Parameters
+    ----------
+    out
+        Where to write: result.json, picture.png, distilled.safetensors, and a run folder for each network.
+    ipc
+        Images of each digit that the students are given.
+    steps
+        Of the distillation.
+    epochs
+        Passes of a student over its images.
+    teacher_epochs
+        Passes of the teacher over all real images.
+    width
+        Channels of the students.
+    draws
+        Students of each kind; those of real images have another random choice each.
+    seed
+        Of everything.
+    """
+    digits = load("digits")
+    parity = Hierarchy(np.arange(10) % 2, digits.classes, ("even", "odd"))
+    everything = SubclassSet.of(
+        (digits.train_images, digits.train_labels), (digits.test_images, digits.test_labels), parity
+    )
+    teacher = train_teacher(
+        build("convnet-deep", digits.image_shape, 10, width=16, seed=seed),
+        everything,
+        TrainConfig(epochs=teacher_epochs, seed=seed),
+        out / "teacher",
+    )
+    config = DistillConfig(ipc=ipc, method="atom", steps=steps, width=32, seed=seed)
+    distilled = Distiller(config).fit(digits, out / "atom")
+    distilled.save(out / "distilled.safetensors")
+
+    accuracies: dict[str, dict[str, list[float]]] = {}
+    objectives = {"alone": CrossEntropy(parity), "with teacher": SubclassKDLoss(parity, temperature=2, alpha=0.5)}
+    for source in ("random real", "distilled"):
+        accuracies[source] = {told: [] for told in objectives}
+        for draw in range(draws):
+            chosen = distilled if source == "distilled" else random_real(digits, ipc, seed + draw)
+            data = few(chosen, digits, parity, f"{source} images, draw {draw}")
+            for told, objective in objectives.items():
+                with seeding.torch_seed(seed, "student", draw):
+                    student = ConvNet(digits.image_shape, 10, width=width, depth=2)  # what distillation looked through
+                distill(
+                    teacher if objective.needs_teacher else None,
+                    student,
+                    data,
+                    objective,
+                    TrainConfig(epochs=epochs, seed=seed + draw),
+                    out / f"student-{source}-{told}-{draw}".replace(" ", "-"),
+                )
+                accuracies[source][told].append(evaluate(student, data).accuracy)
+    panels = {}
+    for source, chosen in (("random real", random_real(digits, ipc, seed)), ("distilled", distilled)):
+        mean = 100 * statistics.mean(accuracies[source]["with teacher"])
+        by_digit = chosen.pixels().reshape(10, ipc, *digits.image_shape).swapaxes(0, 1)
+        panels[f"{source}: {mean:.1f} % of the test images right"] = by_digit.reshape(-1, *digits.image_shape)
+    figures.save_panels(panels, out / "picture.png", columns=10, title="What a student of even and odd was shown")
+    with torch.no_grad():
+        told_by_teacher = teacher(torch.from_numpy(distilled.pixels())).argmax(dim=1)
+    result = {
+        "teacher": evaluate(teacher, everything).accuracy,
+        "teacher_reads_distilled": float((told_by_teacher == distilled.labels).double().mean()),
+        "students": accuracies,
+        "images": len(distilled),
+        "test_images": len(digits.test_labels),
+    }
+    files.write_text(out / "result.json", json.dumps(result, indent=2) + "\n")
+    for source, found in accuracies.items():
+        means = ", ".join(f"{told} {100 * statistics.mean(values):.1f} %" for told, values in found.items())
+        print(f"{source}: {means}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,115 @@
+"""Remember old digits by a generator instead of by images: attention-matching's continual learning with d2m-generator.
+
+The digits arrive in steps. At each step a small GAN is trained and distilled on the new digits alone, and is all that
+is kept of them; its images, any number of them, go into the buffer that networks are trained on. Beside it: buffers of
+real images.
+
+Run it: ``python examples/generator_buffer.py --out generator-buffer``
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tyro
+from attention_matching import ContinualConfig, DistilledSet, TrainConfig, continual
+from d2m_generator import (
+    D2M,
+    ConditionalGAN,
+    D2MConfig,
+    PoolConfig,
+    PretrainConfig,
+    load_generator,
+    pretrain,
+    synthesize,
+)
+from sextet_common import figures, files
+from sextet_common.data import ImageSet, load
+
+
+def main(
+    out: Path,
+    arrivals: int = 2,
+    ipc: int = 2,
+    generated: int = 20,
+    pretraining: int = 300,
+    distillation: int = 200,
+    width: int = 8,
+    epochs: int = 100,
+    seed: int = 0,
+) -> None:
+    """Run the composition.
+
+    Parameters
+    ----------
+    out
+        Where to write: result.json, picture.png, curves.png, and the run folders.
+    arrivals
+        In how many steps the ten digits arrive.
+    ipc
+        Real images that the other buffers keep of each digit.
+    generated
+        Images of each digit that the generators make for their buffer.
+    pretraining
+        Steps of each GAN.
+    distillation
+        Steps of each GAN's distillation.
+    width
+        Channels of the GANs.
+    epochs
+        Passes of a network over a buffer.
+    seed
+        Of everything.
+    """
+    digits = load("digits")
+
+    def home(classes: Sequence[str]) -> Path:
+        return out / f"generator-{'-'.join(classes)}"
+
+    def generator_of(part: ImageSet, draw: int) -> DistilledSet:
+        """Train a generator on the new classes alone, leave it on disk, and read it from there to make the images."""
+        folder = home(part.classes)
+        gan = ConditionalGAN(part.n_classes, part.image_shape, width=width, seed=draw % 2**31)
+        few = PretrainConfig(steps=pretraining, batch_size=32, lr=1e-3, discriminator_lr=2e-3, ema=0.98, seed=draw)
+        pretrain(gan, part, few, folder / "gan")
+        pool = PoolConfig(networks=4, untrained=1.0, width=32)
+        config = D2MConfig(steps=distillation, images=4, real_batch=32, seed=draw, pool=pool)
+        D2M(config).fit(gan, part, folder / "d2m")
+        return synthesize(load_generator(folder / "d2m"), generated, seed=draw, data=part)
+
+    config = ContinualConfig(
+        steps=arrivals,
+        ipc=ipc,
+        buffers=("random", "herding"),
+        orders=1,
+        seed=seed,
+        training=TrainConfig(epochs=epochs),
+        width=32,
+    )
+    found = continual(digits, config, out / "continual", own={"generator": generator_of})
+    found.save_picture(out / "curves.png")
+    ends = (0, *found.classes_seen)
+    arrived = [found.orders[0][start:end] for start, end in itertools.pairwise(ends)]
+    generators = [load_generator(home(classes) / "d2m") for classes in arrived]
+    painted = [synthesize(g, 8, seed=1).pixels().reshape(g.n_classes, 8, *digits.image_shape) for g in generators]
+    by_row = np.concatenate(painted).swapaxes(0, 1)
+    figures.save_grid(by_row.reshape(-1, *digits.image_shape), out / "picture.png", columns=10)
+    weights = sum(tensor.numel() for generator in generators for tensor in generator.state_dict().values())
+    result = {
+        "order": list(found.orders[0]),
+        "classes_seen": list(found.classes_seen),
+        "accuracy": {name: found.mean(name).tolist() for name in found.accuracies},
+        "images_per_class": {"random": ipc, "herding": ipc, "generator": generated},
+        # What is stored for them, in numbers: pixels, or all weights of all generators.
+        "numbers_kept": {"random": 640 * ipc, "herding": 640 * ipc, "generator": weights},
+    }
+    files.write_text(out / "result.json", json.dumps(result, indent=2) + "\n")
+    print(found.to_markdown())
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

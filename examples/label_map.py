@@ -1,0 +1,114 @@
+"""Draw which labels live where: probmcl's embeddings, a Gaussian mixture for each label, reduced by gmr-metric.
+
+ProbMCL puts a mixture behind every image; its mean is the image's point. A kernel density estimate of all images of a
+label is a mixture of hundreds of components. Reduced to a few, moments preserved, it is the label's place among the
+others, and the angle between two labels' mixtures says how little of it they share.
+
+Run it: ``python examples/label_map.py --out label-map``
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import tyro
+from gmr_metric import GaussianMixture, pairwise_distances, reduce
+from gmr_metric.plotting import ellipses
+from probmcl import Config, ProbMCL
+from probmcl.scenes import GROUPS, compose, digits
+from sextet_common import figures, files
+
+
+def draw(mixtures: Mapping[str, GaussianMixture], path: Path) -> None:
+    """Draw the first two dimensions of labels' mixtures: one-sigma ellipses, a colour for each group of digits."""
+    group_of = {str(digit): number for number, group in enumerate(GROUPS) for digit in group}
+    title = f"Where the labels live, {max(map(len, mixtures.values()))} components each"
+    with figures.figure_file(path, (7.0, 6.0), title=title) as figure:
+        axis = figure.subplots()
+        around = np.linspace(0, 2 * np.pi, 90)
+        for name, mixture in mixtures.items():
+            flat, colour = mixture.marginal([0, 1]), figures.COLOURS[group_of[name]]
+            for part, weight in zip(ellipses(flat), flat.weights, strict=True):
+                tilt = np.deg2rad(part.angle)
+                turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
+                x, y = turn @ (np.array(part.axes)[:, None] * np.stack([np.cos(around), np.sin(around)]))
+                axis.fill(part.centre[0] + x, part.centre[1] + y, color=colour, alpha=0.35 * weight, linewidth=0)
+                axis.plot(part.centre[0] + x, part.centre[1] + y, color=colour, linewidth=0.8, alpha=0.7)
+            circle = {"boxstyle": "circle", "facecolor": colour, "edgecolor": "white"}
+            x, y = flat.mean()
+            axis.annotate(name, (x, y), ha="center", va="center", color="white", weight="bold", zorder=4, bbox=circle)
+        axis.set_xlabel("first axis of the labels' means")
+        axis.set_ylabel("second axis")
+
+
+def main(
+    out: Path,
+    scenes: int = 1000,
+    epochs: int = 15,
+    width: int = 8,
+    axes: int = 4,
+    components: int = 3,
+    seed: int = 0,
+) -> None:
+    """Run the composition.
+
+    Parameters
+    ----------
+    out
+        Where to write: result.json, picture.png, points.npz, the model's run folder and a mixture for each label.
+    scenes
+        Scenes of digits to train on.
+    epochs
+        Of ProbMCL's first stage.
+    width
+        Of the encoder.
+    axes
+        Dimensions of the map: the principal axes of the labels' means. The picture has the first two.
+    components
+        To which each label's mixture is reduced.
+    seed
+        Of everything.
+    """
+    data = compose(digits(), sizes=(scenes, 100, 600), seed=seed)
+    config = Config(label_aware="each", epochs=epochs, classifier_epochs=3, dim=16, hidden=(128,), seed=seed)
+    model = ProbMCL("convnet", config=config, width=width).fit(data, out / "probmcl")
+    mixtures = model.mixtures(data.test)
+    points = (mixtures.log_weights.exp()[..., None] * mixtures.means).sum(dim=1).double().numpy()
+    labels = np.array(data.test.labels, dtype=np.float64)
+    share = labels / labels.sum(axis=1, keepdims=True)  # an image of few labels tells more about each of them
+    means = (share.T @ points) / share.sum(axis=0)[:, None]
+    plane = np.linalg.svd(means - means.mean(axis=0), full_matrices=False)[2][:axes]
+    places = points @ plane.T
+    np.savez(out / "points.npz", places=places, share=share)
+
+    reduced = {}
+    before = {}
+    for number, name in enumerate(data.label_names):
+        rows = np.flatnonzero(share[:, number])
+        whole = GaussianMixture.from_kde(places[rows], weights=share[rows, number])
+        before[name] = len(whole)
+        reduced[name] = reduce(whole, min(components, len(whole)), "runnalls").mixture
+        reduced[name].save(out / "mixtures" / f"{name}.json")
+    draw(reduced, out / "picture.png")
+    angles = pairwise_distances(list(reduced.values()))
+    same = np.array([[any(a in g and b in g for g in GROUPS) for b in range(10)] for a in range(10)])
+    result = {
+        "mean_ap": model.evaluate(data.test).mean_ap,
+        "components": {name: [before[name], len(mixture)] for name, mixture in reduced.items()},
+        "angles": angles.tolist(),
+        "angle_within_groups": float(angles[same & ~np.eye(10, dtype=bool)].mean()),
+        "angle_between_groups": float(angles[~same].mean()),
+    }
+    files.write_text(out / "result.json", json.dumps(result, indent=2) + "\n")
+    print(f"mAP {100 * result['mean_ap']:.1f} %; from {sum(before.values())} components to {components} a label")
+    print(
+        f"angles: {result['angle_within_groups']:.2f} rad within the groups of digits that are drawn together, "
+        f"{result['angle_between_groups']:.2f} rad between them"
+    )
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
