@@ -6,7 +6,9 @@ in it but what that package's pyproject.toml declares.
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import nox
@@ -124,6 +126,33 @@ def build(session: nox.Session, package: str) -> None:
         session.error(f"the wheel says it is {version}, pyproject.toml says {chosen.version}")
     if (chosen.path / "src" / chosen.module / "__main__.py").exists():
         session.run("python", "-m", chosen.module, "--version")
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """All packages as wheels from a local folder, and their compositions from outside the tree."""
+    session.install("--exact", "build[uv]")
+    with tempfile.TemporaryDirectory() as made:
+        folder, outside = Path(made) / "wheels", Path(made) / "outside"
+        for package in PACKAGES.values():
+            command = ["python", "-m", "build", "--wheel", "--installer", "uv", "--outdir", str(folder)]
+            session.run(*command, str(package.path), silent=True)
+        session.install("--exact", "pytest>=8.3")
+        # First they alone, each after what it needs: no index can give another package of the same name.
+        pinned = [f"{package.name}=={package.version}" for package in PACKAGES.values()]
+        for wheel in pinned:
+            session.install("--no-index", "--no-deps", "--find-links", str(folder), wheel)
+        session.install("--find-links", str(folder), *pinned)
+        shutil.copytree(ROOT / "examples", outside / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+        (outside / "tests").mkdir()
+        shutil.copy2(ROOT / "tests" / "test_compositions.py", outside / "tests")
+        session.chdir(outside)
+        for package in PACKAGES.values():
+            place = session.run("python", "-c", f"import {package.module} as m; print(m.__file__)", silent=True)
+            if "site-packages" not in Path(str(place)).parts:
+                session.error(f"{package.name} was imported from {place}, not from its wheel")
+        marks = ["--override-ini", "markers=slow: takes more than ten seconds", "-p", "no:cacheprovider"]
+        session.run("pytest", *marks, "-W", "error", *(session.posargs or ["-q"]), "tests", env=ONE_THREAD)
 
 
 @nox.session
