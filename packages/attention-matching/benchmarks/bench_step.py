@@ -19,6 +19,7 @@ from attention_matching.config import Preset
 from attention_matching.timing import Timing, time_steps
 from published import PublishedLoop
 from sextet_common import device, files
+from sextet_common.benchmarks import into_readme
 from sextet_common.data import ImageSet, load
 
 HERE = Path(__file__).resolve().parent
@@ -92,17 +93,7 @@ def main(
     (HERE / "results").mkdir(exist_ok=True)
     files.write_text(HERE / "results" / f"step-{where}.json", json.dumps(report, indent=1) + "\n")
     if readme:
-        into_readme(f"bench_step {where}", text)
-
-
-def into_readme(name: str, text: str) -> None:
-    """Put a table between its marks in the package's README."""
-    page = HERE.parent / "README.md"
-    head, mark, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
-    _, end, tail = rest.partition(f"<!-- /{name} -->")
-    if not (mark and end):
-        raise SystemExit(f"README.md has no marks for {name}")
-    files.write_text(page, f"{head}{mark}{text}\n{end}{tail}")
+        into_readme(HERE.parent / "README.md", f"bench_step {where}", text)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,10 @@ from d2m_generator import (
     pretrain,
     synthesize,
 )
-from measure import into_readme, machine, store
+from sextet_common.benchmarks import into_readme, machine, store
 from sextet_common.data import ImageSet, load
+
+HERE = Path(__file__).resolve().parent
 
 IPC = (1, 10, 50)
 CROSS_IPC = 10
@@ -153,7 +155,7 @@ def main(
                 out = place / f"cross {name} {architecture}"
                 cross[name][architecture] = list(evaluate(each[CROSS_IPC], images, judged, out).accuracies)
     report = {"accuracies": accuracies, "cross": cross, "seconds": times, "quality": qualities}
-    store(plan, report)
+    store(HERE, plan, report)
     write(report, plan)
 
 
@@ -180,7 +182,7 @@ def write(report: dict[str, Any], plan: str) -> None:
     largest = max(chosen.atom)
     ratio = seconds[f"ATOM {largest}"] / seconds[f"sample {largest}"]
     lines += ["", "| job | median seconds |", "|---|---|"]
-    lines += [f"| {name} | {value:.3g} |" for name, value in seconds.items()]
+    lines += [f"| {name} | {value:{'.0f' if value >= 100 else '.3g'}} |" for name, value in seconds.items()]
     lines += [
         "",
         f"{largest} images per class of the distilled generator take {1000 * seconds[f'sample {largest}']:.0f} ms, a "
@@ -191,7 +193,7 @@ def write(report: dict[str, Any], plan: str) -> None:
     lines += [f"First seed's generator before: {before}; after: {after}.", ""]
     command = "" if plan == "digits" else f" --plan {plan} --data npz-jpeg:FOLDER --seeds {len(report['seconds'])}"
     lines += [f"`python benchmarks/bench_accuracy.py{command}`, one thread, on {machine()}."]
-    into_readme(f"bench_{plan}", "\n".join(lines))
+    into_readme(HERE.parent / "README.md", f"bench_{plan}", "\n".join(lines))
 
 
 def told(accuracies: Sequence[float]) -> str:

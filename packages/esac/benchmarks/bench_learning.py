@@ -21,8 +21,10 @@ from esac import ESAC, ESACConfig
 from esac.config import changed
 from esac.presets import SB3_SAC
 from esac.rollout import episode, horizon, make
-from measure import into_readme, machine, store
 from sextet_common import files
+from sextet_common.benchmarks import into_readme, machine, store
+
+HERE = Path(__file__).resolve().parent
 
 HIDDEN = (64, 64)
 EPISODES = 5
@@ -147,7 +149,7 @@ def main(
         for place in sorted(work.glob("*.json")):
             runs.setdefault(place.stem.rpartition(" ")[0], []).append(json.loads(place.read_text()))
         report = {"runs": runs, "seeds": seeds, "ablation": ablation}
-        store("learning", report)
+        store(HERE, "learning", report)
         write(report)
 
 
@@ -200,7 +202,7 @@ def write(report: dict[str, Any]) -> None:
         lines.append(f"| {env} | " + " | ".join(cells) + " |")
     lines += ["", f"Mean ± standard deviation over {report['seeds']} seeds, {EPISODES} deterministic episodes each; "
               f"`python benchmarks/bench_learning.py` on {machine()}."]  # fmt: skip
-    into_readme("bench_learning", "\n".join(lines))
+    into_readme(HERE.parent / "README.md", "bench_learning", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -11,19 +11,22 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import tyro
 from esac import SAC, PolicyShape, Replay, SACConfig
-from esac.engine import Job
 from esac.plotting import scaling as draw_scaling
 from esac.rollout import make
 from esac.scaling import rates, scaling_table
-from measure import HERE, into_readme, machine, store
+from esac.worker import Job
+from sextet_common.benchmarks import into_readme, machine, store
 from stable_baselines3 import SAC as Theirs
 from stable_baselines3.common.logger import configure
+
+HERE = Path(__file__).resolve().parent
 
 
 def updates(repeats: int = 7, each: int = 20) -> dict[str, float]:
@@ -88,7 +91,7 @@ def main(steps: int = 5000, repeats: int = 5, workers: tuple[int, ...] = (1, 2, 
     )
     table = scaling_table(job, workers, os.cpu_count(), repeats=repeats)
     milliseconds = updates()
-    store("speed", {"rates": dataclasses.asdict(rate), "scaling": table, "updates": milliseconds})
+    store(HERE, "speed", {"rates": dataclasses.asdict(rate), "scaling": table, "updates": milliseconds})
     draw_scaling(table, HERE / "results" / "scaling.png")
     lines = [
         "| HalfCheetah-v5, policy 256 x 256 | steps a second | of the bare environment's |", "|---|---|---|",
@@ -106,7 +109,7 @@ def main(steps: int = 5000, repeats: int = 5, workers: tuple[int, ...] = (1, 2, 
         cells = [f"{value:.2f} s" if value is not None else "" for value in (done, here)]
         lines.append(f"| {number} | {cells[0]} | {cells[1]} | {seconds:.2f} s |")
     lines += ["", f"`python benchmarks/bench_speed.py`, on {machine()}."]
-    into_readme("bench_speed", "\n".join(lines))
+    into_readme(HERE.parent / "README.md", "bench_speed", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import tyro
 from esac import ESAC, ESACConfig, changed
-from esac.plotting import draw_all, summary
+from esac.plotting import draw_all
+from esac.summaries import improvements, summary
 
 
 def main(out: Path, steps: int = 3000, seeds: int = 2, env: str = "Pendulum-v1") -> None:
@@ -22,7 +23,7 @@ def main(out: Path, steps: int = 3000, seeds: int = 2, env: str = "Pendulum-v1")
             ESAC(env, changed({"mode": mode}, small), seed=seed).learn(steps, out=runs[-1])
     for path in draw_all(runs, out / "plots"):
         print(path)
-    for row in summary(runs):
+    for row in (*summary(runs), *improvements(runs)):
         print(row)
 
 

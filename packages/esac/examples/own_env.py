@@ -40,7 +40,7 @@ def main() -> None:
         eval_every=1000, eval_episodes=5, workers=2,
     )  # fmt: skip
     model = ESAC(Hover, config, seed=0).learn(4000)
-    print(f"{model.steps} steps, best mean return {model.best[0]:.1f} of 50")
+    print(f"{model.steps} steps, best mean return {model.best.reward:.1f} of 50")
 
 
 if __name__ == "__main__":  # without it a worker that imports this file would start the training again

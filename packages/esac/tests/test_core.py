@@ -14,13 +14,15 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from esac import evolution, rollout
+from esac import evolution, rollout, saving
 from esac.algorithm import ESAC
 from esac.config import ESACConfig
-from esac.engine import Evaluator, Job, ProcessEngine, SerialEngine, Task, WorkerError
+from esac.engine import ProcessEngine, SerialEngine
+from esac.ledger import WorkerError
 from esac.policy import NumpyPolicy, PolicyShape
 from esac.replay import Batch, Replay
 from esac.sac import SAC, Actor, SACConfig
+from esac.worker import Evaluator, Job, Task
 from gymnasium import spaces
 from scipy import stats
 from sextet_common.errors import InputError
@@ -292,7 +294,7 @@ def learner(seed: int = 0, **words: Any) -> ESAC:
 
 
 def same(a: ESAC, b: ESAC) -> bool:
-    (x, m), (y, n) = a._state(), b._state()
+    (x, m), (y, n) = saving.state(a), saving.state(b)
     for each in (m, n):
         each.pop("seconds"), each.pop("cpu_seconds")
     for each in (x, y):
@@ -325,7 +327,7 @@ def test_every_mode_learns_and_counts_its_steps(mode: str) -> None:
     made = learner(mode=mode, store="all").learn(400)
     assert made.steps >= 400 and made.generation > 0
     assert (made.collector.updates > 0) == (mode != "es") and made.episodes > 0
-    assert math.isfinite(made.best[0])
+    assert math.isfinite(made.best.reward)
 
 
 def test_an_injected_policy_without_mutation_scores_as_the_gradient_trained_one() -> None:

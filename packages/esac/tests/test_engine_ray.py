@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from esac.engine import Job
+from esac.worker import Job
 from sextet_common.errors import InputError
 
 pytest.importorskip("ray")
@@ -17,16 +17,14 @@ from esac.engine_ray import RayEngine
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    for _ in range(2):  # on a busy machine Ray's own start-up runs out of its time
+    for _ in range(3):  # on a busy machine Ray's own start-up runs out of its time
         ended = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("ray_checks.py"))],
             capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         if ended.returncode != 77:
             break
-    else:
-        pytest.skip(ended.stdout.strip())
-    assert ended.returncode == 0, ended.stderr
+    assert ended.returncode == 0, ended.stdout + ended.stderr
     last: dict[str, Any] = json.loads(ended.stdout.strip().splitlines()[-1])
     return last
 

@@ -94,9 +94,6 @@ class _Without:
 def test_a_task_of_dm_control_is_one_vector_and_gives_equal_episodes(tmp_path: Path) -> None:
     pytest.importorskip("shimmy")
     pytest.importorskip("dm_control")
-    mujoco = pytest.importorskip("mujoco")
-    if int(mujoco.__version__.split(".")[0]) > 3:
-        pytest.skip("no release of dm_control knows mujoco 4 yet")
     env = rollout.make("dm_control/cartpole-swingup-v0")
     assert env.observation_space.shape == (5,) and rollout.horizon(env) == 1000
     policy = rollout.numpy_policy(env, (8,))

@@ -15,11 +15,13 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from esac import saving
 from esac.algorithm import ESAC
 from esac.config import ESACConfig, changed
-from esac.engine import Engine, Job, ProcessEngine, SerialEngine, Task, WorkerError
+from esac.engine import Engine, ProcessEngine, SerialEngine
+from esac.ledger import WorkerError
 from esac.rollout import Episode
-from esac.worker import Evaluator
+from esac.worker import Evaluator, Job, Task
 from sextet_common.errors import InputError
 
 HERE = Path(__file__).parent
@@ -157,7 +159,8 @@ def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
         textwrap.dedent(
             """
             import numpy as np
-            from esac.engine import Job, ProcessEngine, Task
+            from esac.engine import ProcessEngine
+            from esac.worker import Job, Task
 
             with ProcessEngine(Job("Pendulum-v1", {"max_episode_steps": 5}, (4,)), 1) as engine:
                 engine.start(np.zeros((1, 21), np.float32), [Task(0, 0, 0, 1, 0.1)])
@@ -178,6 +181,7 @@ SETTINGS: dict[str, Any] = {
 STEPS = 2600
 SCRIPT = """
 import sys, time
+from esac import saving
 from esac.algorithm import ESAC
 from esac.config import changed
 
@@ -197,7 +201,7 @@ def learner() -> ESAC:
 
 
 def state(made: ESAC) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    arrays, meta = made._state()
+    arrays, meta = saving.state(made)
     arrays["evaluations.when"] = arrays["evaluations.when"][:, 0]  # the others are times
     kept = {key: value for key, value in meta.items() if "seconds" not in key}
     return {key: torch.as_tensor(array).numpy() for key, array in arrays.items()}, kept

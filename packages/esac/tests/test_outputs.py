@@ -43,6 +43,7 @@ def test_a_run_folder_holds_stable_baselines_files_and_a_resumed_run_the_same_on
     rows = list(csv.DictReader((tmp_path / "parts" / "progress.csv").read_text().splitlines()))
     assert [int(row["time/generation"]) for row in rows] == list(range(1, made.generation + 1))
     assert float(rows[-1]["time/env_steps"]) == made.steps and rows[-1]["es/sigma"]
+    assert float(rows[-1]["time/total_timesteps"]) == made.steps and float(rows[-1]["time/time_elapsed"]) > 0
     for name in ("whole", "parts"):
         head, *lines = (tmp_path / name / "monitor.csv").read_text().splitlines()
         assert json.loads(head[1:])["env_id"] == "Pendulum-v1" and lines[0].startswith("r,l,t")
@@ -184,6 +185,22 @@ def test_the_released_code_s_mistakes_are_what_a_generation_then_does() -> None:
     for number, (w, b) in enumerate(raw.shape.parts(raw.vector)):
         x = w @ x + b if number == 2 else np.maximum(w @ x + b, 0)
     np.testing.assert_allclose(raw(seen), np.clip(x, -1, 1), rtol=1e-5)
+    import torch
+
+    for which in ("mean", "sac", "best"):  # the module acts as the policy does, under either map
+        with torch.no_grad():
+            wanted = made.to_module(which)(torch.tensor(seen)[None])[0].numpy()  # type: ignore[arg-type]
+        np.testing.assert_allclose(made.policy(which)(seen), wanted, rtol=1e-5, atol=1e-6)  # type: ignore[arg-type]
+    assert made.policy("mean").action == "clip" and made.policy("sac").action == "tanh"
+
+
+def test_the_best_policy_keeps_the_map_that_it_was_evaluated_with(tmp_path: Path) -> None:
+    made = learner(mode="es", injected=0, es_action="clip").learn(300)
+    assert made.policy().action == "clip"
+    made.save(tmp_path / "e.safetensors")
+    assert ESAC.load(tmp_path / "e.safetensors").policy().action == "clip"
+    returns = [e.total for e in made.evaluate("best", made.config.eval_episodes)]
+    assert np.mean(returns) == pytest.approx(made.best.reward)
 
 
 @pytest.mark.parametrize("words", [{"es_optimizer": "clipup"}, {"es_optimizer": "sgd"}, {"selection": "softmax"},

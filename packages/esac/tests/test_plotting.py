@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from esac import plotting, records
+from esac import plotting, records, summaries
 from matplotlib.axes import Axes
 from PIL import Image
 from scipy import stats
@@ -259,7 +259,7 @@ def test_all_pictures_are_drawn_and_named(tmp_path: Path) -> None:
     out = tmp_path / "plots"
     drawn = plotting.draw_all([*folders, sb3(tmp_path / "theirs")], out)
     assert [path.name for path in drawn] == [
-        "curves-steps.png", "curves-seconds.png", "winners.png", "sigma.png", "schedule.png",
+        "curves-steps.png", "curves-seconds.png", "updates.png", "winners.png", "sigma.png", "schedule.png",
     ]  # fmt: skip
     assert sorted(drawn) == sorted(out.iterdir())
     assert all(shown(path) for path in drawn)
@@ -273,7 +273,7 @@ def test_pictures_that_the_runs_lack_are_left_out(tmp_path: Path) -> None:
 
     assert names(sb3(tmp_path / "theirs")) == ["curves-steps"]
     gradients = made(tmp_path / "sac", mode="sac", rows=generations(6, mode="sac"))
-    assert names(gradients) == ["curves-steps", "curves-seconds"]
+    assert names(gradients) == ["curves-steps", "curves-seconds", "updates"]
     unevaluated = made(tmp_path / "early", mode="es", steps=(), rows=generations(3, mode="es"))
     assert names(unevaluated) == ["winners", "sigma"]
     assert names(made(tmp_path / "nothing", steps=())) == []
@@ -282,13 +282,26 @@ def test_pictures_that_the_runs_lack_are_left_out(tmp_path: Path) -> None:
             draw(gradients, tmp_path / "none.png")
 
 
+def test_improvements_are_between_every_two_labels_of_an_environment(tmp_path: Path) -> None:
+    results = np.random.default_rng(1).normal(size=(7, 3, 4))
+    folders = [made(tmp_path / f"{k}", mode=("es", "sac")[k % 2], seed=k, results=results[k]) for k in range(7)]
+    folders.append(made(tmp_path / "other", env="Run-v1"))
+    [found] = summaries.improvements(folders)
+    last = results[:, -1].mean(axis=1)
+    wanted = stats.mannwhitneyu(last[::2], last[1::2]).statistic / 12
+    assert (found.env, found.label, found.other) == ("Walk-v1", "es", "sac")
+    assert found.probability.value == pytest.approx(wanted, abs=1e-12)
+    assert 0 <= found.probability.low <= wanted <= found.probability.high <= 1
+    assert f"es ends above sac with probability {wanted:.2f}" in str(found)
+
+
 def test_a_summary_is_of_last_evaluations(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     results = random.normal(size=(6, 3, 4))
     results[5, -1, 2] = -np.inf
     folders = [made(tmp_path / f"{seed}", seed=seed, results=results[seed]) for seed in range(6)]
     folders += [made(tmp_path / "other", env="Run-v1"), made(tmp_path / "none", env="Run-v1", mode="es", steps=())]
-    first, second = plotting.summary(folders)
+    first, second = summaries.summary(folders)
     finals = results[:5, -1].mean(axis=1)
     assert (first.env, first.label, first.seeds, first.failed) == ("Walk-v1", "esac", 6, 1)
     assert first.final == pytest.approx(finals.mean(), rel=1e-12)
@@ -296,7 +309,7 @@ def test_a_summary_is_of_last_evaluations(tmp_path: Path) -> None:
     assert finals.min() <= first.iqm.low < first.iqm.value < first.iqm.high <= finals.max()
     assert "6 seeds, 1 failed: mean" in str(first)
     assert str(second) == "Run-v1, esac, 1 seed: mean 8.0, IQM 8.0 (95 % interval 8.0 to 8.0)"
-    [failed] = plotting.summary([made(tmp_path / "nan", results=np.full((3, 2), np.nan))])
+    [failed] = summaries.summary([made(tmp_path / "nan", results=np.full((3, 2), np.nan))])
     assert failed.failed == 1 and math.isnan(failed.final) and math.isnan(failed.iqm.value)
 
 

@@ -7,12 +7,15 @@ results/quality.png, and puts the table into README.md.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 from gmr_metric import distance, reduce
-from measure import HERE, into_readme, one_core, store
+from measure import one_core
+from sextet_common.benchmarks import into_readme, store
 from suite import Case, cases
 
+HERE = Path(__file__).resolve().parent
 TIE = 1e-6  # angles that agree so far are the same
 METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "oggmr": ("oggmr", {}),
@@ -72,9 +75,9 @@ def main() -> None:
     above = [r for r in rows if r["results"]["oggmr"]["angle"] > r["results"]["oggmr, greedy alone"]["angle"]]
     summary = f"{len(rows)} reductions; oggmr above its own greedy start: {len(above)}"
     print("\n".join([summary, *lines]))
-    store("quality", {"summary": summary, "shares": shares, "rows": rows})
+    store(HERE, "quality", {"summary": summary, "shares": shares, "rows": rows})
     picture(rows)
-    into_readme("bench_quality", f"{summary}.\n\n" + "\n".join(lines))
+    into_readme(HERE.parent / "README.md", "bench_quality", f"{summary}.\n\n" + "\n".join(lines))
 
 
 def picture(rows: list[dict]) -> None:

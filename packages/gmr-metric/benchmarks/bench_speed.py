@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from gmr_metric import GaussianMixture, distance, reduce
-from measure import HERE, into_readme, medians, one_core, store
+from measure import medians, one_core
 from plain import plain_runnalls
+from sextet_common.benchmarks import into_readme, store
 from suite import random_mixture
 
+HERE = Path(__file__).resolve().parent
 LARGE = "large"  # `bench_speed.py large METHOD N D L` measures one reduction in a process of its own
 
 
@@ -176,8 +178,8 @@ def main() -> None:
             scaling[name][n] = seconds
     report["scaling"] = scaling
     picture(scaling)
-    store("speed", report)
-    into_readme("bench_speed", "\n".join(lines))
+    store(HERE, "speed", report)
+    into_readme(HERE.parent / "README.md", "bench_speed", "\n".join(lines))
 
 
 def picture(scaling: dict[str, dict[int, float]]) -> None:

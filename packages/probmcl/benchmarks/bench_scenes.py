@@ -22,10 +22,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from measure import HERE, into_readme, machine, mean_and_error, store
+from measure import mean_and_error
 from probmcl import Config, ProbMCL, complexity, error_by_quantile
 from probmcl.scenes import compose, digits
 from sextet_common import files
+from sextet_common.benchmarks import into_readme, machine, store
+
+HERE = Path(__file__).resolve().parent
 
 SIZES, EPOCHS, WIDTH, SEEDS = (1000, 500, 1000), 40, 16, (0, 1, 2)
 FROZEN = {"epochs": 30, "classifier_epochs": EPOCHS - 30}
@@ -99,7 +102,7 @@ def main(part: Literal["all", "methods", "settings"] = "all", workers: int = 2) 
     if part != "all":
         return
     rows = {name: [x for x in found if x["name"] == name] for name in METHODS}
-    store("scenes", {"results": found})
+    store(HERE, "scenes", {"results": found})
     lines = [
         "| method | mAP | CF1 | OF1 | calibration error | parameters | multiply-adds |",
         "|---|---|---|---|---|---|---|",
@@ -107,14 +110,18 @@ def main(part: Literal["all", "methods", "settings"] = "all", workers: int = 2) 
     for name, each in rows.items():
         scores = [mean_and_error([x[key] for x in each]) for key in ("map", "cf1", "of1", "calibration_error")]
         lines.append(f"| {name} | {' | '.join(scores)} | {each[0]['parameters']:,} | {each[0]['multiply_adds']:,} |")
-    into_readme("bench_scenes", "\n".join(lines) + f"\n\n`python benchmarks/bench_scenes.py` on {machine()}.")
+    into_readme(
+        HERE.parent / "README.md",
+        "bench_scenes",
+        "\n".join(lines) + f"\n\n`python benchmarks/bench_scenes.py` on {machine()}.",
+    )
     chosen = {x["name"]: x for x in found if x["name"] in SETTINGS}
     lines = ["| setting | mAP | CF1 | OF1 |", "|---|---|---|---|"]
     lines += [
         f"| {name} | " + " | ".join(f"{100 * x[key]:.1f}" for key in ("map", "cf1", "of1")) + " |"
         for name, x in chosen.items()
     ]
-    into_readme("bench_settings", "\n".join(lines))
+    into_readme(HERE.parent / "README.md", "bench_settings", "\n".join(lines))
     lines = [
         "| method | uncertainty | surest fifth | 2 | 3 | 4 | least sure fifth | rises |",
         "|---|---|---|---|---|---|---|---|",
@@ -125,7 +132,7 @@ def main(part: Literal["all", "methods", "settings"] = "all", workers: int = 2) 
                 values = np.mean([x[kind] for x in each], axis=0)
                 rises = "yes" if np.all(np.diff(values) > 0) else "no"
                 lines.append(f"| {name} | {kind} | " + " | ".join(f"{100 * v:.1f}" for v in values) + f" | {rises} |")
-    into_readme("bench_uncertainty", "\n".join(lines))
+    into_readme(HERE.parent / "README.md", "bench_uncertainty", "\n".join(lines))
 
 
 if __name__ == "__main__":

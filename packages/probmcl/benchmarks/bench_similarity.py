@@ -29,9 +29,11 @@ import torch
 import tyro
 from gmr_metric import torch as internals
 from gmr_metric.torch import log_similarity_matrix
-from measure import HERE, into_readme, machine, store
 from sextet_common import figures
+from sextet_common.benchmarks import into_readme, machine, store
 from torch import Tensor
+
+HERE = Path(__file__).resolve().parent
 
 Kind = Literal["isotropic", "diagonal"]
 Way = Literal["ours", "broadcasting", "loop", "blocks"]
@@ -156,7 +158,7 @@ def main(
     where = "similarity" if device_name == "cpu" else "similarity-cuda"
     if quick:
         return
-    store(where, {"cases": found})
+    store(HERE, where, {"cases": found})
     _show(where, found, machine())
 
 
@@ -172,7 +174,9 @@ def _show(where: str, found: list[dict[str, Any]], device: str) -> None:
             lines += [_line(case, found) for case in sorted(rows, key=lambda c: c["way"] != "ours")]
     command = "python benchmarks/bench_similarity.py" + (" --device-name cuda" if where.endswith("cuda") else "")
     picture = "" if where.endswith("cuda") else f"\n\n![time and memory](benchmarks/results/{where}.png)"
-    into_readme(f"bench_{where}", "\n".join(lines) + f"\n\n`{command}` on {device}.{picture}")
+    into_readme(
+        HERE.parent / "README.md", f"bench_{where}", "\n".join(lines) + f"\n\n`{command}` on {device}.{picture}"
+    )
     if picture:
         _draw(found, HERE / "results" / f"{where}.png")
 

@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from measure import into_readme, machine, mean_and_error, store
+from measure import mean_and_error
 from probmcl import Config, MultiLabelSet, ProbMCL, evaluate, load
 from probmcl.metrics import Scores
+from sextet_common.benchmarks import into_readme, machine, store
 from sklearn.linear_model import LogisticRegression
+
+HERE = Path(__file__).resolve().parent
 
 EPOCHS, SEEDS = 60, range(5)
 HALF = {"epochs": EPOCHS // 2, "classifier_epochs": EPOCHS // 2, "lr": 1e-3, "device": "cpu"}
@@ -67,13 +70,13 @@ def main(data: Path) -> None:
             results[name].append(model.evaluate(found.test))
         print(name, mean_and_error([scores.mean_ap for scores in results[name]]), flush=True)
     keys = ("mean_ap", "cf1", "of1", "calibration_error")
-    store("yeast", {"results": {name: [s.as_dict() for s in each] for name, each in results.items()}})
+    store(HERE, "yeast", {"results": {name: [s.as_dict() for s in each] for name, each in results.items()}})
     lines = ["| method | mAP | CF1 | OF1 | calibration error |", "|---|---|---|---|---|"]
     for name, each in results.items():
         cells = [mean_and_error([getattr(scores, key) for scores in each]) for key in keys]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     command = "python benchmarks/bench_yeast.py --data yeast.npz"
-    into_readme("bench_yeast", "\n".join(lines) + f"\n\n`{command}` on {machine()}.")
+    into_readme(HERE.parent / "README.md", "bench_yeast", "\n".join(lines) + f"\n\n`{command}` on {machine()}.")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import tyro
-from measure import into_readme, machine, store
+from sextet_common.benchmarks import into_readme, machine, store
 from subclass_kd import (
     ClassKDLoss,
     CrossEntropy,
@@ -30,6 +30,8 @@ from subclass_kd import (
     distill,
     load,
 )
+
+HERE = Path(__file__).resolve().parent
 
 
 def rows(data: SubclassSet, widths: tuple[int, int], rounds: int) -> dict[str, dict[str, float]]:
@@ -78,12 +80,16 @@ def main(rounds: int = 15) -> None:
         "digits, student of width 4": rows(load("digits"), (32, 4), rounds),
         "digits, student of width 16": rows(load("digits"), (32, 16), rounds),
     }
-    store("cost", {"rounds": rounds, "cases": found})
+    store(HERE, "cost", {"rounds": rounds, "cases": found})
     lines = ["| | " + " | ".join(f"{case}: s an epoch | x of KD" for case in found) + " |", "|---" * 5 + "|"]
     for name in next(iter(found.values())):
         cells = " | ".join(f"{case[name]['seconds']:.3f} | {case[name]['ratio']:.2f}" for case in found.values())
         lines.append(f"| {name} | {cells} |")
-    into_readme("bench_cost", "\n".join(lines) + f"\n\n`python benchmarks/bench_cost.py` on {machine()}, one thread.")
+    into_readme(
+        HERE.parent / "README.md",
+        "bench_cost",
+        "\n".join(lines) + f"\n\n`python benchmarks/bench_cost.py` on {machine()}, one thread.",
+    )
 
 
 if __name__ == "__main__":

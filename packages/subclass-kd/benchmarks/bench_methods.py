@@ -18,8 +18,8 @@ from typing import Literal
 
 import torch
 import tyro
-from measure import HERE, into_readme, machine, store
 from sextet_common import files
+from sextet_common.benchmarks import into_readme, machine, store
 from subclass_kd import (
     CompareConfig,
     Comparison,
@@ -32,6 +32,8 @@ from subclass_kd import (
     save_bits,
     save_gains,
 )
+
+HERE = Path(__file__).resolve().parent
 
 Setting = Literal["digits", "digits-scarce", "cifar", "cifar-scarce"]
 METHODS = ("alone", "alone-subclass", "kd", "dkd", "skd", "discovered")
@@ -84,7 +86,11 @@ def main(
         if path.exists():  # a run that is only read again keeps its time
             seconds = max(seconds, json.loads(path.read_text(encoding="utf-8"))["seconds"])
         config_table = dataclasses.asdict(config)
-        store(name, {"seconds": seconds, "config": config_table, "training_images": len(data.train), **found.as_dict()})
+        store(
+            HERE,
+            name,
+            {"seconds": seconds, "config": config_table, "training_images": len(data.train), **found.as_dict()},
+        )
     write()
 
 
@@ -116,8 +122,16 @@ def write() -> None:
         )
         save_gains(found, HERE / "results" / f"{name}.png", title=title)
     save_bits(points, HERE / "results" / "bits.png", reading=2)  # label entropy is nearly the same in all
-    into_readme("bench_methods", "\n\n".join(parts) + f"\n\n`python benchmarks/bench_methods.py` on {machine()}.")
-    into_readme("bench_bits", bits_beside_gain(points) + "\n\n![Label bits beside gain](benchmarks/results/bits.png)")
+    into_readme(
+        HERE.parent / "README.md",
+        "bench_methods",
+        "\n\n".join(parts) + f"\n\n`python benchmarks/bench_methods.py` on {machine()}.",
+    )
+    into_readme(
+        HERE.parent / "README.md",
+        "bench_bits",
+        bits_beside_gain(points) + "\n\n![Label bits beside gain](benchmarks/results/bits.png)",
+    )
     files.write_text(HERE / "results" / "README.md", "Raw results of the benchmarks, as they were measured.\n")
 
 

@@ -27,7 +27,7 @@ _WHERE = {
     "SAC": "sac",
     "SACConfig": "sac",
     "SerialEngine": "engine",
-    "WorkerError": "engine",
+    "WorkerError": "ledger",
     "record": "video",
 }
 

@@ -128,7 +128,7 @@ def plot(runs: tyro.conf.Positional[tuple[Path, ...]], /, out: Path = Path("plot
     by
         A setting, such as crossover, whose values are told apart too.
     """
-    from esac import plotting
+    from esac import plotting, summaries
 
     def label(folder: str | os.PathLike[str]) -> str:
         settings = Run.read(folder).config.get("config", {})
@@ -143,7 +143,7 @@ def plot(runs: tyro.conf.Positional[tuple[Path, ...]], /, out: Path = Path("plot
         raise InputError("no run folder", "one or more")
     for path in plotting.draw_all(runs, out, chosen):
         print(path)
-    for row in plotting.summary(runs, chosen):
+    for row in (*summaries.summary(runs, chosen), *summaries.improvements(runs, chosen)):
         print(row)
 
 
@@ -176,7 +176,7 @@ def bench(
         Units of the policies' layers.
     """
     from esac import plotting, scaling
-    from esac.engine import Job
+    from esac.worker import Job
 
     job = Job(env, {} if horizon is None else {"max_episode_steps": horizon}, hidden)
     rates = scaling.rates(job, steps)

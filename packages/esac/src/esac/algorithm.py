@@ -18,22 +18,23 @@ from sextet_common import checkpoint, progress, runs
 from sextet_common.errors import InputError
 from sextet_common.seeding import generator as random_of
 
-from esac import rollout
+from esac import rollout, saving
 from esac.callbacks import Callback
 from esac.collect import Collector
 from esac.config import ESACConfig, changed
-from esac.engine import Engine, Evaluator, Job, ProcessEngine, SerialEngine
+from esac.engine import Engine, ProcessEngine, SerialEngine
 from esac.outputs import Evaluations, Outputs
-from esac.policy import NumpyPolicy
+from esac.policy import ActionMap, NumpyPolicy
 from esac.population import Outcome, Population
 from esac.replay import Replay
 from esac.rollout import Episode
 from esac.sac import SAC, Actor
+from esac.saving import Best
+from esac.worker import Evaluator, Job
 
 JOB = "esac train"
 Which = Literal["best", "mean", "sac"]
 _KIND, _REPLAY = "esac", "esac replay"
-_COUNTERS = ("generation", "steps", "episodes", "seconds", "cpu_seconds")
 _FREE = {"workers", "timeout", "engine"}  # who evaluates changes no number
 
 
@@ -109,14 +110,14 @@ class ESAC:
         acts = self.env.action_space
         assert isinstance(acts, gymnasium.spaces.Box)
         self.population = Population(self.shape, config, seed)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(random_of(seed, "sac").integers(2**31)))
             self.sac = SAC(self.shape, acts.low, acts.high, config.sac, device)
         self.replay = Replay(config.sac.capacity, self.shape.observations, self.shape.actions)
         self.collector = Collector(self.env, self._evaluator.most, self.sac, self.replay, config, seed)
         self.generation = self.steps = self.episodes = 0
         self.seconds = self.cpu_seconds = 0.0
-        self.best: tuple[float, np.ndarray] = (-math.inf, self.population.mean.copy())
+        self.best = Best(-math.inf, self.population.mean.copy(), config.es_action)
         self.evaluations = Evaluations()
         self._explored = torch.Generator(self.sac.where).manual_seed(seed)
 
@@ -166,11 +167,11 @@ class ESAC:
         run = None if out is None else runs.Run.open(out, JOB, self._record())
         found = None if run is None else run.resume()
         if found is not None:
-            self._take(found)
+            saving.take(self, found)
         outputs = None if run is None else Outputs(run, str(self._record()["env"]), self.generation + 1)
         own = engine is None
         workers = engine or _engine(self.job, self.config)
-        saved, threads = self.generation, torch.get_num_threads()
+        threads = torch.get_num_threads()
         torch.set_num_threads(self.config.threads)
         try:
             with (
@@ -181,24 +182,22 @@ class ESAC:
                     before, steps = self.counted, self.steps
                     brought, episodes = self._one(workers)
                     if progress_bar:
-                        bar.advance(self.counted - before, best=self.best[0])
+                        bar.advance(self.counted - before, best=self.best.reward)
                     if outputs is not None:
                         outputs.generation(self.generation, brought.values, episodes)
                     go_on = callback is None or callback(self, brought) is not False
                     last = stop() or self.counted >= total_steps or not go_on
                     every = self.config.checkpoint_every
                     if run is not None and outputs is not None and (last or self.steps // every > steps // every):
-                        checkpoint.save_step(run.checkpoints, self.generation, *self._state())
+                        checkpoint.save_step(run.checkpoints, self.generation, *saving.state(self))
                         self.policy().save(run.path / "best.npz")
                         outputs.flush(self.evaluations)
-                        saved = self.generation
                     if last:
                         break
         finally:
             torch.set_num_threads(threads)
             if own:
                 workers.close()
-        assert run is None or saved == self.generation
         return self
 
     def predict(
@@ -233,18 +232,22 @@ class ESAC:
 
     def policy(self, which: Which = "best") -> NumpyPolicy:
         """Return a policy: the best evaluated so far, the population's mean, or the gradient-trained one."""
-        vectors = {"best": self.best[1], "mean": self.population.mean, "sac": self.sac.actor.vector()}
-        if which not in vectors:
-            raise InputError(f"policy {which!r}", ", ".join(vectors))
-        action = self.config.es_action if which == "mean" else "tanh"
-        return rollout.numpy_policy(self.env, self.config.hidden, vectors[which], action)
+        found: dict[str, tuple[np.ndarray, ActionMap]] = {
+            "best": (self.best.vector, self.best.action),
+            "mean": (self.population.mean, self.config.es_action),
+            "sac": (self.sac.actor.vector(), "tanh"),
+        }
+        if which not in found:
+            raise InputError(f"policy {which!r}", ", ".join(found))
+        return rollout.numpy_policy(self.env, self.config.hidden, *found[which])
 
     def to_module(self, which: Which = "best") -> torch.nn.Module:
         """Return a policy as a torch module, from observations (n, observations) to actions (n, actions)."""
         acts = self.env.action_space
         assert isinstance(acts, gymnasium.spaces.Box)
-        actor = Actor(self.shape, acts.low, acts.high)
-        actor.take(self.policy(which).vector)
+        policy = self.policy(which)
+        actor = Actor(self.shape, acts.low, acts.high, policy.action)
+        actor.take(policy.vector)
         return actor.eval()
 
     def evaluate(self, which: Which = "best", episodes: int = 10, seed: int | None = None) -> list[Episode]:
@@ -280,7 +283,7 @@ class ESAC:
         replay
             Keep the transitions too: without them learning goes on, but to other numbers.
         """
-        arrays, meta = self._state(replay=replay)
+        arrays, meta = saving.state(self, replay=replay)
         checkpoint.save(path, arrays, {**meta, "kind": _KIND, "config": self._record(), "replay": replay})
         return Path(path)
 
@@ -337,7 +340,7 @@ class ESAC:
         name = env or told["env"]
         config = changed(told["config"])
         made = cls(name, config, seed=int(told["seed"]), options=told["options"])
-        made._take(loaded)
+        saving.take(made, loaded)
         return made
 
     def _one(self, engine: Engine) -> tuple[Generation, list[tuple[str, Episode]]]:
@@ -410,9 +413,10 @@ class ESAC:
             means[which] = float(np.mean(totals))
             values[f"eval/{which}_mean_reward"] = means[which]
             values[f"eval/{which}_std_reward"] = float(np.std(totals)) if math.isfinite(means[which]) else math.nan
-            if means[which] > self.best[0]:
-                self.best = means[which], self.policy(which).vector.copy()
-        values["eval/best_mean_reward"] = self.best[0]
+            if means[which] > self.best.reward:
+                policy = self.policy(which)
+                self.best = Best(means[which], policy.vector, policy.action)
+        values["eval/best_mean_reward"] = self.best.reward
         if self.config.sync and len(means) == 2 and means["mean"] > means["sac"]:
             self.sac.actor.take(self.population.mean)
 
@@ -421,39 +425,6 @@ class ESAC:
         settings = runs.to_json(self.config)
         return {"env": name, "options": self.job.options, "seed": self.seed,
                 "config": {k: v for k, v in settings.items() if k not in _FREE}}  # fmt: skip
-
-    def _state(self, *, replay: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return arrays and plain values from which learning goes on, to the same numbers."""
-        evolved, numbers = self.population.state()
-        arrays = {f"population.{key}": torch.tensor(value) for key, value in evolved.items()}
-        arrays |= {f"sac.{key}": tensor for key, tensor in self.sac.state().items()}
-        arrays |= {f"evaluations.{key}": torch.tensor(value) for key, value in self.evaluations.arrays().items()}
-        arrays["best"] = torch.tensor(self.best[1])
-        if replay:
-            arrays |= {f"replay.{key}": torch.from_numpy(value) for key, value in self.replay.state().items()}
-        meta = {name: getattr(self, name) for name in _COUNTERS}
-        learned = {"sac_steps": self.collector.steps, "updates": self.collector.updates}
-        best = None if math.isinf(self.best[0]) else self.best[0]
-        return arrays, {**meta, **numbers, **learned, "step": self.generation, "best": best}
-
-    def _take(self, found: checkpoint.Checkpoint) -> None:
-        arrays, meta = found.arrays, found.meta
-        for name in _COUNTERS:
-            setattr(self, name, meta[name])
-        self.collector.steps, self.collector.updates = meta["sac_steps"], meta["updates"]
-
-        def under(name: str) -> dict[str, Any]:
-            return {key[len(name) + 1 :]: array for key, array in arrays.items() if key.startswith(f"{name}.")}
-
-        def numbers(name: str) -> dict[str, np.ndarray]:
-            return {key: array.numpy() for key, array in under(name).items()}
-
-        self.population.load(numbers("population"), meta["sigma"])
-        self.sac.load(under("sac"))
-        self.evaluations = Evaluations.of(numbers("evaluations"))
-        self.best = (-math.inf if meta["best"] is None else float(meta["best"]), arrays["best"].numpy().copy())
-        if under("replay"):
-            self.replay.load(numbers("replay"))
 
 
 def _engine(job: Job, config: ESACConfig) -> Engine:

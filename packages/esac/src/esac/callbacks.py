@@ -30,7 +30,7 @@ class StopOnReward:
 
     def __call__(self, model: ESAC, brought: Generation) -> bool:
         """Tell whether to go on."""
-        return model.best[0] < self.threshold
+        return model.best.reward < self.threshold
 
 
 class SaveEvery:

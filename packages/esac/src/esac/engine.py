@@ -28,8 +28,6 @@ from esac.ledger import STARTING, Ledger, WorkerError
 from esac.rollout import Episode
 from esac.worker import ONE_THREAD, Evaluator, Job, Task, work
 
-__all__ = ["Engine", "Evaluator", "Job", "ProcessEngine", "SerialEngine", "Task", "WorkerError"]
-
 _GUARD = (
     'what it said is above: a script that starts workers needs `if __name__ == "__main__":` around its code, and a'
     " function that makes an environment must be in a file that can be imported"

@@ -125,12 +125,19 @@ class Outputs:
 def write_progress(run: Run) -> Path:
     """Write a run's metrics as progress.csv: a row a generation, a column a name, empty where there is no value.
 
+    Steps and seconds stand there under Stable-Baselines3's names too, ``time/total_timesteps`` and
+    ``time/time_elapsed``.
+
     Returns
     -------
     Path
         The file.
     """
     rows: list[dict[str, Any]] = run.metrics()
+    for row in rows:
+        for ours, theirs in (("time/env_steps", "time/total_timesteps"), ("time/seconds", "time/time_elapsed")):
+            if ours in row:
+                row[theirs] = row[ours]
     names = sorted({name for row in rows for name in row if name != "step"})
     content = io.StringIO()
     table = csv.DictWriter(content, ["time/generation", *names], lineterminator="\n")

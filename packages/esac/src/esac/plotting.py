@@ -17,13 +17,11 @@ from esac.records import (
     Folder,
     Labels,
     Record,
-    Summary,
     XAxis,
     grouped,
     read,
     reading,
     seeds_curve,
-    summarised,
 )
 
 if TYPE_CHECKING:
@@ -169,6 +167,10 @@ def updates(folders: Sequence[Folder], path: Folder, label: Labels = None) -> Fi
     for record in records:
         if not record.rows:
             raise InputError(f"{record.path} has no metrics.jsonl", "runs of esac train")
+    return _draw_updates(records, path)
+
+
+def _draw_updates(records: Sequence[Record], path: Folder) -> Figure:
     styles, found = _styles(records), grouped(records)
     with _panels(path, list(found)) as (figure, axes):
         for axis, groups in zip(axes, found.values(), strict=True):
@@ -190,16 +192,16 @@ def updates(folders: Sequence[Folder], path: Folder, label: Labels = None) -> Fi
 
 
 def draw_all(folders: Sequence[Folder], out: Folder, label: Labels = None) -> list[Path]:
-    """Draw what run folders have: learning curves, winners, mutation and schedule.
+    """Draw what run folders have: learning curves, gradient updates, winners, mutation and schedule.
 
     Parameters
     ----------
     folders, label
         As for :func:`learning_curves`.
     out
-        The folder of curves-steps.png, curves-seconds.png, winners.png, sigma.png and schedule.png. The last three
-        have a panel a run. Runs that lack what a picture shows are left out of it, and a picture without runs is not
-        written.
+        The folder of curves-steps.png, curves-seconds.png, updates.png, winners.png, sigma.png and schedule.png. The
+        last three have a panel a run. Runs that lack what a picture shows are left out of it, and a picture without
+        runs is not written.
 
     Returns
     -------
@@ -219,20 +221,16 @@ def draw_all(folders: Sequence[Folder], out: Folder, label: Labels = None) -> li
         if having:
             drawn.append(Path(out) / f"curves-{axis}.png")
             _draw_curves(having, drawn[-1], axis)
+    having = [record for record in records if record.has("sac/updates")]
+    if having:
+        drawn.append(Path(out) / "updates.png")
+        _draw_updates(having, drawn[-1])
     for kind, (names, _) in _KINDS.items():
         having = [record for record in records if record.has(*names)]
         if having:
             drawn.append(Path(out) / f"{kind}.png")
             _draw_runs(having, drawn[-1], kind)
     return drawn
-
-
-def summary(folders: Sequence[Folder], label: Labels = None) -> list[Summary]:
-    """Return what runs came to, a row an environment and label; runs without any evaluation are left out.
-
-    Parameters and errors are as for :func:`learning_curves`.
-    """
-    return summarised(read(folders, label))
 
 
 def _draw_curves(records: Sequence[Record], path: Folder, axis: XAxis) -> Figure:

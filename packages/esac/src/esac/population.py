@@ -13,9 +13,9 @@ from sextet_common.seeding import generator as random_of
 
 from esac import evolution
 from esac.config import ESACConfig
-from esac.engine import Task
 from esac.policy import PolicyShape
 from esac.rollout import Episode
+from esac.worker import Task
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from sextet_common.errors import InputError
 from sextet_common.runs import Run
 
-from esac.statistics import Band, Interval, band, interval, iqm, on_grid
+from esac.statistics import Band, band, on_grid
 
 Folder = str | os.PathLike[str]
 XAxis = Literal["steps", "seconds", "cpu_seconds"]
@@ -90,38 +90,6 @@ class Record:
     def has(self, *names: str) -> bool:
         """Tell whether a generation has one of these metrics."""
         return any(name in row for row in self.rows for name in names)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What the runs of one environment and label came to.
-
-    Attributes
-    ----------
-    env, label
-        Environment and label.
-    seeds
-        How many runs.
-    failed
-        How many of them have a last evaluation that is not finite; they are left out of the numbers.
-    final
-        The mean over seeds of the last evaluation's mean return.
-    iqm
-        The interquartile mean of the same, with its 95 % bootstrap interval.
-    """
-
-    env: str
-    label: str
-    seeds: int
-    failed: int
-    final: float
-    iqm: Interval
-
-    def __str__(self) -> str:
-        seeds = f"{self.seeds} seed" + ("" if self.seeds == 1 else "s")
-        failed = f", {self.failed} failed" if self.failed else ""
-        interval = f"(95 % interval {self.iqm.low:.1f} to {self.iqm.high:.1f})"
-        return f"{self.env}, {self.label}, {seeds}{failed}: mean {self.final:.1f}, IQM {self.iqm.value:.1f} {interval}"
 
 
 def read(folders: Sequence[Folder], label: Labels = None) -> list[Record]:
@@ -220,19 +188,6 @@ def seeds_curve(records: Sequence[Record], axis: XAxis) -> tuple[Float[np.ndarra
         points = np.linspace(start, stop, _POINTS)
     curves = [on_grid(x, each.evaluations["mean"], points) for x, each in zip(own, records, strict=True)]
     return points, band(np.stack(curves))
-
-
-def summarised(records: Sequence[Record]) -> list[Summary]:
-    """Return what runs came to, a row an environment and label; runs without any evaluation are left out."""
-    rows = []
-    for env, labels in grouped([record for record in records if record.evaluations]).items():
-        for label, group in labels.items():
-            last = np.array([record.evaluations["mean"][-1] for record in group])
-            finite = last[np.isfinite(last)]
-            found = interval(iqm, finite) if len(finite) else Interval(math.nan, math.nan, math.nan)
-            final = float(finite.mean()) if len(finite) else math.nan
-            rows.append(Summary(env, label, len(last), len(last) - len(finite), final, found))
-    return rows
 
 
 @contextmanager

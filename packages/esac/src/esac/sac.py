@@ -13,7 +13,7 @@ from sextet_common.errors import InputError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from esac.policy import PolicyShape, action_map
+from esac.policy import ActionMap, PolicyShape, action_map
 from esac.replay import Batch
 
 _LOG_STD = (-20.0, 2.0)
@@ -62,14 +62,18 @@ class Actor(nn.Module):
         Its layout.
     low, high
         Ends of the actions.
+    action
+        How the deterministic actions follow from the mean; those that are sampled are squashed always.
     """
 
     scale: Tensor
     bias: Tensor
+    low: Tensor
+    high: Tensor
 
-    def __init__(self, shape: PolicyShape, low: np.ndarray, high: np.ndarray) -> None:
+    def __init__(self, shape: PolicyShape, low: np.ndarray, high: np.ndarray, action: ActionMap = "tanh") -> None:
         super().__init__()
-        self.shape = shape
+        self.shape, self.action = shape, action
         *hidden, (actions, last) = shape.layers
         self.hidden = nn.ModuleList(nn.Linear(columns, rows) for rows, columns in hidden)
         self.mean, self.log_std = nn.Linear(last, actions), nn.Linear(last, actions)
@@ -79,12 +83,14 @@ class Actor(nn.Module):
         scale, bias = action_map(low, high)
         self.register_buffer("scale", torch.tensor(scale))
         self.register_buffer("bias", torch.tensor(bias))
+        for name, end in (("low", low), ("high", high)):
+            self.register_buffer(name, torch.tensor(np.asarray(end, np.float32)), persistent=False)
 
     def forward(self, observations: Float[Tensor, "n observations"]) -> Float[Tensor, "n actions"]:
         """Return the deterministic actions."""
         mean, _ = self._both(observations)
         actions: Tensor = torch.tanh(mean) * self.scale + self.bias
-        return actions
+        return actions if self.action == "tanh" else mean.clamp(-1, 1).clamp(self.low, self.high)
 
     def sample(
         self, observations: Float[Tensor, "n observations"], noise: Float[Tensor, "n actions"]

@@ -13,7 +13,8 @@ import numpy as np
 from sextet_common.errors import InputError
 
 from esac import rollout
-from esac.engine import Evaluator, Job, ProcessEngine, SerialEngine, Task
+from esac.engine import ProcessEngine, SerialEngine
+from esac.worker import Evaluator, Job, Task
 
 
 @dataclass(frozen=True)
