@@ -27,6 +27,7 @@ import torch
 import tyro
 from attention_matching.attention import Backend, attention_maps
 from sextet_common import files
+from sextet_common.benchmarks import into_readme
 from sextet_common.device import describe
 from sextet_common.errors import InputError
 from torch import Tensor
@@ -35,6 +36,7 @@ from torch.nn import functional
 Shape = tuple[int, int, int, int]
 Work = Callable[[int], object]  # one call, on the input of this number
 
+HERE = Path(__file__).resolve().parent
 POWER = 4
 CACHE = 256 * 2**20  # bytes that no GPU's cache holds
 ACTIVATIONS: dict[str, Shape] = {
@@ -235,21 +237,31 @@ def compared(row: dict[str, Any]) -> dict[str, float]:
     return figures
 
 
+HEADS = {
+    "share_of_copy": ("share of a copy's bandwidth", "{:.0%}"),
+    "times_plain": ("over abs, pow, sum, normalize", "{:.1f}x"),
+    "times_multiplied": ("over multiplications for pow", "{:.1f}x"),
+    "times_torch.compile": ("over torch.compile", "{:.2f}x"),
+}
+"""Of a figure: its column's head and how it is printed."""
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as Markdown."""
-    names = [name for name in rows[0]["figures"] if name != "microseconds"]
-    heads = ["activation", "numbers, in memory", "maps", "what", "ours, us", *(n.replace("_", " ") for n in names)]
+    names = [name for name in HEADS if name in rows[0]["figures"]]
+    heads = ["images x activation", "numbers, in memory", "maps", "work", "ours", *(HEADS[name][0] for name in names)]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for row in rows:
-        figures = row["figures"]
-        cells = [f"{figures[name]:.3g}" for name in names]
-        first = [
+        taken = row["figures"]["microseconds"]
+        cells = [
             f"{row['shape'][0]} x {row['activation']}",
             f"{row['dtype']}, {row['order']}",
             row["maps"],
             row["work"],
+            f"{taken:.0f} us" if taken < 1000 else f"{taken / 1000:.1f} ms",
+            *(HEADS[name][1].format(row["figures"][name]) for name in names),
         ]
-        lines.append("| " + " | ".join([*first, f"{figures['microseconds']:.1f}", *cells]) + " |")
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -265,7 +277,13 @@ def missed(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def main(device: Literal["cuda", "cpu"] = "cuda", rounds: int = 7, only: str = "", out: Path | None = None) -> None:
+def main(
+    device: Literal["cuda", "cpu"] = "cuda",
+    rounds: int = 7,
+    only: str = "",
+    out: Path | None = None,
+    readme: bool = True,
+) -> None:
     """Run the benchmark.
 
     Parameters
@@ -278,6 +296,8 @@ def main(device: Literal["cuda", "cpu"] = "cuda", rounds: int = 7, only: str = "
         Measure the activations whose name holds this.
     out
         The JSON file; results/attention-DEVICE.json by default.
+    readme
+        Put the table into the README.
     """
     if rounds < 5:
         raise InputError(f"rounds is {rounds}", "5 or more, for a median")
@@ -297,8 +317,10 @@ def main(device: Literal["cuda", "cpu"] = "cuda", rounds: int = 7, only: str = "
     if device == "cuda":
         print("\n".join(["", f"{len(missed(rows))} aims missed:", *missed(rows)]))
     report = {"machine": describe(), "threads": torch.get_num_threads(), "power": POWER, "rows": rows}
-    out = out or Path(__file__).parent / "results" / f"attention-{device}.json"
+    out = out or HERE / "results" / f"attention-{device}.json"
     files.write_text(out, json.dumps(report, indent=1) + "\n")
+    if readme:
+        into_readme(HERE.parent / "README.md", f"bench_attention {device}", table(rows))
 
 
 if __name__ == "__main__":

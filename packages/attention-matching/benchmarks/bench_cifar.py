@@ -10,7 +10,7 @@ A small budget, for two cores of a laptop; its figures are no paper's::
     python benchmarks/bench_cifar.py --data npz-jpeg:PATH/cifar10-jpeg --budget small
 
 Every distillation and every trained network is kept in --out, and the same command goes on
-with what a stopped one left. Prints a table, writes results/cifar-BUDGET-DEVICE.json.
+with what a stopped one left. Prints a table, writes results/cifar-BUDGET-DEVICE.json and the README's table.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from attention_matching import (
 from attention_matching.config import Preset
 from attention_matching.losses import Method
 from sextet_common import device, files
+from sextet_common.benchmarks import into_readme
 from sextet_common.data import ImageSet, load
 
 HERE = Path(__file__).resolve().parent
@@ -152,6 +153,7 @@ def main(
     presets: tuple[Preset, ...] = ("paper", "official"),
     device_name: str = "auto",
     out: Path = Path("runs/cifar"),
+    readme: bool = True,
 ) -> None:
     """Measure.
 
@@ -169,6 +171,8 @@ def main(
         auto, cpu or cuda.
     out
         Where the runs are kept.
+    readme
+        Put the table into the README.
     """
     images = load(data)
     cells: list[Cell] = []
@@ -184,6 +188,8 @@ def main(
     (HERE / "results").mkdir(exist_ok=True)
     path = HERE / "results" / f"cifar-{budget}-{device.pick(device_name).type}.json"
     files.write_text(path, json.dumps(report, indent=1) + "\n")
+    if readme:
+        into_readme(HERE.parent / "README.md", f"bench_cifar {budget}", table(cells))
 
 
 if __name__ == "__main__":

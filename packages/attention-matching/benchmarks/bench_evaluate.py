@@ -6,7 +6,7 @@
 All group sizes take turns within a round; reported are the medians of the rounds, in
 milliseconds per network and epoch: of the process's own time on a CPU, where other jobs then
 do not count, and of the clock elsewhere. Each row is a set of the papers' sizes: 1 and 10 images
-of each of ten classes. Writes the JSON file and prints a Markdown table.
+of each of ten classes. Writes the JSON file and the README's table.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -23,6 +24,9 @@ from attention_matching import SiameseAugmentation
 from attention_matching.networks import build
 from attention_matching.training import TrainConfig, train_networks
 from sextet_common import device, files
+from sextet_common.benchmarks import into_readme
+
+HERE = Path(__file__).resolve().parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +69,23 @@ def measure(case: Case, together: int, where: torch.device) -> float:
     return 1000 * (clock() - began) / case.networks / case.epochs
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as Markdown: milliseconds per network and epoch, and how often one by one takes as long."""
+    heads = ["one by one" if size == 1 else f"{size} at once" for size in SIZES]
+    lines = ["| set | " + " | ".join(heads) + " |", "|" + " --- |" * (len(SIZES) + 1)]
+    for row in rows:
+        medians = row["milliseconds"]
+        cells = [f"{medians[s]:.3g} ms ({medians[1] / medians[s]:.2f}x)" if s in medians else "" for s in SIZES]
+        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main(
     device_name: str = "auto",
     rounds: int = 5,
     longer: int = 1,
-    out: Path = Path(__file__).parent / "results" / "evaluate.json",
+    out: Path = HERE / "results" / "evaluate.json",
+    readme: bool = True,
 ) -> None:
     """Run the benchmark.
 
@@ -83,6 +99,8 @@ def main(
         A factor on the epochs: on a GPU 20, so that the fixed costs do not count.
     out
         The JSON file.
+    readme
+        Put the table into the README.
     """
     where = device.pick(device_name)
     rows = []
@@ -97,12 +115,11 @@ def main(
                     times[size].append(taken)
         medians = {size: statistics.median(taken) for size, taken in times.items()}
         rows.append({**dataclasses.asdict(case), "milliseconds": medians, "rounds": times})
-        cells = [f"{medians[s]:.2f} ({medians[1] / medians[s]:.2f}x)" if s in medians else "" for s in SIZES]
-        if len(rows) == 1:
-            print("| set | " + " | ".join(f"{s} at once" for s in SIZES) + " |\n|" + " --- |" * (len(SIZES) + 1))
-        print(f"| {case.name} | " + " | ".join(cells) + " |", flush=True)
+        print(table(rows).splitlines()[-1], flush=True)
     report = {"machine": device.describe(), "device": str(where), "threads": torch.get_num_threads(), "rows": rows}
     files.write_text(out, json.dumps(report, indent=2) + "\n")
+    if readme:
+        into_readme(HERE.parent / "README.md", f"bench_evaluate {where.type}", table(rows))
 
 
 if __name__ == "__main__":
