@@ -15,6 +15,7 @@ import nox
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tools"))
+import benches  # noqa: E402
 import workspace  # noqa: E402
 
 nox.needs_version = ">=2026.8"
@@ -165,14 +166,13 @@ def docs(session: nox.Session) -> None:
 @nox.session
 @each
 def bench(session: nox.Session, package: str) -> None:
-    """The benchmarks of one package, against their peers in the same run."""
-    scripts = sorted((PACKAGES[package].path / "benchmarks").glob("bench_*.py"))
-    if not scripts:
-        session.skip(f"{package} has no benchmark yet")
+    """The benchmarks of one package against their peers, at a size for two cores; with words, that one script."""
     in_tree = workspace.editables(workspace.closure(PACKAGES, package), extras=True)
     session.install(*in_tree, *group(package, "bench"))
-    for script in scripts:
-        session.run("python", str(script), *session.posargs)
+    session.chdir(PACKAGES[package].path)
+    for command in [" ".join(session.posargs)] if session.posargs else benches.SCRIPTS[package]:
+        settings, script, words = benches.parsed(command)
+        session.run("python", f"benchmarks/{script}", *words, env=settings)
 
 
 @nox.session

@@ -1,0 +1,61 @@
+"""The demo's page in headless Chromium: what a reader sees, on a desk and on a phone."""
+
+from __future__ import annotations
+
+import importlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+Browse = Callable[..., Any]
+
+
+@pytest.fixture
+def demo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    return importlib.import_module("demo")
+
+
+def picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (800, 300), "teal").save(file, "PNG")
+    return file.getvalue()
+
+
+def write_page(demo: ModuleType, path: Path, image: bytes) -> None:
+    """A page of two parts that worked, one of them very wide, and one that failed."""
+    rows = [[f"row {i}", *("a long cell of numbers 123.45 ± 6.7" for _ in range(6))] for i in range(4)]
+    result = {"title": "T <b>", "sentence": "S & s.", "columns": list("abcdefg"), "rows": rows, "note": "N.",
+              "picture": "p.png"}  # fmt: skip
+    parts = [
+        demo.Shown("one", "python3 tools/dev.py demo --only one " + "with a very long line " * 9, 1.0, result, image),
+        demo.Shown("two", "python3 tools/dev.py demo --only two", 2.0, result | {"rows": rows[:1]}, picture()),
+        demo.Shown("three", "python3 tools/dev.py demo --only three", 3.0, fault="Traceback " * 50 + "exit code 1"),
+    ]
+    path.write_text(demo.page(parts), encoding="utf-8")
+
+
+@pytest.mark.parametrize("width", [1000, 500])
+def test_a_reader_sees_pictures_and_rows_and_need_not_scroll_sideways(
+    demo: ModuleType, browse: Browse, tmp_path: Path, width: int
+) -> None:
+    write_page(demo, tmp_path / "index.html", picture())
+    seen = browse(tmp_path / "index.html", width)
+    assert seen.heard == [] and seen.console == []
+    assert seen.pictures == [["T <b>", 800, 300]] * 2
+    assert seen.tables == [4, 1]
+    assert seen.headings == ["T <b>\none", "T <b>\ntwo", "three"]
+    assert seen.wider == 0 and seen.width == width
+
+
+def test_a_picture_that_does_not_load_is_noticed(demo: ModuleType, browse: Browse, tmp_path: Path) -> None:
+    write_page(demo, tmp_path / "index.html", b"no picture")
+    seen = browse(tmp_path / "index.html")
+    assert len(seen.heard) == 1 and "could not load" in seen.heard[0]
+    assert [found[1] for found in seen.pictures] == [0, 800]

@@ -1,0 +1,94 @@
+"""What the site puts into its pages: the tables are the READMEs', the figures the JSON's, the commands there."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+import benches  # noqa: E402
+import pages  # noqa: E402
+
+ORDERS = [
+    (page, order)
+    for page in sorted((ROOT / "docs").glob("**/*.md"))
+    for order in pages.ORDER.findall(page.read_text(encoding="utf-8"))
+]
+each_row = pytest.mark.parametrize("row", [*benches.SPEED, *benches.WORTH], ids=lambda r: f"{r.package}: {r.job}")
+
+
+def printed(package: str) -> set[float]:
+    """Every number in a package's README."""
+    text = (ROOT / "packages" / package / "README.md").read_text(encoding="utf-8")
+    return {float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?:\.\d+)?", text)}
+
+
+def as_printed(value: float) -> set[float]:
+    """A number as a table may round it, to two digits that tell something at least."""
+    formats = [".3g", ".4g", ".2f", *([".1f"] if value >= 1 else []), *([".0f"] if value >= 100 else [])]
+    return {float(f"{value:{form}}") for form in formats}
+
+
+@pytest.mark.parametrize(("page", "order"), ORDERS, ids=lambda value: getattr(value, "stem", value))
+def test_a_pages_order_brings_a_table(page: Path, order: str) -> None:
+    table = pages.filled(f"{{{{ {order} }}}}")
+    assert re.search(r"^\|( ?-{3,} ?\|)+$", table, flags=re.MULTILINE)
+
+
+def test_every_table_of_a_readme_is_on_its_packages_page_of_benchmarks() -> None:
+    marks = {
+        (str(readme.relative_to(ROOT)), mark)
+        for readme in ROOT.glob("packages/*/README.md")
+        for mark in re.findall(r"<!-- (bench_[^/]+?) -->", readme.read_text(encoding="utf-8"))
+        if "Not measured yet." not in pages.between_marks(str(readme.relative_to(ROOT)), mark)
+    }
+    asked = {tuple(order.split(" ", 2)[1:]) for _, order in ORDERS if order.startswith("table ")}
+    assert asked == marks
+
+
+@pytest.mark.parametrize("order", ["table README.md nothing", "tables README.md x", "speed"])
+def test_an_order_that_cannot_be_carried_out_stops_the_build(order: str) -> None:
+    with pytest.raises(ValueError, match=r"nothing|speed"):
+        pages.filled(f"{{{{ {order} }}}}")
+
+
+@each_row
+def test_a_summarys_figures_are_those_of_the_packages_readme(row: benches.Row) -> None:
+    theirs, ours = row.figures(row.read())
+    seen = printed(row.package)
+    for value in (theirs / ours,) if row in benches.SPEED else (theirs, ours):
+        assert (as_printed(value) | as_printed(1 / value)) & seen  # a README may have the ratio the other way round
+
+
+@each_row
+def test_a_summarys_command_runs_a_benchmark_that_is_there(row: benches.Row) -> None:
+    (script,) = re.findall(r"python (benchmarks/\w+\.py)", row.command)
+    assert (ROOT / "packages" / row.package / script).exists()
+
+
+def test_every_package_is_in_the_summary_and_every_benchmark_is_run_or_wants_what_it_has_not() -> None:
+    packages = {path.parent.name for path in ROOT.glob("packages/*/pyproject.toml")}
+    assert packages == {row.package for row in benches.SPEED} == set(benches.SCRIPTS)
+    scripts = {path.name for path in ROOT.glob("packages/*/benchmarks/bench_*.py")}
+    run = {benches.parsed(command)[1] for commands in benches.SCRIPTS.values() for command in commands}
+    assert run <= scripts
+    # Data that no dependency ships, or more than half an hour.
+    assert scripts - run == {"bench_cifar.py", "bench_learning.py", "bench_scenes.py", "bench_yeast.py"}
+
+
+def test_the_benchmarks_scripts_are_modules_that_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package, commands in benches.SCRIPTS.items():
+        folder = ROOT / "packages" / package / "benchmarks"
+        monkeypatch.syspath_prepend(str(folder))
+        for command in commands:
+            name = benches.parsed(command)[1].removesuffix(".py")
+            sys.modules.pop(name, None)  # two packages have a bench_speed
+            module: ModuleType = importlib.import_module(name)
+            assert Path(str(module.__file__)).parent == folder
+            assert callable(module.main)

@@ -1,0 +1,238 @@
+"""What the benchmarks found, over all packages: read from their raw JSON, set out in two tables.
+
+``python tools/benches.py`` prints them; the documentation's page of benchmarks is made of them when it is built.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# What `nox -s bench` runs where it is given no words: for two cores, on data that ship with a dependency.
+SCRIPTS: dict[str, tuple[str, ...]] = {
+    "attention-matching": (
+        "OMP_NUM_THREADS=1 bench_attention.py --device cpu",
+        "OMP_NUM_THREADS=1 bench_evaluate.py",
+        "bench_step.py",
+    ),
+    "d2m-generator": ("bench_accuracy.py",),
+    "esac": ("bench_speed.py",),
+    "gmr-metric": ("bench_quality.py", "bench_speed.py"),
+    "probmcl": ("bench_similarity.py",),
+    "sextet-common": ("bench_common.py",),
+    "subclass-kd": ("bench_cost.py", "bench_methods.py --only digits digits-scarce"),
+}
+Report = dict[str, Any]
+
+
+def parsed(command: str) -> tuple[dict[str, str], str, list[str]]:
+    """Take a command of SCRIPTS apart: settings of the environment, the script, its words.
+
+    >>> parsed("OMP_NUM_THREADS=1 bench_speed.py --rounds 5")
+    ({'OMP_NUM_THREADS': '1'}, 'bench_speed.py', ['--rounds', '5'])
+    """
+    words = command.split()
+    named = list(itertools.takewhile(lambda word: "=" in word, words))
+    script, *rest = words[len(named) :]
+    return dict(word.split("=", 1) for word in named), script, rest
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: two numbers of a report, the peer's and ours.
+
+    Parameters
+    ----------
+    package
+        Whose it is.
+    job
+        What both do.
+    peer
+        Who does it otherwise.
+    report
+        The name of the JSON file in the package's benchmarks/results.
+    figures
+        Of the report: the peer's figure and ours.
+    command
+        What made it, in the package's folder.
+    """
+
+    package: str
+    job: str
+    peer: str
+    report: str
+    figures: Callable[[Report], tuple[float, float]]
+    command: str
+
+    def read(self) -> Report:
+        """Return the report."""
+        path = ROOT / "packages" / self.package / "benchmarks" / "results" / f"{self.report}.json"
+        report: Report = json.loads(path.read_text(encoding="utf-8"))
+        return report
+
+
+def step(report: Report) -> tuple[float, float]:
+    """Return medians of attention-matching's step."""
+    found = report["seconds"]["paper"]
+    return statistics.median(found["the published loop, stated again"]), statistics.median(found["as-asked"])
+
+
+def maps(peer: str) -> Callable[[Report], tuple[float, float]]:
+    """Return what finds both attention maps, forward and backward, of the largest activation in float32."""
+
+    def find(report: Report) -> tuple[float, float]:
+        wanted = {"maps": "both", "work": "forward and backward", "dtype": "float32", "order": "channels first"}
+        (row,) = (r for r in report["rows"] if "128 x 32x32" in r["activation"] and wanted.items() <= r.items())
+        return statistics.median(row["seconds"][peer]), statistics.median(row["seconds"]["ours"])
+
+    return find
+
+
+def similarity(report: Report) -> tuple[float, float]:
+    """Return forward and backward of 128 isotropic mixtures together, broadcasting and ours."""
+    found = {
+        case["way"]: case["forward"] + case["backward"]
+        for case in report["cases"]
+        if (case["kind"], case["batch"], case["components"]) == ("isotropic", 128, 20)
+    }
+    return found["broadcasting"], found["ours"]
+
+
+def percent(values: Iterable[float]) -> float:
+    """Return the mean in percent."""
+    return 100 * statistics.mean(values)
+
+
+def scenes(name: str) -> Callable[[Report], float]:
+    """Return what finds a method's mean average precision on scenes, in percent, over its seeds."""
+    return lambda report: percent(result["map"] for result in report["results"] if result["name"] == name)
+
+
+def learned(run: str, policy: str = "sac") -> Callable[[Report], float]:
+    """Return what finds the mean of the last evaluations of all seeds of a run of esac."""
+    return lambda report: statistics.mean(statistics.mean(seed["returns"][policy][-1]) for seed in report["runs"][run])
+
+
+def both(peer: Callable[[Report], float], ours: Callable[[Report], float]) -> Callable[[Report], tuple[float, float]]:
+    """Return what finds a peer's figure and ours."""
+    return lambda report: (peer(report), ours(report))
+
+
+SPEED = (
+    Row("gmr-metric", "Runnalls' reduction of 2000 components to 20", "plain NumPy", "speed",
+        lambda r: (r["Runnalls, N 2000, d 4, L 20"]["plain NumPy"], r["Runnalls, N 2000, d 4, L 20"]["ours"]),
+        "python benchmarks/bench_speed.py"),
+    Row("gmr-metric", "threshold reduction of 2000 components to 20", "Stone Soup", "speed",
+        lambda r: (r["N 2000, d 4, L 20"]["Stone Soup's reducer (gate 4, cap)"],
+                   r["N 2000, d 4, L 20"]["ours, threshold (gate 4, cap)"]),
+        "python benchmarks/bench_speed.py"),
+    Row("gmr-metric", "MW2 distance of 200 and 60 components", "POT", "speed",
+        lambda r: (r["MW2 distance, N 200 and 60, d 2"]["POT"], r["MW2 distance, N 200 and 60, d 2"]["ours"]),
+        "python benchmarks/bench_speed.py"),
+    Row("attention-matching", "a step of DataDAM, CIFAR's shapes", "the published loop, stated again", "step-cpu",
+        step, "python benchmarks/bench_step.py --data npz-jpeg:PATH/cifar10-jpeg"),
+    Row("attention-matching", "both attention maps, forward and backward", "plain torch", "attention-cpu",
+        maps("plain"), "OMP_NUM_THREADS=1 python benchmarks/bench_attention.py --device cpu"),
+    Row("attention-matching", "the same by Triton", "torch.compile", "attention-cuda",
+        maps("torch.compile"), 'python benchmarks/bench_attention.py --rounds 5 --only "128 x 32x32"'),
+    Row("d2m-generator", "50 images per class where there were 10", "distilling again by ATOM", "digits",
+        lambda r: tuple(statistics.median(s[f"{w} 50"] for s in r["seconds"]) for w in ("ATOM", "sample")),
+        "python benchmarks/bench_accuracy.py"),
+    Row("probmcl", "similarities of 128 mixtures and gradients", "broadcasting", "similarity",
+        similarity, "python benchmarks/bench_similarity.py"),
+    Row("probmcl", "the same by Triton", "broadcasting", "similarity-cuda",
+        similarity, "python benchmarks/bench_similarity.py --device-name cuda"),
+    Row("subclass-kd", "an epoch of SKD from cached logits", "conventional distillation, cached too", "cost",
+        lambda r: tuple(r["cases"]["digits, student of width 16"][f"{w}, cached logits"]["ratio"]
+                        for w in ("conventional KD", "SKD")),
+        "python benchmarks/bench_cost.py"),
+    Row("esac", "an update of soft actor-critic, one thread", "Stable-Baselines3", "speed",
+        lambda r: (r["updates"]["Stable-Baselines3"], r["updates"]["esac"]), "python benchmarks/bench_speed.py"),
+    Row("esac", "a step of HalfCheetah-v5 with its policy", "Stable-Baselines3's predict", "speed",
+        lambda r: (1 / r["rates"]["peers"]["Stable-Baselines3's predict"], 1 / r["rates"]["numpy"]),
+        "python benchmarks/bench_speed.py"),
+    Row("sextet-common", "a checkpoint of 64 MB, written and on the disk", "torch.save and fsync", "common",
+        lambda r: tuple(r["median_seconds"]["save 64 MB"][w] for w in ("torch.save + fsync", "checkpoint.save")),
+        "python benchmarks/bench_common.py"),
+)  # fmt: skip
+"""Times: the ratio is how often we are done while the peer is done once."""
+
+WORTH = (
+    Row("gmr-metric", "angle to the original, median ratio over 137 reductions, lower is better", "Runnalls",
+        "quality", lambda r: (r["shares"]["runnalls"]["ratio"], r["shares"]["oggmr"]["ratio"]),
+        "python benchmarks/bench_quality.py"),
+    Row("attention-matching", "CIFAR-10, 1 image per class, small budget, test accuracy, %", "random real images",
+        "cifar-small-cpu",
+        lambda r: tuple(percent(c["accuracies"]) for m in ("random real", "datadam") for c in r["cells"]
+                        if (c["preset"], c["method"]) == ("paper", m)),
+        "python benchmarks/bench_cifar.py --data npz-jpeg:PATH/cifar10-jpeg --budget small"),
+    Row("d2m-generator", "digits, 10 images per class, test accuracy, %", "the generator before", "digits",
+        lambda r: tuple(percent(r["accuracies"][w]["10"]) for w in ("generator before", "D2M")),
+        "python benchmarks/bench_accuracy.py"),
+    Row("d2m-generator", "digits, 10 images per class, test accuracy, %", "ATOM, ten distilled images", "digits",
+        lambda r: tuple(percent(r["accuracies"][w]["10"]) for w in ("ATOM", "D2M")),
+        "python benchmarks/bench_accuracy.py"),
+    Row("probmcl", "scenes of digits, mean average precision, %", "asymmetric loss", "scenes",
+        both(scenes("asymmetric loss"), scenes("ProbMCL, label-aware, fine-tuned")),
+        "python benchmarks/bench_scenes.py"),
+    Row("subclass-kd", "even or odd digits, F1, %", "conventional distillation", "digits",
+        lambda r: tuple(percent(s["f1"] for s in r["scores"][w]) for w in ("kd", "skd")),
+        "python benchmarks/bench_methods.py --only digits"),
+    Row("esac", "Swimmer-v5, 40,000 steps, return: SAC alone", "Stable-Baselines3's SAC", "learning",
+        both(learned("Swimmer SB3 SAC"), learned("Swimmer SAC")),
+        "python benchmarks/bench_learning.py"),
+    Row("esac", "Swimmer-v5, 40,000 steps, return: ESAC", "SAC alone", "learning",
+        both(learned("Swimmer SAC"), learned("Swimmer ESAC")),
+        "python benchmarks/bench_learning.py"),
+)  # fmt: skip
+"""What the methods are worth: figures side by side, whoever is ahead."""
+
+
+def said(figure: float) -> str:
+    """Return a figure in three digits or more.
+
+    >>> said(1473.2), said(2.9123)
+    ('1,473', '2.91')
+    """
+    return f"{figure:,.0f}" if figure >= 1000 else f"{figure:.3g}"
+
+
+def on(report: Report) -> str:
+    """Return a report's machine in a few words."""
+    found = report["machine"]
+    return found if isinstance(found, str) else (
+        f"{found['cores']} cores of {found['cpu']}" if found["gpu"] == "none" else found["gpu"]
+    )  # fmt: skip
+
+
+def speed_table() -> str:
+    """Return the table of speeds in Markdown."""
+    lines = ["| package | job | peer | times the peer's speed | machine | command |", "|---|---|---|---|---|---|"]
+    for row in SPEED:
+        report = row.read()
+        theirs, ours = row.figures(report)
+        cells = (row.package, row.job, row.peer, said(theirs / ours), on(report), f"`{row.command}`")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def worth_table() -> str:
+    """Return the table of what the methods are worth in Markdown."""
+    lines = ["| package | what | peer | peer's | ours | machine | command |", "|---|---|---|---|---|---|---|"]
+    for row in WORTH:
+        report = row.read()
+        theirs, ours = map(said, row.figures(report))
+        cells = (row.package, row.job, row.peer, theirs, ours, on(report), f"`{row.command}`")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(speed_table(), worth_table(), sep="\n\n")
