@@ -9,7 +9,7 @@ from scipy.cluster.vq import kmeans2
 
 def kmeans(mixture: GaussianMixture, n_components: int, *, seed: int = 0) -> Outcome:
     """Group the components by k-means on their means; empty groups are left out."""
-    _, labels = kmeans2(mixture.means, n_components, minit="++", rng=seed)
+    _, labels = kmeans2(mixture.means, n_components, minit="++", seed=seed)
     return Outcome(np.unique(labels, return_inverse=True)[1])
 
 
