@@ -23,6 +23,7 @@ from d2m_generator.matching import MatchingLoss
 from d2m_generator.pool import Pool, PoolConfig
 from d2m_generator.pretrain import PretrainConfig, pretrain
 from d2m_generator.storage import load_generator
+from sextet_common import checkpoint
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 from torch import nn
@@ -89,6 +90,33 @@ def test_a_run_in_two_parts_is_the_run_in_one(job: str, tmp_path: Path) -> None:
     assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == sorted(
         {json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()}
     )
+
+
+@pytest.mark.parametrize("job", ["pretrain", "distill"])
+def test_a_kill_right_after_a_checkpoint_costs_no_picture(
+    job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def run() -> None:
+        if job == "pretrain":
+            pretrain(gan(), data(), PRE, tmp_path)
+        else:
+            D2M(FAST).fit(gan(), data(), tmp_path)
+
+    def saving_the_last(folder: Path, step: int, *rest: object) -> None:
+        save(folder, step, *rest)  # type: ignore[arg-type]
+        if step == last:
+            raise Killed
+
+    save, last = checkpoint.save_step, (PRE if job == "pretrain" else FAST).steps
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(checkpoint, "save_step", saving_the_last)
+        run()
+    run()
+    wanted = {"pretrain": ["000002", "000004"], "distill": ["000003", "000006"]}[job]
+    assert sorted(path.stem for path in tmp_path.glob("samples-*.png")) == [f"samples-{step}" for step in wanted]
 
 
 @pytest.mark.slow

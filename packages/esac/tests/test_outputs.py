@@ -12,6 +12,7 @@ from esac.config import ESACConfig
 from esac.presets import PRESETS, SB3_SAC
 from esac.replay import Replay
 from esac.sac import SAC, Explorer, SACConfig
+from sextet_common import checkpoint
 from sextet_common.errors import InputError
 
 TINY = {
@@ -49,6 +50,28 @@ def test_a_run_folder_holds_stable_baselines_files_and_a_resumed_run_the_same_on
         assert json.loads(head[1:])["env_id"] == "Pendulum-v1" and lines[0].startswith("r,l,t")
         assert len(lines) == made.episodes + 1
         assert sum(int(line.split(",")[1]) for line in lines[1:]) == made.steps
+
+
+def test_a_kill_right_after_the_last_checkpoint_costs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def saving_the_last(folder: Path, step: int, *rest: object) -> None:
+        save(folder, step, *rest)  # type: ignore[arg-type]
+        if step == made.generation:
+            raise Killed
+
+    made, save = learner().learn(700, out=tmp_path / "whole"), checkpoint.save_step
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(checkpoint, "save_step", saving_the_last)
+        learner().learn(700, out=tmp_path / "killed")
+    learner().learn(700, out=tmp_path / "killed")
+    assert (tmp_path / "killed" / "best.npz").read_bytes() == (tmp_path / "whole" / "best.npz").read_bytes()
+    for name in ("progress.csv", "monitor.csv"):
+        whole, killed = ((tmp_path / run / name).read_text().splitlines() for run in ("whole", "killed"))
+        assert len(killed) == len(whole)
+    with np.load(tmp_path / "killed" / "evaluations.npz", allow_pickle=False) as table:
+        assert len(table["timesteps"]) == len(made.evaluations.when)
 
 
 def test_stable_baselines_reads_what_a_run_folder_holds(tmp_path: Path) -> None:
@@ -127,7 +150,7 @@ def test_a_saved_policy_acts_without_torch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"\x93NUMPY"])
 def test_a_damaged_policy_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "p.npz").write_bytes(content)
-    with pytest.raises(InputError, match="is no policy"):
+    with pytest.raises(InputError, match="cannot be read"):
         NumpyPolicy.load(tmp_path / "p.npz")
     with pytest.raises(InputError, match="does not exist"):
         NumpyPolicy.load(tmp_path / "none.npz")

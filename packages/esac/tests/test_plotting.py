@@ -420,7 +420,7 @@ def test_flipped_bytes_never_bring_about_another_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("config.json", "{}", "config.json is broken"),
+        ("config.json", "{}", "config.json cannot be read"),
         ("config.json", "[" * 100_000, "config.json cannot be read"),
         ("config.json", '{"job": "esac train", "config": {"env": "a"}}', "config.json cannot be read"),
         ("config.json", '{"job": "x", "config": {"env": "a", "seed": 0, "config": 3}}', "config.json cannot be read"),

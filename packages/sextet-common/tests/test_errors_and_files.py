@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from sextet_common import files
 from sextet_common.errors import InputError, require
@@ -38,3 +42,15 @@ def test_a_block_that_writes_nothing_is_an_error_and_changes_nothing(tmp_path) -
     with pytest.raises(FileNotFoundError), files.replacing(tmp_path / "result.json"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere nobody can ask whether a process is there")
+def test_a_write_deletes_what_a_killed_writer_of_the_same_file_left_and_nothing_else(tmp_path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = [tmp_path / f".{name}.{gone.pid}.tmp" for name in ("a", "a.json", "b")]
+    left += [tmp_path / f".a.{os.getppid()}.tmp", tmp_path / ".a.x.tmp"]  # one who lives may be writing
+    for path in left:
+        path.touch()
+    files.write_text(tmp_path / "a", "whole")
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a", *left[1:]])

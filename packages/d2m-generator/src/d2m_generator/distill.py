@@ -162,10 +162,10 @@ class D2M:
                 if run is not None:
                     if look:
                         run.log(finished, **values, seconds=round(time.perf_counter() - began, 3))
+                    if finished % config.sample_every == 0:  # before the checkpoint: a step it holds comes no more
+                        save_samples(generator, run.path / f"samples-{finished:06d}.png")
                     if last or finished % config.checkpoint_every == 0:
                         checkpoint.save_step(run.checkpoints, finished, step.state(), {"step": finished})
-                    if finished % config.sample_every == 0:
-                        save_samples(generator, run.path / f"samples-{finished:06d}.png")
                 if last:
                     break
         step.average.copy_to(generator)

@@ -173,10 +173,10 @@ def pretrain(
             if run is not None:
                 if look:
                     run.log(step, **values, seconds=round(time.perf_counter() - began, 3))
+                if step % config.sample_every == 0:  # before the checkpoint: a step that it holds comes no more
+                    save_samples(generator, run.path / f"samples-{step:06d}.png")
                 if last or step % config.checkpoint_every == 0:
                     checkpoint.save_step(run.checkpoints, step, learner.state(), {"step": step})
-                if step % config.sample_every == 0:
-                    save_samples(generator, run.path / f"samples-{step:06d}.png")
             if last:
                 break
     learner.finish()

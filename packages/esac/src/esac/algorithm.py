@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from sextet_common import checkpoint, progress, runs
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from sextet_common.seeding import generator as random_of
 
 from esac import rollout, saving
@@ -189,9 +189,10 @@ class ESAC:
                     last = stop() or self.counted >= total_steps or not go_on
                     every = self.config.checkpoint_every
                     if run is not None and outputs is not None and (last or self.steps // every > steps // every):
-                        checkpoint.save_step(run.checkpoints, self.generation, *saving.state(self))
                         self.policy().save(run.path / "best.npz")
                         outputs.flush(self.evaluations)
+                        # The last thing: after a kill, a finished run has nothing to go on with.
+                        checkpoint.save_step(run.checkpoints, self.generation, *saving.state(self))
                     if last:
                         break
         finally:
@@ -315,7 +316,8 @@ class ESAC:
         loaded = checkpoint.load(path, "torch")
         if loaded.meta.get("kind") != _REPLAY:
             raise InputError(f"{path} is a checkpoint of {loaded.meta.get('kind', 'something else')}", "a saved replay")
-        self.replay.load({key: array.numpy() for key, array in loaded.arrays.items()})
+        with reading(path, "a saved replay of this environment"):
+            self.replay.load({key: array.numpy() for key, array in loaded.arrays.items()})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], env: str | Callable[[], gymnasium.Env[Any, Any]] | None = None) -> ESAC:
@@ -336,11 +338,10 @@ class ESAC:
         loaded = checkpoint.load(path, "torch")
         if loaded.meta.get("kind") != _KIND:
             raise InputError(f"{path} is a checkpoint of {loaded.meta.get('kind', 'something else')}", "a saved ESAC")
-        told = dict(loaded.meta["config"])
-        name = env or told["env"]
-        config = changed(told["config"])
-        made = cls(name, config, seed=int(told["seed"]), options=told["options"])
-        saving.take(made, loaded)
+        with reading(path, "a saved ESAC"):
+            told = dict(loaded.meta["config"])
+            made = cls(env or told["env"], changed(told["config"]), seed=int(told["seed"]), options=told["options"])
+            saving.take(made, loaded)
         return made
 
     def _one(self, engine: Engine) -> tuple[Generation, list[tuple[str, Episode]]]:

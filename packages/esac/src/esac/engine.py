@@ -10,13 +10,12 @@ from __future__ import annotations
 import contextlib
 import multiprocessing as mp
 import os
-import shutil
 import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import connection, reduction, shared_memory
+from multiprocessing import connection, reduction
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from sextet_common.errors import InputError
 
 from esac import rollout
 from esac.ledger import STARTING, Ledger, WorkerError
+from esac.memory import Block
 from esac.rollout import Episode
 from esac.worker import ONE_THREAD, Evaluator, Job, Task, work
 
@@ -137,7 +137,7 @@ class ProcessEngine(Engine):
         self._size = probe.policy.shape.size
         probe.close()
         self._context = mp.get_context("spawn")
-        self._shared: shared_memory.SharedMemory | None = None
+        self._shared: Block | None = None
         self._bases = 0
         self._met = False  # whether a worker has ever got as far as its environment
         self._workers: list[_Worker] = []
@@ -156,8 +156,7 @@ class ProcessEngine(Engine):
         needed = max(1, len(bases) * self._size * 4)
         if self._shared is None or self._shared.size < needed:
             self._release()
-            _check_room(needed)
-            self._shared = shared_memory.SharedMemory(create=True, size=needed)
+            self._shared = Block(needed)
         block: np.ndarray = np.ndarray((len(bases), self._size), dtype=np.float32, buffer=self._shared.buf)
         block[:] = bases
         del block  # a view would keep the memory open
@@ -244,7 +243,7 @@ class ProcessEngine(Engine):
         if worker.ready:
             worker.began = time.monotonic()
         with contextlib.suppress(OSError):  # a dead worker is met by its sentinel
-            worker.pipe.send((self._ledger.tasks[worker.task], self._shared.name, self._bases))
+            worker.pipe.send((self._ledger.tasks[worker.task], self._shared.address, self._bases))
 
     def _replace(self, worker: _Worker, reason: str) -> None:
         self._dismiss(worker)
@@ -272,8 +271,6 @@ class ProcessEngine(Engine):
     def _release(self) -> None:
         if self._shared is not None:
             self._shared.close()
-            with contextlib.suppress(FileNotFoundError):
-                self._shared.unlink()
             self._shared = None
 
 
@@ -307,14 +304,3 @@ def _last_words(worker: _Worker) -> str:
     else:
         ended = f"ended with exit code {code}"
     return f"a worker {ended}" if worker.ready else f"a worker {ended} while it started; {_GUARD}"
-
-
-def _check_room(needed: int) -> None:
-    """Refuse what does not fit into Linux's shared memory, where writing it would kill this process."""
-    if os.path.isdir("/dev/shm"):
-        free = shutil.disk_usage("/dev/shm").free
-        if needed > free:
-            raise InputError(
-                f"a generation's policies take {needed / 2**20:.0f} MiB, /dev/shm has {free / 2**20:.0f} MiB left",
-                "more shared memory (docker run --shm-size), a smaller population, or workers=0",
-            )

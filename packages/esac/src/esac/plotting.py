@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from sextet_common.figures import COLOURS, figure_file
 
 from esac.records import (
@@ -20,7 +20,6 @@ from esac.records import (
     XAxis,
     grouped,
     read,
-    reading,
     seeds_curve,
 )
 

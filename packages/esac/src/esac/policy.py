@@ -10,19 +10,15 @@ from __future__ import annotations
 import io
 import math
 import os
-import zipfile
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-from sextet_common import files
-from sextet_common.errors import InputError
+from sextet_common import files, npy
+from sextet_common.errors import InputError, reading
 
 ActionMap = Literal["tanh", "clip"]
-_UNREADABLE = (
-    OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, AttributeError, MemoryError
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -193,16 +189,13 @@ class NumpyPolicy:
         InputError
             Where the file is missing, damaged, or holds something else.
         """
-        try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as table:
-                low, high, vector = (np.asarray(table[name], np.float32) for name in ("low", "high", "vector"))
-                hidden = tuple(int(units) for units in np.atleast_1d(table["hidden"]))
-                shape = PolicyShape(int(table["observations"]), low.size, hidden)
-                action: Any = str(table["action"])
-        except FileNotFoundError:
-            raise InputError(f"{path} does not exist", "a policy's npz file") from None
-        except _UNREADABLE as error:
-            raise InputError(f"{path} is no policy: {error}", "the npz file that NumpyPolicy.save wrote") from error
+        expected = "the npz file that NumpyPolicy.save wrote"
+        table = npy.read_npz(path, ("low", "high", "vector", "hidden", "observations", "action"), expected=expected)
+        with reading(path, expected):
+            low, high, vector = (np.asarray(table[name], np.float32) for name in ("low", "high", "vector"))
+            hidden = tuple(int(units) for units in np.atleast_1d(table["hidden"]))
+            shape = PolicyShape(int(table["observations"]), low.size, hidden)
+            action: Any = str(table["action"])
         if vector.shape != (shape.size,) or low.ndim != 1:
             raise InputError(f"{path} holds {vector.size} weights", f"{shape.size}, which its layers need")
         return cls(shape, low, high, vector, action)

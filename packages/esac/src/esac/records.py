@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
-from sextet_common.errors import InputError
+from sextet_common import npy
+from sextet_common.errors import InputError, reading
 from sextet_common.runs import Run
 
 from esac.statistics import Band, band, on_grid
@@ -27,7 +26,6 @@ LARGEST = 1e100
 """The largest number that is read: beyond it sums overflow and axes fail."""
 
 _STORED = {"timesteps": "steps", "results": "mean", "seconds": "seconds", "cpu_seconds": "cpu_seconds"}
-_BYTES = 1 << 28  # of an evaluations file, unpacked: a real one has kilobytes
 _LONGEST = 100  # letters of a name
 _POINTS = 200  # of a curve, so that a band over many evaluations stays quick
 _UNKNOWN = "environment not recorded"
@@ -190,25 +188,6 @@ def seeds_curve(records: Sequence[Record], axis: XAxis) -> tuple[Float[np.ndarra
     return points, band(np.stack(curves))
 
 
-@contextmanager
-def reading(what: object, expected: str) -> Iterator[None]:
-    """Turn whatever damaged input brings about into an InputError.
-
-    Examples
-    --------
-    >>> with reading("the seed", "a whole number"):
-    ...     int("one")
-    Traceback (most recent call last):
-    sextet_common.errors.InputError: the seed cannot be read: invalid literal ...; expected: a whole number
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # damage ends in errors of zipfile, zlib, json, numpy and Python's parser alike
-        raise InputError(f"{what} cannot be read: {error or type(error).__name__}", expected) from error
-
-
 def _record(path: Path, label: Labels) -> Record:
     config, stored = path / "config.json", path / "evaluations.npz"
     if not config.exists() and not stored.exists():
@@ -237,14 +216,10 @@ def _evaluations(path: Path) -> dict[str, Float[np.ndarray, " n"]]:
     expected = "Stable-Baselines3's arrays timesteps (n,) in order, results (n, episodes)"
     if not path.is_file():
         raise InputError(f"{path} is no file", expected)
-    with reading(path, expected), open(path, "rb") as file:
-        with zipfile.ZipFile(file) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > _BYTES:
-            raise InputError(f"{path} unpacks to {size} bytes", f"at most {_BYTES}")
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as arrays:
-            found = {ours: _numbers(arrays[name]) for name, ours in _STORED.items() if name in arrays.files}
+    names = ("timesteps", "results")
+    arrays = npy.read_npz(path, names, [name for name in _STORED if name not in names], expected=expected)
+    with reading(path, expected):
+        found = {ours: _numbers(arrays[name]) for name, ours in _STORED.items() if name in arrays}
         count = len(found["steps"])
         if found["mean"].ndim != 2 or not found["mean"].shape[1]:
             raise ValueError(f"results have shape {found['mean'].shape}")

@@ -15,7 +15,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing import connection, shared_memory
+from multiprocessing import connection
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from jaxtyping import Float
 from sextet_common.errors import InputError
 
 from esac import evolution, rollout
+from esac.memory import View
 from esac.policy import ActionMap
 from esac.rollout import Episode, OnNan
 
@@ -187,8 +188,8 @@ def work(pipe: connection.Connection, job: Job, tries: int) -> None:
         bases = _Bases(evaluator.policy.shape.size)
         with contextlib.closing(evaluator):
             while (message := pipe.recv()) is not None:
-                task, name, count = message
-                pipe.send(evaluator.answer(task, bases.at(name, count)))
+                task, address, count = message
+                pipe.send(evaluator.answer(task, bases.at(address, count)))
 
 
 class _Bases:
@@ -196,14 +197,14 @@ class _Bases:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.block: shared_memory.SharedMemory | None = None
+        self.view: View | None = None
 
-    def at(self, name: str, count: int) -> np.ndarray:
-        if self.block is None or self.block.name != name:
-            if self.block is not None:
-                self.block.close()
-            self.block = _attached(name)
-        return np.ndarray((count, self.size), dtype=np.float32, buffer=self.block.buf)
+    def at(self, address: str, count: int) -> np.ndarray:
+        if self.view is None or self.view.address != address:
+            if self.view is not None:
+                self.view.close()
+            self.view = View(address)
+        return np.ndarray((count, self.size), dtype=np.float32, buffer=self.view.buf)
 
 
 def _end_with_parent() -> None:
@@ -212,11 +213,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         connection.wait([parent.sentinel])
         os._exit(1)
-
-
-def _attached(name: str) -> shared_memory.SharedMemory:
-    """Open the parent's block; workers share the parent's tracker, which the parent alone tells to forget it."""
-    try:
-        return shared_memory.SharedMemory(name=name, track=False)  # type: ignore[call-arg]
-    except TypeError:  # before Python 3.13
-        return shared_memory.SharedMemory(name=name)

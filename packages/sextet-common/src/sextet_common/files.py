@@ -1,13 +1,18 @@
-"""Files that are whole or not there: the one place that replaces a file."""
+"""Files that are whole or not there, the one place that replaces a file; and how much a file may swell when read."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from sextet_common.errors import InputError
+
 _SUFFIX = ".tmp"
+_FREE = 64 << 20  # bytes that any file may unpack to
+_GROWTH = 100  # times its size, where that is more: photographs as JPEG files reach 20, drawings as PNG files 50
 
 
 @contextmanager
@@ -16,7 +21,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary file lies in the same folder (made where it is missing); it is
     flushed to the disk and renamed in one step, so that a reader, a crash or a
-    SIGKILL at any moment finds the old file or the new one and never a part.
+    SIGKILL at any moment finds the old file or the new one and never a part. What a
+    killed writer of the same file left beside it is deleted.
 
     Parameters
     ----------
@@ -45,6 +51,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}{_SUFFIX}")
+    _remove_those_of_killed_writers(target)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -97,6 +104,59 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
     """
     for leftover in Path(folder).glob(f".*{_SUFFIX}"):
         leftover.unlink(missing_ok=True)
+
+
+def check_growth(path: str | os.PathLike[str], claimed: int, there: int) -> None:
+    """Refuse compressed content that says it unpacks to far more than it holds, before it is unpacked.
+
+    A few kilobytes can be made to unpack to gigabytes, none of them worth anything.
+
+    Parameters
+    ----------
+    path
+        The file, for the error.
+    claimed
+        Bytes that its content says it unpacks to.
+    there
+        Bytes of the content as it is stored.
+
+    Raises
+    ------
+    InputError
+        Where more than 64 MiB are claimed and more than 100 times what is there.
+
+    Examples
+    --------
+    >>> check_growth("zeros.npz", 10**9, 10**6)
+    Traceback (most recent call last):
+    sextet_common.errors.InputError: zeros.npz unpacks to 1000000000 bytes from 1000000; expected: at most 100000000
+    """
+    most = max(_FREE, _GROWTH * there)
+    if claimed > most:
+        raise InputError(f"{path} unpacks to {claimed} bytes from {there}", f"at most {most}")
+
+
+def _remove_those_of_killed_writers(target: Path) -> None:
+    """Delete a file's temporary files whose processes are no more."""
+    form = re.compile(re.escape(f".{target.name}.") + r"(\d+)" + re.escape(_SUFFIX))
+    with suppress(OSError):  # not every folder that can be written to can be listed
+        for path in target.parent.iterdir():
+            match = form.fullmatch(path.name)
+            if match and not _is_running(int(match[1])):
+                path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    """Tell whether there is a process of this number; where asking would disturb it, as on Windows, suppose so."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another user's; no number of a process
+        return True
+    return True
 
 
 def _sync_folder(folder: Path) -> None:
