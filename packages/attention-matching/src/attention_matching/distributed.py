@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -199,6 +199,9 @@ def shard(n_classes: int, device_name: str) -> Iterator[Shard]:
         distributed.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield Shard(n_classes, rank, world, where)
+        if ours:  # torch 2.6 can wait for ever for a thread that still holds a tensor: let all of them come to an end
+            with suppress(RuntimeError):
+                distributed.barrier()
     finally:
         if ours:
             distributed.destroy_process_group()

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import field
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from sextet_common import checkpoint, device, progress, runs
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from sextet_common.seeding import generator, torch_seed
 from torch import Tensor, distributed, nn
 
@@ -261,10 +261,8 @@ def load_into(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """
     path = Path(path)
     loaded = checkpoint.load(path / FILE if path.is_dir() else path, "torch")
-    try:
+    with reading(path, "the weights of this network"):
         network.load_state_dict(loaded.arrays)
-    except RuntimeError as error:
-        raise InputError(f"{path} holds another network's weights", "those of this network") from error
     return network
 
 
@@ -459,6 +457,9 @@ def _processes(name: str) -> Iterator[tuple[torch.device, int, int]]:
         distributed.init_process_group("nccl" if where.type == "cuda" else "gloo")
     try:
         yield where, distributed.get_rank(), distributed.get_world_size()
+        if mine:  # torch 2.6 can wait for ever for a thread that still holds a tensor: let all of them come to an end
+            with suppress(RuntimeError):
+                distributed.barrier()
     finally:
         if mine:
             distributed.destroy_process_group()
