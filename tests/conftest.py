@@ -88,8 +88,14 @@ def browsed(page: Path, width: int = 1000) -> Seen:
 
 
 @pytest.fixture
-def browse() -> Callable[..., Seen]:
-    """Open a page in Chromium; the test is skipped where there is none."""
-    if CHROMIUM is None:
+def chromium() -> Callable[..., Seen] | None:
+    """Opens a page in Chromium; None where there is none."""
+    return browsed if CHROMIUM else None
+
+
+@pytest.fixture
+def browse(chromium: Callable[..., Seen] | None) -> Callable[..., Seen]:
+    """Opens a page in Chromium; the test is skipped where there is none."""
+    if chromium is None:
         pytest.skip("no Chromium on this machine")
-    return browsed
+    return chromium

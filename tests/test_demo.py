@@ -6,11 +6,16 @@ import base64
 import importlib
 import json
 import re
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
+from scipy.stats import gaussian_kde, multivariate_normal
+from sklearn.datasets import load_breast_cancer
 
 ROOT = Path(__file__).resolve().parent.parent
 PNG = base64.b64decode(
@@ -50,6 +55,18 @@ class Page(HTMLParser):
 def demo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     return importlib.import_module("demo")
+
+
+@pytest.fixture(autouse=True)
+def every_page_is_browsed(chromium: Callable[..., Any] | None, tmp_path: Path) -> Iterator[None]:
+    """Where this machine has a Chromium, whatever page a test made is opened in it."""
+    yield
+    for page in tmp_path.glob("**/index.html") if chromium else ():
+        shown = page.read_text().count("<img ")
+        seen = chromium(page)
+        assert seen.heard == [] and seen.console == [] and seen.wider == 0
+        assert len(seen.pictures) == shown and all(width > 0 for _, width, _ in seen.pictures)
+        assert len(seen.tables) == shown and all(seen.tables)
 
 
 @pytest.fixture
@@ -92,6 +109,26 @@ def test_an_unknown_package_is_refused(demo: ModuleType, packages: dict[str, Pat
     with pytest.raises(SystemExit) as stop:
         demo.main(["--only", "silent", "--out", str(tmp_path)])
     assert stop.value.code == 2
+
+
+@pytest.mark.slow
+def test_the_tumours_demo_shows_how_near_each_method_comes(demo: ModuleType, tmp_path: Path) -> None:
+    assert demo.main(["--only", "gmr-metric", "--out", str(tmp_path)]) == 0
+    angles = json.loads((tmp_path / "gmr-metric" / "result.json").read_text())["angles"]
+    assert min(angles, key=angles.__getitem__) == "oggmr" and max(angles, key=angles.__getitem__) == "prune"
+    assert angles["runnalls"] > 3 * angles["oggmr"]
+    # The angle again, by a sum over a grid instead of the closed form.
+    points = load_breast_cancer().data[:, :2]
+    x, y = np.meshgrid(np.linspace(0, 40, 400), np.linspace(0, 50, 400))
+    original = gaussian_kde(points.T)([x.ravel(), y.ravel()])
+    saved = json.loads((tmp_path / "gmr-metric" / "six.json").read_text())
+    reduced = sum(
+        weight * multivariate_normal(mean, covariance).pdf(np.stack([x.ravel(), y.ravel()], axis=1))
+        for weight, mean, covariance in zip(saved["weights"], saved["means"], saved["covariances"], strict=True)
+    )
+    cosine = original @ reduced / np.sqrt((original @ original) * (reduced @ reduced))
+    assert np.arccos(cosine) == pytest.approx(angles["oggmr"], abs=2e-4)
+    assert Page((tmp_path / "index.html").read_text()).tags.count("tr") == 8
 
 
 @pytest.mark.slow
