@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -170,3 +171,39 @@ def test_a_labels_few_components_keep_its_mean_and_covariance(tmp_path: Path) ->
     angles = np.array(result["angles"])
     assert np.array_equal(angles, angles.T)
     assert angles.min() >= 0 and angles.max() <= np.pi / 2
+
+
+@pytest.mark.slow
+def test_a_filters_estimates_are_those_of_a_textbook_and_its_truth_is_mujocos(tmp_path: Path) -> None:
+    main_of("track_swimmer")(tmp_path, learning=8000, steps=150, episodes=2)
+    result = result_of(tmp_path)
+    assert_is_a_picture(tmp_path / "picture.png", 300)
+    with np.load(tmp_path / "track.npz") as saved:
+        found = {name: saved[name] for name in saved.files}
+    for number in range(2):
+        places, pictures = found[f"places{number}"], found[f"pictures{number}"]
+        env = gymnasium.make("Swimmer-v5")
+        env.reset(seed=number + 1)
+        replayed = []
+        for action in found[f"actions{number}"]:
+            env.step(action)
+            replayed.append(env.unwrapped.data.body("torso").xpos[:2].copy())
+        np.testing.assert_allclose(places, replayed, atol=1e-12)
+
+        # Kalman's filter as a textbook has it: predict, gain, correct.
+        move, disturbance, look = found["transition"], found["disturbance"], np.eye(2, 4)
+        mean, covariance = np.array([*pictures[0], 0, 0]), np.diag([0.4**2, 0.4**2, 1, 1])
+        estimates = []
+        for picture in pictures:
+            mean, covariance = move @ mean, move @ covariance @ move.T + disturbance
+            gain = covariance @ look.T @ np.linalg.inv(look @ covariance @ look.T + 0.02**2 * np.eye(2))
+            mean, covariance = mean + gain @ (picture - look @ mean), covariance - gain @ look @ covariance
+            estimates.append(mean[:2])
+        np.testing.assert_allclose(found[f"Kalman filter, narrow noise, {number}"], estimates, atol=1e-9)
+        for name, each in result["rmse"].items():
+            off = np.linalg.norm(found[f"{name}, {number}"] - replayed, axis=1)
+            assert each[number] == pytest.approx(np.sqrt(np.mean(off**2)))
+    # What knows of the outliers is nearer than what does not, and likelier.
+    known, unknown = "Gaussian sum, 8 components, Runnalls", "Kalman filter, all the variance"
+    assert np.mean(result["rmse"][known]) < np.mean(result["rmse"][unknown])
+    assert np.mean(result["log_likelihood"][known]) > np.mean(result["log_likelihood"][unknown])

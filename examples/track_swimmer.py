@@ -1,0 +1,159 @@
+"""Track a swimming robot from positions that are sometimes far off: esac's policy swims, gmr-metric's filter follows.
+
+An evolution strategy teaches MuJoCo's Swimmer-v5 to swim. A camera sees where its head is, within 2 cm or, once in
+seven pictures, within 40 cm. A Kalman filter can be told of the narrow noise alone, or of the whole variance; a
+Gaussian-sum filter is told of both kinds of picture and keeps a mixture, reduced after every step. The truth is
+MuJoCo's.
+
+Run it: ``python examples/track_swimmer.py --out track-swimmer``
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import tyro
+from esac import ESAC, ESACConfig, changed
+from gmr_metric import GaussianMixture, GaussianSumFilter
+from gmr_metric.filtering import Model
+from gmr_metric.plotting import ellipses
+from sextet_common import figures, files
+
+ENV, HEAD = "Swimmer-v5", "torso"
+NARROW, WIDE, OUTLIERS = 0.02, 0.4, 1 / 7  # metres, metres, share of the pictures
+LEARNER = {"mode": "es", "hidden": (32,), "population": 4, "elite": 0.0, "sigma": 0.05, "es_lr": 0.05}
+ELLIPSES = 0.02  # of the weight: components with less are not drawn
+
+
+def swim(policy: ESAC, seed: int, steps: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the actions of an episode, the head's positions in metres, and the seconds between them."""
+    env = gymnasium.make(ENV, max_episode_steps=steps)
+    seen, _ = env.reset(seed=seed)
+    actions, places = [], []
+    for _ in range(steps):
+        action, _ = policy.predict(seen, deterministic=True)
+        seen, *_ = env.step(action)
+        actions.append(action)
+        places.append(env.unwrapped.data.body(HEAD).xpos[:2].copy())
+    return np.array(actions), np.array(places), float(env.unwrapped.dt)
+
+
+def motion(places: np.ndarray, dt: float) -> Model:
+    """Return motion of nearly constant velocity; how nearly is learned from an episode that is not filtered."""
+    bends = np.diff(places, 2, axis=0) / dt**2  # accelerations
+    density = float(bends.var()) * dt
+    step = np.kron([[1.0, dt], [0.0, 1.0]], np.eye(2))
+    return Model(step, density * np.kron([[dt**3 / 3, dt**2 / 2], [dt**2 / 2, dt]], np.eye(2)))
+
+
+def sensors() -> dict[str, tuple[GaussianSumFilter, Model]]:
+    """Return every filter, and what it is told of the camera."""
+    camera = np.eye(2, 4)
+    noise = GaussianMixture([1 - OUTLIERS, OUTLIERS], np.zeros((2, 2)), [NARROW**2 * np.eye(2), WIDE**2 * np.eye(2)])
+    one = GaussianSumFilter(n_components=1)
+    return {
+        "Kalman filter, narrow noise": (one, Model(camera, NARROW**2 * np.eye(2))),
+        "Kalman filter, all the variance": (one, Model(camera, noise.covariance())),
+        "Gaussian sum, 2 components, Runnalls": (GaussianSumFilter(2, "runnalls"), Model(camera, noise)),
+        "Gaussian sum, 8 components, Runnalls": (GaussianSumFilter(8, "runnalls"), Model(camera, noise)),
+        "Gaussian sum, 8 components, West": (GaussianSumFilter(8, "west"), Model(camera, noise)),
+    }
+
+
+def draw(
+    path: Path, places: np.ndarray, pictures: np.ndarray, means: dict[str, np.ndarray], states: list[GaussianMixture]
+) -> None:
+    """Draw the whole track, and closely the two seconds in which the head moves most."""
+    moved = np.linalg.norm(np.diff(places, axis=0), axis=1)
+    start = int(np.argmax(np.convolve(moved, np.ones(50), "valid")))
+    names = ("Kalman filter, all the variance", "Gaussian sum, 8 components, Runnalls")
+    around = np.linspace(0, 2 * np.pi, 60)
+    with figures.figure_file(path, (10.0, 4.6)) as figure:
+        for axis, rows, title in zip(
+            figure.subplots(1, 2), (slice(None), slice(start, start + 50)), ("the whole track", "two seconds of it"),
+            strict=True,
+        ):  # fmt: skip
+            axis.plot(*pictures[rows].T, ".", color=figures.COLOURS[5], markersize=3, label="seen by the camera")
+            axis.plot(*places[rows].T, color="black", linewidth=2, label="the head")
+            for name, colour in zip(names, (figures.COLOURS[1], figures.COLOURS[0]), strict=True):
+                axis.plot(*means[name][rows].T, color=colour, linewidth=1.2, label=name)
+            low, high = places[rows].min(axis=0), places[rows].max(axis=0)
+            room = 0.35 * float((high - low).max())
+            axis.set_xlim(low[0] - room, high[0] + room)
+            axis.set_ylim(low[1] - room, high[1] + room)
+            axis.set_aspect("equal")
+            axis.set_title(title)
+            axis.set_xlabel("x, metres")
+            axis.set_ylabel("y, metres")
+        for state in states[start : start + 50 : 4]:
+            flat = state.marginal([0, 1])
+            for part, weight in zip(ellipses(flat), flat.weights, strict=True):
+                if weight >= ELLIPSES:
+                    tilt = np.deg2rad(part.angle)
+                    turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
+                    x, y = turn @ (2 * np.array(part.axes)[:, None] * np.stack([np.cos(around), np.sin(around)]))
+                    axis.fill(part.centre[0] + x, part.centre[1] + y, color=figures.COLOURS[0], alpha=0.3 * weight)
+                    axis.plot(part.centre[0] + x, part.centre[1] + y, color=figures.COLOURS[0], linewidth=0.6)
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+
+
+def main(out: Path, learning: int = 60_000, steps: int = 400, episodes: int = 5, seed: int = 0) -> None:
+    """Run the composition.
+
+    Parameters
+    ----------
+    out
+        Where to write: result.json, picture.png, track.npz and the policy's run folder.
+    learning
+        Environment steps that the policy learns from.
+    steps
+        Of every episode that is tracked.
+    episodes
+        That are tracked, each from another start and with other noise; one more tells how the head moves.
+    seed
+        Of everything.
+    """
+    config = changed({**LEARNER, "eval_every": learning}, ESACConfig())
+    policy = ESAC(ENV, config, seed=seed).learn(learning, out=out / "policy", progress_bar=False)
+    told, *tracked = [swim(policy, seed + number, steps) for number in range(episodes + 1)]
+    dt = told[2]
+    moves = motion(told[1], dt)
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in sensors()}
+    saved: dict[str, Any] = {"dt": dt, "transition": moves.function, "disturbance": moves.noise}
+    for number, (actions, places, _) in enumerate(tracked):
+        random = np.random.default_rng((seed, number))
+        wide = random.random(steps) < OUTLIERS
+        pictures = places + np.where(wide, WIDE, NARROW)[:, None] * random.normal(size=(steps, 2))
+        prior = GaussianMixture([1.0], [[*pictures[0], 0.0, 0.0]], [np.diag([WIDE**2, WIDE**2, 1.0, 1.0])])
+        means, states = {}, {}
+        for name, (tracker, sensor) in sensors().items():
+            estimates = list(tracker.run(prior, pictures, moves, sensor))
+            states[name] = [estimate.posterior for estimate in estimates]
+            means[name] = np.array([state.mean()[:2] for state in states[name]])
+            rmse = float(np.sqrt(((means[name] - places) ** 2).sum(axis=1).mean()))
+            found[name].append((rmse, sum(estimate.log_likelihood for estimate in estimates)))
+        saved |= {f"actions{number}": actions, f"places{number}": places, f"pictures{number}": pictures}
+        saved |= {f"{name}, {number}": mean for name, mean in means.items()}
+        if not number:
+            draw(out / "picture.png", places, pictures, means, states["Gaussian sum, 8 components, Runnalls"])
+    with files.replacing(out / "track.npz") as temporary, open(temporary, "wb") as file:
+        np.savez(file, **saved)
+    result = {
+        "swum": [float(np.linalg.norm(np.diff(places, axis=0), axis=1).sum()) for _, places, _ in tracked],
+        "rmse": {name: [rmse for rmse, _ in each] for name, each in found.items()},
+        "log_likelihood": {name: [value for _, value in each] for name, each in found.items()},
+    }
+    files.write_text(out / "result.json", json.dumps(result, indent=2) + "\n")
+    print(f"{episodes} episodes of {steps * dt:.0f} s; the head swims {np.mean(result['swum']):.1f} m in each")
+    for name, each in found.items():
+        rmse, likelihood = np.mean(each, axis=0)
+        spread = np.std([value for value, _ in each], ddof=1) if episodes > 1 else 0.0
+        print(f"{name}: {100 * rmse:.1f} ± {100 * spread:.1f} cm off, log likelihood {likelihood:.0f}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
