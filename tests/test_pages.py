@@ -31,7 +31,7 @@ def printed(package: str) -> set[float]:
 
 def as_printed(value: float) -> set[float]:
     """A number as a table may round it, to two digits that tell something at least."""
-    formats = [".3g", ".4g", ".2f", *([".1f"] if value >= 1 else []), *([".0f"] if value >= 100 else [])]
+    formats = [".3g", ".4g", ".2f", *([".1f"] if value >= 1 else []), *([".0f"] if value >= 10 else [])]
     return {float(f"{value:{form}}") for form in formats}
 
 
