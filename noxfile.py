@@ -90,6 +90,15 @@ def together(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Every reader of files against files made to hurt: 1000 new ones a test, or as many as the first word says."""
+    session.install(*everything(), XDIST)
+    examples, *words = session.posargs or ["1000"]
+    environment = {**ONE_THREAD, "SEXTET_FUZZ_EXAMPLES": examples}
+    session.run("pytest", *IN_PARALLEL, *(words or ["-q"]), "tests/fuzz", env=environment)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style: ruff's rules and its format."""
     session.install(*DEV_TOOLS)

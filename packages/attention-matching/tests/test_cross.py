@@ -109,7 +109,7 @@ def test_a_table_is_written_out_and_read_again(tmp_path: Path) -> None:
         (tmp_path / "broken.json").write_text(content)
         with pytest.raises(InputError):
             CrossTable.load(tmp_path / "broken.json")
-    with pytest.raises(InputError, match="is missing"):
+    with pytest.raises(InputError, match="does not exist"):
         CrossTable.load(tmp_path / "nowhere.json")
 
 

@@ -87,11 +87,11 @@ def test_every_fault_of_a_folder_names_the_file(folder: Path, tmp_path: Path) ->
     write_image(odd, 1, size=(7, 4))
     fails(r"odd\.png is 7x4, .*0\.png is 6x4; expected: images of one size, or --size N")
     odd.write_bytes(b"\x89PNG\r\n\x1a\n torn")
-    fails(r"odd\.png cannot be read as an image")
+    fails(r"odd\.png cannot be read")
     whole = io.BytesIO()
     Image.effect_noise((64, 64), 50).save(whole, "png")
     odd.write_bytes(whole.getvalue()[:-2000])
-    fails(r"odd\.png cannot be read as an image")
+    fails(r"odd\.png cannot be read")
     odd.unlink()
     (folder / "train" / "empty").mkdir()
     fails(r"class 'empty' is not in both")
@@ -230,7 +230,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 
 def test_a_torchvision_set_on_disk_is_read_and_never_fetched_unasked(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"mnist cannot be read at .*; expected: the data on disk, or --download"):
+    with pytest.raises(InputError, match=r"mnist:.* cannot be read: .*; expected: the data on disk, or --download"):
         data.load(f"mnist:{tmp_path}")
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -284,3 +284,27 @@ def test_svhn_is_read_in_its_own_layout(tmp_path: Path, monkeypatch: pytest.Monk
 def test_an_unknown_source_lists_the_accepted_ones(spec: str) -> None:
     with pytest.raises(InputError, match="digits, folder:PATH, npz:PATH"):
         data.load(spec)
+
+
+def test_a_label_beyond_all_images_is_refused_before_names_are_made_for_all_below_it() -> None:
+    pixels = np.zeros((2, 4, 4), dtype=np.uint8)
+    with pytest.raises(InputError, match="class '1' has no training image"):
+        data.ImageSet.of(pixels, np.array([0, 2**62]), pixels, np.array([0, 0]))
+
+
+def test_only_the_formats_of_the_endings_are_opened_whatever_a_file_is_called(folder: Path) -> None:
+    for form, taken in (("JPEG", True), ("GIF", False), ("EPS", False)):  # Pillow hands EPS to another program
+        Image.new("RGB", (6, 4)).save(folder / "train" / "cat" / "0.png", form)
+        if taken:
+            assert data.load(str(folder)).image_shape == (3, 4, 6)
+        else:
+            with pytest.raises(InputError, match=r"0\.png cannot be read"):
+                data.load(str(folder))
+
+
+def test_an_image_that_unpacks_to_far_more_than_its_file_is_refused_before_it_does(folder: Path) -> None:
+    path = folder / "train" / "cat" / "0.png"
+    Image.new("1", (6000, 6000)).save(path)
+    assert path.stat().st_size < 20_000
+    with pytest.raises(InputError, match=r"0\.png unpacks to 108000000 bytes"):
+        data.load(str(folder), size=4)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from sextet_common import files
-from sextet_common.errors import InputError, require
+from sextet_common.errors import InputError, reading, require
 
 
 def test_an_input_error_says_what_was_given_and_what_is_accepted() -> None:
@@ -42,6 +42,40 @@ def test_a_block_that_writes_nothing_is_an_error_and_changes_nothing(tmp_path) -
     with pytest.raises(FileNotFoundError), files.replacing(tmp_path / "result.json"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_can_be_printed_whatever_it_quotes() -> None:
+    error = InputError("the name '\ud800'", "one without \udcff")
+    assert str(error).encode("utf-8") == b"the name '\\ud800'; expected: one without \\udcff"
+
+
+def test_what_a_parser_raises_becomes_one_error_that_names_the_file(tmp_path) -> None:
+    for failure in (
+        KeyError("a"),
+        OverflowError("too large"),
+        MemoryError(),
+        RecursionError("deep"),
+        OSError(5, "bad"),
+    ):
+        told = r"^a\.json cannot be read: .+; expected: a table$"
+        with pytest.raises(InputError, match=told) as caught, reading("a.json", "a table"):
+            raise failure
+        assert caught.value.__cause__ is failure
+    with pytest.raises(InputError, match=r"^own$"), reading("a.json", "a table"):
+        raise InputError("own")
+    none = tmp_path / "none.json"
+    with pytest.raises(InputError, match=r"none\.json does not exist; expected: a table"), reading(none, "a table"):
+        none.read_text()
+    with pytest.raises(KeyboardInterrupt), reading("a.json", "a table"):
+        raise KeyboardInterrupt
+
+
+def test_content_may_unpack_to_a_hundred_times_its_size_or_to_64_mib(tmp_path) -> None:
+    files.check_growth("a", 64 << 20, 1)
+    files.check_growth("a", 100 << 20, 1 << 20)
+    for claimed, there in (((64 << 20) + 1, 1), ((100 << 20) + 1, 1 << 20)):
+        with pytest.raises(InputError, match=f"a unpacks to {claimed} bytes from {there}"):
+            files.check_growth("a", claimed, there)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere nobody can ask whether a process is there")

@@ -43,7 +43,7 @@ def test_a_broken_or_missing_configuration_is_named(tmp_path) -> None:
     with pytest.raises(InputError, match="holds no run"):
         Run.read(tmp_path / "nowhere")
     (tmp_path / "config.json").write_text('{"job": "de')
-    with pytest.raises(InputError, match=r"config\.json is broken"):
+    with pytest.raises(InputError, match=r"config\.json cannot be read"):
         Run.read(tmp_path)
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sextet_common import files
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 
 from attention_matching.distilled import DistilledSet
+from attention_matching.evaluate import Evaluation
 
 # Keys of the set's description that the card tells elsewhere than among the settings.
 _NO_SETTING = ("method", "data", "data_sha256", "ipc")
@@ -139,14 +140,18 @@ def read_evaluation(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     InputError
         Where the file is something else.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not Path(path).exists():
         return None
-    except ValueError as error:
-        raise InputError(f"{path} cannot be read: {error}", "the evaluation.json of a run folder") from error
-    if not isinstance(content, dict) or not isinstance(content.get("accuracies"), dict):
-        raise InputError(f"{path} has no accuracies", "the evaluation.json of a run folder")
+    with reading(path, "the evaluation.json of a run folder"):
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not isinstance(content.get("accuracies"), dict):
+            raise InputError(f"{path} has no accuracies", "the evaluation.json of a run folder")
+        for values in content["accuracies"].values():
+            Evaluation(tuple(values))
+        if not isinstance(content.get("config", {}), dict):
+            raise InputError(f"{path} has a config of {type(content['config']).__name__}", "settings by name")
+        if not all(0 <= value <= 1 for value in content.get("scores", {}).values()):
+            raise InputError(f"{path} has scores outside of [0, 1]", "numbers by name")
     return content
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from sextet_common import device, files, progress, runs, seeding
 from sextet_common.data import ImageSet
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from torch import Tensor
 
 from attention_matching.augment import Operation, SiameseAugmentation, augmentation_for
@@ -224,10 +224,12 @@ class _Order:
         self.order = class_order(data.n_classes, config.seed, number)
         self.arrivals = [new.tolist() for new in np.array_split(self.order, config.steps)]
         names = [f"accuracy_{n}" for n in range(config.networks)]
-        logged = [] if run is None else run.metrics()
-        self.done = {
-            (row["buffer"], row["arrival"]): [row[name] for name in names] for row in logged if row["order"] == number
-        }
+        self.done: dict[tuple[str, int], list[float]] = {}
+        if run is not None:
+            with reading(run.path, "a folder in which such a run was begun"):
+                for row in run.metrics():
+                    if row["order"] == number:
+                        self.done[row["buffer"], row["arrival"]] = [float(row[name]) for name in names]
 
     def go_on(self) -> None:
         """Do what is not done."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from sextet_common import figures, files, runs
 from sextet_common.data import ImageSet
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 
 from attention_matching.distilled import DistilledSet
 from attention_matching.evaluate import EvaluateConfig, Evaluation, evaluate, evaluate_random_real, evaluate_whole
@@ -192,17 +192,13 @@ class CrossTable:
         InputError
             Where the file is missing or something else.
         """
-        try:
+        with reading(path, "the JSON that save writes"):
             stored = json.loads(Path(path).read_text(encoding="utf-8"))
             tables = [
                 {str(name): Evaluation(tuple(map(float, each))) for name, each in dict(stored.get(row, {})).items()}
                 for row in (DISTILLED, RANDOM_REAL)
             ]
-        except FileNotFoundError:
-            raise InputError(f"{path} is missing", "a saved table") from None
-        except (ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is no saved table: {error}", "the JSON that save writes") from error
-        return cls(*tables)
+            return cls(*tables)
 
     def save_picture(self, path: str | os.PathLike[str]) -> None:
         """Save bars of the mean accuracies, their standard deviations as whiskers.

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from sextet_common import checkpoint, figures, progress, runs
 from sextet_common.data import ImageSet
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from torch import Tensor
 
 from attention_matching.config import DistillConfig
@@ -128,8 +128,9 @@ class Distiller:
         if run is not None:
             result.save(run.path / RESULT)
             result.save_grid(run.path / "images.png")
-            rows = run.metrics()
-            curve = ([row["step"] for row in rows], [row["loss"] for row in rows])
+            with reading(run.path, "a folder in which a distillation was begun"):
+                rows = [(int(row["step"]), float(row["loss"])) for row in run.metrics()]
+            curve = ([step for step, _ in rows], [loss for _, loss in rows])
             figures.save_curves({"loss": curve}, run.path / "loss.png", x_label="step", y_label="loss")
         return result
 
@@ -198,9 +199,17 @@ def _resumed(part: Shard, step: Step, config: DistillConfig, run: runs.Run | Non
     rows = slice(part.classes.start, part.classes.stop)
     for name, tensor in _state(step).items():
         shape = (part.n_classes, config.ipc, *tensor.shape[1:])
-        whole = torch.empty(shape) if found is None else found.arrays[name]
+        whole = torch.empty(shape) if found is None else _of_shape(found, name, shape)
         tensor.copy_(part.told(whole)[rows].flatten(0, 1))
     return start
+
+
+def _of_shape(found: checkpoint.Checkpoint, name: str, shape: tuple[int, ...]) -> Tensor:
+    array: Tensor | None = found.arrays.get(name)
+    if array is None or array.dtype != torch.float32 or tuple(array.shape) != shape:
+        told = "nothing" if array is None else f"{array.dtype} of shape {tuple(array.shape)}"
+        raise InputError(f"the newest checkpoint has {told} as {name}", f"float32 of shape {shape}, as this run saves")
+    return array
 
 
 def _refuse_non_finite(losses: Tensor, before: int, data: ImageSet, config: DistillConfig) -> None:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from sextet_common import checkpoint, figures
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from torch import Tensor
 
-from attention_matching.preprocess import ZCA, Preprocessing
+from attention_matching.preprocess import ZCA, Preprocessing, check_numbers
 
 _KIND = "distilled set"
 _ZCA = ("mean", "matrix", "inverse")
@@ -43,7 +44,8 @@ class DistilledSet:
     Raises
     ------
     InputError
-        Where shapes disagree, a label is out of range or soft labels are no probabilities.
+        Where shapes or types are others, a number is not finite, a label is out of range or soft labels are no
+        probabilities.
 
     Examples
     --------
@@ -67,6 +69,9 @@ class DistilledSet:
                 f"images of shape {tuple(self.images.shape)} with {len(self.labels)} labels",
                 "(n, channels, height, width) and n labels, n >= 1",
             )
+        check_numbers(images=self.images)
+        if self.labels.ndim != 1 or self.labels.dtype != torch.int64:
+            raise InputError(f"labels of {self.labels.dtype}, shape {tuple(self.labels.shape)}", "int64 of shape (n,)")
         wrong = ((self.labels < 0) | (self.labels >= len(self.classes))).nonzero()
         if len(wrong):
             raise InputError(f"label {int(self.labels[wrong[0, 0]])} is out of range", f"0 to {len(self.classes) - 1}")
@@ -75,6 +80,8 @@ class DistilledSet:
             shape = (len(self.images), len(self.classes))
             if tuple(self.soft_labels.shape) != shape:
                 raise InputError(f"soft labels of shape {tuple(self.soft_labels.shape)}", f"{shape}")
+            if not self.soft_labels.is_floating_point():
+                raise InputError(f"soft labels of {self.soft_labels.dtype}", "float32")
             # 1e-3: rows that were rounded to half precision still count as probabilities.
             sums = self.soft_labels.double().sum(dim=1)
             wrong = ((self.soft_labels < 0).any(dim=1) | ~((sums - 1).abs() < 1e-3)).nonzero()
@@ -140,19 +147,22 @@ class DistilledSet:
             Where the file is missing, damaged or something else.
         """
         loaded = checkpoint.load(path, "torch")
-        kind = loaded.meta.get("kind", "something else")
-        if kind != _KIND:
-            raise InputError(f"{path} is a checkpoint of {kind}", "a distilled set")
-        arrays = loaded.arrays
-        zca = ZCA(*(arrays[f"zca.{name}"] for name in _ZCA)) if "zca.mean" in arrays else None
-        return cls(
-            arrays["images"],
-            arrays["labels"],
-            classes=tuple(loaded.meta["classes"]),
-            preprocessing=Preprocessing(arrays["mean"], arrays["std"], zca),
-            meta=loaded.meta["meta"],
-            soft_labels=arrays.get("soft_labels"),
-        )
+        with reading(path, "a file that DistilledSet.save wrote"):
+            kind = loaded.meta.get("kind", "something else")
+            if kind != _KIND:
+                raise InputError(f"{path} is a checkpoint of {kind}", "a distilled set")
+            arrays, classes = loaded.arrays, loaded.meta["classes"]
+            if not isinstance(classes, list):
+                raise InputError(f"{path} has classes of {type(classes).__name__}", "their names in a list")
+            zca = ZCA(*(arrays[f"zca.{name}"] for name in _ZCA)) if "zca.mean" in arrays else None
+            return cls(
+                arrays["images"],
+                arrays["labels"],
+                classes=tuple(map(str, classes)),
+                preprocessing=Preprocessing(arrays["mean"], arrays["std"], zca),
+                meta=dict(loaded.meta["meta"]),
+                soft_labels=arrays.get("soft_labels"),
+            )
 
     def save_grid(self, path: str | os.PathLike[str]) -> None:
         """Save a picture of the images: a row per class, or a column per class for one image each.

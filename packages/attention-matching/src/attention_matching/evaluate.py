@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import torch
 from sextet_common import device, progress, runs, seeding
 from sextet_common.data import ImageSet
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from torch import Tensor
 
 from attention_matching.augment import Operation, augmentation_for
@@ -102,6 +102,10 @@ class Evaluation:
     """
 
     accuracies: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.accuracies or not all(0 <= each <= 1 for each in self.accuracies):
+            raise InputError(f"accuracies are {self.accuracies}", "one or more, in [0, 1]")
 
     @property
     def mean(self) -> float:
@@ -352,7 +356,8 @@ def _evaluate(
     if out is not None:
         known = [*first, inputs, labels, *([] if held_out is None else [held_out.inputs, held_out.labels])]
         run = runs.Run.open(out, JOB, {"data": data.source, "sha256": runs.fingerprint(*known), **runs.to_json(config)})
-        accuracies = [float(row["accuracy"]) for row in run.metrics()]
+        with reading(run.path, "a folder in which an evaluation was begun"):
+            accuracies = [Evaluation((float(row["accuracy"]),)).mean for row in run.metrics()]
         # A group that a kill cut short is trained again as a whole: its sums may round by the group's size.
         if len(accuracies) < config.networks:
             accuracies = accuracies[: len(accuracies) // together * together]

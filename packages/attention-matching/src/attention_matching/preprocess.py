@@ -55,6 +55,7 @@ class ZCA:
         shapes = [tuple(array.shape) for array in (self.mean, self.matrix, self.inverse)]
         if shapes != [(size,), (size, size), (size, size)]:
             raise InputError(f"a ZCA of shapes {shapes}", "(size,), (size, size) and (size, size)")
+        check_numbers(mean=self.mean, matrix=self.matrix, inverse=self.inverse)
 
     @classmethod
     def fit(cls, pixels: Float[np.ndarray, "images channels height width"]) -> ZCA:
@@ -137,6 +138,7 @@ class Preprocessing:
     zca: ZCA | None = None
 
     def __post_init__(self) -> None:
+        check_numbers(mean=self.mean, std=self.std)
         if self.mean.ndim != 1 or self.mean.shape != self.std.shape:
             raise InputError(
                 f"a mean of shape {tuple(self.mean.shape)} and a std of {tuple(self.std.shape)}", "one per channel"
@@ -255,6 +257,26 @@ class Preprocessing:
             raise InputError(f"images of shape {tuple(shape)}", f"(n, {len(self.mean)}, height, width)")
         if self.zca is not None and math.prod(shape[1:]) != len(self.zca.mean):
             raise InputError(f"images of shape {tuple(shape)}", f"{len(self.zca.mean)} values each, as whitened")
+
+
+def check_numbers(**tensors: Tensor) -> None:
+    """Refuse tensors that are not of finite float32 numbers.
+
+    Parameters
+    ----------
+    tensors
+        By the names that an error tells.
+
+    Raises
+    ------
+    InputError
+        Where one is of another type, or has a number that is not finite.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise InputError(f"{name} of {tensor.dtype}", "float32")
+        if not bool(tensor.isfinite().all()):
+            raise InputError(f"{name} with a number that is not finite", "finite numbers")
 
 
 def _blocks(images: Tensor) -> Iterator[Tensor]:

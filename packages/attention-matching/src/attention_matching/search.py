@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from sextet_common import device, files, progress, runs, seeding
 from sextet_common.data import ImageSet
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from torch import Tensor, nn
 
 from attention_matching.augment import Operation, SiameseAugmentation, augmentation_for
@@ -199,8 +199,11 @@ class _Search:
         self.config = config
         self.run = run
         self.inputs: dict[int, list[tuple[str, Tensor, Tensor]]] = {}
-        logged = [] if run is None else run.metrics()
-        self.done = {(row["set"], row["architecture"]): {name: row[name] for name in COLUMNS} for row in logged}
+        self.done: dict[tuple[str, str], dict[str, float]] = {}
+        if run is not None:
+            with reading(run.path, "a folder in which a search was begun"):
+                for row in run.metrics():
+                    self.done[row["set"], row["architecture"]] = {name: float(row[name]) for name in COLUMNS}
 
     def go_on(self, architectures: Sequence[Candidate]) -> None:
         """Do what is not done. An architecture's trainings follow one another, so that their times compare."""

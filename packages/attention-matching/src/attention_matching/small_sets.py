@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float, Integer
 from sextet_common.data import ImageSet
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from sextet_common.runs import Run
 
 from attention_matching.config import DistillConfig
@@ -222,5 +222,6 @@ def members_of(
 
 def _logged_seconds(run: Run) -> float:
     """Return how long a distillation took; its clock starts anew wherever it was gone on with."""
-    clock = [0.0, *(float(row["seconds"]) for row in run.metrics())]
+    with reading(run.path, "the folder of a distillation"):
+        clock = [0.0, *(float(row["seconds"]) for row in run.metrics())]
     return sum(now - before if now >= before else now for before, now in itertools.pairwise(clock))

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from sextet_common import checkpoint, device, progress, runs, seeding
 from sextet_common.data import ImageSet
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from torch import nn
 
 from attention_matching.augment import augmentation_for
@@ -120,7 +120,8 @@ def train_teacher(
             raise InputError(f"{path} holds no teacher of these settings", "another folder")
         with seeding.torch_seed(config.seed, "form"):
             teacher = make(0)
-        teacher.load_state_dict(loaded.arrays)
+        with reading(path, "a teacher of these settings"):
+            teacher.load_state_dict(loaded.arrays)
         return teacher.to(device.pick(config.device))
     own = dataclasses.replace(config, seed=seeding.derive(config.seed, "teacher"))
     with progress.bar("train a teacher", config.epochs) as bar:

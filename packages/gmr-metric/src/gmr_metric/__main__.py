@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from sextet_common import cli, files
-from sextet_common.errors import InputError
+from sextet_common import cli, files, npy
+from sextet_common.errors import InputError, reading
 
 from gmr_metric.metrics import available_metrics, distance, kl_divergence
 from gmr_metric.mixture import GaussianMixture
@@ -243,16 +243,12 @@ def _writing(path: Path) -> Iterator[None]:
 
 def _samples(path: Path) -> np.ndarray:
     """Read samples, one a row."""
-    try:
+    with reading(path, "a .csv or .npy file of numbers"):
         return _array(path) if path.suffix == ".npy" else _table(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist", "a .csv or .npy file of samples") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} cannot be read: {error}", "a .csv or .npy file of numbers") from error
 
 
 def _array(path: Path) -> np.ndarray:
-    found = np.load(path, allow_pickle=False)
+    found = npy.read_npy(path)
     if found.dtype.kind not in "biuf":
         raise ValueError(f"its numbers are {found.dtype}")
     return np.asarray(found[:, None] if found.ndim == 1 else found, dtype=np.float64)

@@ -14,7 +14,7 @@ def as_floats(name: str, values: Any, ndim: int) -> np.ndarray:
     """Return a fresh, finite float64 array of so many dimensions, or refuse the values by their name (a plural)."""
     try:
         array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{name} are no numbers: {error}", f"an array of {ndim} dimensions") from error
     if array.ndim != ndim:
         raise InputError(f"{name} have shape {array.shape}", f"an array of {ndim} dimensions")
@@ -33,7 +33,10 @@ def symmetric(covariances: np.ndarray, tolerance: float) -> np.ndarray:
         raise InputError(
             f"covariance {wrong[0]} is not symmetric: entries differ by {asymmetry[wrong[0]]:g}", "symmetric matrices"
         )
-    return np.asarray((covariances + mirrored) / 2)
+    mean = np.asarray((covariances + mirrored) / 2)
+    if not np.isfinite(mean).all():
+        raise InputError(f"covariances have entries of {np.abs(covariances).max():g}", "entries that can be doubled")
+    return mean
 
 
 def is_whole(value: object) -> bool:

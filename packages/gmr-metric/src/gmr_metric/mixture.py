@@ -69,8 +69,11 @@ class GaussianMixture:
         negative = np.flatnonzero(weights < 0)
         if negative.size:
             raise InputError(f"weight {negative[0]} is {weights[negative[0]]:g}", "weights >= 0")
-        total = math.fsum(weights)
-        if normalize and total > 0:
+        try:
+            total = math.fsum(weights)
+        except OverflowError:
+            total = math.inf
+        if normalize and 0 < total < math.inf:
             weights = weights / total
         elif abs(total - 1) > WEIGHT_TOLERANCE:
             raise InputError(f"weights sum to {total:.12g}", f"1 within {WEIGHT_TOLERANCE:g}, or normalize=True")

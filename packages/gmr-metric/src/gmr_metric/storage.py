@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sextet_common import files
-from sextet_common.errors import InputError
+from sextet_common import files, npy
+from sextet_common.errors import InputError, reading
 
 _FORMAT, _VERSION = "gmr-metric mixture", 1
 _ARRAYS = ("weights", "means", "covariances")
@@ -30,23 +29,15 @@ def write(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a mixture's arrays; an InputError names the file where it is missing, broken or of another kind."""
-    try:
-        table = _table(Path(path))
+    with reading(path, "a mixture's .json or .npz file"):
+        names = ("format", "version", *_ARRAYS)
+        table: Any = (
+            npy.read_npz(path, names)
+            if Path(path).suffix == ".npz"
+            else json.loads(Path(path).read_text(encoding="utf-8"))
+        )
         if str(table["format"]) != _FORMAT or int(table["version"]) != _VERSION:
             raise InputError(
                 f"{path} is a {table['format']} of version {table['version']}", f"a {_FORMAT} of version {_VERSION}"
             )
         return {name: table[name] for name in _ARRAYS}
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist", "a mixture's .json or .npz file") from None
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, RecursionError) as error:
-        raise InputError(f"{path} cannot be read: {error}", "a file that GaussianMixture.save wrote") from error
-
-
-def _table(path: Path) -> dict[str, Any]:
-    if path.suffix == ".npz":
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in ("format", "version", *_ARRAYS)}
-    return dict(json.loads(path.read_text(encoding="utf-8")))

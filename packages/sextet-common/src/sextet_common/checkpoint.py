@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn
 import numpy as np
 
 from sextet_common import files
-from sextet_common.errors import InputError, require
+from sextet_common.errors import InputError, reading, require
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +114,7 @@ def load(path: str | os.PathLike[str], framework: Literal["numpy", "torch"] = "n
         version that this release does not read.
     """
     path = Path(path)
-    try:
+    with reading(path, "a file that checkpoint.save wrote"):
         with open(path, "rb") as file:
             _, raw = _read_header(file, path)
             header = _parse_header(raw, os.fstat(file.fileno()).st_size, path)
@@ -127,11 +127,7 @@ def load(path: str | os.PathLike[str], framework: Literal["numpy", "torch"] = "n
                 _refuse(path, "has no checksum of its own", "a file that checkpoint.save wrote")
             if _digest(file, raw.replace(_digest_field(digest), _digest_field(_NO_DIGEST))) != digest:
                 _refuse(path, "is damaged: its checksum does not match its content", "delete it and use an older one")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist", "the path of a checkpoint") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder", "the path of a checkpoint file") from None
-    return Checkpoint(_read_arrays(path, framework), json.loads(header["meta"]))
+        return Checkpoint(_read_arrays(path, framework), dict(json.loads(header["meta"])))
 
 
 def save_step(

@@ -5,19 +5,19 @@ from __future__ import annotations
 import io
 import itertools
 import os
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer
 
-from sextet_common.errors import InputError, require
+from sextet_common import files, npy
+from sextet_common.errors import InputError, reading, require
 from sextet_common.seeding import generator
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")  # theirs; of Pillow's others some start programs
 TEST_SHARE = 0.2  # of a class's images, where the source has no split of its own
 
 # The torchvision classes whose constructor takes train=True|False, and SVHN's split="train"|"test".
@@ -119,6 +119,9 @@ class ImageSet:
                 f"{source}: training images are {images[0].shape[1:]}, test images {images[1].shape[1:]}",
                 "one (channels, height, width) for all",
             )
+        if classes is None and labels[0].max() >= len(labels[0]):  # then one is missing; not so many names are made
+            absent = min(set(range(len(labels[0]))) - set(labels[0].tolist()))
+            raise InputError(f"{source}: class '{absent}' has no training image", "at least one per class")
         names = classes or tuple(str(k) for k in range(int(labels[0].max(initial=0)) + 1))
         for part, y in zip(("training", "test"), labels, strict=True):
             wrong = np.flatnonzero((y < 0) | (y >= len(names)))
@@ -258,11 +261,8 @@ def _torchvision(kind: str, path: Path, download: bool) -> ImageSet:
     names: tuple[str, ...] | None = None
     for split in ("train", "test"):
         part = {"split": split} if kind == "svhn" else {"train": split == "train"}
-        try:
+        with reading(f"{kind}:{path}", "the data on disk, or --download"):
             found = constructor(str(path), download=download, **part)
-        except (RuntimeError, OSError) as error:
-            first = str(error).splitlines()[0]
-            raise InputError(f"{kind} cannot be read at {path}: {first}", "the data on disk, or --download") from error
         labels = found.labels if kind == "svhn" else found.targets
         loaded.append((np.asarray(found.data), np.asarray(labels).astype(np.int64)))
         names = tuple(map(str, getattr(found, "classes", ()))) or None
@@ -273,12 +273,10 @@ def _decode(content: bytes, name: str, size: int | None = None) -> np.ndarray:
     """Decode one image file to uint8 (h, w, 3)."""
     image_module = require("PIL.Image", package="sextet-common", extra="images")
     operations = require("PIL.ImageOps", package="sextet-common", extra="images")
-    try:
-        with image_module.open(io.BytesIO(content)) as image:
-            pixels = operations.exif_transpose(image).convert("RGB")
-            return np.asarray(operations.fit(pixels, (size, size)) if size else pixels)
-    except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as error:
-        raise InputError(f"{name} cannot be read as an image: {error}", "a whole image file") from error
+    with reading(name, "a whole image file"), image_module.open(io.BytesIO(content), formats=_FORMATS) as image:
+        files.check_growth(name, 3 * image.width * image.height, len(content))
+        pixels = operations.exif_transpose(image).convert("RGB")
+        return np.asarray(operations.fit(pixels, (size, size)) if size else pixels)
 
 
 def _class_folders(path: Path) -> list[Path]:
@@ -342,27 +340,17 @@ def _folder(path: Path, size: int | None) -> ImageSet:
     )
 
 
-def _read_npz(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            missing = [name for name in names if name not in archive.files]
-            if missing:
-                raise InputError(f"{path} has no array {missing[0]!r}", "an archive with " + ", ".join(names))
-            found = {name: archive[name] for name in (*names, "classes") if name in archive.files}
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist", "the path of an .npz file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} cannot be read: {error}", "a whole .npz without pickled objects") from error
-    found["classes"] = tuple(map(str, found["classes"])) if "classes" in found else None
-    return found
+def _read_npz(path: Path, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
+    found = npy.read_npz(path, names, ("classes",), expected="an .npz file with " + ", ".join(names))
+    with reading(path, "classes of shape (n,)"):
+        classes = tuple(map(str, found["classes"])) if "classes" in found else None
+    return found, classes
 
 
 def _npz(path: Path) -> ImageSet:
-    found = _read_npz(path, ("train_images", "train_labels", "test_images", "test_labels"))
+    found, classes = _read_npz(path, ("train_images", "train_labels", "test_images", "test_labels"))
     loaded = [(found[f"{part}_images"], found[f"{part}_labels"]) for part in ("train", "test")]
-    return _joined(loaded, found["classes"], f"npz:{path}")
+    return _joined(loaded, classes, f"npz:{path}")
 
 
 def _npz_jpeg(prefix: Path) -> ImageSet:
@@ -370,9 +358,16 @@ def _npz_jpeg(prefix: Path) -> ImageSet:
     classes: tuple[str, ...] | None = None
     for part in ("train", "test"):
         path = Path(f"{os.fspath(prefix)}-{part}.npz")
-        found = _read_npz(path, ("jpeg", "offsets", "labels"))
+        found, classes = _read_npz(path, ("jpeg", "offsets", "labels"))
         content, offsets = found["jpeg"].tobytes(), found["offsets"]
-        if offsets.ndim != 1 or np.any(np.diff(offsets) <= 0) or offsets[0] != 0 or offsets[-1] != len(content):
+        if (
+            offsets.ndim != 1
+            or offsets.dtype.kind not in "iu"
+            or len(offsets) < 2
+            or np.any(offsets[1:] <= offsets[:-1])
+            or offsets[0] != 0
+            or offsets[-1] != len(content)
+        ):
             raise InputError(f"{path}: offsets do not cut jpeg into files", "n + 1 rising offsets from 0 to its length")
         pixels = [
             _decode(content[start:stop], f"{path}, image {number}")
@@ -382,5 +377,4 @@ def _npz_jpeg(prefix: Path) -> ImageSet:
         if len(shapes) > 1:
             raise InputError(f"{path} has images of {len(shapes)} sizes", "images of one size")
         loaded.append((np.stack(pixels), found["labels"]))
-        classes = found["classes"]
     return _joined(loaded, classes, f"npz-jpeg:{prefix}")

@@ -1,9 +1,14 @@
-"""The one error that a user's input can cause."""
+"""The one error that a user's input can cause, and what turns others into it."""
 
 from __future__ import annotations
 
 import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
+
+_TOLD = 300  # characters of another library's complaint that are passed on
 
 
 class InputError(ValueError):
@@ -26,9 +31,9 @@ class InputError(ValueError):
     """
 
     def __init__(self, given: str, expected: str = "") -> None:
-        self.given = given
-        self.expected = expected
-        super().__init__(f"{given}; expected: {expected}" if expected else given)
+        self.given = _printable(given)
+        self.expected = _printable(expected)
+        super().__init__(f"{self.given}; expected: {self.expected}" if expected else self.given)
 
 
 def require(module: str, *, package: str, extra: str) -> ModuleType:
@@ -64,3 +69,47 @@ def require(module: str, *, package: str, extra: str) -> ModuleType:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise  # installed, but one of its own dependencies is not: not ours to explain
         raise InputError(f"{module} is not installed", f"pip install '{package}[{extra}]'") from error
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], expected: str) -> Iterator[None]:
+    """Turn whatever a file's content makes a parser raise into one error that names the file.
+
+    A file that is missing, damaged or made to hurt can raise nearly anything inside the libraries that read it. What
+    the block itself raises as InputError passes as it is.
+
+    Parameters
+    ----------
+    path
+        The file that the block reads.
+    expected
+        What it should be.
+
+    Raises
+    ------
+    InputError
+        In the place of any other exception; that one is its cause.
+
+    Examples
+    --------
+    >>> with reading("weights.json", "a table of numbers"):
+    ...     int("seven")
+    Traceback (most recent call last):
+    sextet_common.errors.InputError: weights.json cannot be read: invalid ... 'seven'; expected: a table of numbers
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename or path} does not exist", expected) from None
+    except IsADirectoryError as error:
+        raise InputError(f"{error.filename or path} is a folder", expected) from None
+    except Exception as error:
+        told = " ".join(str(error).split())[:_TOLD] or type(error).__name__
+        raise InputError(f"{path} cannot be read: {told}", expected) from error
+
+
+def _printable(text: str) -> str:
+    """Return text without halves of characters, which a JSON file can hold and no terminal takes."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sextet_common.errors import InputError, require
+from sextet_common.errors import InputError, reading, require
 
 
 def published(name: str, outputs: int | None, *, package: str, own: tuple[str, ...] = ()) -> nn.Module:
@@ -84,18 +85,16 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise InputError(f"{path} is missing", "a file of weights, .safetensors or .pt")
-    try:
+    with reading(path, "tensors by name, without pickled objects"):
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             found: Any = load_file(path)
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # every library has its own; the file is what the user can mend
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} cannot be read: {first}", "tensors by name, without pickled objects") from error
+            # In memory, where nothing can be read that is not there; a file asks for what a length in it says.
+            found = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     found = found.get("state_dict", found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(found, dict) or not all(isinstance(v, Tensor) and isinstance(n, str) for n, v in found.items()):
         raise InputError(f"{path} holds {type(found).__name__}", "tensors by name")
     target = getattr(module, "network", module)
     wanted = target.state_dict()
@@ -107,7 +106,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise InputError(f"{path} {fault} {names[0]}{more}", "weights of this network")
-    target.load_state_dict({name: found[name] for name in wanted})
+    with reading(path, "weights of this network"):
+        target.load_state_dict({name: found[name] for name in wanted})
 
 
 def complexity(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, int]:

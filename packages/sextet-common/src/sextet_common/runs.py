@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sextet_common import checkpoint, files
-from sextet_common.errors import InputError, require
+from sextet_common.errors import InputError, reading, require
 
 if TYPE_CHECKING:
     import torch
@@ -121,13 +121,11 @@ class Run:
             Where the folder holds no run or its config.json is broken.
         """
         path = Path(path)
-        try:
+        if not (path / _CONFIG).is_file():
+            raise InputError(f"{path} holds no run ({_CONFIG} is missing)", "a run folder")
+        with reading(path / _CONFIG, "the file that the run wrote"):
             table = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
             return cls(path, str(table["job"]), dict(table["config"]))
-        except (FileNotFoundError, NotADirectoryError):
-            raise InputError(f"{path} holds no run ({_CONFIG} is missing)", "a run folder") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path / _CONFIG} is broken: {error}", "the file that the run wrote") from error
 
     @property
     def checkpoints(self) -> Path:
@@ -159,11 +157,13 @@ class Run:
         """Return the logged lines, oldest first; a line torn by a kill is left out."""
         path = self.path / _METRICS
         rows = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            try:
-                rows.append(dict(json.loads(line)))
-            except ValueError:
-                continue
+        with reading(path, "lines of named values"):
+            for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                rows.append(dict(row))
         return rows
 
     def rewind(self, step: int) -> None:
@@ -174,7 +174,8 @@ class Run:
         step
             The last step that counts: that of the checkpoint the job resumes from.
         """
-        kept = [row for row in self.metrics() if row["step"] <= step]
+        with reading(self.path / _METRICS, "lines with a step"):
+            kept = [row for row in self.metrics() if row["step"] <= step]
         files.write_text(self.path / _METRICS, "".join(json.dumps(row) + "\n" for row in kept))
 
     def resume(self, framework: str = "torch") -> checkpoint.Checkpoint | None:
@@ -196,7 +197,9 @@ class Run:
             self.rewind(-1)
             return None
         loaded = checkpoint.load(newest, "numpy" if framework == "numpy" else "torch")
-        self.rewind(int(loaded.meta["step"]))
+        with reading(newest, "a checkpoint with its step"):
+            step = int(loaded.meta["step"])
+        self.rewind(step)
         return loaded
 
     def export_tensorboard(self) -> Path:
@@ -210,17 +213,17 @@ class Run:
         Raises
         ------
         InputError
-            Where the extra ``tensorboard`` is not installed.
+            Where the extra ``tensorboard`` is not installed, or a line has no step.
         """
         writer_of = require("tensorboardX", package="sextet-common", extra="tensorboard").SummaryWriter
         folder = self.path / "tensorboard"
         for old in folder.glob("events.*"):
             old.unlink()
-        with writer_of(str(folder)) as writer:
+        with reading(self.path / _METRICS, "lines of numbers with a step"), writer_of(str(folder)) as writer:
             for row in self.metrics():
                 for name, value in row.items():
                     if name != "step" and isinstance(value, int | float):
-                        writer.add_scalar(name, value, row["step"])
+                        writer.add_scalar(name, float(value), int(row["step"]))
         return folder
 
 

@@ -1,0 +1,183 @@
+"""attention-matching reads: distilled sets, evaluations, tables across architectures, teachers, and its run folders."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from attention_matching import DistilledSet
+from attention_matching.card import data_card, read_evaluation, summary
+from attention_matching.config import DistillConfig
+from attention_matching.continual import ContinualConfig, continual
+from attention_matching.cross import CrossTable
+from attention_matching.distill import Distiller
+from attention_matching.evaluate import EvaluateConfig, evaluate
+from attention_matching.grid import Grid
+from attention_matching.preprocess import ZCA, Preprocessing
+from attention_matching.search import SearchConfig, search, search_data
+from attention_matching.select import random_real
+from attention_matching.soft_labels import train_teacher
+from attention_matching.training import TrainConfig
+from harness import EXAMPLES, checkpoints, documents, dumped, fuzz, holds, values
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sextet_common.data import ImageSet
+
+FEW = settings(fuzz, max_examples=max(1, EXAMPLES // 2))  # a job does more than read
+TRAIN = TrainConfig(epochs=1, batch=8, device="cpu")
+EVALUATE = EvaluateConfig(networks=1, epochs=1, batch=8, width=4, depth=1, device="cpu")
+DISTILL = DistillConfig(ipc=1, steps=1, real_batch=4, width=4, depth=1, device="cpu")
+CONTINUAL = ContinualConfig(
+    steps=2, ipc=1, buffers=("random",), orders=1, networks=1, width=4, depth=1, distill=DISTILL, training=TRAIN
+)
+SEARCH = SearchConfig(
+    grid=Grid(widths=(4,), depths=(1,), norms=("none",), activations=("relu",), poolings=("avg",)),
+    networks=1, proxy=TRAIN, whole=TRAIN,
+)  # fmt: skip
+
+PLAIN = DistilledSet(
+    torch.linspace(-1, 1, 4 * 3 * 2 * 2).reshape(4, 3, 2, 2),
+    torch.tensor([0, 0, 1, 1]),
+    classes=("cat", "dog"),
+    preprocessing=Preprocessing(torch.full((3,), 0.5), torch.full((3,), 0.25)),
+    meta={"method": "datadam", "data": "digits", "seconds": 1.5, "ipc": 2},
+    soft_labels=torch.full((4, 2), 0.5),
+)
+WHITENED = dataclasses.replace(
+    PLAIN,
+    preprocessing=Preprocessing(
+        torch.full((3,), 0.5), torch.full((3,), 0.25), ZCA(torch.zeros(12), torch.eye(12), torch.eye(12))
+    ),
+    soft_labels=None,
+)
+
+
+def saved(distilled: DistilledSet) -> bytes:
+    with TemporaryDirectory() as folder:
+        distilled.save(Path(folder, "x"))
+        return Path(folder, "x").read_bytes()
+
+
+def distilled_set(found: DistilledSet) -> None:
+    assert found.images.dtype == torch.float32 and found.images.isfinite().all()
+    assert found.labels.dtype == torch.int64 and found.labels.shape == (len(found),)
+    assert all(isinstance(name, str) for name in found.classes)
+    pixels = found.pixels()
+    assert pixels.shape == found.images.shape and pixels.dtype == np.float32
+    assert found.preprocessing(pixels).shape == found.images.shape
+    if found.soft_labels is not None:
+        assert ((found.soft_labels.double().sum(dim=1) - 1).abs() < 1e-2).all()
+    summary(found)
+    data_card(found)
+
+
+@pytest.mark.parametrize("kind", ["plain", "whitened"])
+@fuzz
+@given(data=st.data())
+def test_distilled_sets(kind: str, data: st.DataObject) -> None:
+    content = data.draw(checkpoints(SETS[kind]))
+    holds(DistilledSet.load, content, "distilled.safetensors", sound=distilled_set)
+
+
+SETS = {"plain": saved(PLAIN), "whitened": saved(WHITENED)}
+EVALUATION = {
+    "accuracies": {"distilled": [0.5, 0.75], "random real": [0.25]},
+    "config": {"epochs": 3, "augment": None, "lr": 0.01},
+    "scores": {"lrs": 0.5, "ars": 0.25},
+}
+
+
+@fuzz
+@given(documents(EVALUATION))
+def test_evaluations(content: bytes) -> None:
+    holds(read_evaluation, content, "evaluation.json", sound=lambda found: data_card(PLAIN, found))
+
+
+CROSS = {"distilled": {"convnet": [0.5, 0.75], "vgg11": [0.5]}, "random real": {"convnet": [0.25], "vgg11": [0.5]}}
+
+
+def table(found: CrossTable) -> None:
+    found.to_markdown()
+    json.dumps(found.to_json(), allow_nan=False)
+    assert all(0 <= row.mean <= 1 and row.std >= 0 for row in found.distilled.values())
+
+
+@fuzz
+@given(documents(CROSS))
+def test_tables_across_architectures(content: bytes) -> None:
+    holds(CrossTable.load, content, "cross.json", sound=table)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Run folders, gone on with: each job is done, so that what it reads is all that it does.
+
+
+@cache
+def job(name: str) -> tuple[Callable[[Path], Any], dict[str, bytes]]:
+    """Return what goes on with a job, and the files that it left when it was done."""
+    pixels = np.linspace(0, 1, 8 * 4 * 4, dtype=np.float32).reshape(8, 4, 4)
+    images = ImageSet.of(pixels, np.arange(8) % 2, pixels[:4], np.arange(4) % 2)
+    small = random_real(images, 1)
+    go_on: dict[str, Callable[[Path], Any]] = {
+        "distill": lambda out: Distiller(DISTILL).fit(images, out),
+        "evaluate": lambda out: evaluate(small, images, EVALUATE, out),
+        "continual": lambda out: continual(images, CONTINUAL, out),
+        "search": lambda out: search(images, {"random": random_real(search_data(images, SEARCH), 1)}, SEARCH, out),
+        "teacher": lambda out: train_teacher(images, EVALUATE, path=out / "teacher"),
+    }
+    with TemporaryDirectory() as folder:
+        go_on[name](Path(folder))
+        left = {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+    return go_on[name], left
+
+
+def what_resumes(left: dict[str, bytes]) -> list[str]:
+    return [name for name in left if name in ("config.json", "metrics.jsonl", "teacher") or "checkpoints/" in name]
+
+
+@pytest.mark.parametrize("name", ["distill", "evaluate", "continual", "search", "teacher"])
+@FEW
+@given(drawn=st.data())
+def test_jobs_that_go_on(name: str, drawn: st.DataObject) -> None:
+    go_on, left = job(name)
+    changed = drawn.draw(st.sampled_from(what_resumes(left)))
+    if changed == "metrics.jsonl":
+        rows = [json.loads(line) for line in left[changed].splitlines()]
+        content = drawn.draw(values(rows).map(lambda rows: lines(rows if isinstance(rows, list) else [rows])))
+    elif changed == "config.json":
+        content = drawn.draw(documents(json.loads(left[changed])))
+    else:
+        content = drawn.draw(checkpoints(left[changed]))
+    holds(go_on, {**left, changed: content}, "run")
+
+
+def lines(rows: list[Any]) -> bytes:
+    return "".join(dumped(row) + "\n" for row in rows).encode("utf-8", "surrogatepass")
+
+
+@pytest.mark.parametrize("name", ["distill", "evaluate", "continual", "search", "teacher"])
+def test_a_job_that_is_done_reads_its_folder(name: str) -> None:
+    go_on, left = job(name)
+    assert holds(go_on, left, "run", valid=True) is not None
+
+
+FILES: dict[str, tuple[Callable[[Path], Any], bytes]] = {
+    "plain": (DistilledSet.load, SETS["plain"]),
+    "whitened": (DistilledSet.load, SETS["whitened"]),
+    "evaluation": (read_evaluation, json.dumps(EVALUATION).encode()),
+    "cross": (CrossTable.load, json.dumps(CROSS).encode()),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_the_fuzz_starts_from_is_valid(name: str) -> None:
+    read, content = FILES[name]
+    assert holds(read, content, "file", valid=True) is not None
