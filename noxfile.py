@@ -26,7 +26,9 @@ nox.options.sessions = ["lint", "types", "tests", "together"]
 PACKAGES = workspace.discover()
 each = nox.parametrize("package", [nox.param(name, id=name) for name in PACKAGES])
 DEV_TOOLS = ["ruff>=0.17", "mypy>=2.4"]
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # the networks of tests are small, and busy machines punish two
+# The networks of tests are small, and busy machines punish two threads. Tests start many processes: none of them is to
+# compile torch again because a machine's settings keep bytecode from being written.
+FOR_TESTS = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
 XDIST = "pytest-xdist>=3.6"
 IN_PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
 
@@ -60,7 +62,7 @@ def run_tests(session: nox.Session, package: str, *options: str, warnings: str =
     session.install(*options, *in_tree, *group(package, "test"), XDIST)
     targets = [str(chosen.path / "tests"), str(chosen.path / "src")]
     words = [*IN_PARALLEL, "--doctest-modules", "-W", warnings, *(session.posargs or ["-q"])]
-    session.run("pytest", *words, *targets, env=ONE_THREAD)
+    session.run("pytest", *words, *targets, env=FOR_TESTS)
 
 
 @nox.session
@@ -86,7 +88,7 @@ def together(session: nox.Session) -> None:
     """All packages in one environment: compositions, import directions, the README's commands, the tools."""
     session.install(*everything(), "-r", "tools/requirements.txt", "pyyaml>=6", XDIST)
     words = [*IN_PARALLEL, "--doctest-modules", "--override-ini=pythonpath=tools", *(session.posargs or ["-q"])]
-    session.run("pytest", *words, "tests", "tools", env=ONE_THREAD)
+    session.run("pytest", *words, "tests", "tools", env=FOR_TESTS)
 
 
 @nox.session
@@ -94,7 +96,7 @@ def fuzz(session: nox.Session) -> None:
     """Every reader of files against files made to hurt: 1000 new ones a test, or as many as the first word says."""
     session.install(*everything(), XDIST)
     examples, *words = session.posargs or ["1000"]
-    environment = {**ONE_THREAD, "SEXTET_FUZZ_EXAMPLES": examples}
+    environment = {**FOR_TESTS, "SEXTET_FUZZ_EXAMPLES": examples}
     session.run("pytest", *IN_PARALLEL, *(words or ["-q"]), "tests/fuzz", env=environment)
 
 
@@ -162,7 +164,7 @@ def wheels(session: nox.Session) -> None:
             if "site-packages" not in Path(str(place)).parts:
                 session.error(f"{package.name} was imported from {place}, not from its wheel")
         marks = ["--override-ini", "markers=slow: takes more than ten seconds", "-p", "no:cacheprovider"]
-        session.run("pytest", *marks, "-W", "error", *(session.posargs or ["-q"]), "tests", env=ONE_THREAD)
+        session.run("pytest", *marks, "-W", "error", *(session.posargs or ["-q"]), "tests", env=FOR_TESTS)
 
 
 @nox.session
