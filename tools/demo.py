@@ -11,6 +11,7 @@ import argparse
 import base64
 import html
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -70,8 +71,11 @@ def run_demo(package: workspace.Package, out: Path) -> Shown:
     command = [sys.executable, str(package.path / "examples" / "demo.py"), "--out", str(out)]
     readable = f"python3 tools/dev.py demo --only {package.name}"
     began = time.perf_counter()
+    # One thread: the networks are small, and where other work runs too a second one makes them many times slower.
+    settings = {"OMP_NUM_THREADS": "1", **os.environ}
     # The demo's progress bars go to the terminal as they come; its complaint is kept for the page.
-    done = subprocess.run(command, stderr=None if sys.stderr.isatty() else subprocess.PIPE, text=True, check=False)
+    stderr = None if sys.stderr.isatty() else subprocess.PIPE
+    done = subprocess.run(command, stderr=stderr, text=True, check=False, env=settings)
     seconds = time.perf_counter() - began
     if done.returncode == 0:
         result = json.loads((out / "result.json").read_text(encoding="utf-8"))
