@@ -207,9 +207,10 @@ def said(figure: float) -> str:
 def on(report: Report) -> str:
     """Return a report's machine in a few words."""
     found = report["machine"]
-    return found if isinstance(found, str) else (
-        f"{found['cores']} cores of {found['cpu']}" if found["gpu"] == "none" else found["gpu"]
-    )  # fmt: skip
+    if isinstance(found, str):  # before it was a table
+        return found.replace("(R)", "").replace(" Processor", "")
+    cpu = found["cpu"].replace("(R)", "").replace(" Processor", "")
+    return f"{found['cores']} cores of {cpu}" if found["gpu"] == "none" else str(found["gpu"])
 
 
 def speed_table() -> str:
