@@ -75,7 +75,7 @@ def test_a_judged_run_says_how_near_it_is(tmp_path: Path, capsys: pytest.Capture
         (["pretrain", "--out", "{new}", "--data", "digit"], "digit"),
         (["pretrain", "--out", "{new}", "--kind", "consistency", "--width", "9"], "width is 9"),
         (["pretrain", "--out", "{new}", "--lr", "0"], "lr is 0"),
-        (["distill", "{none}", "--out", "{new}"], "does not say what its images are"),
+        (["distill", "{none}", "--out", "{new}"], "a run folder that says what its images are"),
         (["distill", "{none}", "--out", "{new}", "--data", "digits"], "holds no generator"),
         (["distill", "{run}", "--out", "{new}", "--parameters", "lora"], "adapters in a GAN"),
         (["distill", "{run}", "--out", "{new}", "--classes", "11"], "classes is 11"),

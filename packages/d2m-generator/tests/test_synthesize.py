@@ -157,7 +157,7 @@ def test_a_stream_that_the_disk_cannot_hold_or_that_fails_leaves_nothing(
 def test_a_damaged_stream_is_refused(name: str, tmp_path: Path) -> None:
     stream(perfect(), 2, tmp_path / "s")
     (tmp_path / "s" / name).write_bytes(b"broken")
-    with pytest.raises(InputError, match="holds no synthetic images"):
+    with pytest.raises(InputError, match=r"cannot be read|does not exist"):
         StreamedSet.open(tmp_path / "s")
 
 

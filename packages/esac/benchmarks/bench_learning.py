@@ -42,7 +42,7 @@ ENVS: dict[str, tuple[str, dict[str, Any], int, int]] = {
 }
 """Name, options, environment steps and steps between evaluations."""
 OWN: dict[str, dict[str, Any]] = {"Swimmer": {"sac_episodes": 1}}
-"""What an environment changes of SHARED: an episode of Swimmer is 1000 steps, a generation is to stay a tenth of all."""
+"""What an environment changes of SHARED: an episode of Swimmer is 1000 steps, a generation stays a tenth of all."""
 METHODS: dict[str, dict[str, Any]] = {
     "ESAC": {},
     "SAC": {"mode": "sac", "start_steps": 100},

@@ -86,7 +86,7 @@ def test_export_writes_what_is_deployed(run: Path, tmp_path: Path) -> None:
         (["evaluate", "{run}", "--k", "11"], "k is 11 of 10 labels"),
         (["evaluate", "{run}", "--data", "mnist"], "expected: the model's 10 labels|is not installed"),
         (["predict", "{run}"], "images|image"),
-        (["predict", "{run}", "{new}.png"], "is missing"),
+        (["predict", "{run}", "{new}.png"], "does not exist"),
         (["export", "{run}", "{new}.tflite"], r"expected: \.onnx or \.pt2"),
         (["map", "{run}", "--projection", "umap"], "umap"),
     ],

@@ -93,7 +93,7 @@ def test_a_broken_table_is_refused(tmp_path: Path, text: str, message: str) -> N
     (tmp_path / "h.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         Hierarchy.from_csv(tmp_path / "h.csv")
-    with pytest.raises(InputError, match="is missing"):
+    with pytest.raises(InputError, match="does not exist"):
         Hierarchy.from_csv(tmp_path / "no.csv")
 
 

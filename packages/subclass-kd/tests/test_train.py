@@ -73,7 +73,7 @@ def test_a_stopped_computation_of_logits_goes_on_and_other_logits_are_refused(tm
     TeacherLogits.compute(teacher, images.train, views, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.npy")}
     (tmp_path / "view-0002.npy").unlink()
-    with pytest.raises(InputError, match=r"view-0002\.npy cannot be read"):
+    with pytest.raises(InputError, match=r"view-0002\.npy does not exist"):
         TeacherLogits(tmp_path)
     TeacherLogits.compute(teacher, images.train, views, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.npy")} == before
@@ -81,7 +81,7 @@ def test_a_stopped_computation_of_logits_goes_on_and_other_logits_are_refused(tm
         TeacherLogits.compute(teacher, images.train, Views(3, seed=1), tmp_path)
     with pytest.raises(InputError, match=r"outputs of shape \(4,\); expected: \(5,\)"):
         TeacherLogits.compute(teacher, images.train, views, tmp_path / "b", outputs=5)
-    with pytest.raises(InputError, match="holds no teacher's logits"):
+    with pytest.raises(InputError, match=r"cannot be read|does not exist"):
         TeacherLogits(tmp_path / "nowhere")
 
 

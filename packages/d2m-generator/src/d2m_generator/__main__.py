@@ -15,7 +15,7 @@ from attention_matching.networks import Architecture
 from sextet_common import cli, files
 from sextet_common import data as image_data
 from sextet_common.data import ImageSet
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 
 from d2m_generator.distill import D2M, D2MConfig
 from d2m_generator.evaluation import GeneratorEvaluation, Protocol, evaluate_generator
@@ -269,10 +269,8 @@ def _loaded(run: Path, lora: Path | None) -> ImageGenerator:
 
 def _source(run: Path) -> str:
     """Return the data of a generator's run."""
-    try:
+    with reading(run / "config.json", "--data, or a run folder that says what its images are"):
         return str(json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["data"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{run} does not say what its images are", "--data, or a run folder") from error
 
 
 def _judge(generator: ImageGenerator, images: ImageSet, out: Path) -> None:

@@ -25,7 +25,7 @@ from diffusers import (
 )
 from jaxtyping import Float, Int
 from sextet_common import files
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from sextet_common.seeding import torch_seed
 from torch import Tensor
 
@@ -431,26 +431,25 @@ class DiffusionGenerator(ImageGenerator):
         folder = Path(folder)
         known: dict[str, Any] = {}
         if (folder / FILE).is_file():
-            known = dict(json.loads((folder / FILE).read_text(encoding="utf-8")))
+            with reading(folder / FILE, "what save wrote"):
+                known = dict(json.loads((folder / FILE).read_text(encoding="utf-8")))
         kinds = {"unet": UNet2DModel, "transformer": DiTTransformer2DModel}
         found = [name for name in kinds if (folder / name / "config.json").is_file()]
         if not found or not (folder / "scheduler" / "scheduler_config.json").is_file():
             raise InputError(f"{folder} lacks unet/ or transformer/, or scheduler/", "a folder in diffusers' format")
-        table = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+        with reading(folder / "scheduler" / "scheduler_config.json", "a scheduler's settings in diffusers' format"):
+            table = dict(json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8")))
         schedulers = {s.__name__: s for s in (CMStochasticIterativeScheduler, DDIMScheduler, DDPMScheduler)}
         name = table.get("_class_name")
         if name not in schedulers:
             raise InputError(f"{folder} has the scheduler {name}", ", ".join(schedulers))
-        try:
+        with reading(folder, "whole files of one model"):
             model = kinds[found[0]].from_pretrained(folder / found[0], local_files_only=True)
             scheduler = schedulers[name].from_pretrained(folder / "scheduler", local_files_only=True)
             vae = None
             if (folder / "vae" / "config.json").is_file():
                 vae = AutoencoderKL.from_pretrained(folder / "vae", local_files_only=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{folder} cannot be read: {first}", "whole files of one model") from error
-        return cls(model, scheduler, vae=vae, **{**known, **settings})
+            return cls(model, scheduler, vae=vae, **{**known, **settings})
 
 
 def _unet(image_shape: tuple[int, int, int], embeddings: int, width: int, seed: int) -> UNet2DModel:

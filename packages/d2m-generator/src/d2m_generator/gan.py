@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from sextet_common import checkpoint
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from sextet_common.seeding import torch_seed
 from torch import Tensor, nn
 from torch.nn import functional
@@ -135,12 +135,12 @@ class ConditionalGAN(ImageGenerator):
         loaded = checkpoint.load(path, "torch")
         if loaded.meta.get("kind") != _KIND:
             raise InputError(f"{path} is a checkpoint of {loaded.meta.get('kind', 'something else')}", f"a {_KIND}")
-        try:
+        with reading(path, f"a {_KIND}, its settings"):
             settings = dict(loaded.meta["settings"])
             settings["image_shape"] = tuple(settings["image_shape"])
+            with torch.device("meta"):  # no memory yet: the settings may be anything
+                check_state(cls(**settings), loaded.arrays, Path(path))
             made = cls(**settings)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path} has settings that are not understood: {error}", f"a {_KIND}") from error
         load_state(made, loaded.arrays, Path(path))
         return made
 
@@ -200,14 +200,19 @@ def halvings(image_shape: tuple[int, int, int]) -> tuple[int, tuple[int, int]]:
     )
 
 
-def load_state(module: nn.Module, arrays: dict[str, Tensor], path: Path) -> None:
-    """Load weights, or raise InputError that names the keys in which they differ from the module's."""
+def check_state(module: nn.Module, arrays: dict[str, Tensor], path: Path) -> None:
+    """Raise InputError that names the keys in which weights differ from the module's."""
     wanted = module.state_dict()
     wrong = sorted(set(wanted) ^ set(arrays))
     wrong += sorted(name for name in set(wanted) & set(arrays) if wanted[name].shape != arrays[name].shape)
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise InputError(f"{path} is of another architecture: it differs in {', '.join(wrong[:3])}{more}", "this one's")
+
+
+def load_state(module: nn.Module, arrays: dict[str, Tensor], path: Path) -> None:
+    """Load weights, or raise InputError that names the keys in which they differ from the module's."""
+    check_state(module, arrays, path)
     module.load_state_dict(arrays)
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from sextet_common import checkpoint
-from sextet_common.errors import InputError, require
+from sextet_common.errors import InputError, reading, require
 from torch import nn
 
 _KIND = "lora"
@@ -69,14 +69,17 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
     if loaded.meta.get("kind") != _KIND:
         raise InputError(f"{path} holds {loaded.meta.get('kind', 'something else')}", "adapters that save_lora wrote")
     names = dict(model.named_modules())
-    missing = [target for target in loaded.meta["targets"] if target not in names]
+    with reading(path, "adapters that save_lora wrote"):
+        rank, targets = int(loaded.meta["rank"]), tuple(map(str, loaded.meta["targets"]))
+    missing = [target for target in targets if target not in names]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise InputError(
             f"{path} is of another architecture: no {', '.join(missing[:3])}{more}", "the adapters' own model"
         )
     if not has(model):
-        add(model, int(loaded.meta["rank"]), tuple(loaded.meta["targets"]))
+        with reading(path, "adapters that save_lora wrote"):
+            add(model, rank, targets)
     state = model.state_dict()
     wrong = sorted(n for n, a in loaded.arrays.items() if n not in state or state[n].shape != a.shape)
     if wrong:

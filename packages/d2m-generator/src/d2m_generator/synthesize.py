@@ -16,9 +16,9 @@ import torch
 from attention_matching import DistilledSet, Preprocessing
 from attention_matching.coreset import farthest_first, nearest_mean
 from jaxtyping import Float
-from sextet_common import files, progress
+from sextet_common import files, npy, progress
 from sextet_common.data import ImageSet
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from sextet_common.networks import device_of, evaluating
 from torch import Tensor, nn
 
@@ -152,18 +152,21 @@ class StreamedSet:
             Where files are missing or do not fit each other.
         """
         folder = Path(folder)
-        try:
+        expected = "a folder of synthetic images that stream wrote"
+        with reading(folder / "set.json", expected):
             told = json.loads((folder / "set.json").read_text(encoding="utf-8"))
             classes, meta = tuple(map(str, told["classes"])), dict(told["meta"])
-            arrays = [np.load(folder / f"{n}.npy", mmap_mode="r", allow_pickle=False) for n in ("images", "labels")]
-            soft = None
-            if (folder / "soft_labels.npy").exists():
-                soft = np.load(folder / "soft_labels.npy", mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder} holds no synthetic images: {error}", "a folder that stream wrote") from error
-        pixels, labels = arrays
+        names = ["images", "labels", *(["soft_labels"] if (folder / "soft_labels.npy").exists() else [])]
+        arrays = {n: npy.read_npy(folder / f"{n}.npy", expected=expected, mapped=True) for n in names}
+        pixels, labels, soft = arrays["images"], arrays["labels"], arrays.get("soft_labels")
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or labels.shape != pixels.shape[:1]:
             raise InputError(f"{folder} holds {pixels.dtype} of shape {pixels.shape}", "bytes, (images, c, h, w)")
+        if labels.dtype.kind not in "iu" or (len(labels) and not 0 <= labels.min() <= labels.max() < len(classes)):
+            raise InputError(f"{folder} has labels of {labels.dtype}", f"numbers from 0 to {len(classes) - 1}")
+        if soft is not None and (soft.dtype.kind != "f" or soft.shape != (len(labels), len(classes))):
+            raise InputError(
+                f"{folder} has soft labels of {soft.dtype}, {soft.shape}", f"{(len(labels), len(classes))}"
+            )
         return cls(folder, pixels, labels, soft, classes, meta)
 
     def distilled(self, preprocessing: Preprocessing, ipc: int | None = None) -> DistilledSet:

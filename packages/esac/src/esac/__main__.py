@@ -14,7 +14,7 @@ import numpy as np
 import tyro
 from sextet_common import cli, files
 from sextet_common.device import describe
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from sextet_common.runs import Run
 
 from esac import presets, rollout
@@ -230,11 +230,9 @@ def _policy(path: Path, env: str | None) -> tuple[NumpyPolicy, str, dict[str, An
             raise InputError(f"{path} does not say its environment", "--env NAME")
         return NumpyPolicy.load(path), env, {}
     run = Run.read(path)
-    try:
-        name, options = str(run.config["env"]), dict(run.config["options"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path} holds a run of {run.job!r}", "a run of esac train") from error
-    return NumpyPolicy.load(path / "best.npz"), env or name, options
+    with reading(path / "config.json", "a run of esac train"):
+        name, options = env or rollout.named_in_a_file(run.config["env"], path), dict(run.config["options"])
+    return NumpyPolicy.load(path / "best.npz"), name, options
 
 
 def _check_fit(policy: NumpyPolicy, env: Any, name: str) -> None:

@@ -328,7 +328,7 @@ class ESAC:
         path
             The file.
         env
-            The environment, where it was a function; its name is in the file.
+            The environment, where it was a function or its name has a module in it; other names are in the file.
 
         Raises
         ------
@@ -340,7 +340,9 @@ class ESAC:
             raise InputError(f"{path} is a checkpoint of {loaded.meta.get('kind', 'something else')}", "a saved ESAC")
         with reading(path, "a saved ESAC"):
             told = dict(loaded.meta["config"])
-            made = cls(env or told["env"], changed(told["config"]), seed=int(told["seed"]), options=told["options"])
+            if env is None:
+                env = rollout.named_in_a_file(told["env"], path)
+            made = cls(env, changed(told["config"]), seed=int(told["seed"]), options=told["options"])
             saving.take(made, loaded)
         return made
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from sextet_common import files
+from sextet_common.errors import reading
 from sextet_common.runs import Run
 
 from esac.rollout import Episode
@@ -98,8 +99,9 @@ class Outputs:
         self.monitor = run.path / "monitor.csv"
         rows = [",".join(("r", "l", "t", "generation", "origin"))]
         if self.monitor.exists():
-            kept = self.monitor.read_text(encoding="utf-8").splitlines()[2:]
-            rows += [row for row in kept if row.count(",") == 4 and int(row.split(",")[3]) < generation]
+            with reading(self.monitor, "the file that this run wrote"):
+                kept = self.monitor.read_text(encoding="utf-8").splitlines()[2:]
+                rows += [row for row in kept if row.count(",") == 4 and int(row.split(",")[3]) < generation]
         head = json.dumps({"t_start": 0.0, "env_id": env})
         files.write_text(self.monitor, "\n".join([f"#{head}", *rows]) + "\n")
 

@@ -104,6 +104,24 @@ def make(
     return made
 
 
+def named_in_a_file(name: object, path: object) -> str:
+    """Return an environment's name that a file gave, unless it is one that makes gymnasium import a module.
+
+    Raises
+    ------
+    InputError
+        For a name such as ``module:Name-v0``: whoever trusts it hands it over.
+
+    Examples
+    --------
+    >>> named_in_a_file("Pendulum-v1", "model.safetensors")
+    'Pendulum-v1'
+    """
+    if not isinstance(name, str) or ":" in name:
+        raise InputError(f"{path} names the environment {name!r}", "a plain name, or the environment given beside it")
+    return name
+
+
 def before_drawing() -> None:
     """Load triton, where torch has brought it, before Mesa is.
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Integer, Shaped, UInt8
-from PIL import Image, ImageOps
-from sextet_common.errors import InputError
+from sextet_common.data import decode
+from sextet_common.errors import InputError, reading
 from sextet_common.seeding import generator
 from torch import Tensor
 
@@ -300,13 +300,8 @@ def read_image(path: Path, size: int) -> Float[np.ndarray, "3 size size"]:
     InputError
         Where the file is missing or no whole image.
     """
-    try:
-        with Image.open(path) as image:
-            pixels = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (size, size))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing", "an image file") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as an image: {error}", "a whole image file") from error
+    with reading(path, "an image file"):
+        pixels = decode(path.read_bytes(), str(path), size)
     return (np.asarray(pixels, dtype=np.float32) / 255).transpose(2, 0, 1)
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import csv
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sextet_common.errors import InputError, require
+from sextet_common import npy
+from sextet_common.errors import InputError, reading, require
 
 from probmcl.data import FileSplit, MultiLabelSet, checked_labels, held_out
 
@@ -46,18 +46,15 @@ def npz(path: Path) -> MultiLabelSet:
     InputError
         Where the file or an array is missing or broken.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = [name for name in _ARRAYS if name not in arrays]
-            if missing:
-                raise InputError(f"{path} has no array {missing[0]!r}", ", ".join(_ARRAYS))
-            x, y, x_test, y_test = (arrays[name] for name in _ARRAYS)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing", "an .npz file") from None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read: {error}", "an .npz file") from error
-    if x.ndim != 2 or x_test.ndim != 2:
-        raise InputError(f"{path}: features have shapes {x.shape} and {x_test.shape}", "(rows, features)")
+    arrays = npy.read_npz(path, _ARRAYS)
+    x, y, x_test, y_test = (arrays[name] for name in _ARRAYS)
+    if x.ndim != 2 or x_test.ndim != 2 or x.dtype.kind not in "biuf" or x_test.dtype.kind not in "biuf":
+        given = f"{x.dtype} of shape {x.shape} and {x_test.dtype} of {x_test.shape}"
+        raise InputError(f"{path}: features are {given}", "numbers of shape (rows, features)")
+    if y.ndim != 2 or len(x) != len(y):
+        raise InputError(f"{path}: features of shape {x.shape} with labels of shape {y.shape}", "as many rows")
+    if x.shape[1] != x_test.shape[1]:
+        raise InputError(f"{path}: {x.shape[1]} features to train, {x_test.shape[1]} to test", "as many")
     kept, held = held_out(len(x), str(path))
     mean, deviation = x[kept].mean(axis=0), x[kept].std(axis=0)
     scale = np.where(deviation > 0, deviation, 1)
@@ -176,7 +173,7 @@ def coco(root: Path, size: int) -> MultiLabelSet:
         table = root / "annotations" / f"instances_{part}{year}.json"
         if not table.is_file():
             raise InputError(f"{table} is missing", "MS-COCO's annotations")
-        try:
+        with reading(table, "MS-COCO's annotations"):
             index = CocoDetection(str(root / f"{part}{year}"), str(table)).coco
             categories = sorted(index.getCatIds())
             column = {category: number for number, category in enumerate(categories)}
@@ -187,8 +184,6 @@ def coco(root: Path, size: int) -> MultiLabelSet:
                 for found in index.imgToAnns[image]:
                     labels[row, column[found["category_id"]]] = 1
             paths = tuple(inside(root / f"{part}{year}", index.imgs[image]["file_name"]) for image in images)
-        except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-            raise InputError(f"{table} is broken: {error}", "MS-COCO's annotations") from error
         _all_there(paths)
         parts.append((paths, labels))
     (paths, labels), (test_paths, test_labels) = parts
@@ -258,11 +253,9 @@ def _voc_part(root: Path, year: str, part: str) -> list[tuple[Path, list[dict[st
     _all_there(tuple(images))
     found = []
     for image, annotation in zip(images, table.annotations, strict=True):
-        try:
+        with reading(annotation, "an annotation of Pascal VOC"):
             tree = VOCDetection.parse_voc_xml(ElementTree.parse(annotation).getroot())
-            found.append((image, list(tree["annotation"].get("object", []))))
-        except (OSError, ElementTree.ParseError, KeyError, AttributeError) as error:
-            raise InputError(f"{annotation} cannot be read: {error}", "an annotation of Pascal VOC") from error
+            found.append((image, [dict(thing) for thing in tree["annotation"].get("object", [])]))
     return found
 
 
@@ -275,7 +268,10 @@ def _voc_label(name: str, image: Path) -> int:
 def inside(folder: Path, name: str) -> Path:
     """Return a path inside a folder, or raise InputError where the name leads out of it."""
     path = folder / name
-    if not name or Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+    with reading(folder, "a path inside it"):  # a name may be too long, or no name at all
+        within = bool(name) and not Path(name).is_absolute() and path.resolve().is_relative_to(folder.resolve())
+        path.is_file()
+    if not within:
         raise InputError(f"the file name {name!r} leads out of {folder}", "a path inside it")
     return path
 
@@ -289,10 +285,7 @@ def _all_there(paths: tuple[Path, ...]) -> None:
 
 
 def _row_numbers(path: Path, rows: int) -> list[int]:
-    try:
-        numbers = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}", "an array of row numbers") from error
+    numbers = npy.read_npy(path, expected="an array of row numbers")
     if (
         numbers.ndim != 1
         or numbers.dtype.kind not in "iu"
@@ -304,13 +297,8 @@ def _row_numbers(path: Path, rows: int) -> list[int]:
 
 def _read_table(path: Path, image: str = "image") -> tuple[tuple[str, ...], list[str], np.ndarray, list[str] | None]:
     """Read label names, file names, the table of labels, and which part every row is of where the table says so."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.reader(file))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing", "a table of labels") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read: {error}", "a table with commas, in UTF-8") from error
+    with reading(path, "a table of labels with commas, in UTF-8"), path.open(newline="", encoding="utf-8-sig") as file:
+        lines = list(csv.reader(file))
     if len(lines) < 2 or image not in lines[0]:
         raise InputError(
             f"{path} has no column {image!r} or no rows", f"a first line with {image!r}, then a row an image"

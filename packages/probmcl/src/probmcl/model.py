@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from sextet_common import checkpoint, device, runs
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from sextet_common.seeding import torch_seed
 from torch import Tensor, nn
 
@@ -278,18 +278,15 @@ class ProbMCL:
         loaded = checkpoint.load(path, "torch")
         if loaded.meta.get("model") != "probmcl":
             raise InputError(f"{path} is no model of probmcl", "a file that ProbMCL.save wrote")
-        if loaded.meta["encoder"] == _OWN and encoder is None:
+        if loaded.meta.get("encoder") == _OWN and encoder is None:
             raise InputError(f"{path} has an encoder that was {_OWN}", "that module, as encoder")
-        model = cls(
-            encoder or loaded.meta["encoder"], config=_config(loaded.meta["config"]), width=loaded.meta["width"]
-        )
-        model.label_names, model.input_shape = tuple(loaded.meta["label_names"]), tuple(loaded.meta["input_shape"])
-        model.n_labels, model.source = len(model.label_names), loaded.meta["source"]
-        network = model._build(model.input_shape, model.n_labels)
-        try:
+        with reading(path, "a file that ProbMCL.save wrote, and the encoder that was trained"):
+            told = loaded.meta
+            model = cls(encoder or told["encoder"], config=_config(told["config"]), width=told["width"])
+            model.label_names, model.input_shape = tuple(map(str, told["label_names"])), tuple(told["input_shape"])
+            model.n_labels, model.source = len(model.label_names), str(told["source"])
+            network = model._build(model.input_shape, model.n_labels)
             network.load_state_dict(loaded.arrays)
-        except RuntimeError as error:
-            raise InputError(f"{path} does not fit its encoder", "the module that was trained") from error
         model._where = device.pick(on)
         model._network = network.to(model._where).eval().requires_grad_(False)
         return model

@@ -269,8 +269,34 @@ def _torchvision(kind: str, path: Path, download: bool) -> ImageSet:
     return _joined(loaded, names, f"{kind}:{path}")
 
 
-def _decode(content: bytes, name: str, size: int | None = None) -> np.ndarray:
-    """Decode one image file to uint8 (h, w, 3)."""
+def decode(content: bytes, name: str, size: int | None = None) -> Integer[np.ndarray, "height width 3"]:
+    """Decode an image file as RGB, turned as its EXIF says.
+
+    Parameters
+    ----------
+    content
+        The file's bytes: PNG, JPEG, BMP, WebP, TIFF or PPM.
+    name
+        What to call it in an error.
+    size
+        Scale and crop to a square of so many pixels a side.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, shape (height, width, 3).
+
+    Raises
+    ------
+    InputError
+        Where it is no whole image of these formats, or claims far more pixels than its bytes can hold.
+
+    Examples
+    --------
+    >>> white = b"P5 2 1 255 " + bytes([255, 255])
+    >>> decode(white, "white.ppm").shape
+    (1, 2, 3)
+    """
     image_module = require("PIL.Image", package="sextet-common", extra="images")
     operations = require("PIL.ImageOps", package="sextet-common", extra="images")
     with reading(name, "a whole image file"), image_module.open(io.BytesIO(content), formats=_FORMATS) as image:
@@ -299,7 +325,7 @@ def _read_files(paths: list[Path], size: int | None, first: tuple[Path, tuple[in
     """Read images of one size; ``first`` is the file that all are compared with."""
     pixels = []
     for path in paths:
-        image = _decode(path.read_bytes(), str(path), size)
+        image = decode(path.read_bytes(), str(path), size)
         first = first or (path, image.shape)
         if image.shape != first[1]:
             told = [f"{shape[1]}x{shape[0]}" for shape in (image.shape, first[1])]
@@ -370,7 +396,7 @@ def _npz_jpeg(prefix: Path) -> ImageSet:
         ):
             raise InputError(f"{path}: offsets do not cut jpeg into files", "n + 1 rising offsets from 0 to its length")
         pixels = [
-            _decode(content[start:stop], f"{path}, image {number}")
+            decode(content[start:stop], f"{path}, image {number}")
             for number, (start, stop) in enumerate(itertools.pairwise(offsets))
         ]
         shapes = {image.shape for image in pixels}

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import tyro
 from sextet_common import checkpoint, cli, files, runs
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from torch import nn
 
 from subclass_kd.bits import label_bits, mutual_label_bits, soft_label_bits
@@ -47,8 +47,8 @@ def compare(out: Path, config: CompareConfig, data: str = "digits", size: int | 
     for name, cost in found.cost.items():
         told = f"{cost['parameters']:,.0f} parameters, {cost['multiply_adds']:,.0f} multiply-adds"
         print(f"{name}: {told}, {1e3 * cost['seconds']:.2f} ms an image")
-    for reading in found.bits:
-        print(reading)
+    for bits in found.bits:
+        print(bits)
     if "alone" in found.scores and len(found.scores) > 2:
         print(save_gains(found, out / "gains.png", title=f"{data}: what a teacher adds"))
 
@@ -251,10 +251,8 @@ def _remember(out: Path, data: str, network: str, width: int | None, size: int |
 
 
 def _told(run: Path) -> dict[str, Any]:
-    try:
+    with reading(run / _HOW, "a run folder of teacher or distill, finished"):
         return dict(json.loads((run / _HOW).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{run} holds no finished network", "a run folder of teacher or distill") from error
 
 
 def _network(run: Path, data: SubclassSet) -> nn.Module:
@@ -262,7 +260,8 @@ def _network(run: Path, data: SubclassSet) -> nn.Module:
     names = checkpoint.load(run / "model.safetensors").meta.get("subclasses")
     if names != list(data.hierarchy.subclass_names):
         raise InputError(f"{run} knows other subclasses than the data's", "the data that it was trained on")
-    made = build(str(told["network"]), data.input_shape, data.hierarchy.n_subclasses, width=told["width"])
+    with reading(run / _HOW, "what teacher or distill wrote"):
+        made = build(str(told["network"]), data.input_shape, data.hierarchy.n_subclasses, width=told["width"])
     return load_into(made, run).eval()
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from sextet_common import device, files, runs
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from sextet_common.networks import device_of
 from torch import nn
 
@@ -36,6 +36,9 @@ NAMES: dict[str, str] = {
     "skd-curriculum": "SKD with curriculum",
     "discovered": "SKD, discovered subclasses",
 }
+
+
+_READ = ("value", "low", "high", "ceiling")  # numbers of a reading of bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,16 +158,28 @@ class Comparison:
             Where there is no finished comparison.
         """
         path = Path(path) / "comparison.json"
-        try:
+        with reading(path, "the folder of a finished compare"):
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} holds no comparison: {error}", "the folder of a finished compare") from error
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Comparison:
-        """Build from what `as_dict` returned."""
-        scores = {name: [Scores(**s) for s in each] for name, each in table["scores"].items()}
-        return cls(scores, dict(table["cost"]), tuple(Bits(**b) for b in table["bits"]))
+        """Build from what `as_dict` returned.
+
+        Raises
+        ------
+        InputError
+            Where a method has no score or another number of seeds than the others.
+        """
+        scores = {
+            str(name): [Scores(**{key: float(value) for key, value in s.items()}) for s in each]
+            for name, each in table["scores"].items()
+        }
+        seeds = {len(each) for each in scores.values()}
+        if len(seeds) != 1 or 0 in seeds:
+            raise InputError(f"scores of {sorted(seeds)} seeds", "as many seeds of each method, one at least")
+        cost = {str(role): {key: float(value) for key, value in c.items()} for role, c in table["cost"].items()}
+        bits = tuple(Bits(str(b["name"]), *(float(b[key]) for key in _READ)) for b in table["bits"])
+        return cls(scores, cost, bits)
 
 
 def objective_of(method: Method, data: SubclassSet, temperature: float, alpha: float) -> Objective:

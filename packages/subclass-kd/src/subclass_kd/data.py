@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Integer
-from PIL import Image, ImageOps
 from sextet_common import data as image_data
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from sextet_common.seeding import generator
 from torch import Tensor
 
@@ -309,15 +308,15 @@ def _folder(root: Path, size: int, source: str) -> SubclassSet:
     return _held_out(parts[0], parts[1], hierarchy, (3, size, size), source)
 
 
+_VOTES = tuple("01234567")
+
+
 def _mhist(root: Path, size: int, source: str, scheme: Scheme) -> SubclassSet:
     table = root / "annotations.csv"
-    try:
+    with reading(table, "MHIST's folder: images/ and annotations.csv"):
         with table.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise InputError(f"{table} is missing", "MHIST's folder: images/ and annotations.csv") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{table} cannot be read: {error}", "MHIST's annotations.csv") from error
+        there = {path.name for path in (root / "images").iterdir()}
     missing = [name for name in _MHIST if not rows or name not in rows[0]]
     if missing:
         raise InputError(f"{table} lacks the column {missing[0]!r} or has no rows", ", ".join(_MHIST))
@@ -325,9 +324,9 @@ def _mhist(root: Path, size: int, source: str, scheme: Scheme) -> SubclassSet:
     for number, row in enumerate(rows, start=2):
         name, majority, ssa, partition = (row[column] or "" for column in _MHIST)
         path = root / "images" / name
-        if Path(name).name != name or not path.is_file():
+        if name not in there or not path.is_file():
             raise InputError(f"{table}, line {number}: image {name!r} is missing", "a file in images/")
-        if not ssa.isdigit() or int(ssa) > 7 or partition not in ("train", "test"):
+        if ssa not in _VOTES or partition not in ("train", "test"):
             raise InputError(f"{table}, line {number}: {ssa!r} votes, partition {partition!r}", "0 to 7, train or test")
         if majority != ("SSA" if int(ssa) >= 4 else "HP"):
             raise InputError(f"{table}, line {number}: label {majority!r} with {ssa} votes for SSA", "the majority's")
@@ -366,9 +365,6 @@ def _shares(labels: np.ndarray, share: float, source: str, purpose: str) -> tupl
 
 
 def _decode(path: Path, size: int) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            pixels = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (size, size))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as an image: {error}", "a whole image file") from error
+    with reading(path, "an image file"):
+        pixels = image_data.decode(path.read_bytes(), str(path), size)
     return (np.asarray(pixels, dtype=np.float32) / 255).transpose(2, 0, 1)

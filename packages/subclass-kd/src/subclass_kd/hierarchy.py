@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Integer
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from torch import Tensor
 from torch.nn import functional
 
@@ -269,13 +269,9 @@ class Hierarchy:
             Where the file is missing or broken, or a subclass is without a class: its line is named.
         """
         path = Path(path)
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                lines = list(csv.reader(file))
-        except FileNotFoundError:
-            raise InputError(f"{path} is missing", "a table of classes and subclasses") from None
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"{path} cannot be read: {error}", "a table with commas, in UTF-8") from error
+        expected = "a table of classes and subclasses with commas, in UTF-8"
+        with reading(path, expected), path.open(newline="", encoding="utf-8-sig") as file:
+            lines = list(csv.reader(file))
         if not lines or not {"class", "subclass"} <= set(lines[0]):
             raise InputError(f"{path} lacks a column", "class and subclass in its first line")
         head = lines[0]

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
-from sextet_common import files, progress
-from sextet_common.errors import InputError
+from sextet_common import files, npy, progress
+from sextet_common.errors import InputError, reading
 from sextet_common.networks import device_of, evaluating
 from torch import Tensor, nn
 
@@ -37,20 +37,13 @@ class TeacherLogits:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        try:
+        with reading(self.folder / "logits.json", "a folder of a teacher's logits that compute made"):
             self.meta = dict(json.loads((self.folder / "logits.json").read_text(encoding="utf-8")))
             count, self.shape = int(self.meta["views"]), (int(self.meta["images"]), int(self.meta["outputs"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{self.folder} holds no teacher's logits: {error}", "a folder that compute made"
-            ) from error
         self._views = []
         for view in range(count):
             path = _path(self.folder, view)
-            try:
-                logits = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise InputError(f"{path} cannot be read: {error}", "the file that compute made") from error
+            logits = npy.read_npy(path, expected="the file that compute made", mapped=True)
             if logits.shape != self.shape or logits.dtype != np.float32:
                 raise InputError(f"{path} holds {logits.dtype} of shape {logits.shape}", f"float32 of {self.shape}")
             self._views.append(logits)
@@ -112,8 +105,11 @@ class TeacherLogits:
             "scale": views.scale, "flip": views.flip, "seed": views.seed, "key": key,
         }  # fmt: skip
         table = folder / "logits.json"
-        if table.exists() and json.loads(table.read_text(encoding="utf-8")) != meta:
-            raise InputError(f"{folder} holds the logits of another teacher, data or views", "another folder")
+        if table.exists():
+            with reading(table, "the file that compute wrote"):
+                known = json.loads(table.read_text(encoding="utf-8"))
+            if known != meta:
+                raise InputError(f"{folder} holds the logits of another teacher, data or views", "another folder")
         files.write_text(table, json.dumps(meta, indent=1) + "\n")
         for view in progress.track(range(views.count), "teacher's logits", views.count):
             path = _path(folder, view)

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from sextet_common import checkpoint, device, progress, runs
-from sextet_common.errors import InputError, reading
+from sextet_common.errors import InputError
 from sextet_common.seeding import generator, torch_seed
 from torch import Tensor, distributed, nn
 
@@ -261,8 +261,10 @@ def load_into(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """
     path = Path(path)
     loaded = checkpoint.load(path / FILE if path.is_dir() else path, "torch")
-    with reading(path, "the weights of this network"):
+    try:
         network.load_state_dict(loaded.arrays)
+    except RuntimeError as error:
+        raise InputError(f"{path} holds another network's weights", "those of this network") from error
     return network
 
 

@@ -1,0 +1,188 @@
+"""probmcl reads: features and labels in npz files, tables of labels, COCO's and VOC's annotations, pictures, models."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import warnings
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+from harness import EXAMPLES, archives, checkpoints, documents, fuzz, holds, mutated, npy, npy_files, stored, tables
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from probmcl import Config, MultiLabelSet, ProbMCL, load
+from probmcl.data import read_image
+from probmcl.scenes import compose, digits
+
+importlib.import_module("torchvision.datasets")  # the first time it brings what makes a folder for compiled code
+FEW = settings(fuzz, max_examples=max(1, EXAMPLES // 3))
+
+
+def read(kind: str) -> Any:
+    def load_it(path: Path) -> MultiLabelSet:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of labels that no training image has
+            return load(f"{kind}:{path}", **({} if kind == "npz" else {"size": 4}))
+
+    return load_it
+
+
+def sound(found: MultiLabelSet) -> None:
+    for part in (found.train, found.validation, found.test):
+        assert part.labels.shape == (len(part), found.n_labels) and np.isin(part.labels, (0, 1)).all()
+        assert np.isfinite(part.batch(range(len(part))).numpy()).all()
+
+
+draw = np.random.default_rng(0)
+FEATURES = {
+    "trainval_features": draw.normal(size=(12, 3)),
+    "trainval_labels": (draw.random((12, 2)) < 0.7).astype(np.uint8),
+    "test_features": draw.normal(size=(4, 3)),
+    "test_labels": np.ones((4, 2), np.uint8),
+}
+
+
+@fuzz
+@given(archives(FEATURES))
+def test_features(content: bytes) -> None:
+    holds(read("npz"), content, "yeast.npz", sound=sound)
+
+
+def png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), "teal").save(file, "PNG")
+    return file.getvalue()
+
+
+NAMES = [f"{number}.png" for number in range(6)]
+PICTURES = {name: png() for name in NAMES}
+TABLE = [["image", "cat", "dog", "split"]]
+TABLE += [[n, "1", str(i % 2), ("train", "validation", "test")[i % 3]] for i, n in enumerate(NAMES)]
+
+
+def as_table(rows: list[list[str]]) -> bytes:
+    return "\n".join(",".join(row) for row in rows).encode()
+
+
+@fuzz
+@given(tables(TABLE))
+@example(as_table([TABLE[0], ["x" * 5000, "1", "1", "train"]]))
+@example(as_table([TABLE[0], ["a\0b", "1", "1", "train"]]))
+@example(as_table([TABLE[0], ["../outside.png", "1", "1", "train"]]))
+def test_tables_of_labels(content: bytes) -> None:
+    holds(read("csv"), {"labels.csv": content, **PICTURES}, "folder", sound=sound)
+
+
+@fuzz
+@given(mutated(png()))
+def test_pictures(content: bytes) -> None:
+    holds(lambda path: read_image(path, 4), content, "picture.png")
+
+
+ADP = as_table([["Patch Names", "E", "E.M"], *([name, "1", str(i % 2)] for i, name in enumerate(NAMES))])
+PARTS = {"train": np.array([0, 1, 2]), "valid": np.array([3]), "test": np.array([4, 5])}
+
+
+def adp(**changed: bytes) -> dict[str, bytes]:
+    parts = {f"splits/{name}.npy": changed.get(name, npy(rows)) for name, rows in PARTS.items()}
+    pictures = {f"img_res_1um_bicubic/{name}": content for name, content in PICTURES.items()}
+    return {"ADP_EncodedLabels_Release1_Flat.csv": changed.get("table", ADP), **parts, **pictures}
+
+
+@fuzz
+@given(npy_files(PARTS["train"]))
+def test_row_numbers_of_parts(content: bytes) -> None:
+    holds(read("adp"), adp(train=content), "adp", sound=sound)
+
+
+def coco(part: str) -> dict[str, Any]:
+    return {
+        "images": [{"id": i, "file_name": name} for i, name in enumerate(NAMES)],
+        "annotations": [{"id": i, "image_id": i, "category_id": 1 + i % 2} for i in range(6)],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+
+
+def coco_files(content: bytes) -> dict[str, bytes]:
+    pictures = {f"{part}2017/{name}": data for part in ("train", "val") for name, data in PICTURES.items()}
+    return {
+        "annotations/instances_train2017.json": content,
+        "annotations/instances_val2017.json": json.dumps(coco("val")).encode(),
+        **pictures,
+    }
+
+
+@FEW
+@given(documents(coco("train")))
+def test_cocos_annotations(content: bytes) -> None:
+    holds(read("coco"), coco_files(content), "coco", sound=sound)
+
+
+XML = b"<annotation><object><name>cat</name><difficult>0</difficult></object></annotation>"
+
+
+def voc(content: bytes) -> dict[str, bytes]:
+    base = "VOCdevkit/VOC2007"
+    lists = {"train": (0, 1), "val": (2, 3), "test": (4, 5)}
+    return {
+        **{
+            f"{base}/ImageSets/Main/{part}.txt": "".join(f"{n}\n" for n in numbers).encode()
+            for part, numbers in lists.items()
+        },
+        **{f"{base}/JPEGImages/{n}.jpg": png() for n in range(6)},
+        **{f"{base}/Annotations/{n}.xml": content if n == 0 else XML for n in range(6)},
+    }
+
+
+@fuzz
+@given(mutated(XML))
+@example(b"<!DOCTYPE a [<!ENTITY b '" + b"x" * 5000 + b"'>" + b"<!ENTITY c '" + b"&b;" * 5000 + b"'>]><a>&c;</a>")
+@example(b"<annotation><object>cat</object></annotation>")
+@example(b"<annotation>text</annotation>")
+def test_vocs_annotations(content: bytes) -> None:
+    holds(read("voc"), voc(content), "voc", sound=sound)
+
+
+@cache
+def model() -> bytes:
+    with TemporaryDirectory() as folder:
+        config = Config(epochs=1, classifier_epochs=1, batch_size=16, dim=4, hidden=(), device="cpu")
+        data = compose(digits(), sizes=(24, 12, 12))
+        ProbMCL("convnet", config=config, width=2).fit(data).save(Path(folder, "x"))
+        return Path(folder, "x").read_bytes()
+
+
+def predicts(found: ProbMCL) -> None:
+    assert found.n_labels == len(found.label_names)
+
+
+@FEW
+@given(data=st.data())
+def test_models(data: st.DataObject) -> None:
+    holds(ProbMCL.load, data.draw(checkpoints(model())), "model.safetensors", sound=predicts)
+
+
+VALID: list[tuple[Any, Any, str]] = [
+    (read("npz"), stored([(f"{name}.npy", npy(array)) for name, array in FEATURES.items()]), "yeast.npz"),
+    (read("csv"), {"labels.csv": as_table(TABLE), **PICTURES}, "folder"),
+    (read("adp"), adp(), "adp"),
+    (read("coco"), coco_files(json.dumps(coco("train")).encode()), "coco"),
+    (read("voc"), voc(XML), "voc"),
+    (lambda path: read_image(path, 4), png(), "picture.png"),
+]
+
+
+@pytest.mark.parametrize(("reader", "content", "name"), VALID, ids=[name for *_, name in VALID])
+def test_what_the_fuzz_starts_from_is_valid(reader: Any, content: Any, name: str) -> None:
+    assert holds(reader, content, name, valid=True) is not None
+
+
+def test_the_model_that_the_fuzz_starts_from_is_valid() -> None:
+    assert holds(ProbMCL.load, model(), "model.safetensors", valid=True) is not None

@@ -1,0 +1,162 @@
+"""subclass-kd reads: hierarchies in tables, MHIST's votes, teachers' logits, comparisons, and trained networks."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from harness import EXAMPLES, checkpoints, documents, fuzz, holds, mutated, npy, npy_files, tables
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sextet_common import checkpoint
+from subclass_kd import Hierarchy, TeacherLogits, build, load
+from subclass_kd import __main__ as command
+from subclass_kd.bits import Bits
+from subclass_kd.compare import Comparison
+from subclass_kd.metrics import Scores
+from subclass_kd.train import load_into
+
+FEW = settings(fuzz, max_examples=max(1, EXAMPLES // 2))
+NAMES = [["class", "subclass"], ["cat", "tabby"], ["cat", "lion"], ["dog", "poodle"]]
+
+
+def hierarchy(found: Hierarchy) -> None:
+    assert sum(found.sizes) == found.n_subclasses == len(set(found.subclass_names))
+
+
+@fuzz
+@given(tables(NAMES))
+def test_hierarchies_in_tables(content: bytes) -> None:
+    holds(Hierarchy.from_csv, content, "names.csv", sound=hierarchy)
+
+
+def png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), "teal").save(file, "PNG")
+    return file.getvalue()
+
+
+HEAD = ["Image Name", "Majority Vote Label", "Number of Annotators who Selected SSA (Out of 7)", "Partition"]
+ROWS = [
+    [f"{part}{votes}{copy}.png", "SSA" if votes >= 4 else "HP", str(votes), part]
+    for part in ("train", "test")
+    for votes in (0, 2, 5, 7)
+    for copy in range(2)
+]
+
+
+def mhist(content: bytes) -> dict[str, bytes]:
+    return {"annotations.csv": content, **{f"images/{row[0]}": png() for row in ROWS}}
+
+
+def as_table(rows: list[list[str]]) -> bytes:
+    return "\n".join(",".join(row) for row in rows).encode()
+
+
+def read_mhist(path: Path) -> Any:
+    data = load(f"mhist:{path}", size=4)
+    for part in (data.train, data.validation, data.test):
+        part.batch(np.arange(len(part)))
+    return data
+
+
+@FEW
+@given(tables([HEAD, *ROWS]))
+@example(as_table([HEAD, ["train00.png", "HP", "²", "train"]]))
+@example(as_table([HEAD, ["train00.png", "HP", "1" * 5000, "train"]]))
+@example(as_table([HEAD, ["x" * 5000, "HP", "0", "train"]]))
+@example(as_table([HEAD, ["a\0b", "HP", "0", "train"]]))
+def test_votes(content: bytes) -> None:
+    holds(read_mhist, mhist(content), "mhist")
+
+
+@FEW
+@given(mutated(png()))
+def test_pictures(content: bytes) -> None:
+    files = mhist(as_table([HEAD, *ROWS]))
+    holds(read_mhist, {**files, "images/train00.png": content}, "mhist")
+
+
+META = {"images": 3, "outputs": 2, "views": 1, "shift": 0.1, "scale": 0.1, "flip": False, "seed": 0, "key": ""}
+VIEW = np.arange(6, dtype=np.float32).reshape(3, 2)
+
+
+def logits(found: TeacherLogits) -> None:
+    assert all(found(view, np.arange(len(VIEW))).dtype == torch.float32 for view in range(len(found)))
+
+
+@fuzz
+@given(documents(META))
+@example(json.dumps({**META, "views": float("inf")}).encode())
+@example(json.dumps({**META, "views": 10**12}).encode())
+def test_what_logits_are_of(content: bytes) -> None:
+    holds(TeacherLogits, {"logits.json": content, "view-0000.npy": npy(VIEW)}, "logits", sound=logits)
+
+
+@fuzz
+@given(npy_files(VIEW))
+def test_logits(content: bytes) -> None:
+    holds(TeacherLogits, {"logits.json": json.dumps(META).encode(), "view-0000.npy": content}, "logits", sound=logits)
+
+
+SCORES = {field.name: 0.5 for field in dataclasses.fields(Scores)}
+BITS = {field.name: 0.5 for field in dataclasses.fields(Bits)} | {"name": "label entropy"}
+COST = {role: {"parameters": 10, "multiply_adds": 20, "seconds": 0.1} for role in ("teacher", "student")}
+COMPARED = {"scores": {"alone": [SCORES, SCORES], "kd": [SCORES, SCORES]}, "cost": COST, "bits": [BITS]}
+
+
+@fuzz
+@given(documents(COMPARED))
+def test_comparisons(content: bytes) -> None:
+    holds(Comparison.load, {"comparison.json": content}, "compared", sound=Comparison.table)
+
+
+@cache
+def weights() -> bytes:
+    with TemporaryDirectory() as folder:
+        network = build("convnet", (1, 8, 8), 3, width=2)
+        checkpoint.save(Path(folder, "x"), network.state_dict(), {"subclasses": ["a", "b", "c"]})
+        return Path(folder, "x").read_bytes()
+
+
+def read_weights(path: Path) -> None:
+    load_into(build("convnet", (1, 8, 8), 3, width=2), path)
+
+
+@FEW
+@given(data=st.data())
+def test_weights(data: st.DataObject) -> None:
+    holds(read_weights, data.draw(checkpoints(weights())), "model.safetensors")
+
+
+HOW = {"data": "digits", "network": "convnet", "width": 2, "size": None}
+
+
+@fuzz
+@given(documents(HOW))
+def test_how_a_network_is_made(content: bytes) -> None:
+    holds(command._told, {command._HOW: content}, "run")
+
+
+VALID = [
+    (Hierarchy.from_csv, as_table(NAMES), "names.csv"),
+    (read_mhist, mhist(as_table([HEAD, *ROWS])), "mhist"),
+    (TeacherLogits, {"logits.json": json.dumps(META).encode(), "view-0000.npy": npy(VIEW)}, "logits"),
+    (Comparison.load, {"comparison.json": json.dumps(COMPARED).encode()}, "compared"),
+    (command._told, {command._HOW: json.dumps(HOW).encode()}, "run"),
+]
+
+
+@pytest.mark.parametrize(("read", "content", "name"), VALID, ids=[name for *_, name in VALID])
+def test_what_the_fuzz_starts_from_is_valid(read: Any, content: Any, name: str) -> None:
+    assert holds(read, content, name, valid=True) is not None
+    holds(read_weights, weights(), "model.safetensors", valid=True)
