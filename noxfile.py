@@ -21,7 +21,7 @@ import workspace  # noqa: E402
 nox.needs_version = ">=2026.8"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "tests", "together"]
+nox.options.sessions = ["lint", "types", "docs", "tests", "together", "wheels"]
 
 PACKAGES = workspace.discover()
 each = nox.parametrize("package", [nox.param(name, id=name) for name in PACKAGES])

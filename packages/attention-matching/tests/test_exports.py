@@ -124,10 +124,10 @@ def test_an_interrupted_export_leaves_nothing(tmp_path: Path, monkeypatch: pytes
 
 
 def test_what_a_killed_export_left_goes_with_the_next_and_nothing_else(tmp_path: Path) -> None:
-    for name in (".set.123.tmp", ".other.123.tmp"):
+    for name in (".set.99999999.tmp", ".other.99999999.tmp"):
         (tmp_path / name / "cat").mkdir(parents=True)
     export_folder(build(), tmp_path / "set")
-    assert {path.name for path in tmp_path.iterdir()} == {"set", ".other.123.tmp"}
+    assert {path.name for path in tmp_path.iterdir()} == {"set", ".other.99999999.tmp"}
 
 
 def test_nothing_is_overwritten_and_an_empty_folder_is_filled(tmp_path: Path) -> None:

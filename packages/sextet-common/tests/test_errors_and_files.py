@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from sextet_common import files
@@ -88,3 +89,31 @@ def test_a_write_deletes_what_a_killed_writer_of_the_same_file_left_and_nothing_
         path.touch()
     files.write_text(tmp_path / "a", "whole")
     assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a", *left[1:]])
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "set"
+    for content in ("first", "second"):
+        with files.replacing_folder(target) as folder:
+            (folder / content).touch()
+        assert [path.name for path in target.iterdir()] == [content]
+
+    def fail() -> None:
+        with files.replacing_folder(target) as folder:
+            (folder / "third").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert [path.name for path in target.iterdir()] == ["second"] and list(tmp_path.iterdir()) == [target]
+
+
+def test_folders_that_killed_writers_left_are_deleted_and_others_stay(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    for name in (f".set.{int(ended.stdout)}.tmp", f".set.{int(ended.stdout)}.old.tmp", f".set.{os.getppid()}.tmp"):
+        (tmp_path / name).mkdir()
+    (tmp_path / f".other.{int(ended.stdout)}.tmp").mkdir()
+    with files.replacing_folder(tmp_path / "set"):
+        pass
+    kept = {"set", f".set.{os.getppid()}.tmp", f".other.{int(ended.stdout)}.tmp"}
+    assert {path.name for path in tmp_path.iterdir()} == kept

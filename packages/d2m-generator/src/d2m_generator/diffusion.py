@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -391,9 +390,7 @@ class DiffusionGenerator(ImageGenerator):
         folder = Path(folder)
         if folder.exists() and any(folder.iterdir()) and not (folder / FILE).is_file():
             raise InputError(f"{folder} holds something else", "a new folder")
-        part = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        shutil.rmtree(part, ignore_errors=True)
-        try:
+        with files.replacing_folder(folder) as part:
             self.model.save_pretrained(part / ("transformer" if self.transformer else "unet"))
             self.scheduler.save_pretrained(part / "scheduler")
             if self.vae is not None:
@@ -401,10 +398,6 @@ class DiffusionGenerator(ImageGenerator):
             settings = {"n_classes": self.n_classes, "steps": self.steps, "grad_steps": self.grad_steps,
                         "guidance": self.guidance}  # fmt: skip
             files.write_text(part / FILE, json.dumps(settings, indent=1) + "\n")
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(part, folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
         return folder
 
     @classmethod

@@ -242,10 +242,7 @@ def stream(
     if needed > free:
         given = f"{count} images of {generator.image_shape}, {needed / 2**30:.2f} GiB"
         raise InputError(given, f"at most {max(0, free) / 2**30:.2f} GiB, what is free in {folder.parent}")
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
+    with files.replacing_folder(folder) as part:
         images = _new(part / "images.npy", np.uint8, (count, *generator.image_shape))
         soft = None if teacher is None else _new(part / "soft_labels.npy", np.float32, (count, generator.n_classes))
         np.save(part / "labels.npy", np.repeat(np.arange(generator.n_classes), ipc))
@@ -263,9 +260,6 @@ def stream(
         meta = {"method": "d2m-generator, random", "ipc": ipc, "seed": seed, "generator": type(generator).__name__}
         files.write_text(part / "set.json", json.dumps({"classes": list(classes), "meta": meta}, indent=1) + "\n")
         del images, soft
-        os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return StreamedSet.open(folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -60,6 +61,57 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _sync_folder(target.parent)
+
+
+@contextmanager
+def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a new, empty folder that takes the place of ``path`` at the end.
+
+    It lies beside it (in a folder made where it is missing), and is renamed once its files are written: ``path`` is the
+    old folder, or the new one, or for the moment between two renames not there. What a killed writer of the same
+    folder left is deleted.
+
+    Parameters
+    ----------
+    path
+        The folder to make. What is there is replaced.
+
+    Yields
+    ------
+    Path
+        Where to write.
+
+    Raises
+    ------
+    BaseException
+        Whatever the block raises; ``path`` is then as it was before.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "set"
+    >>> with replacing_folder(target) as folder:
+    ...     _ = (folder / "a.txt").write_text("whole")
+    >>> [file.name for file in target.iterdir()], [file.name for file in target.parent.iterdir()]
+    (['a.txt'], ['set'])
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = (target.with_name(f".{target.name}.{os.getpid()}{end}") for end in (_SUFFIX, f".old{_SUFFIX}"))
+    _remove_those_of_killed_writers(target)
+    try:
+        temporary.mkdir()
+        yield temporary
+        if target.exists():
+            os.replace(target, old)
+        os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not target.exists():
+            os.replace(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
     _sync_folder(target.parent)
 
 
@@ -137,13 +189,16 @@ def check_growth(path: str | os.PathLike[str], claimed: int, there: int) -> None
 
 
 def _remove_those_of_killed_writers(target: Path) -> None:
-    """Delete a file's temporary files whose processes are no more."""
-    form = re.compile(re.escape(f".{target.name}.") + r"(\d+)" + re.escape(_SUFFIX))
+    """Delete the temporary files and folders of a target whose processes are no more."""
+    form = re.compile(re.escape(f".{target.name}.") + r"(\d+)(?:\.old)?" + re.escape(_SUFFIX))
     with suppress(OSError):  # not every folder that can be written to can be listed
         for path in target.parent.iterdir():
             match = form.fullmatch(path.name)
             if match and not _is_running(int(match[1])):
-                path.unlink(missing_ok=True)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:
