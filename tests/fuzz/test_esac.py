@@ -17,6 +17,7 @@ from esac.records import Record, read
 from harness import EXAMPLES, archives, checkpoints, documents, fuzz, holds, mutated, npy, stored
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from sextet_common import checkpoint
 from sextet_common.errors import InputError
 from sextet_common.runs import Run
 
@@ -128,6 +129,14 @@ def test_a_file_chooses_no_module_to_import(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(named("antigravity:X-v0"))
     with pytest.raises(InputError, match="names the environment 'antigravity:X-v0'"):
         command._policy(tmp_path, None)
+
+
+def test_a_learner_that_claims_to_be_huge_takes_no_memory(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(saved())
+    found = checkpoint.load(tmp_path / "x", "torch")
+    config = {**found.meta["config"]["config"], "hidden": [10**5, 10**5]}
+    checkpoint.save(tmp_path / "x", found.arrays, {**found.meta, "config": {**found.meta["config"], "config": config}})
+    assert holds(ESAC.load, (tmp_path / "x").read_bytes(), "model.safetensors") is None
 
 
 def test_what_the_fuzz_starts_from_is_valid() -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 from probmcl import Config, MultiLabelSet, ProbMCL, load
 from probmcl.data import read_image
 from probmcl.scenes import compose, digits
+from sextet_common import checkpoint
 
 importlib.import_module("torchvision.datasets")  # the first time it brings what makes a folder for compiled code
 FEW = settings(fuzz, max_examples=max(1, EXAMPLES // 3))
@@ -167,6 +168,14 @@ def predicts(found: ProbMCL) -> None:
 @given(data=st.data())
 def test_models(data: st.DataObject) -> None:
     holds(ProbMCL.load, data.draw(checkpoints(model())), "model.safetensors", sound=predicts)
+
+
+def test_a_model_that_claims_to_be_huge_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(model())
+    found = checkpoint.load(path, "torch")
+    checkpoint.save(path, found.arrays, {**found.meta, "width": 10**6})
+    assert holds(ProbMCL.load, path.read_bytes(), "model.safetensors") is None
 
 
 VALID: list[tuple[Any, Any, str]] = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 import time
@@ -342,7 +343,11 @@ class ESAC:
             told = dict(loaded.meta["config"])
             if env is None:
                 env = rollout.named_in_a_file(told["env"], path)
-            made = cls(env, changed(told["config"]), seed=int(told["seed"]), options=told["options"])
+            config = changed(told["config"])
+            within = sum(config.hidden) + sum(a * b for a, b in itertools.pairwise(config.hidden))
+            if within > loaded.arrays["best"].numel():  # before so many are made
+                raise InputError(f"{path} has layers of {config.hidden}", f"{loaded.arrays['best'].numel()} weights")
+            made = cls(env, config, seed=int(told["seed"]), options=told["options"])
             saving.take(made, loaded)
         return made
 

@@ -285,6 +285,11 @@ class ProbMCL:
             model = cls(encoder or told["encoder"], config=_config(told["config"]), width=told["width"])
             model.label_names, model.input_shape = tuple(map(str, told["label_names"])), tuple(told["input_shape"])
             model.n_labels, model.source = len(model.label_names), str(told["source"])
+            if encoder is None:
+                with torch.device("meta"):  # no memory yet: the settings may be anything
+                    wanted = model._build(model.input_shape, model.n_labels).state_dict()
+                if {n: a.shape for n, a in wanted.items()} != {n: a.shape for n, a in loaded.arrays.items()}:
+                    raise InputError(f"{path} has weights that do not fit its settings", "what ProbMCL.save wrote")
             network = model._build(model.input_shape, model.n_labels)
             network.load_state_dict(loaded.arrays)
         model._where = device.pick(on)
