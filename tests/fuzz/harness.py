@@ -176,11 +176,13 @@ sys.addaudithook(_hear)
 def _watched(allowed: Path) -> Iterator[list[str]]:
     """Collect what this thread does with files outside the folder, and with pickles, processes and the network."""
     heard: list[str] = []
+    as_it_was, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a first import in a reader writes nothing
     _watching.append((threading.get_ident(), allowed, heard))
     try:
         yield heard
     finally:
         _watching.pop()
+        sys.dont_write_bytecode = as_it_was
 
 
 # ---------------------------------------------------------------------------------------------------------------------
