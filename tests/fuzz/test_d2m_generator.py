@@ -1,4 +1,4 @@
-"""d2m-generator reads: generators, diffusers' folders, adapters, streamed sets and run folders' settings."""
+"""d2m-generator reads: generators, diffusers' folders, streamed sets and run folders' settings."""
 
 from __future__ import annotations
 

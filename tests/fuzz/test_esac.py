@@ -131,6 +131,15 @@ def test_a_file_chooses_no_module_to_import(tmp_path: Path) -> None:
         command._policy(tmp_path, None)
 
 
+def test_a_saved_learner_chooses_no_module_to_import(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(saved())
+    found = checkpoint.load(tmp_path / "x", "torch")
+    config = {**found.meta["config"], "env": "antigravity:X-v0"}
+    checkpoint.save(tmp_path / "x", found.arrays, {**found.meta, "config": config})
+    with pytest.raises(InputError, match="names the environment 'antigravity:X-v0'"):
+        ESAC.load(tmp_path / "x")
+
+
 def test_a_learner_that_claims_to_be_huge_takes_no_memory(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(saved())
     found = checkpoint.load(tmp_path / "x", "torch")

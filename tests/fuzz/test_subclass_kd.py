@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sextet_common import checkpoint
-from subclass_kd import Hierarchy, TeacherLogits, build, load
+from subclass_kd import Hierarchy, SubclassSet, TeacherLogits, build, load
 from subclass_kd import __main__ as command
 from subclass_kd.bits import Bits
 from subclass_kd.compare import Comparison
@@ -145,6 +145,19 @@ HOW = {"data": "digits", "network": "convnet", "width": 2, "size": None}
 @given(documents(HOW))
 def test_how_a_network_is_made(content: bytes) -> None:
     holds(command._told, {command._HOW: content}, "run")
+
+
+def test_a_network_that_claims_to_be_huge_takes_no_memory() -> None:
+    hierarchy = Hierarchy.from_dict({"x": ["a", "b"], "y": ["c"]})
+    images = np.zeros((12, 1, 8, 8), np.float32), np.arange(12) % 3
+    data = SubclassSet.of(images, images, hierarchy)
+
+    def network(path: Path) -> Any:
+        return command._network(path, data)
+
+    run = {command._HOW: json.dumps(HOW).encode(), "model.safetensors": weights()}
+    assert holds(network, run, "run", valid=True) is not None
+    assert holds(network, {**run, command._HOW: json.dumps({**HOW, "width": 10**6}).encode()}, "run") is None
 
 
 VALID = [

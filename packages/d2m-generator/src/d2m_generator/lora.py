@@ -71,6 +71,9 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
     names = dict(model.named_modules())
     with reading(path, "adapters that save_lora wrote"):
         rank, targets = int(loaded.meta["rank"]), tuple(map(str, loaded.meta["targets"]))
+        ranks = {array.shape[0] for name, array in loaded.arrays.items() if ".lora_A." in name}
+        if rank not in ranks:  # before adapters of that rank take memory
+            raise InputError(f"{path} has adapters of rank {sorted(ranks)} and says {rank}", "what save_lora wrote")
     missing = [target for target in targets if target not in names]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""

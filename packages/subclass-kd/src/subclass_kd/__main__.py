@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import tyro
 from sextet_common import checkpoint, cli, files, runs
 from sextet_common.errors import InputError, reading
@@ -257,11 +258,20 @@ def _told(run: Path) -> dict[str, Any]:
 
 def _network(run: Path, data: SubclassSet) -> nn.Module:
     told = _told(run)
-    names = checkpoint.load(run / "model.safetensors").meta.get("subclasses")
+    saved = checkpoint.load(run / "model.safetensors")
+    names = saved.meta.get("subclasses")
     if names != list(data.hierarchy.subclass_names):
         raise InputError(f"{run} knows other subclasses than the data's", "the data that it was trained on")
+
+    def make() -> nn.Module:
+        return build(str(told["network"]), data.input_shape, data.hierarchy.n_subclasses, width=told["width"])
+
     with reading(run / _HOW, "what teacher or distill wrote"):
-        made = build(str(told["network"]), data.input_shape, data.hierarchy.n_subclasses, width=told["width"])
+        with torch.device("meta"):  # no memory yet: the width may be anything
+            wanted = {name: tuple(array.shape) for name, array in make().state_dict().items()}
+        if wanted != {name: tuple(array.shape) for name, array in saved.arrays.items()}:
+            raise InputError(f"{run / _HOW} does not fit the weights beside it", "what teacher or distill wrote")
+        made = make()
     return load_into(made, run).eval()
 
 
