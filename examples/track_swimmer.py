@@ -131,15 +131,15 @@ def main(out: Path, learning: int = 60_000, steps: int = 400, episodes: int = 5,
         prior = GaussianMixture([1.0], [[*pictures[0], 0.0, 0.0]], [np.diag([WIDE**2, WIDE**2, 1.0, 1.0])])
         means, states = {}, {}
         for name, (tracker, sensor) in sensors().items():
-            estimates = list(tracker.run(prior, pictures, moves, sensor))
+            estimates = list(tracker.run(prior, pictures[1:], moves, sensor))  # the first made the prior
             states[name] = [estimate.posterior for estimate in estimates]
             means[name] = np.array([state.mean()[:2] for state in states[name]])
-            rmse = float(np.sqrt(((means[name] - places) ** 2).sum(axis=1).mean()))
+            rmse = float(np.sqrt(((means[name] - places[1:]) ** 2).sum(axis=1).mean()))
             found[name].append((rmse, sum(estimate.log_likelihood for estimate in estimates)))
         saved |= {f"actions{number}": actions, f"places{number}": places, f"pictures{number}": pictures}
         saved |= {f"{name}, {number}": mean for name, mean in means.items()}
         if not number:
-            draw(out / "picture.png", places, pictures, means, states["Gaussian sum, 8 components, Runnalls"])
+            draw(out / "picture.png", places[1:], pictures[1:], means, states["Gaussian sum, 8 components, Runnalls"])
     with files.replacing(out / "track.npz") as temporary, open(temporary, "wb") as file:
         np.savez(file, **saved)
     result = {

@@ -194,14 +194,14 @@ def test_a_filters_estimates_are_those_of_a_textbook_and_its_truth_is_mujocos(tm
         move, disturbance, look = found["transition"], found["disturbance"], np.eye(2, 4)
         mean, covariance = np.array([*pictures[0], 0, 0]), np.diag([0.4**2, 0.4**2, 1, 1])
         estimates = []
-        for picture in pictures:
+        for picture in pictures[1:]:
             mean, covariance = move @ mean, move @ covariance @ move.T + disturbance
             gain = covariance @ look.T @ np.linalg.inv(look @ covariance @ look.T + 0.02**2 * np.eye(2))
             mean, covariance = mean + gain @ (picture - look @ mean), covariance - gain @ look @ covariance
             estimates.append(mean[:2])
         np.testing.assert_allclose(found[f"Kalman filter, narrow noise, {number}"], estimates, atol=1e-9)
         for name, each in result["rmse"].items():
-            off = np.linalg.norm(found[f"{name}, {number}"] - replayed, axis=1)
+            off = np.linalg.norm(found[f"{name}, {number}"] - replayed[1:], axis=1)
             assert each[number] == pytest.approx(np.sqrt(np.mean(off**2)))
     # What knows of the outliers is nearer than what does not, and likelier.
     known, unknown = "Gaussian sum, 8 components, Runnalls", "Kalman filter, all the variance"

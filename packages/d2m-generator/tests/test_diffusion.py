@@ -8,6 +8,7 @@ import pytest
 import torch
 from d2m_generator.diffusion import DiffusionGenerator
 from d2m_generator.generator import chosen_parameters, noise_of
+from sextet_common import checkpoint
 from sextet_common.errors import InputError
 from torch import Tensor
 
@@ -217,9 +218,22 @@ def test_adapters_are_small_leave_the_base_alone_and_are_read_again(tmp_path: Pa
     torch.testing.assert_close(other.sample(LABELS, seed=0).detach(), moved, rtol=1e-4, atol=1e-5)
     other.save_pretrained(tmp_path / "g")
     with pytest.raises(InputError, match="another architecture"):
-        livened(DiffusionGenerator.denoising(3, (1, 8, 8), width=16)).load_lora(tmp_path / "l.safetensors")
+        livened(wider := DiffusionGenerator.denoising(3, (1, 8, 8), width=16)).load_lora(tmp_path / "l.safetensors")
+    assert not any("lora" in name for name in wider.model.state_dict())  # refused, they are not in it either
     with pytest.raises(InputError, match="another architecture"):
         DiffusionGenerator.dit(3, (1, 8, 8), width=16, depth=1).load_lora(tmp_path / "l.safetensors")
+
+
+def test_adapters_that_claim_another_rank_are_refused_before_any_is_made(tmp_path: Path) -> None:
+    generator = denoising(steps=2)
+    generator.add_lora(rank=2)
+    generator.save_lora(tmp_path / "l.safetensors")
+    found = checkpoint.load(tmp_path / "l.safetensors", "torch")
+    checkpoint.save(tmp_path / "l.safetensors", found.arrays, {**found.meta, "rank": 10**9})
+    other = denoising(steps=2)
+    with pytest.raises(InputError, match=r"adapters of rank \[2\] and says 1000000000"):
+        other.load_lora(tmp_path / "l.safetensors")
+    assert not any("lora" in name for name in other.model.state_dict())
 
 
 @pytest.mark.parametrize(

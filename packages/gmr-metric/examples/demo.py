@@ -60,7 +60,7 @@ def main(out: Path, components: int = 6, rounds: int = 3) -> None:
         "rows": rows,
         "note": (
             "A kernel density estimate of two features of scikit-learn's 569 breast tumours, by Scott's rule. The "
-            "angle is that of the densities in L2, in closed form. Without numba. The picture: every tumour's "
+            "angle is that of the densities in L2, in closed form. The picture: every tumour's "
             "component, and those of OGGMR; dimension 0 is the nuclei's mean radius, dimension 1 their mean texture."
         ),
         "picture": "picture.png",

@@ -113,6 +113,9 @@ def test_folders_that_killed_writers_left_are_deleted_and_others_stay(tmp_path: 
     for name in (f".set.{int(ended.stdout)}.tmp", f".set.{int(ended.stdout)}.old.tmp", f".set.{os.getppid()}.tmp"):
         (tmp_path / name).mkdir()
     (tmp_path / f".other.{int(ended.stdout)}.tmp").mkdir()
+    for name in (f".set.{os.getpid()}.tmp", f".set.{os.getpid()}.old.tmp"):  # one that had this process's number
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part").touch()
     with files.replacing_folder(tmp_path / "set"):
         pass
     kept = {"set", f".set.{os.getppid()}.tmp", f".other.{int(ended.stdout)}.tmp"}

@@ -80,12 +80,15 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
         raise InputError(
             f"{path} is of another architecture: no {', '.join(missing[:3])}{more}", "the adapters' own model"
         )
-    if not has(model):
+    bare = not has(model)
+    if bare:
         with reading(path, "adapters that save_lora wrote"):
             add(model, rank, targets)
     state = model.state_dict()
     wrong = sorted(n for n, a in loaded.arrays.items() if n not in state or state[n].shape != a.shape)
     if wrong:
+        if bare:
+            merge(model)  # new ones change nothing
         raise InputError(
             f"{path} is of another architecture: it differs in {', '.join(wrong[:3])}", "the adapters' own model"
         )

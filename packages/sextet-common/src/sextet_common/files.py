@@ -100,6 +100,8 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = (target.with_name(f".{target.name}.{os.getpid()}{end}") for end in (_SUFFIX, f".old{_SUFFIX}"))
     _remove_those_of_killed_writers(target)
+    for leftover in (temporary, old):  # of a writer that had this process's number, as in a container started again
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         temporary.mkdir()
         yield temporary
