@@ -86,7 +86,7 @@ def lowest(session: nox.Session, package: str) -> None:
 @nox.session
 def together(session: nox.Session) -> None:
     """All packages in one environment: compositions, import directions, the README's commands, the tools."""
-    session.install(*everything(), "-r", "tools/requirements.txt", "pyyaml>=6", XDIST)
+    session.install(*everything(), "-r", "tools/requirements.txt", "-r", "docs/requirements.txt", "pyyaml>=6", XDIST)
     words = [*IN_PARALLEL, "--doctest-modules", "--override-ini=pythonpath=tools", *(session.posargs or ["-q"])]
     session.run("pytest", *words, "tests", "tools", env=FOR_TESTS)
 

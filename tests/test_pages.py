@@ -1,4 +1,4 @@
-"""What the site puts into its pages: the tables are the READMEs', the figures the JSON's, the commands there."""
+"""What the site puts into its pages: the tables are the READMEs', the figures the JSON's, the equations XML."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 
@@ -20,6 +21,13 @@ ORDERS = [
     for page in sorted((ROOT / "docs").glob("**/*.md"))
     for order in pages.ORDER.findall(page.read_text(encoding="utf-8"))
 ]
+EQUATIONS = [
+    (page, found[1], pattern is pages.BLOCK)
+    for page in sorted((ROOT / "docs").glob("**/*.md"))
+    for pattern in (pages.BLOCK, pages.INLINE)
+    for found in pattern.finditer(page.read_text(encoding="utf-8"))
+]
+MATHML = "{http://www.w3.org/1998/Math/MathML}"
 each_row = pytest.mark.parametrize("row", [*benches.SPEED, *benches.WORTH], ids=lambda r: f"{r.package}: {r.job}")
 
 
@@ -56,6 +64,35 @@ def test_every_table_of_a_readme_is_on_its_packages_page_of_benchmarks() -> None
 def test_an_order_that_cannot_be_carried_out_stops_the_build(order: str) -> None:
     with pytest.raises(ValueError, match=r"nothing|speed"):
         pages.filled(f"{{{{ {order} }}}}")
+
+
+@pytest.mark.parametrize("package", benches.SCRIPTS)
+def test_every_theory_has_equations_and_each_becomes_mathml_that_keeps_its_letters(package: str) -> None:
+    of_page = [(tex, block) for page, tex, block in EQUATIONS if page.parent.name == package]
+    assert len(of_page) > 5 or package == "sextet-common"
+    for tex, block in of_page:
+        made = pages.mathml(tex, block=block)
+        assert not set(made) & set("\\|*_[]`") and "\n\n" not in made  # nothing that Markdown would read as its own
+        (equation,) = ElementTree.fromstring(made)
+        assert equation.tag == f"{MATHML}math"
+        assert equation.get("display") == ("block" if block else "inline")
+        assert [row.get("displaystyle") for row in equation.iter(f"{MATHML}mtable")] == ["true"] * tex.count(r"\begin")
+        letters = {found[0] for found in re.finditer(r"(?<![\\\w{])[a-zA-Z](?![a-zA-Z])", tex)}
+        shown = "".join(equation.itertext())
+        assert all(letter in shown for letter in letters), (tex, shown)
+
+
+def test_an_equation_stays_in_its_line_and_in_its_cell() -> None:
+    markdown = importlib.import_module("markdown")
+    page = "Let $`a_i *b*`$ be.\n\n| a | b |\n| --- | --- |\n| $`\\lvert P \\rvert`$ | 1 |\n\n```math\nx &= 1\n```\n"
+    html = markdown.markdown(pages.with_equations(page.replace("&", "")), extensions=["tables"])
+    assert html.count("<math") == html.count("</math>") == 3 and html.count("<td>") == 2 and html.count("<p>") == 1
+    assert "<em>" not in html and "$" not in html and '<div class="equation">' in html
+
+
+def test_an_equation_that_no_one_can_read_stops_the_build() -> None:
+    with pytest.raises(RuntimeError, match="frac"):
+        pages.mathml(r"\frac{1", block=True)
 
 
 @each_row

@@ -1,7 +1,9 @@
-"""What mkdocs puts into the site's pages: tables of the packages' READMEs, and what the benchmarks found in all.
+"""What mkdocs puts into the site's pages: tables of the packages' READMEs, what the benchmarks found in all, equations.
 
 A line ``{{ table packages/NAME/README.md MARK }}`` becomes what stands there between ``<!-- MARK -->`` and
-``<!-- /MARK -->``, without pictures; ``{{ speeds }}`` and ``{{ worth }}`` become the tables of benches.py.
+``<!-- /MARK -->``, without pictures; ``{{ speeds }}`` and ``{{ worth }}`` become the tables of benches.py. TeX in a
+block of the language ``math``, or in a line between ``$`` and backquotes as GitHub reads it, becomes MathML, which
+browsers show without a script.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from typing import Any
 import benches
 
 ORDER = re.compile(r"^\{\{ (.+) \}\}$", flags=re.MULTILINE)
+BLOCK = re.compile(r"^```math\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"\$`([^`]+)`\$")
 
 
 def between_marks(page: str, mark: str) -> str:
@@ -48,6 +52,31 @@ def filled(markdown: str) -> str:
     return ORDER.sub(carried_out, markdown)
 
 
+def mathml(tex: str, *, block: bool) -> str:
+    """Return an equation in MathML; TeX that pandoc does not know is a RuntimeError.
+
+    >>> mathml("x^2", block=False)[23:]
+    '<math display="inline" xmlns="http://www.w3.org/1998/Math/MathML"><msup><mi>x</mi><mn>2</mn></msup></math></span>'
+    """
+    import pypandoc  # the site alone needs it
+
+    sign, tag = ("$$", "div") if block else ("$", "span")
+    options = ["--mathml", "--wrap=none", "--fail-if-warnings"]
+    made = pypandoc.convert_text(f"{sign}{tex.strip()}{sign}", "html", format="markdown", extra_args=options)
+    (found,) = re.findall(r"<math.*</math>", made, flags=re.DOTALL)
+    # Markdown is not to read a sign as its own, nor the TeX; the element around it keeps a line in one piece.
+    bare = re.sub(r"</?semantics>|<annotation.*?</annotation>", "", found, flags=re.DOTALL)
+    bare = re.sub(r"[|*_\[\]`]", lambda sign: f"&#{ord(sign[0])};", bare)
+    full = bare.replace("<mtable>", '<mtable displaystyle="true">') if block else bare
+    return f'<{tag} class="equation">{full}</{tag}>'
+
+
+def with_equations(markdown: str) -> str:
+    """Return a page with its equations in MathML."""
+    blocks = BLOCK.sub(lambda found: mathml(found[1], block=True), markdown)
+    return INLINE.sub(lambda found: mathml(found[1], block=False), blocks)
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill a page: mkdocs calls this of its hooks for each."""
-    return filled(markdown)
+    return with_equations(filled(markdown))
