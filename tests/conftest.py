@@ -31,8 +31,10 @@ addEventListener("load", () => {
     wider: document.documentElement.scrollWidth - document.documentElement.clientWidth,
     width: innerWidth,
   };
-  document.body.innerHTML = "<pre id=seen></pre>";
-  document.getElementById("seen").textContent = JSON.stringify(seen);
+  const told = parent.document.createElement("pre");
+  told.id = "seen";
+  told.textContent = JSON.stringify(seen);
+  parent.document.body.replaceChildren(told);
 });
 </script>"""
 
@@ -54,7 +56,7 @@ class Seen:
     wider
         Pixels that a reader has to scroll sideways.
     width
-        Of the window.
+        Of the frame, in pixels.
     console
         What the browser wrote to its console.
     """
@@ -69,17 +71,19 @@ class Seen:
 
 
 def browsed(page: Path, width: int = 1000) -> Seen:
-    """Open a page in a window of that width."""
+    """Open a page in a frame of that width: a window can be no narrower than 500 pixels, a phone is."""
     assert CHROMIUM
     with tempfile.TemporaryDirectory() as folder:
         watched = Path(folder) / "page.html"
         text = page.read_text(encoding="utf-8")
         assert text.count("<head>") == 1
-        watched.write_text(text.replace("<head>", f"<head>{WATCH}"), encoding="utf-8")
+        inside = html.escape(text.replace("<head>", f"<head>{WATCH}"))
+        frame = f'<iframe width="{width}" height="900" style="border: 0" srcdoc="{inside}"></iframe>'
+        watched.write_text(f'<!doctype html><meta charset="utf-8"><body>{frame}</body>', encoding="utf-8")
         command = [
             CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
             "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            f"--user-data-dir={folder}/profile", f"--window-size={width},900", "--enable-logging=stderr",
+            f"--user-data-dir={folder}/profile", "--window-size=1200,900", "--enable-logging=stderr",
             "--dump-dom", watched.as_uri(),
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)

@@ -63,7 +63,7 @@ def every_page_is_browsed(chromium: Callable[..., Any] | None, tmp_path: Path) -
     yield
     for page in tmp_path.glob("**/index.html") if chromium else ():
         shown = page.read_text().count("<img ")
-        seen = chromium(page)
+        seen = chromium(page, 360)
         assert seen.heard == [] and seen.console == [] and seen.wider == 0
         assert len(seen.pictures) == shown and all(width > 0 for _, width, _ in seen.pictures)
         assert len(seen.tables) == shown and all(seen.tables)

@@ -41,7 +41,7 @@ def write_page(demo: ModuleType, path: Path, image: bytes) -> None:
     path.write_text(demo.page(parts), encoding="utf-8")
 
 
-@pytest.mark.parametrize("width", [1000, 500])
+@pytest.mark.parametrize("width", [1000, 500, 360])
 def test_a_reader_sees_pictures_and_rows_and_need_not_scroll_sideways(
     demo: ModuleType, browse: Browse, tmp_path: Path, width: int
 ) -> None:
