@@ -14,6 +14,7 @@ import io
 import json
 import math
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -160,6 +161,8 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
         told = arguments[position]
         if not isinstance(told, str | bytes | os.PathLike):
             continue  # the number of a file that is open
+        if not os.path.isabs(os.fsdecode(told)) and _removes_a_tree():
+            continue  # relative to a folder inside the one whose removal was heard
         path = os.path.abspath(os.fsdecode(told))
         reads = event in ("os.listdir", "os.scandir") or (event == "open" and not arguments[2] & _WRITES)
         of_python = (sys.prefix, sys.base_prefix, *filter(None, sys.path))  # what is imported meanwhile
@@ -167,6 +170,14 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
             continue
         if Path(path) != allowed and allowed not in Path(path).parents:
             heard.append(f"{event} {path}")
+
+
+def _removes_a_tree() -> bool:
+    frame = sys._getframe()
+    while frame := frame.f_back:  # type: ignore[assignment]
+        if frame.f_code.co_name.startswith("_rmtree") and frame.f_code.co_filename == shutil.__file__:
+            return True
+    return False
 
 
 sys.addaudithook(_hear)

@@ -26,9 +26,10 @@ from attention_matching.search import SearchConfig, search, search_data
 from attention_matching.select import random_real
 from attention_matching.soft_labels import train_teacher
 from attention_matching.training import TrainConfig
-from harness import EXAMPLES, checkpoints, documents, dumped, fuzz, holds, values
+from harness import EXAMPLES, checkpoints, documents, fuzz, holds
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from run_folders import gone_on_from, left_by
 from sextet_common.data import ImageSet
 
 FEW = settings(fuzz, max_examples=max(1, EXAMPLES // 2))  # a job does more than read
@@ -133,14 +134,7 @@ def job(name: str) -> tuple[Callable[[Path], Any], dict[str, bytes]]:
         "search": lambda out: search(images, {"random": random_real(search_data(images, SEARCH), 1)}, SEARCH, out),
         "teacher": lambda out: train_teacher(images, EVALUATE, path=out / "teacher"),
     }
-    with TemporaryDirectory() as folder:
-        go_on[name](Path(folder))
-        left = {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
-    return go_on[name], left
-
-
-def what_resumes(left: dict[str, bytes]) -> list[str]:
-    return [name for name in left if name in ("config.json", "metrics.jsonl", "teacher") or "checkpoints/" in name]
+    return go_on[name], left_by(go_on[name])
 
 
 @pytest.mark.parametrize("name", ["distill", "evaluate", "continual", "search", "teacher"])
@@ -148,19 +142,7 @@ def what_resumes(left: dict[str, bytes]) -> list[str]:
 @given(drawn=st.data())
 def test_jobs_that_go_on(name: str, drawn: st.DataObject) -> None:
     go_on, left = job(name)
-    changed = drawn.draw(st.sampled_from(what_resumes(left)))
-    if changed == "metrics.jsonl":
-        rows = [json.loads(line) for line in left[changed].splitlines()]
-        content = drawn.draw(values(rows).map(lambda rows: lines(rows if isinstance(rows, list) else [rows])))
-    elif changed == "config.json":
-        content = drawn.draw(documents(json.loads(left[changed])))
-    else:
-        content = drawn.draw(checkpoints(left[changed]))
-    holds(go_on, {**left, changed: content}, "run")
-
-
-def lines(rows: list[Any]) -> bytes:
-    return "".join(dumped(row) + "\n" for row in rows).encode("utf-8", "surrogatepass")
+    holds(go_on, drawn.draw(gone_on_from(left, "teacher")), "run")
 
 
 @pytest.mark.parametrize("name", ["distill", "evaluate", "continual", "search", "teacher"])

@@ -1,8 +1,9 @@
-"""d2m-generator reads: generators, diffusers' folders, streamed sets and run folders' settings."""
+"""d2m-generator reads: generators, diffusers' folders, adapters, streamed sets, and its run folders."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,10 +13,15 @@ import numpy as np
 import pytest
 from d2m_generator import ConditionalGAN, DiffusionGenerator, StreamedSet, load_generator, save_generator
 from d2m_generator import __main__ as command
+from d2m_generator.distill import D2M, D2MConfig
+from d2m_generator.pool import PoolConfig
+from d2m_generator.pretrain import PretrainConfig, pretrain
 from harness import EXAMPLES, checkpoints, documents, fuzz, holds, npy, npy_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from run_folders import gone_on_from, left_by
 from sextet_common import checkpoint
+from sextet_common.data import ImageSet
 
 FEW = settings(fuzz, max_examples=max(1, EXAMPLES // 3))
 
@@ -66,6 +72,76 @@ def test_settings_of_diffusers_folders(end: str, data: st.DataObject) -> None:
     holds(load_generator, {**files, name: content}, "generator")
 
 
+@cache
+def denoiser() -> DiffusionGenerator:
+    return DiffusionGenerator.denoising(2, (1, 8, 8), width=8)
+
+
+@cache
+def adapters() -> bytes:
+    with TemporaryDirectory() as folder:
+        generator = DiffusionGenerator.denoising(2, (1, 8, 8), width=8)
+        generator.add_lora(2)
+        return Path(generator.save_lora(Path(folder, "x"))).read_bytes()
+
+
+def with_adapters(path: Path) -> None:
+    """Load adapters into a generator, and take them out again."""
+    before = {name: tensor.clone() for name, tensor in denoiser().state_dict().items()}
+    try:
+        denoiser().load_lora(path)
+        denoiser().merge_lora()
+    finally:
+        assert denoiser().state_dict().keys() == before.keys()  # refused ones leave nothing
+        denoiser().load_state_dict(before)
+
+
+@FEW
+@given(data=st.data())
+def test_adapters(data: st.DataObject) -> None:
+    holds(with_adapters, data.draw(checkpoints(adapters())), "lora.safetensors")
+
+
+# Run folders, gone on with: each job is done, so that what it reads is all that it does.
+
+
+@cache
+def images() -> ImageSet:
+    pixels = np.linspace(0, 1, 8 * 8 * 8, dtype=np.float32).reshape(8, 1, 8, 8)
+    return ImageSet.of(pixels, np.arange(8) % 2, pixels[:4], np.arange(4) % 2)
+
+
+def distilled(out: Path) -> Any:
+    pool = PoolConfig(networks=1, untrained=1.0, refresh_every=0, width=4, depth=1)
+    config = D2MConfig(steps=1, images=1, real_batch=4, pool=pool, device="cpu")
+    return D2M(config).fit(ConditionalGAN(2, (1, 8, 8), width=4), images(), out)
+
+
+def pretrained(out: Path) -> Any:
+    config = PretrainConfig(steps=1, batch_size=4, discriminator_width=64, device="cpu")
+    return pretrain(ConditionalGAN(2, (1, 8, 8), width=4), images(), config, out)
+
+
+def denoised(out: Path) -> Any:
+    generator = DiffusionGenerator.denoising(2, (1, 8, 8), width=8)
+    return pretrain(generator, images(), PretrainConfig(steps=1, batch_size=4, device="cpu"), out)
+
+
+JOBS: dict[str, Callable[[Path], Any]] = {"distill": distilled, "GAN": pretrained, "diffusion": denoised}
+
+
+@cache
+def left(job: str) -> dict[str, bytes]:
+    return left_by(JOBS[job])
+
+
+@pytest.mark.parametrize("job", JOBS)
+@FEW
+@given(data=st.data())
+def test_jobs_that_go_on(job: str, data: st.DataObject) -> None:
+    holds(JOBS[job], data.draw(gone_on_from(left(job))), "run")
+
+
 TOLD = {"classes": ["a", "b"], "meta": {"ipc": 2}}
 ARRAYS = {
     "images": np.zeros((4, 1, 4, 4), np.uint8),
@@ -106,6 +182,8 @@ def test_what_the_fuzz_starts_from_is_valid() -> None:
         (ConditionalGAN.load, gan(), "gan.safetensors"),
         (load_generator, diffusion(), "generator"),
         (StreamedSet.open, STREAMED, "set"),
+        *((go_on, left(job), "run") for job, go_on in JOBS.items()),
     ):
         valid: Any = holds(read, content, name, valid=True)  # type: ignore[arg-type]
         assert valid is not None
+    holds(with_adapters, adapters(), "lora.safetensors", valid=True)

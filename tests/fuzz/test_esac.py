@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from esac.records import Record, read
 from harness import EXAMPLES, archives, checkpoints, documents, fuzz, holds, mutated, npy, stored
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from run_folders import gone_on_from, left_by
 from sextet_common import checkpoint
 from sextet_common.errors import InputError
 from sextet_common.runs import Run
@@ -148,6 +150,23 @@ def test_a_learner_that_claims_to_be_huge_takes_no_memory(tmp_path: Path) -> Non
     assert holds(ESAC.load, (tmp_path / "x").read_bytes(), "model.safetensors") is None
 
 
+def learned(out: Path) -> ESAC:
+    config = dataclasses.replace(learner().config, eval_episodes=1)
+    made = ESAC(ENV, config, seed=0, options={"max_episode_steps": 20})
+    return made.learn(60, out=out, progress_bar=False)
+
+
+@cache
+def left() -> dict[str, bytes]:
+    return left_by(learned)
+
+
+@FEW
+@given(data=st.data())
+def test_a_learner_that_goes_on(data: st.DataObject) -> None:
+    holds(learned, data.draw(gone_on_from(left())), "run")
+
+
 def test_what_the_fuzz_starts_from_is_valid() -> None:
     members = [(f"{name}.npy", npy(array)) for name, array in POLICY.items()]
     assert holds(NumpyPolicy.load, stored(members), "best.npz", valid=True) is not None
@@ -155,3 +174,4 @@ def test_what_the_fuzz_starts_from_is_valid() -> None:
     holds(learner().load_replay, replay(), "replay.safetensors", valid=True)
     run: dict[str, Any] = {"config.json": CONFIG, "metrics.jsonl": METRICS, "evaluations.npz": STORED}
     assert holds(record, run, "run", valid=True) is not None
+    assert holds(learned, left(), "run", valid=True) is not None

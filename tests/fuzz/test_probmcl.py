@@ -1,4 +1,4 @@
-"""probmcl reads: features and labels in npz files, tables of labels, COCO's and VOC's annotations, pictures, models."""
+"""probmcl reads: features and labels in npz files, tables of labels, COCO's and VOC's annotations, pictures, runs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from probmcl import Config, MultiLabelSet, ProbMCL, load
+from probmcl import __main__ as command
 from probmcl.data import read_image
 from probmcl.scenes import compose, digits
+from run_folders import gone_on_from, left_by
 from sextet_common import checkpoint
 
 importlib.import_module("torchvision.datasets")  # the first time it brings what makes a folder for compiled code
@@ -178,6 +180,34 @@ def test_a_model_that_claims_to_be_huge_takes_no_memory(tmp_path: Path) -> None:
     assert holds(ProbMCL.load, path.read_bytes(), "model.safetensors") is None
 
 
+@cache
+def few() -> MultiLabelSet:
+    return compose(digits(), sizes=(16, 8, 8))
+
+
+def trained(out: Path) -> Any:
+    config = Config(epochs=1, classifier_epochs=1, batch_size=8, device="cpu")
+    return ProbMCL("convnet", config=config, width=4).fit(few(), out)
+
+
+@cache
+def left() -> dict[str, bytes]:
+    return left_by(trained)
+
+
+@FEW
+@given(data=st.data())
+def test_a_training_that_goes_on(data: st.DataObject) -> None:
+    holds(trained, data.draw(gone_on_from(left())), "run")
+
+
+@FEW
+@given(data=st.data())
+def test_a_run_that_is_used(data: st.DataObject) -> None:
+    files = data.draw(gone_on_from({name: left()[name] for name in ("config.json", "model.safetensors")}))
+    holds(lambda run: command._trained(run, None, None, "cpu"), files, "run")
+
+
 VALID: list[tuple[Any, Any, str]] = [
     (read("npz"), stored([(f"{name}.npy", npy(array)) for name, array in FEATURES.items()]), "yeast.npz"),
     (read("csv"), {"labels.csv": as_table(TABLE), **PICTURES}, "folder"),
@@ -195,3 +225,4 @@ def test_what_the_fuzz_starts_from_is_valid(reader: Any, content: Any, name: str
 
 def test_the_model_that_the_fuzz_starts_from_is_valid() -> None:
     assert holds(ProbMCL.load, model(), "model.safetensors", valid=True) is not None
+    assert holds(trained, left(), "run", valid=True) is not None

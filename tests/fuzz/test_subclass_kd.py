@@ -1,4 +1,4 @@
-"""subclass-kd reads: hierarchies in tables, MHIST's votes, teachers' logits, comparisons, and trained networks."""
+"""subclass-kd reads: hierarchies in tables, MHIST's votes, teachers' logits, comparisons, networks, run folders."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from harness import EXAMPLES, checkpoints, documents, fuzz, holds, mutated, npy,
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from run_folders import gone_on_from, left_by
 from sextet_common import checkpoint
-from subclass_kd import Hierarchy, SubclassSet, TeacherLogits, build, load
+from subclass_kd import Hierarchy, SubclassSet, TeacherLogits, TrainConfig, Views, build, load, train_teacher
 from subclass_kd import __main__ as command
 from subclass_kd.bits import Bits
 from subclass_kd.compare import Comparison
@@ -138,6 +139,27 @@ def test_weights(data: st.DataObject) -> None:
     holds(read_weights, data.draw(checkpoints(weights())), "model.safetensors")
 
 
+def small() -> SubclassSet:
+    images = np.linspace(0, 1, 12 * 64, dtype=np.float32).reshape(12, 1, 8, 8), np.arange(12) % 3
+    return SubclassSet.of(images, images, Hierarchy.from_dict({"x": ["a", "b"], "y": ["c"]}))
+
+
+def taught(out: Path) -> Any:
+    config = TrainConfig(epochs=1, batch_size=8, views=Views(1), device="cpu")
+    return train_teacher(build("convnet", (1, 8, 8), 3, width=2), small(), config, out)
+
+
+@cache
+def left() -> dict[str, bytes]:
+    return left_by(taught)
+
+
+@FEW
+@given(data=st.data())
+def test_a_training_that_goes_on(data: st.DataObject) -> None:
+    holds(taught, data.draw(gone_on_from(left())), "run")
+
+
 HOW = {"data": "digits", "network": "convnet", "width": 2, "size": None}
 
 
@@ -148,12 +170,8 @@ def test_how_a_network_is_made(content: bytes) -> None:
 
 
 def test_a_network_that_claims_to_be_huge_takes_no_memory() -> None:
-    hierarchy = Hierarchy.from_dict({"x": ["a", "b"], "y": ["c"]})
-    images = np.zeros((12, 1, 8, 8), np.float32), np.arange(12) % 3
-    data = SubclassSet.of(images, images, hierarchy)
-
     def network(path: Path) -> Any:
-        return command._network(path, data)
+        return command._network(path, small())
 
     run = {command._HOW: json.dumps(HOW).encode(), "model.safetensors": weights()}
     assert holds(network, run, "run", valid=True) is not None
@@ -173,3 +191,4 @@ VALID = [
 def test_what_the_fuzz_starts_from_is_valid(read: Any, content: Any, name: str) -> None:
     assert holds(read, content, name, valid=True) is not None
     holds(read_weights, weights(), "model.safetensors", valid=True)
+    assert holds(taught, left(), "run", valid=True) is not None

@@ -170,13 +170,16 @@ def _loop(config: DistillConfig, data: ImageSet, part: Shard, step: Step, run: r
             loss = float(losses[:, -1].sum())
             if bar is not None:
                 bar.advance(loss=loss)
-            last = part.any(stopping()) or done == steps
+            stop = part.any(stopping())
+            last = stop or done == steps
             if run is not None and (last or done % LOOK == 0):
                 run.log(done, loss=loss, seconds=round(time.perf_counter() - began, 3))
             if last or done % config.checkpoint_every == 0:
                 state = {n: part.gathered(_per_class(x, config)) for n, x in _state(step).items()}
                 if run is not None:
                     checkpoint.save_step(run.checkpoints, done, state, {"step": done})
+            if stop and done < steps:
+                raise KeyboardInterrupt  # in all processes, whichever was asked to stop
             if last:
                 break
 

@@ -6,13 +6,14 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
+from sextet_common import optimizers
 from sextet_common.errors import InputError
 from sextet_common.seeding import torch_generator
 from torch import Tensor
 from torch.nn import functional
 
 from d2m_generator.diffusion import DiffusionGenerator
-from d2m_generator.ema import EMA, optimizer_state, restore_optimizer
+from d2m_generator.ema import EMA
 from d2m_generator.pretrain import PretrainConfig
 
 # Improved consistency training, arXiv 2310.14189: levels of noise, their law and the loss's bend.
@@ -50,7 +51,7 @@ class _Learner(ABC):
         """Return all that a stopped training goes on from."""
         found = {f"model.{n}": t for n, t in self.generator.model.state_dict().items()}
         found |= {f"average.{n}": t for n, t in self.average.weights.items()}
-        return found | optimizer_state(self.optimizer, "adam")
+        return found | optimizers.state(self.optimizer, "adam")
 
     def load(self, arrays: dict[str, Tensor]) -> None:
         """Take such a state."""
@@ -60,8 +61,8 @@ class _Learner(ABC):
             if head in parts:
                 parts[head][rest] = tensor
         self.generator.model.load_state_dict(parts["model"])
-        self.average.weights = parts["average"]
-        restore_optimizer(self.optimizer, arrays, "adam")
+        self.average.load(parts["average"])
+        optimizers.restore(self.optimizer, arrays, "adam")
 
     def finish(self) -> None:
         """Leave the averaged weights in the generator."""

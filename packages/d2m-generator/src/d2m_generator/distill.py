@@ -11,14 +11,14 @@ from typing import Literal
 import numpy as np
 import torch
 from attention_matching import FeatureNetwork, Preprocessing, augmentation_for
-from sextet_common import checkpoint, device, figures, progress, runs
+from sextet_common import checkpoint, device, figures, optimizers, progress, runs
 from sextet_common.data import ImageSet
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from sextet_common.seeding import generator as random_of
 from sextet_common.seeding import torch_generator
 from torch import Tensor
 
-from d2m_generator.ema import EMA, optimizer_state, restore_optimizer
+from d2m_generator.ema import EMA
 from d2m_generator.generator import ImageGenerator, chosen_parameters
 from d2m_generator.matching import MatchingLoss
 from d2m_generator.pool import Pool, PoolConfig
@@ -146,8 +146,9 @@ class D2M:
         run = None if out is None else runs.Run.open(out, JOB, _record(generator, data, config))
         done = 0
         found = None if run is None else run.resume()
-        if found is not None:
-            step.load(found.arrays)
+        if run is not None and found is not None:
+            with reading(run.checkpoints, "checkpoints of this distillation"):
+                step.load(found.arrays)
             done = int(found.meta["step"])
         began = time.perf_counter()
         with progress.bar("D2M", config.steps, done=done) as bar, runs.interruptible() as stopping:
@@ -252,16 +253,18 @@ class _Step:
         """Return all that a stopped run goes on from."""
         found = {f"learning.{name}": p.detach() for name, p in self.learning}
         found |= {f"average.{name}": tensor for name, tensor in self.average.weights.items()}
-        return found | optimizer_state(self.optimizer, "adam")
+        return found | optimizers.state(self.optimizer, "adam")
 
     @torch.no_grad()
     def load(self, arrays: dict[str, Tensor]) -> None:
         """Take such a state."""
         for name, parameter in self.learning:
-            parameter.copy_(arrays[f"learning.{name}"])
-        for name in self.average.weights:
-            self.average.weights[name] = arrays[f"average.{name}"].to(self.average.weights[name].device)
-        restore_optimizer(self.optimizer, {n: t.to(self.where) for n, t in arrays.items()}, "adam")
+            learned = arrays[f"learning.{name}"]
+            if learned.shape != parameter.shape:
+                raise InputError(f"{name} has the shape {tuple(learned.shape)}", f"{tuple(parameter.shape)}")
+            parameter.copy_(learned)
+        self.average.load({n[8:]: tensor for n, tensor in arrays.items() if n.startswith("average.")})
+        optimizers.restore(self.optimizer, arrays, "adam")
 
 
 def _save(generator: ImageGenerator, run: runs.Run, config: D2MConfig) -> None:

@@ -1,10 +1,11 @@
-"""An average of weights over the steps, and optimizers' states as named tensors."""
+"""An average of weights over the steps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
+from sextet_common.errors import InputError
 from torch import Tensor, nn
 
 
@@ -45,31 +46,23 @@ class EMA:
             if name in self.weights:
                 self.weights[name].lerp_(parameter, 1 - decay)
 
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the weights of an average of the same parameters.
+
+        Raises
+        ------
+        InputError
+            Where names or shapes differ.
+        """
+        shapes, wanted = ({n: tuple(w.shape) for n, w in found.items()} for found in (weights, self.weights))
+        wrong = sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted.get(name))
+        if wrong:
+            raise InputError(f"an average that differs in {', '.join(wrong[:3])}", "that of the same parameters")
+        self.weights = {name: weights[name].to(tensor) for name, tensor in self.weights.items()}
+
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
         """Leave the average in the module."""
         for name, parameter in module.named_parameters():
             if name in self.weights:
                 parameter.copy_(self.weights[name])
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
-    """Return an optimizer's state as tensors whose names begin with a prefix."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{prefix}.{number}.{key}": torch.as_tensor(value)
-        for number, values in state.items()
-        for key, value in values.items()
-        if value is not None
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, arrays: dict[str, Tensor], prefix: str) -> None:
-    """Take what `optimizer_state` returned."""
-    whole = optimizer.state_dict()
-    whole["state"] = {}
-    for name, tensor in arrays.items():
-        if name.startswith(f"{prefix}."):
-            number, key = name[len(prefix) + 1 :].split(".", 1)
-            whole["state"].setdefault(int(number), {})[key] = tensor.cpu() if key == "step" else tensor
-    optimizer.load_state_dict(whole)

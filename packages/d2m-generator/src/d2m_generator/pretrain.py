@@ -12,15 +12,15 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 from attention_matching import SiameseAugmentation, augmentation_for
-from sextet_common import checkpoint, device, figures, progress, runs
+from sextet_common import checkpoint, device, figures, optimizers, progress, runs
 from sextet_common.data import ImageSet
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from sextet_common.seeding import generator as random_of
 from sextet_common.seeding import torch_generator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from d2m_generator.ema import EMA, optimizer_state, restore_optimizer
+from d2m_generator.ema import EMA
 from d2m_generator.gan import ConditionalGAN
 from d2m_generator.generator import ImageGenerator
 from d2m_generator.quality import pixels_of
@@ -153,8 +153,9 @@ def pretrain(
     run = None if out is None else runs.Run.open(out, JOB, _record(generator, data, config))
     done = 0
     found = None if run is None else run.resume()
-    if found is not None:
-        learner.load({name: tensor.to(where) for name, tensor in found.arrays.items()})
+    if run is not None and found is not None:
+        with reading(run.checkpoints, "checkpoints of this training"):
+            learner.load({name: tensor.to(where) for name, tensor in found.arrays.items()})
         done = int(found.meta["step"])
     began = time.perf_counter()
     images = torch.tensor(data.train_images) * 2 - 1
@@ -273,16 +274,16 @@ class GANLearner:
         found = {f"generator.{n}": t for n, t in self.generator.state_dict().items()}
         found |= {f"discriminator.{n}": t for n, t in self.discriminator.state_dict().items()}
         found |= {f"average.{n}": t for n, t in self.average.weights.items()}
-        found |= optimizer_state(self.of_generator, "adam-g")
-        return found | optimizer_state(self.of_discriminator, "adam-d")
+        found |= optimizers.state(self.of_generator, "adam-g")
+        return found | optimizers.state(self.of_discriminator, "adam-d")
 
     def load(self, arrays: dict[str, Tensor]) -> None:
         """Take such a state."""
         self.generator.load_state_dict(_part(arrays, "generator."))
         self.discriminator.load_state_dict(_part(arrays, "discriminator."))
-        self.average.weights = _part(arrays, "average.")
-        restore_optimizer(self.of_generator, arrays, "adam-g")
-        restore_optimizer(self.of_discriminator, arrays, "adam-d")
+        self.average.load(_part(arrays, "average."))
+        optimizers.restore(self.of_generator, arrays, "adam-g")
+        optimizers.restore(self.of_discriminator, arrays, "adam-d")
 
     def finish(self) -> None:
         """Take the averaged weights, and compute the statistics of the normalisations anew for them."""

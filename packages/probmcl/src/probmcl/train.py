@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-from sextet_common import checkpoint, progress, runs
-from sextet_common.errors import InputError
+from sextet_common import checkpoint, optimizers, progress, runs
+from sextet_common.errors import InputError, reading
 from sextet_common.seeding import generator, torch_generator, torch_seed
 from torch import Tensor, nn
 from torch.nn import functional
@@ -108,8 +108,9 @@ def train(network: Network, data: MultiLabelSet, config: Config, where: torch.de
     total = sum(stage.steps for stage in stages)
     found = None if run is None else run.resume()
     start = 0 if found is None else int(found.meta["step"])
-    if found is not None:
-        network.load_state_dict({n[6:]: x for n, x in found.arrays.items() if n.startswith("model.")})
+    if run is not None and found is not None:
+        with reading(run.checkpoints, "checkpoints of this training"):
+            network.load_state_dict({n[6:]: x for n, x in found.arrays.items() if n.startswith("model.")})
     elif run is not None and config.two_stages:
         rate = positive_rate(torch.from_numpy(np.array(data.train.labels)), config.threshold, config.measure)
         run.log(0, positive_rate=rate)
@@ -120,7 +121,7 @@ def train(network: Network, data: MultiLabelSet, config: Config, where: torch.de
             if start < end:
                 optimizer = _optimizer(stage, config)
                 if found is not None and start > before:
-                    _restore(optimizer, found.arrays)
+                    optimizers.restore(optimizer, found.arrays)
                 _prepare(network, stage)
                 for done in range(max(start, before) + 1, end + 1):
                     losses = _step(network, stage, optimizer, data, config, where, done - before - 1)
@@ -300,19 +301,7 @@ def _optimizer(stage: _Stage, config: Config) -> torch.optim.Optimizer:
 
 def _state(network: Network, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     state = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
-    for number, values in optimizer.state_dict()["state"].items():
-        state |= {f"optimizer.{number}.{name}": value for name, value in values.items()}
-    return state
-
-
-def _restore(optimizer: torch.optim.Optimizer, arrays: dict[str, Tensor]) -> None:
-    whole = optimizer.state_dict()
-    for name, tensor in arrays.items():
-        kind, _, rest = name.partition(".")
-        if kind == "optimizer":
-            number, _, field = rest.partition(".")
-            whole["state"].setdefault(int(number), {})[field] = tensor
-    optimizer.load_state_dict(whole)
+    return state | optimizers.state(optimizer)
 
 
 def _validated(

@@ -7,24 +7,23 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import field
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import torch
-from sextet_common import checkpoint, device, progress, runs
-from sextet_common.errors import InputError
+from sextet_common import checkpoint, device, optimizers, progress, runs
+from sextet_common.errors import InputError, reading
 from sextet_common.seeding import generator, torch_seed
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from subclass_kd.augment import Views
 from subclass_kd.curriculum import CurriculumSampler, Schedule
 from subclass_kd.data import Part, SubclassSet
 from subclass_kd.losses import CrossEntropy, Objective
 from subclass_kd.metrics import Scores, score
+from subclass_kd.processes import Processes, joined
 from subclass_kd.teacher import Source, TeacherLogits, live
 
 FILE = "model.safetensors"
@@ -235,15 +234,15 @@ def fit(
 
     Under torchrun every step's images are shared out among the processes, and gradients are averaged.
     """
-    with _processes(config.device) as (where, rank, world):
-        network.to(where)
+    with joined(config.device) as all_of_us:
+        network.to(all_of_us.where)
         if isinstance(objective, nn.Module):
-            objective.to(where)
+            objective.to(all_of_us.where)
         _check_outputs(network, data, "network")
-        run = (
-            runs.Run.open(out, job, _record(network, data, objective, config)) if out is not None and not rank else None
-        )
-        _loop(network, data, objective, logits, config, run, where, rank, world)
+        run = None
+        if out is not None and all_of_us.is_first:
+            run = runs.Run.open(out, job, _record(network, data, objective, config))
+        _loop(network, data, objective, logits, config, run, all_of_us)
     network.eval()
     if run is not None:
         state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
@@ -275,18 +274,17 @@ def _loop(
     logits: Source | None,
     config: TrainConfig,
     run: runs.Run | None,
-    where: torch.device,
-    rank: int,
-    world: int,
+    all_of_us: Processes,
 ) -> None:
     optimizer = _optimizer(network, config)
     best = copy.deepcopy(network.state_dict()) if config.patience else {}
     state = {"epoch": 0, "best": -1.0, "since": 0}
-    found = None if run is None else run.resume()
+    found = all_of_us.told(None if run is None else run.resume())
     if found is not None:
-        _restore(network, optimizer, best, found.arrays)
-        state = {name: found.meta[name] for name in state}
-    learner = nn.parallel.DistributedDataParallel(network) if world > 1 else network
+        with reading("the run folder" if run is None else run.checkpoints, "checkpoints of this training"):
+            _restore(network, optimizer, best, found.arrays)
+            state = {"epoch": int(found.meta["epoch"]), "since": int(found.meta["since"]), "best": found.meta["best"]}
+    learner = nn.parallel.DistributedDataParallel(network) if all_of_us.world > 1 else network
     began = time.perf_counter()
     with (
         progress.bar(f"{type(objective).__name__}", config.epochs, done=int(state["epoch"])) as bar,
@@ -295,7 +293,7 @@ def _loop(
         for epoch in range(int(state["epoch"]), config.epochs):
             if config.patience and state["since"] >= config.patience:
                 break
-            loss = _epoch(learner, data, objective, logits, config, optimizer, epoch, where, rank, world)
+            loss = _epoch(learner, data, objective, logits, config, optimizer, epoch, all_of_us)
             if not math.isfinite(loss):
                 raise InputError(
                     f"the loss is {loss} in epoch {epoch}, seed {config.seed}",
@@ -311,14 +309,14 @@ def _loop(
                     best = copy.deepcopy(network.state_dict())
             state["epoch"] = epoch + 1
             bar.advance(loss=loss)
-            stop = stopping()
+            stop = all_of_us.any(stopping())
             if run is not None:
                 run.log(epoch + 1, **values, seconds=round(time.perf_counter() - began, 3))
                 if stop or epoch + 1 == config.epochs or (epoch + 1) % config.checkpoint_every == 0:
                     arrays = _state(network, optimizer, best)
                     checkpoint.save_step(run.checkpoints, epoch + 1, arrays, {"step": epoch + 1, **state})
             if stop:
-                return
+                raise KeyboardInterrupt  # in all processes, whichever was asked to stop
     if config.patience:
         network.load_state_dict(best)
 
@@ -331,11 +329,10 @@ def _epoch(
     config: TrainConfig,
     optimizer: torch.optim.Optimizer,
     epoch: int,
-    where: torch.device,
-    rank: int,
-    world: int,
+    all_of_us: Processes,
 ) -> float:
     """Go through an epoch's images once; returns the mean loss."""
+    where, rank, world = all_of_us.where, all_of_us.rank, all_of_us.world
     learner.train()
     order, steps = _order(data.train, config, epoch), _steps(data.train, config)
     view = epoch % config.views.count
@@ -360,9 +357,7 @@ def _epoch(
         loss.backward()
         optimizer.step()
         total += loss.detach()
-    if world > 1:
-        distributed.all_reduce(total)
-    return float(total) / len(batches) / world
+    return float(all_of_us.summed(total)) / len(batches) / world
 
 
 def _order(part: Part, config: TrainConfig, epoch: int) -> np.ndarray:
@@ -399,23 +394,17 @@ def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer
 
 def _state(network: nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor]) -> dict[str, Tensor]:
     state = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
-    state |= {f"best.{name}": tensor for name, tensor in best.items()}
-    for number, values in optimizer.state_dict()["state"].items():
-        state |= {f"optimizer.{number}.{name}": value for name, value in values.items()}
-    return state
+    return state | {f"best.{name}": tensor for name, tensor in best.items()} | optimizers.state(optimizer)
 
 
 def _restore(
     network: nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor], arrays: dict[str, Tensor]
 ) -> None:
+    if best:  # held against the network too
+        network.load_state_dict({name[5:]: x for name, x in arrays.items() if name.startswith("best.")})
+        best |= copy.deepcopy(network.state_dict())
     network.load_state_dict({name[6:]: x for name, x in arrays.items() if name.startswith("model.")})
-    best |= {name[5:]: x for name, x in arrays.items() if name.startswith("best.")}
-    whole = optimizer.state_dict()
-    for name, tensor in arrays.items():
-        if name.startswith("optimizer."):
-            _, number, key = name.split(".", 2)
-            whole["state"].setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict(whole)
+    optimizers.restore(optimizer, arrays)
 
 
 def _check_outputs(network: nn.Module, data: SubclassSet, name: str) -> None:
@@ -442,26 +431,3 @@ def _record(network: nn.Module, data: SubclassSet, objective: Objective, config:
         "data": data.source,
         "data_sha256": runs.fingerprint(*images, data.train.labels),
     }
-
-
-@contextmanager
-def _processes(name: str) -> Iterator[tuple[torch.device, int, int]]:
-    """Give the device, the rank and the number of processes: torchrun's, or one."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
-        yield device.pick(name), 0, 1
-        return
-    where = device.pick(name)
-    if where.type == "cuda":
-        where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(where)
-    mine = not distributed.is_initialized()
-    if mine:
-        distributed.init_process_group("nccl" if where.type == "cuda" else "gloo")
-    try:
-        yield where, distributed.get_rank(), distributed.get_world_size()
-        if mine:  # torch 2.6 can wait for ever for a thread that still holds a tensor: let all of them come to an end
-            with suppress(RuntimeError):
-                distributed.barrier()
-    finally:
-        if mine:
-            distributed.destroy_process_group()

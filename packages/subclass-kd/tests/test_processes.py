@@ -1,0 +1,119 @@
+"""What torchrun's processes do together: the result of one, and a run that goes on after any of them is stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from sextet_common import checkpoint
+from sextet_common.errors import InputError
+from subclass_kd.processes import joined
+
+PROGRAM = textwrap.dedent("""
+    import sys
+    sys.path.insert(0, {here!r})
+    import torch
+    torch.set_num_threads(1)
+    from test_train import H, data
+    from subclass_kd import CrossEntropy, TrainConfig, Views, distill
+
+    torch.manual_seed(0)
+    from torch.nn import Flatten, Linear, Tanh
+    network = torch.nn.Sequential(Flatten(), Linear(64, 8), Tanh(), Linear(8, 4))
+    config = TrainConfig(epochs={epochs}, batch_size=17, views=Views(2), device="cpu", checkpoint_every=3,
+                         patience={epochs})
+    try:
+        distill(None, network, data(), CrossEntropy(H), config, sys.argv[1])
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        sys.exit(f"{{type(error).__name__}}: {{error}}")
+""")
+
+
+def start(out: Path, epochs: int = 60) -> list[subprocess.Popen[str]]:
+    """What torchrun does on one machine for two processes, without its half a minute of patience."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    program = PROGRAM.format(here=str(Path(__file__).parent), epochs=epochs)
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(out)],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+
+
+def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    told = [process.communicate(timeout=180) for process in processes]
+    return [(process.returncode, error) for process, (_, error) in zip(processes, told, strict=True)]
+
+
+def wait_for_checkpoint(out: Path, processes: list[subprocess.Popen[str]]) -> None:
+    while checkpoint.latest(out / "checkpoints") is None:
+        assert all(process.poll() is None for process in processes), ended(processes)
+        time.sleep(0.02)
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load(out / "model.safetensors", "torch").arrays
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The weights of a run of two processes that nobody disturbed."""
+    out = tmp_path_factory.mktemp("whole")
+    assert [code for code, _ in ended(start(out))] == [0, 0]
+    return weights(out)
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_goes_on_to_the_same_bits_after_one_is_asked_to_stop(
+    tmp_path: Path, whole: dict[str, torch.Tensor]
+) -> None:
+    processes = start(tmp_path / "stopped")
+    wait_for_checkpoint(tmp_path / "stopped", processes)
+    processes[1].send_signal(signal.SIGTERM)  # the other one hears of it, and stops after the same epoch
+    assert [code for code, _ in ended(processes)] == [130, 130]
+    assert not (tmp_path / "stopped" / "model.safetensors").exists()
+    assert [code for code, _ in ended(start(tmp_path / "stopped"))] == [0, 0]
+    stopped = weights(tmp_path / "stopped")
+    assert all(torch.equal(tensor, stopped[name]) for name, tensor in whole.items())
+
+
+@pytest.mark.slow
+def test_a_lost_process_ends_the_run_in_one_line_and_the_same_command_goes_on(
+    tmp_path: Path, whole: dict[str, torch.Tensor]
+) -> None:
+    processes = start(tmp_path / "run")
+    wait_for_checkpoint(tmp_path / "run", processes)
+    processes[1].kill()
+    (code, error), _ = ended(processes)
+    (told,) = (line for line in error.splitlines() if "InputError" in line)
+    assert code == 1 and "process 0 of 2 has lost another one" in told and "last checkpoint" in told
+    assert [code for code, _ in ended(start(tmp_path / "run"))] == [0, 0]
+    killed = weights(tmp_path / "run")
+    assert all(torch.equal(tensor, killed[name]) for name, tensor in whole.items())
+
+
+def test_a_mistake_in_one_process_is_not_called_a_loss_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(InputError, match="device 'tpu' is unknown"), joined("tpu"):
+        pass
+    with pytest.raises(RuntimeError, match="mine"), joined("cpu") as alone:
+        assert alone.is_first and alone.world == 1
+        raise RuntimeError("mine")
