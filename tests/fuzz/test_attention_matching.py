@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from attention_matching import DistilledSet
+from attention_matching import __main__ as command
 from attention_matching.card import data_card, read_evaluation, summary
 from attention_matching.config import DistillConfig
 from attention_matching.continual import ContinualConfig, continual
@@ -65,6 +66,10 @@ def saved(distilled: DistilledSet) -> bytes:
     with TemporaryDirectory() as folder:
         distilled.save(Path(folder, "x"))
         return Path(folder, "x").read_bytes()
+
+
+ONE = Preprocessing(torch.ones(1), torch.ones(1))
+GREY = saved(dataclasses.replace(PLAIN, images=torch.zeros(4, 1, 8, 8), preprocessing=ONE))
 
 
 def distilled_set(found: DistilledSet) -> None:
@@ -149,6 +154,12 @@ def test_jobs_that_go_on(name: str, drawn: st.DataObject) -> None:
 def test_a_job_that_is_done_reads_its_folder(name: str) -> None:
     go_on, left = job(name)
     assert holds(go_on, left, "run", valid=True) is not None
+
+
+@FEW
+@given(content=documents({"job": "attention-matching distill", "config": {"data": "digits"}}))
+def test_what_a_distilled_set_was_made_from(content: bytes) -> None:
+    holds(lambda run: command._finished(run, None), {"config.json": content, "distilled.safetensors": GREY}, "run")
 
 
 FILES: dict[str, tuple[Callable[[Path], Any], bytes]] = {

@@ -95,6 +95,16 @@ def test_a_lost_process_ends_the_run_in_one_line_and_another_number_of_them_goes
 
 
 @pytest.mark.slow
+def test_one_process_that_is_asked_to_stop_stops_all_after_the_same_step(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    processes = start(out, 2, steps=4000)
+    wait_for_checkpoint(out, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    assert [code for code, _ in ended(processes)] == [130, 130]
+    assert not (out / "distilled.safetensors").exists()  # what is half done is not said to be done
+
+
+@pytest.mark.slow
 def test_batch_norm_in_two_processes_and_more_processes_than_classes_are_refused(tmp_path: Path) -> None:
     for code, error in ended(start(tmp_path / "run", 2, norm="batch")):
         assert code == 2 and "statistics would have to be synchronised" in error

@@ -138,6 +138,8 @@ def test_the_losses_are_a_literal_reference_in_double_precision() -> None:
 def test_an_update_moves_everything_and_the_slow_critics_a_little() -> None:
     torch.manual_seed(0)
     sac = SAC(SHAPE, LOW, HIGH, SACConfig(auto_alpha=True, tau=0.25))
+    with pytest.raises(InputError, match="the replay's capacity is 1000000000000000"):
+        Replay(10**15, 5, 2)
     replay = Replay(100, 5, 2)
     replay.add(np.random.default_rng(0).normal(size=(50, 14)).astype(np.float32))
     before = [p.clone() for p in sac.slow.parameters()]

@@ -280,6 +280,9 @@ def test_the_command_line_trains_goes_on_evaluates_and_draws(
     assert main(["plot", "run", "--out", "plots", "--by", "crossover"]) == 0
     assert "esac, crossover row" in capsys.readouterr().out
     assert main(["plot", "run", "--out", "plots", "--by", "nonsense"]) == 2
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "config.json").write_text('{"job": "esac train", "config": {"config": 1}}')
+    assert main(["plot", "damaged", "--out", "plots", "--by", "crossover"]) == 2
     capsys.readouterr()
     assert main(["train", "--env", "CartPole-v1", "--out", "other"]) == 2
     assert "continuous actions" in capsys.readouterr().err and not (tmp_path / "other").exists()

@@ -62,6 +62,13 @@ def test_resuming_rewinds_the_metrics_to_the_checkpoint(tmp_path) -> None:
     assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
 
 
+def test_a_checkpoint_from_before_the_start_is_refused(tmp_path) -> None:
+    run = Run.open(tmp_path, "demo", {})
+    checkpoint.save_step(run.checkpoints, 3, {"x": np.zeros(1)}, {"step": -(10**18)})
+    with pytest.raises(InputError, match="is of step -1000000000000000000; expected: a step >= 0"):
+        run.resume("numpy")
+
+
 def test_without_a_checkpoint_a_resumed_run_starts_with_empty_metrics(tmp_path) -> None:
     run = Run.open(tmp_path, "demo", {})
     run.log(1, loss=1.0)

@@ -11,7 +11,7 @@ import tyro
 from sextet_common import cli, device, files
 from sextet_common import data as image_data
 from sextet_common.data import ImageSet
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from sextet_common.runs import Run, to_json
 
 from attention_matching.card import read_evaluation, save_card, summary
@@ -227,7 +227,8 @@ def bench(
 def _finished(run: Path, data: str | None) -> tuple[DistilledSet, str, ImageSet]:
     """Read a finished run's set, and the images that it is to be tested on."""
     training = DistilledSet.load(result_path(run))
-    source = str(data or Run.read(run).config["data"])
+    with reading(run / "config.json", "a run of distill"):
+        source = str(data or Run.read(run).config["data"])
     size = training.images.shape[-1] if source.startswith("folder:") else None
     return training, source, image_data.load(source, size=size)
 

@@ -131,8 +131,9 @@ def plot(runs: tyro.conf.Positional[tuple[Path, ...]], /, out: Path = Path("plot
     from esac import plotting, summaries
 
     def label(folder: str | os.PathLike[str]) -> str:
-        settings = Run.read(folder).config.get("config", {})
-        found = {**settings.get("sac", {}), **settings}
+        with reading(Path(folder) / "config.json", "a run of esac train"):
+            settings = dict(Run.read(folder).config["config"])
+            found = {**settings.get("sac", {}), **settings}
         if by not in found:
             raise InputError(f"the setting {by!r}", "one of " + ", ".join(sorted(found)))
         return f"{settings.get('mode')}, {by} {found[by]}"

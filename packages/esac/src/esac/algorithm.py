@@ -167,8 +167,9 @@ class ESAC:
         """
         run = None if out is None else runs.Run.open(out, JOB, self._record())
         found = None if run is None else run.resume()
-        if found is not None:
-            saving.take(self, found)
+        if run is not None and found is not None:
+            with reading(run.checkpoints, "checkpoints of this run"):
+                saving.take(self, found)
         outputs = None if run is None else Outputs(run, str(self._record()["env"]), self.generation + 1)
         own = engine is None
         workers = engine or _engine(self.job, self.config)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from sextet_common import files
-from sextet_common.errors import reading
+from sextet_common.errors import InputError, reading
 from sextet_common.runs import Run
 
 from esac.rollout import Episode
@@ -53,10 +53,19 @@ class Evaluations:
 
     @classmethod
     def of(cls, arrays: dict[str, np.ndarray]) -> Evaluations:
-        """Make evaluations from such arrays."""
+        """Make evaluations from such arrays.
+
+        Raises
+        ------
+        InputError
+            Where their shapes do not fit one another.
+        """
         found = cls([(float(a), float(b), float(c)) for a, b, c in arrays["when"].tolist()])
         for name in _SERIES:
             if f"returns.{name}" in arrays:
+                shapes = [arrays[f"{kind}.{name}"].shape for kind in ("returns", "lengths")]
+                if shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][0] != len(found.when):
+                    raise InputError(f"evaluations of shapes {shapes}", f"a row for each of {len(found.when)}")
                 found.returns[name] = arrays[f"returns.{name}"].tolist()
                 found.lengths[name] = arrays[f"lengths.{name}"].tolist()
         return found

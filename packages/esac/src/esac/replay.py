@@ -43,7 +43,12 @@ class Replay:
         if capacity < 1:
             raise InputError(f"the replay's capacity is {capacity}", "a whole number >= 1")
         self.observations, self.actions = observations, actions
-        self.rows = np.zeros((capacity, 2 * observations + actions + 2), dtype=np.float32)
+        width = 2 * observations + actions + 2
+        try:
+            self.rows = np.zeros((capacity, width), dtype=np.float32)
+        except (MemoryError, ValueError) as error:
+            told = f"the replay's capacity is {capacity}, of {4 * width} bytes each"
+            raise InputError(told, "as many as memory can hold") from error
         self.at, self.filled = 0, 0
 
     def __len__(self) -> int:
@@ -83,5 +88,7 @@ class Replay:
         rows = np.asarray(state["rows"])
         if rows.ndim != 2 or rows.shape[1] != self.rows.shape[1] or len(rows) > len(self.rows):
             raise InputError(f"a replay of shape {rows.shape}", f"at most {self.rows.shape}")
+        if not (np.isfinite(rows).all() and 0 <= int(state["at"]) < len(self.rows)):
+            raise InputError(f"a replay that stands at {state['at']}", f"finite rows, and a place in {len(self.rows)}")
         self.filled, self.at = len(rows), int(state["at"])
         self.rows[: self.filled] = rows

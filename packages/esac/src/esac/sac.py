@@ -9,6 +9,7 @@ import math
 import numpy as np
 import torch
 from jaxtyping import Float
+from sextet_common import optimizers
 from sextet_common.errors import InputError
 from torch import Tensor, nn
 from torch.nn import functional
@@ -290,8 +291,7 @@ class SAC:
         for name, module in self._modules().items():
             arrays |= {f"{name}.{key}": tensor for key, tensor in module.state_dict().items()}
         for name, optimizer in self._optimizers().items():
-            for number, values in optimizer.state_dict()["state"].items():
-                arrays |= {f"{name}.{number}.{key}": torch.as_tensor(value) for key, value in values.items()}
+            arrays |= optimizers.state(optimizer, name)
         return arrays
 
     def load(self, arrays: dict[str, Tensor]) -> None:
@@ -299,14 +299,9 @@ class SAC:
         for name, module in self._modules().items():
             module.load_state_dict(_under(arrays, name))
         with torch.no_grad():
-            self.log_alpha.copy_(arrays["log_alpha"])
+            self.log_alpha.copy_(arrays["log_alpha"].reshape(()))
         for name, optimizer in self._optimizers().items():
-            whole = optimizer.state_dict()
-            whole["state"] = {}
-            for key, tensor in _under(arrays, name).items():
-                number, leaf = key.split(".", 1)
-                whole["state"].setdefault(int(number), {})[leaf] = tensor
-            optimizer.load_state_dict(whole)
+            optimizers.restore(optimizer, arrays, name)
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"actor": self.actor, "critics": self.critics, "slow": self.slow}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from sextet_common import checkpoint
+from sextet_common.errors import InputError
 
 from esac.outputs import Evaluations
 from esac.policy import ActionMap
@@ -67,8 +68,23 @@ def state(model: ESAC, *, replay: bool = True) -> tuple[dict[str, torch.Tensor],
 
 
 def take(model: ESAC, found: checkpoint.Checkpoint) -> None:
-    """Give a learner what `state` returned of one of the same settings."""
+    """Give a learner what `state` returned of one of the same settings.
+
+    Raises
+    ------
+    InputError
+        For an array that is not of this learner's shape, or a number that is none.
+    """
     arrays, meta = found.arrays, found.meta
+    for name, mine in state(model, replay=False)[0].items():
+        theirs = arrays[name]
+        if not name.startswith("evaluations.") and (theirs.shape != mine.shape or theirs.dtype != mine.dtype):
+            raise InputError(
+                f"{name} of shape {tuple(theirs.shape)}, {theirs.dtype}", f"{tuple(mine.shape)}, {mine.dtype}"
+            )
+    for name in (*_COUNTERS, "sac_steps", "updates", "sigma"):
+        if type(meta[name]) not in (int, float) or not 0 <= meta[name] < math.inf:
+            raise InputError(f"{name} is {meta[name]!r}", "a finite number >= 0")
 
     def under(name: str) -> dict[str, Any]:
         return {key[len(name) + 1 :]: array for key, array in arrays.items() if key.startswith(f"{name}.")}

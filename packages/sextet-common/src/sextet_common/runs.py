@@ -199,6 +199,8 @@ class Run:
         loaded = checkpoint.load(newest, "numpy" if framework == "numpy" else "torch")
         with reading(newest, "a checkpoint with its step"):
             step = int(loaded.meta["step"])
+        if step < 0:
+            raise InputError(f"{newest} is of step {step}", "a step >= 0")
         self.rewind(step)
         return loaded
 

@@ -283,7 +283,7 @@ def _loop(
     if found is not None:
         with reading("the run folder" if run is None else run.checkpoints, "checkpoints of this training"):
             _restore(network, optimizer, best, found.arrays)
-            state = {"epoch": int(found.meta["epoch"]), "since": int(found.meta["since"]), "best": found.meta["best"]}
+            state = {"epoch": int(found.meta["step"]), "since": int(found.meta["since"]), "best": found.meta["best"]}
     learner = nn.parallel.DistributedDataParallel(network) if all_of_us.world > 1 else network
     began = time.perf_counter()
     with (
