@@ -137,7 +137,7 @@ SPEED = (
         lambda r: (r["MW2 distance, N 200 and 60, d 2"]["POT"], r["MW2 distance, N 200 and 60, d 2"]["ours"]),
         "python benchmarks/bench_speed.py"),
     Row("attention-matching", "a step of DataDAM, CIFAR's shapes", "the published loop, stated again", "step-cpu",
-        step, "python benchmarks/bench_step.py --data npz-jpeg:PATH/cifar10-jpeg"),
+        step, "python benchmarks/bench_step.py"),
     Row("attention-matching", "both attention maps, forward and backward", "plain torch", "attention-cpu",
         maps("plain"), "OMP_NUM_THREADS=1 python benchmarks/bench_attention.py --device cpu"),
     Row("attention-matching", "the same by Triton", "torch.compile", "attention-cuda",

@@ -41,7 +41,6 @@ fuzz = settings(
     max_examples=EXAMPLES,
     derandomize=not _ASKED,
     deadline=None,
-    phases=(__import__("hypothesis").Phase.explicit, __import__("hypothesis").Phase.generate),  # TEMP
     print_blob=bool(_ASKED),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )

@@ -1,6 +1,6 @@
 """A step's speed at the papers' CIFAR shapes, against the published loop stated again, in turn.
 
-``python benchmarks/bench_step.py --data npz-jpeg:PATH/cifar10-jpeg`` prints a table, writes
+``python benchmarks/bench_step.py [--data npz-jpeg:PATH/cifar10-jpeg]`` prints a table, writes
 results/step-DEVICE.json and puts the table into README.md. Without --data: random pixels in
 the same shapes, which take as long.
 """

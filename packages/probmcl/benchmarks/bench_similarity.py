@@ -256,7 +256,7 @@ def _draw(found: list[dict[str, Any]], path: Path) -> None:
             axis.set_yscale("log")
         axes[0, 0].set_ylabel("forward + backward, s")
         axes[1, 0].set_ylabel("peak memory, GiB")
-        axes[0, 0].legend(frameon=False, fontsize=8)
+        axes[1, 0].legend(frameon=False, fontsize=8, loc="center right")
 
 
 if __name__ == "__main__":
