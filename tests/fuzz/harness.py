@@ -147,7 +147,7 @@ _PATHS = {  # the arguments of an audit event that are paths
     "shutil.rmtree": (0,), "shutil.copyfile": (0, 1), "shutil.move": (0, 1),
 }  # fmt: skip
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_ITS_OWN = ("/proc/", "/sys/", "/dev/")
+_ITS_OWN = ("/proc/", "/sys/", "/dev/", "/usr/share/zoneinfo/")
 _watching: list[tuple[int, Path, list[str]]] = []
 
 
@@ -321,7 +321,7 @@ def _worse(draw: st.DrawFn, value: Any) -> Any:
     if isinstance(value, str):
         options += [st.text(max_size=4).map(lambda added: value + added), st.just(value[:-1]), st.just(value.upper())]
     if isinstance(value, int | float) and not isinstance(value, bool):
-        options += [st.just(-value), st.just(value + 1), st.just(value * 1e9), st.just(str(value)), st.floats()]
+        options += [st.just(-value), st.just(value + 1), st.just(value * 10**9), st.just(str(value)), st.floats()]
     if isinstance(value, list) and value:
         options += [st.just([*value, value[0]]), st.just(value[1:]), st.just(value * 100)]
     return draw(st.one_of(options))

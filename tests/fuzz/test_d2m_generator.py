@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from attention_matching import EvaluateConfig
 from d2m_generator import ConditionalGAN, DiffusionGenerator, StreamedSet, load_generator, save_generator
 from d2m_generator import __main__ as command
 from d2m_generator.distill import D2M, D2MConfig
+from d2m_generator.evaluation import evaluate_generator
 from d2m_generator.pool import PoolConfig
 from d2m_generator.pretrain import PretrainConfig, pretrain
 from harness import EXAMPLES, checkpoints, documents, fuzz, holds, npy, npy_files
@@ -127,7 +129,14 @@ def denoised(out: Path) -> Any:
     return pretrain(generator, images(), PretrainConfig(steps=1, batch_size=4, device="cpu"), out)
 
 
-JOBS: dict[str, Callable[[Path], Any]] = {"distill": distilled, "GAN": pretrained, "diffusion": denoised}
+def evaluated(out: Path) -> Any:
+    config = EvaluateConfig(networks=1, epochs=1, batch=8, width=4, depth=1, device="cpu")
+    return evaluate_generator(ConditionalGAN(2, (1, 8, 8), width=4), images(), 1, config, out, protocol="regenerate")
+
+
+JOBS: dict[str, Callable[[Path], Any]] = {
+    "distill": distilled, "GAN": pretrained, "diffusion": denoised, "evaluate": evaluated,
+}  # fmt: skip
 
 
 @cache

@@ -174,8 +174,9 @@ class D2M:
         if run is not None:
             save_samples(generator, run.path / "samples.png")
             _save(generator, run, config)
-            rows = run.metrics()
-            curve = ([row["step"] for row in rows], [row["loss"] for row in rows])
+            with reading(run.path, "a folder in which a distillation was begun"):
+                rows = [(int(row["step"]), float(row["loss"])) for row in run.metrics()]
+            curve = ([step for step, _ in rows], [loss for _, loss in rows])
             figures.save_curves({"loss": curve}, run.path / "loss.png", x_label="step", y_label="loss")
         return generator
 

@@ -19,7 +19,7 @@ from attention_matching import (
 from attention_matching.training import accuracy
 from sextet_common import device, progress, runs
 from sextet_common.data import ImageSet
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading
 from sextet_common.seeding import derive, torch_seed
 from sextet_common.seeding import generator as random_of
 from torch.nn import functional
@@ -134,7 +134,8 @@ def _regenerated(
         sha256 = runs.fingerprint(first, inputs, labels)
         recorded = {"data": data.source, "sha256": sha256, "protocol": "regenerate", "ipc": ipc, **runs.to_json(config)}
         run = runs.Run.open(Path(out), JOB, recorded)
-        accuracies = [float(row["accuracy"]) for row in run.metrics()]
+        with reading(run.path, "a folder in which an evaluation was begun"):
+            accuracies = [Evaluation((float(row["accuracy"]),)).mean for row in run.metrics()]
     total = config.networks * config.epochs
     with progress.bar("regenerate", total, done=len(accuracies) * config.epochs) as bar:
         for number in range(len(accuracies), config.networks):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 from sextet_common.errors import InputError, require
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-_KEPT = {"Adam": {"step", "exp_avg", "exp_avg_sq"}, "SGD": {"momentum_buffer"}}
-_KEPT["AdamW"] = _KEPT["Adam"]
+_ADAM = {"step", "exp_avg", "exp_avg_sq"}
+_KEPT: dict[str, Set[str]] = {"Adam": _ADAM, "AdamW": _ADAM, "SGD": {"momentum_buffer"}}
 
 
 def state(optimizer: Optimizer, prefix: str = "optimizer") -> dict[str, Tensor]:
@@ -92,11 +92,11 @@ def restore(optimizer: Optimizer, arrays: Mapping[str, Tensor], prefix: str = "o
             raise InputError(f"{name} has the shape {tuple(tensor.shape)}", f"{shape}, its parameter's")
         # A step's number stays on the CPU, where the optimizer counts.
         found.setdefault(int(number), {})[key] = tensor.cpu() if key == "step" else tensor
-    kept = _KEPT.get(type(optimizer).__name__)
-    for number, values in sorted(found.items()) if kept else ():
+    kind = type(optimizer).__name__
+    for place, values in sorted(found.items()):
+        kept = _KEPT.get(kind, values.keys())
         if values.keys() != kept:
-            told = ", ".join(sorted(values))
             raise InputError(
-                f"{prefix}.{number} has {told}", f"{', '.join(sorted(kept))} as {type(optimizer).__name__}"
+                f"{prefix}.{place} has {', '.join(sorted(values))}", f"{', '.join(sorted(kept))} as {kind}"
             )
     optimizer.load_state_dict({**optimizer.state_dict(), "state": found})
