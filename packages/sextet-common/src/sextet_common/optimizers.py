@@ -93,10 +93,8 @@ def restore(optimizer: Optimizer, arrays: Mapping[str, Tensor], prefix: str = "o
         # A step's number stays on the CPU, where the optimizer counts.
         found.setdefault(int(number), {})[key] = tensor.cpu() if key == "step" else tensor
     kind = type(optimizer).__name__
-    for place, values in sorted(found.items()):
+    for n, values in sorted(found.items()):
         kept = _KEPT.get(kind, values.keys())
         if values.keys() != kept:
-            raise InputError(
-                f"{prefix}.{place} has {', '.join(sorted(values))}", f"{', '.join(sorted(kept))} as {kind}"
-            )
+            raise InputError(f"{prefix}.{n} has {', '.join(sorted(values))}", f"{', '.join(sorted(kept))} as {kind}")
     optimizer.load_state_dict({**optimizer.state_dict(), "state": found})
