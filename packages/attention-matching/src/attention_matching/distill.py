@@ -178,10 +178,8 @@ def _loop(config: DistillConfig, data: ImageSet, part: Shard, step: Step, run: r
                 state = {n: part.gathered(_per_class(x, config)) for n, x in _state(step).items()}
                 if run is not None:
                     checkpoint.save_step(run.checkpoints, done, state, {"step": done})
-            if stop and done < steps:
+            if stop:
                 raise KeyboardInterrupt  # in all processes, whichever was asked to stop
-            if last:
-                break
 
 
 def _state(step: Step) -> dict[str, Tensor]:
