@@ -151,6 +151,13 @@ def test_jobs_that_go_on(job: str, data: st.DataObject) -> None:
     holds(JOBS[job], data.draw(gone_on_from(left(job))), "run")
 
 
+@pytest.mark.parametrize(("name", "value"), [("block_out_channels", [2**16, 2**17]), ("layers_per_block", 10**18)])
+def test_a_model_of_diffusers_that_claims_to_be_huge_takes_no_memory(name: str, value: Any) -> None:
+    files = diffusion()
+    config = json.dumps({**json.loads(files["unet/config.json"]), name: value}).encode()
+    assert holds(load_generator, {**files, "unet/config.json": config}, "generator") is None
+
+
 TOLD = {"classes": ["a", "b"], "meta": {"ipc": 2}}
 ARRAYS = {
     "images": np.zeros((4, 1, 4, 4), np.uint8),

@@ -271,8 +271,13 @@ def test_parts_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="lacks unet/"):
         DiffusionGenerator.from_pretrained(tmp_path)
     consistency().save_pretrained(tmp_path / "g")
-    (tmp_path / "g" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"broken")
+    weights = tmp_path / "g" / "unet" / "diffusion_pytorch_model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(b"broken" + content)
     with pytest.raises(InputError, match="cannot be read"):
+        DiffusionGenerator.from_pretrained(tmp_path / "g")
+    weights.write_bytes(content[:1000])
+    with pytest.raises(InputError, match="holds 1000 bytes of weights, and its config"):
         DiffusionGenerator.from_pretrained(tmp_path / "g")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("keep")

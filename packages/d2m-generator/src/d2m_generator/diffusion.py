@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ from d2m_generator.generator import ImageGenerator
 
 Kind = Literal["consistency", "ddim"]
 FILE = "d2m.json"
+_MOST_TIMESTEPS = 1_000_000  # of a schedule that is read: a thousand is what models have, and a table is made of them
 
 
 class DiffusionGenerator(ImageGenerator):
@@ -433,16 +434,46 @@ class DiffusionGenerator(ImageGenerator):
         with reading(folder / "scheduler" / "scheduler_config.json", "a scheduler's settings in diffusers' format"):
             table = dict(json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8")))
         schedulers = {s.__name__: s for s in (CMStochasticIterativeScheduler, DDIMScheduler, DDPMScheduler)}
-        name = table.get("_class_name")
+        name = str(table.get("_class_name"))
         if name not in schedulers:
             raise InputError(f"{folder} has the scheduler {name}", ", ".join(schedulers))
+        if max(_whole_numbers(table), default=0) > _MOST_TIMESTEPS:
+            raise InputError(
+                f"{folder} has {max(_whole_numbers(table))} in its scheduler", f"at most {_MOST_TIMESTEPS}"
+            )
         with reading(folder, "whole files of one model"):
+            _check_size(kinds[found[0]], folder / found[0])
             model = kinds[found[0]].from_pretrained(folder / found[0], local_files_only=True)
             scheduler = schedulers[name].from_pretrained(folder / "scheduler", local_files_only=True)
             vae = None
             if (folder / "vae" / "config.json").is_file():
+                _check_size(AutoencoderKL, folder / "vae")
                 vae = AutoencoderKL.from_pretrained(folder / "vae", local_files_only=True)
             return cls(model, scheduler, vae=vae, **{**known, **settings})
+
+
+def _check_size(kind: Any, folder: Path) -> None:
+    """Raise InputError where settings claim more weights than the files beside them have bytes, before any is made."""
+    held = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
+    settings = kind.load_config(folder, local_files_only=True)
+    if not isinstance(settings, dict):  # diffusers would take it for the name of a model to fetch
+        raise InputError(f"{folder / 'config.json'} holds {type(settings).__name__}", "a table")
+    claimed = max(_whole_numbers(settings), default=0)
+    if claimed <= held:  # so that this is not too large either
+        with torch.device("meta"):
+            claimed = sum(parameter.numel() for parameter in kind.from_config(settings).parameters())
+    if claimed > held:
+        given = f"{folder} holds {held} bytes of weights, and its config.json claims {claimed} numbers"
+        raise InputError(given, "whole files of one model")
+
+
+def _whole_numbers(value: object) -> Iterator[int]:
+    """Give every whole number in a value of JSON."""
+    if isinstance(value, dict | list | tuple):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _whole_numbers(each)
+    elif isinstance(value, int):
+        yield value
 
 
 def _unet(image_shape: tuple[int, int, int], embeddings: int, width: int, seed: int) -> UNet2DModel:
