@@ -84,8 +84,8 @@ def test_every_theory_has_equations_and_each_becomes_mathml_that_keeps_its_lette
 
 def test_an_equation_stays_in_its_line_and_in_its_cell() -> None:
     markdown = importlib.import_module("markdown")
-    page = "Let $`a_i *b*`$ be.\n\n| a | b |\n| --- | --- |\n| $`\\lvert P \\rvert`$ | 1 |\n\n```math\nx &= 1\n```\n"
-    html = markdown.markdown(pages.with_equations(page.replace("&", "")), extensions=["tables"])
+    page = "Let $`a_i *b*`$ be.\n\n| a | b |\n| --- | --- |\n| $`\\lvert P \\rvert`$ | 1 |\n\n```math\nx = 1\n```\n"
+    html = markdown.markdown(pages.with_equations(page), extensions=["tables"])
     assert html.count("<math") == html.count("</math>") == 3 and html.count("<td>") == 2 and html.count("<p>") == 1
     assert "<em>" not in html and "$" not in html and '<div class="equation">' in html
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from harness import Content, checkpoints, documents, dumped, values
+from hostile import Content, checkpoints, documents, dumped, values
 from hypothesis import strategies as st
 
 

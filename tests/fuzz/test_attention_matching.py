@@ -27,7 +27,8 @@ from attention_matching.search import SearchConfig, search, search_data
 from attention_matching.select import random_real
 from attention_matching.soft_labels import train_teacher
 from attention_matching.training import TrainConfig
-from harness import EXAMPLES, checkpoints, documents, fuzz, holds
+from harness import EXAMPLES, fuzz, holds
+from hostile import checkpoints, documents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_folders import gone_on_from, left_by

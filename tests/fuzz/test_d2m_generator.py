@@ -18,7 +18,8 @@ from d2m_generator.distill import D2M, D2MConfig
 from d2m_generator.evaluation import evaluate_generator
 from d2m_generator.pool import PoolConfig
 from d2m_generator.pretrain import PretrainConfig, pretrain
-from harness import EXAMPLES, checkpoints, documents, fuzz, holds, npy, npy_files
+from harness import EXAMPLES, fuzz, holds
+from hostile import checkpoints, documents, npy, npy_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_folders import gone_on_from, left_by

@@ -15,7 +15,8 @@ from esac import ESAC, ESACConfig, NumpyPolicy, PolicyShape
 from esac import __main__ as command
 from esac.outputs import Outputs
 from esac.records import Record, read
-from harness import EXAMPLES, archives, checkpoints, documents, fuzz, holds, mutated, npy, stored
+from harness import EXAMPLES, fuzz, holds
+from hostile import archives, checkpoints, documents, mutated, npy, stored
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from run_folders import gone_on_from, left_by

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from gmr_metric import GaussianMixture
 from gmr_metric.__main__ import _samples as samples
-from harness import archives, documents, fuzz, holds, npy, npy_files, stored, tables
+from harness import fuzz, holds
+from hostile import archives, documents, npy, npy_files, stored, tables
 from hypothesis import example, given
 
 PARTS = {

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import MEMORY, dumped, holds, npy, signed, taken_apart, with_bomb
+from harness import MEMORY, holds
+from hostile import dumped, npy, signed, taken_apart, with_bomb
 from sextet_common import checkpoint
 from sextet_common.errors import InputError
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import EXAMPLES, archives, checkpoints, documents, fuzz, holds, mutated, npy, npy_files, stored, tables
+from harness import EXAMPLES, fuzz, holds
+from hostile import archives, checkpoints, documents, mutated, npy, npy_files, stored, tables
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image

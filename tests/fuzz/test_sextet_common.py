@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets  # noqa: F401  # imports, and what they make in a cache, come before the fuzz
-from harness import (
+from harness import fuzz, holds
+from hostile import (
     Raw,
     archives,
     checkpoints,
     documents,
     dumped,
-    fuzz,
-    holds,
     mutated,
     npy,
     npy_files,

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness import EXAMPLES, checkpoints, documents, fuzz, holds, mutated, npy, npy_files, tables
+from harness import EXAMPLES, fuzz, holds
+from hostile import checkpoints, documents, mutated, npy, npy_files, tables
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image

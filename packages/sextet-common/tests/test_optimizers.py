@@ -52,9 +52,9 @@ def test_an_optimizer_that_is_restored_goes_on_to_the_same_bits(kind: str) -> No
         ({"optimizer.x.exp_avg": torch.zeros(2)}, "numbers of its 2 parameters"),
         ({"optimizer.-1.exp_avg": torch.zeros(2)}, "numbers of its 2 parameters"),
         ({"optimizer.0.other": torch.zeros(2, 3)}, "exp_avg, exp_avg_sq, step as Adam"),
-        ({"optimizer.1.step": torch.tensor(-1.0)}, "optimizer.1.step"),
-        ({"optimizer.1.step": torch.tensor(float("nan"))}, "optimizer.1.step"),
-        ({"optimizer.1.step": torch.zeros(2)}, "optimizer.1.step"),
+        ({"optimizer.1.step": torch.tensor(-1.0)}, "optimizer.1.step is -1.0; expected: one finite number >= 0"),
+        ({"optimizer.1.step": torch.tensor(float("nan"))}, "optimizer.1.step is nan"),
+        ({"optimizer.1.step": torch.zeros(2)}, "optimizer.1.step has the shape (2,)"),
         ({"optimizer.1.step": None}, "optimizer.1 has exp_avg, exp_avg_sq"),
     ],
 )

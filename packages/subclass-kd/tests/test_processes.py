@@ -73,6 +73,13 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load(out / "model.safetensors", "torch").arrays
 
 
+def goes_on_to(wanted: dict[str, torch.Tensor], out: Path) -> None:
+    """The same command again, to the very same bits."""
+    assert [code for code, _ in ended(start(out))] == [0, 0]
+    found = weights(out)
+    assert found.keys() == wanted.keys() and all(torch.equal(tensor, found[n]) for n, tensor in wanted.items())
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """The weights of a run of two processes that nobody disturbed."""
@@ -90,9 +97,7 @@ def test_a_run_of_two_processes_goes_on_to_the_same_bits_after_one_is_asked_to_s
     processes[1].send_signal(signal.SIGTERM)  # the other one hears of it, and stops after the same epoch
     assert [code for code, _ in ended(processes)] == [130, 130]
     assert not (tmp_path / "stopped" / "model.safetensors").exists()
-    assert [code for code, _ in ended(start(tmp_path / "stopped"))] == [0, 0]
-    stopped = weights(tmp_path / "stopped")
-    assert all(torch.equal(tensor, stopped[name]) for name, tensor in whole.items())
+    goes_on_to(whole, tmp_path / "stopped")
 
 
 @pytest.mark.slow
@@ -105,9 +110,7 @@ def test_a_lost_process_ends_the_run_in_one_line_and_the_same_command_goes_on(
     (code, error), _ = ended(processes)
     (told,) = (line for line in error.splitlines() if "InputError" in line)
     assert code == 1 and "process 0 of 2 has lost another one" in told and "last checkpoint" in told
-    assert [code for code, _ in ended(start(tmp_path / "run"))] == [0, 0]
-    killed = weights(tmp_path / "run")
-    assert all(torch.equal(tensor, killed[name]) for name, tensor in whole.items())
+    goes_on_to(whole, tmp_path / "run")
 
 
 def test_a_mistake_in_one_process_is_not_called_a_loss_of_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,8 @@ def restore(optimizer: Optimizer, arrays: Mapping[str, Tensor], prefix: str = "o
             raise InputError(f"{name} in the memory of an optimizer", f"numbers of its {len(parameters)} parameters")
         if key == "step":
             if tensor.ndim or not 0 <= float(tensor) < float("inf"):
-                raise InputError(f"{name} of the shape {tuple(tensor.shape)}", "one finite number >= 0")
+                told = f"has the shape {tuple(tensor.shape)}" if tensor.ndim else f"is {float(tensor)}"
+                raise InputError(f"{name} {told}", "one finite number >= 0")
         elif tensor.shape != parameters[int(number)].shape:
             shape = tuple(parameters[int(number)].shape)
             raise InputError(f"{name} has the shape {tuple(tensor.shape)}", f"{shape}, its parameter's")
