@@ -41,9 +41,9 @@ class Bounds:
     low_open: bool = False
     high_open: bool = False
 
-    def __contains__(self, value: float) -> bool:
-        above = value > self.low if self.low_open else value >= self.low
-        below = value < self.high if self.high_open else value <= self.high
+    def __contains__(self, value: Any) -> bool:
+        above: bool = value > self.low if self.low_open else value >= self.low
+        below: bool = value < self.high if self.high_open else value <= self.high
         return above and below
 
     def __str__(self) -> str:
@@ -53,6 +53,8 @@ class Bounds:
             return f" {'<' if self.high_open else '<='} {self.high:g}"
         return f" in {'(' if self.low_open else '['}{self.low:g}, {self.high:g}{')' if self.high_open else ']'}"
 
+
+_FINITE = Bounds(low_open=True, high_open=True)
 
 Count = Annotated[int, Bounds(1)]
 """A whole number >= 1."""
@@ -92,7 +94,8 @@ def check(name: str, value: object, kind: Any) -> None:
 
 def check_fields(config: Any) -> None:
     """Check every field of a dataclass instance against its annotation; see :func:`check`."""
-    for name, kind in _hints(type(config)).items():
+    cls: Any = type(config)
+    for name, kind in _hints(cls).items():
         check(name, getattr(config, name), kind)
 
 
@@ -136,7 +139,7 @@ def _accepts(value: Any, kind: Any) -> bool:
     if kind is int:
         return isinstance(value, Integral)
     if kind is float:
-        return isinstance(value, Real) and -math.inf < value < math.inf
+        return isinstance(value, Real) and value in _FINITE
     if kind is str:
         return isinstance(value, str)
     return kind is type(None) and value is None
