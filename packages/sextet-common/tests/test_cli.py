@@ -56,6 +56,63 @@ def test_version_and_help_succeed(capsys) -> None:
     assert "How many steps." in capsys.readouterr().out
 
 
+MODULE = '''
+"""Commands."""
+import sys
+from json import dumps
+
+LOADED = sys.stderr.write("imported ")
+
+def map_(text: str = "a") -> None:
+    """Draw a map.
+
+    More words.
+    """
+    print(dumps(text))
+
+def two_words() -> None:
+    """Say two."""
+    print(_helper())
+
+def _helper() -> str:
+    return "helped"
+'''
+
+
+def test_a_module_of_commands_is_imported_only_when_one_of_them_runs(tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "some_commands.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert cli.run("sextet-common", "some_commands", ["--help"]) == 0
+    out, err = capsys.readouterr()
+    assert "  map        Draw a map.\n  two-words  Say two.\n" in out and "helper" not in out and "dumps" not in out
+    assert err == ""
+    assert cli.run("sextet-common", "some_commands", ["mpa"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "sextet-common: 'mpa' is not a command; did you mean map? (see sextet-common --help)\n"
+    )
+    assert cli.run("sextet-common", "some_commands", ["map", "--text", "b"]) == 0
+    assert capsys.readouterr() == ('"b"\n', "imported ")
+    assert cli.run("sextet-common", "some_commands", ["two-words"]) == 0
+    assert capsys.readouterr().out == "helped\n"
+
+
+def test_a_command_may_be_made_for_its_options(capsys) -> None:
+    @cli.from_options
+    def greet(options):
+        """Say hello."""
+
+        def command(name: str = options[-1].upper()) -> None:
+            print("hello", name)
+
+        return command
+
+    assert cli.run("sextet-common", {"greet": greet}, ["greet", "--name", "you"]) == 0
+    assert capsys.readouterr().out == "hello you\n"
+    assert cli.run("sextet-common", {"greet": greet}, ["--help"]) == 0
+    assert "greet  Say hello." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
