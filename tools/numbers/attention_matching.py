@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attention_matching as am
 import torch
 from sextet_common.data import ImageSet, load
-
-import attention_matching as am
 
 QUICK = am.EvaluateConfig(networks=2, epochs=6, width=8, seed=3)
 TIMINGS = ("seconds", "seconds_of_making", "speedup", "machine")
@@ -62,7 +61,7 @@ def _untimed(value: Any) -> Any:
 
 
 def _rows(out: Path) -> list[Any]:
-    return [_untimed(json.loads(row)) for row in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [_untimed(json.loads(row)) for row in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def _distill(config: am.DistillConfig) -> Any:
@@ -151,14 +150,9 @@ def _continual() -> Any:
         training=am.TrainConfig(epochs=3),
     )
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        result = am.continual(_few(), config, out)
-        return (
-            result.to_json(),
-            result.to_markdown(),
-            _rows(out),
-            _untimed(json.loads((out / "continual.json").read_text())),
-        )
+        result = am.continual(_few(), config, folder)
+        stored = _untimed(json.loads((Path(folder) / "continual.json").read_text()))
+        return result.to_json(), result.to_markdown(), _rows(Path(folder)), stored
 
 
 def _search() -> Any:
@@ -169,18 +163,10 @@ def _search() -> Any:
     )
     part = am.search_data(_few(), config)
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        result = am.search(_few(), {"random": am.random_real(part, 1)}, config, out)
-        agreement = result.correlation("random")
-        stored = _untimed(json.loads((out / "search.json").read_text()))
-        return (
-            _untimed(result.to_json()),
-            agreement.spearman,
-            agreement.kendall,
-            result.regret("random"),
-            _rows(out),
-            stored,
-        )
+        result = am.search(_few(), {"random": am.random_real(part, 1)}, config, folder)
+        stored = _untimed(json.loads((Path(folder) / "search.json").read_text()))
+        agreement, rows = result.correlation("random"), _rows(Path(folder))
+        return _untimed(result.to_json()), agreement.spearman, agreement.kendall, result.regret("random"), rows, stored
 
 
 def _exports() -> Any:
