@@ -1,0 +1,176 @@
+"""The processes that torchrun started for a job, or one alone.
+
+Lightning Fabric and Accelerate were considered. Both wrap torch.distributed's launch, devices and gradient averaging,
+which ``torchrun``, `sextet_common.device` and DistributedDataParallel already give us; neither gathers blocks of
+different sizes without padding, nor ends a job with one line when another process is lost, and each adds seconds of
+imports. So this module is a thin layer over torch.distributed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+from sextet_common import device as devices
+from sextet_common.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+TIMEOUT = timedelta(minutes=10)  # that a process waits for the others before it gives them up
+
+
+@dataclass(frozen=True)
+class Processes:
+    """One of the processes of a job, and its ways to the others; made by :func:`join`.
+
+    Every method is collective: all processes call it, in the same order.
+
+    Parameters
+    ----------
+    device
+        What this process computes on.
+    rank, world
+        Which process of how many.
+
+    Examples
+    --------
+    >>> import torch
+    >>> alone = Processes(torch.device("cpu"))
+    >>> alone.is_first, alone.broadcast({"epoch": 3}), alone.any(False)
+    (True, {'epoch': 3}, False)
+    """
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    def broadcast(self, value: T) -> T:
+        """Return the value of the first process in all of them; tensors arrive on the CPU."""
+        if self.world == 1:
+            return value
+        from torch import distributed
+
+        values = [value]
+        with self._others():
+            distributed.broadcast_object_list(values, src=0, device=self.device)
+        return values[0]
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set in any process."""
+        import torch
+
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the sum over the processes, in place."""
+        if self.world > 1:
+            from torch import distributed
+
+            with self._others():
+                distributed.all_reduce(tensor)
+        return tensor
+
+    def all_gather(self, rows: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+        """Concatenate the rows of all processes, in the order of their ranks.
+
+        Parameters
+        ----------
+        rows
+            Shape (counts[rank], ...).
+        counts
+            The number of rows of each process: they may differ.
+        """
+        if self.world == 1:
+            return rows
+        from torch import distributed
+
+        gathered = rows.new_empty((sum(counts), *rows.shape[1:]))
+        for rank, block in enumerate(gathered.split(list(counts))):
+            if rank == self.rank:
+                block.copy_(rows)
+            with self._others():
+                distributed.broadcast(block, src=rank)
+        return gathered
+
+    @contextmanager
+    def _others(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise _lost(self.rank, self.world, error) from error
+
+
+def is_first() -> bool:
+    """Return whether this process writes and prints: the only one, or the first of torchrun's.
+
+    >>> is_first()
+    True
+    """
+    return os.environ.get("RANK", "0") == "0"
+
+
+def refuse_several(job: str) -> None:
+    """Raise InputError where torchrun started several processes for a job that does not share its work out.
+
+    >>> refuse_several("evaluate")
+    """
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world != "1":
+        raise InputError(f"{job} runs in one process, got {world}", "the command without torchrun")
+
+
+@contextmanager
+def join(device: str = "auto") -> Iterator[Processes]:
+    """Join the processes that torchrun started; alone, where it did not.
+
+    A process that is lost ends the others with an InputError of one line; the job resumes from its last checkpoint.
+
+    Parameters
+    ----------
+    device
+        As for `sextet_common.device.pick`; with several processes on CUDA each takes its own.
+    """
+    chosen = devices.pick(device)
+    if os.environ.get("WORLD_SIZE", "1") == "1" or "RANK" not in os.environ:
+        yield Processes(chosen)
+        return
+    import torch
+    from torch import distributed
+
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        torch.cuda.set_device(chosen)
+    ours = not distributed.is_initialized()
+    if ours:
+        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+    try:
+        yield Processes(chosen, rank, world)
+        if ours:  # torch 2.6 can wait for ever for a thread that still holds a tensor: let all of them come to an end
+            with suppress(RuntimeError):
+                distributed.barrier()
+    except RuntimeError as error:  # from DistributedDataParallel, whose collectives are not ours to wrap
+        if isinstance(error, distributed.DistError) or "gloo" in str(error):
+            raise _lost(rank, world, error) from error
+        raise
+    finally:
+        if ours:
+            distributed.destroy_process_group()
+
+
+def _lost(rank: int, world: int, error: RuntimeError) -> InputError:
+    return InputError(
+        f"process {rank} of {world} has lost another one: {str(error).splitlines()[0]}",
+        "all processes to stay alive: the same command resumes from the last checkpoint",
+    )
