@@ -15,18 +15,18 @@ import pytest
 import torch
 from attention_matching import DistilledSet
 from attention_matching import __main__ as command
-from attention_matching.card import data_card, read_evaluation, summary
-from attention_matching.config import DistillConfig
-from attention_matching.continual import ContinualConfig, continual
-from attention_matching.cross import CrossTable
-from attention_matching.distill import Distiller
-from attention_matching.evaluate import EvaluateConfig, evaluate
-from attention_matching.grid import Grid
-from attention_matching.preprocess import ZCA, Preprocessing
-from attention_matching.search import SearchConfig, search, search_data
-from attention_matching.select import random_real
-from attention_matching.soft_labels import train_teacher
-from attention_matching.training import TrainConfig
+from attention_matching.distillation.config import DistillConfig
+from attention_matching.distillation.distill import Distiller
+from attention_matching.evaluation.cross import CrossTable
+from attention_matching.evaluation.evaluate import EvaluateConfig, evaluate
+from attention_matching.evaluation.soft_labels import train_teacher
+from attention_matching.evaluation.training import TrainConfig
+from attention_matching.experiments.continual import ContinualConfig, continual
+from attention_matching.experiments.grid import Grid
+from attention_matching.experiments.search import SearchConfig, search, search_data
+from attention_matching.export.card import data_card, read_evaluation, summary
+from attention_matching.images.preprocess import ZCA, Preprocessing
+from attention_matching.images.select import random_real
 from harness import EXAMPLES, fuzz, holds
 from hostile import checkpoints, documents
 from hypothesis import given, settings

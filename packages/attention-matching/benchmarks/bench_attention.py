@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from attention_matching.attention import Backend, attention_maps
+from attention_matching.matching.attention import Backend, attention_maps
 from sextet_common import files
 from sextet_common.benchmarks import into_readme
 from sextet_common.device import describe

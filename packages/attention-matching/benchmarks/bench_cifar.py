@@ -30,8 +30,8 @@ from attention_matching import (
     evaluate,
     evaluate_random_real,
 )
-from attention_matching.config import Preset
-from attention_matching.losses import Method
+from attention_matching.distillation.config import Preset
+from attention_matching.matching.losses import Method
 from sextet_common import device, files
 from sextet_common.benchmarks import into_readme
 from sextet_common.data import ImageSet, load

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 import tyro
 from attention_matching import DistillConfig, Preprocessing
-from attention_matching.config import Preset
-from attention_matching.timing import Timing, time_steps
+from attention_matching.distillation.config import Preset
+from attention_matching.distillation.timing import Timing, time_steps
 from published import PublishedLoop
 from sextet_common import device, files
 from sextet_common.benchmarks import into_readme

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from attention_matching.continual import ContinualConfig, continual
+from attention_matching.experiments.continual import ContinualConfig, continual
 from sextet_common.data import load
 
 config = ContinualConfig(steps=5, ipc=1, buffers=("random", "herding", "datadam"), orders=3)

@@ -20,7 +20,7 @@ from attention_matching import (
     evaluate_whole,
     random_real,
 )
-from attention_matching.losses import Method
+from attention_matching.matching.losses import Method
 from sextet_common import figures, files
 from sextet_common.data import load
 

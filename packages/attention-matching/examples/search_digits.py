@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from attention_matching.search import SearchConfig, search, search_data
-from attention_matching.small_sets import small_sets
+from attention_matching.experiments.search import SearchConfig, search, search_data
+from attention_matching.experiments.small_sets import small_sets
 from sextet_common.data import load
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "search")

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from attention_matching import fused
-from attention_matching.attention import attention_maps, attention_means
+from attention_matching.matching import fused
+from attention_matching.matching.attention import attention_maps, attention_means
 from sextet_common.errors import InputError
 
 pytest.importorskip("triton")
-from attention_matching import kernels
+from attention_matching.matching import kernels
 
 if not kernels.INTERPRETED:  # as pytest finds this file when it looks for doctests
     pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)

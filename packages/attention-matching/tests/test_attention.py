@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from attention_matching import reference
-from attention_matching.attention import (
+from attention_matching.matching import reference
+from attention_matching.matching.attention import (
     attention_maps,
     attention_means,
     channel_attention,
@@ -263,7 +263,7 @@ def test_everything_but_the_kernels_works_without_triton() -> None:
         "import sys; sys.modules['triton'] = None\n"  # what makes `import triton` fail
         "import torch, attention_matching\n"
         "print(attention_matching.spatial_attention(torch.ones(1, 1, 1, 4)).tolist())\n"
-        "assert 'attention_matching.kernels' not in sys.modules\n"
+        "assert 'attention_matching.matching.kernels' not in sys.modules\n"
         "try:\n"
         "    attention_matching.spatial_attention(torch.ones(1, 1, 1, 1), backend='triton')\n"
         "except ValueError as error:\n"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from attention_matching import SiameseAugmentation, augmentation_for
-from attention_matching.augment import N_RANDOM, OPERATIONS
+from attention_matching.images.augment import N_RANDOM, OPERATIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sextet_common.errors import InputError

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from attention_matching.card import data_card, read_evaluation, save_card, summary
-from attention_matching.distilled import DistilledSet
-from attention_matching.preprocess import ZCA, Preprocessing
+from attention_matching.export.card import data_card, read_evaluation, save_card, summary
+from attention_matching.images.distilled import DistilledSet
+from attention_matching.images.preprocess import ZCA, Preprocessing
 from sextet_common.errors import InputError
 
 META = {

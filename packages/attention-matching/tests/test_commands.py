@@ -86,7 +86,7 @@ def test_continual_compares_buffers_in_a_table_and_a_picture(
 def test_search_ranks_a_grid_in_a_table_and_a_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from attention_matching import experiments
+    from attention_matching.experiments import experiments
 
     few = experiments.Grid((4, 8), (1,), ("batch", "instance"), ("relu",), ("avg", "max"))
     monkeypatch.setattr(experiments, "Grid", lambda: few)  # the default's 96 take minutes

@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_matching.config import DistillConfig
-from attention_matching.continual import ContinualConfig, class_order, continual
-from attention_matching.continual_result import ContinualResult
-from attention_matching.distilled import DistilledSet
-from attention_matching.small_sets import SOURCES, _logged_seconds, only_classes, small_set, small_sets
-from attention_matching.training import TrainConfig
+from attention_matching.distillation.config import DistillConfig
+from attention_matching.evaluation.training import TrainConfig
+from attention_matching.experiments.continual import ContinualConfig, class_order, continual
+from attention_matching.experiments.continual_result import ContinualResult
+from attention_matching.experiments.small_sets import SOURCES, _logged_seconds, only_classes, small_set, small_sets
+from attention_matching.images.distilled import DistilledSet
 from PIL import Image
 from sextet_common import data
 from sextet_common.errors import InputError
 from sextet_common.runs import Run
 
-module = importlib.import_module("attention_matching.continual")  # the package's attribute is the function
+module = importlib.import_module("attention_matching.experiments.continual")  # the package's attribute is the function
 SMALL = ContinualConfig(
     steps=3,
     ipc=2,
@@ -202,7 +202,7 @@ def test_some_digits_are_still_digits_and_are_not_mirrored(digits: data.ImageSet
 
 def start_job(out: Path) -> subprocess.Popen[str]:
     program = (
-        "import sys, numpy as np; from attention_matching.continual import *; from sextet_common import data\n"
+        "import sys, numpy as np; from attention_matching.experiments.continual import *; from sextet_common import data\n"
         "def images(each):\n"
         "    labels = np.repeat(np.arange(7), each)\n"
         "    return np.tile((labels / 7)[:, None, None], (1, 8, 8)), labels\n"

@@ -8,11 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from attention_matching import cross, soft_labels
-from attention_matching.cross import CrossTable, compare, cross_architecture
-from attention_matching.evaluate import EvaluateConfig, Evaluation, evaluate, evaluate_random_real, evaluate_whole
-from attention_matching.preprocess import Preprocessing
-from attention_matching.select import herding, random_real
+from attention_matching.evaluation import cross, soft_labels
+from attention_matching.evaluation.cross import CrossTable, compare, cross_architecture
+from attention_matching.evaluation.evaluate import (
+    EvaluateConfig,
+    Evaluation,
+    evaluate,
+    evaluate_random_real,
+    evaluate_whole,
+)
+from attention_matching.images.preprocess import Preprocessing
+from attention_matching.images.select import herding, random_real
 from PIL import Image
 from sextet_common import data
 from sextet_common.errors import InputError
@@ -51,7 +57,7 @@ def test_finished_rows_are_not_trained_again_and_other_settings_get_other_folder
     compare(herding(digits, 2), digits, QUICK, tmp_path)
     assert len(list(tmp_path.iterdir())) == 6  # three rows, a teacher, and two rows of the other set
     # The module: in the package the name is the function's.
-    monkeypatch.setattr(importlib.import_module("attention_matching.evaluate"), "train_networks", None)
+    monkeypatch.setattr(importlib.import_module("attention_matching.evaluation.evaluate"), "train_networks", None)
     monkeypatch.setattr(soft_labels, "train_networks", None)
     assert compare(training, digits, soft, tmp_path, whole=True, whole_epochs=1) == rows
 

@@ -119,7 +119,7 @@ def test_resuming_from_any_checkpoint_gives_the_same_images(
 def test_a_signal_checkpoints_at_the_end_of_a_step_and_the_job_goes_on(
     tmp_path: Path, digits: data.ImageSet, uninterrupted: torch.Tensor, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    from attention_matching.step import Step
+    from attention_matching.distillation.step import Step
 
     step = Step.__call__
 

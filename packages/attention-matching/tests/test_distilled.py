@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from attention_matching.distilled import DistilledSet
-from attention_matching.preprocess import ZCA, Preprocessing
+from attention_matching.images.distilled import DistilledSet
+from attention_matching.images.preprocess import ZCA, Preprocessing
 from PIL import Image
 from sextet_common import checkpoint
 from sextet_common.errors import InputError

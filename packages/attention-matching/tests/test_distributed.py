@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from attention_matching import DistillConfig, DistilledSet, Distiller
-from attention_matching.distributed import Shard
+from attention_matching.distillation.shards import Shard
 from sextet_common import checkpoint, data
 
 PROGRAM = """

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from attention_matching.augment import SiameseAugmentation
-from attention_matching.ensemble import group_size
-from attention_matching.held_out import HeldOut
-from attention_matching.networks import ConvNet, build
-from attention_matching.training import TrainConfig, train_networks
+from attention_matching.evaluation.ensemble import group_size
+from attention_matching.evaluation.training import TrainConfig, train_networks
+from attention_matching.images.augment import SiameseAugmentation
+from attention_matching.images.held_out import HeldOut
+from attention_matching.networks.networks import ConvNet, build
 from torch import nn
 
 IMAGES = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))

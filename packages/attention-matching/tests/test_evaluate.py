@@ -16,22 +16,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_matching.evaluate import (
+from attention_matching.evaluation.evaluate import (
     EvaluateConfig,
     Evaluation,
     evaluate,
     evaluate_random_real,
     evaluate_whole,
 )
-from attention_matching.held_out import hold_out
-from attention_matching.preprocess import Preprocessing
-from attention_matching.select import random_real, whole_set
-from attention_matching.soft_labels import soft_labels_from, train_teacher
+from attention_matching.evaluation.soft_labels import soft_labels_from, train_teacher
+from attention_matching.images.held_out import hold_out
+from attention_matching.images.preprocess import Preprocessing
+from attention_matching.images.select import random_real, whole_set
 from sextet_common import data, seeding
 from sextet_common.errors import InputError
 from torch.nn import functional
 
-MODULE = importlib.import_module("attention_matching.evaluate")  # in the package that name is the function's
+MODULE = importlib.import_module("attention_matching.evaluation.evaluate")  # in the package that name is the function's
 QUICK = EvaluateConfig(networks=2, epochs=4, width=8)
 FOUR = EvaluateConfig(networks=4, epochs=3, width=8)
 
@@ -224,7 +224,7 @@ def test_a_teachers_labels_are_its_probabilities_at_the_temperature(digits: data
 def test_a_teacher_is_read_from_its_file_and_not_trained_again(
     tmp_path: Path, digits: data.ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from attention_matching import soft_labels
+    from attention_matching.evaluation import soft_labels
 
     path, config = tmp_path / "teacher.safetensors", EvaluateConfig(epochs=1, width=8, norm="batch")
     teacher = train_teacher(digits, config, path=path)
@@ -308,7 +308,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_numbers(
 ) -> None:
     config = EvaluateConfig(networks=6, epochs=150, width=8)
     program = (
-        "import sys; from attention_matching.evaluate import *; from sextet_common.data import load; "
+        "import sys; from attention_matching.evaluation.evaluate import *; from sextet_common.data import load; "
         f"d = load('digits'); evaluate(random_real(d, 1), d, {config!r}, sys.argv[1])"
     )
     out, metrics = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from attention_matching.distilled import DistilledSet
-from attention_matching.exports import _folder_names, export, export_ddranking, export_folder, export_pt
-from attention_matching.preprocess import ZCA, Preprocessing
+from attention_matching.export.exports import _folder_names, export, export_ddranking, export_folder, export_pt
+from attention_matching.images.distilled import DistilledSet
+from attention_matching.images.preprocess import ZCA, Preprocessing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from attention_matching import keyed
-from attention_matching.fresh import FreshNetworks
-from attention_matching.networks import ARCHITECTURES, ConvNet, build
+from attention_matching.images import keyed
+from attention_matching.networks.fresh import FreshNetworks
+from attention_matching.networks.networks import ARCHITECTURES, ConvNet, build
 from scipy import stats
 from sextet_common.errors import InputError
 from torch import nn

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from attention_matching.attention import attention_maps, attention_means
+from attention_matching.matching.attention import attention_maps, attention_means
 
 triton = pytest.importorskip("triton")
-from attention_matching import kernels  # noqa: E402
+from attention_matching.matching import kernels  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 

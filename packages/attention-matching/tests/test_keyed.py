@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from attention_matching import keyed
+from attention_matching.images import keyed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from attention_matching.losses import AttentionMatchingLoss, DistributionMatchingLoss, make_loss
-from attention_matching.networks import ConvNet, Features
+from attention_matching.matching.losses import AttentionMatchingLoss, DistributionMatchingLoss, make_loss
+from attention_matching.networks.networks import ConvNet, Features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sextet_common.errors import InputError

@@ -9,8 +9,8 @@ from typing import get_args
 
 import pytest
 import torch
-from attention_matching.architectures import AlexNet, ResNet18, ViT
-from attention_matching.networks import (
+from attention_matching.networks.architectures import AlexNet, ResNet18, ViT
+from attention_matching.networks.networks import (
     ARCHITECTURES,
     Activation,
     ConvNet,

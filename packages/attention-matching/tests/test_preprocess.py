@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from attention_matching import preprocess
-from attention_matching.preprocess import ZCA, Preprocessing
+from attention_matching.images import preprocess
+from attention_matching.images.preprocess import ZCA, Preprocessing
 from sextet_common import data
 from sextet_common.errors import InputError
 

@@ -8,12 +8,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from attention_matching import scores
-from attention_matching.distilled import DistilledSet
-from attention_matching.evaluate import EvaluateConfig, Evaluation, evaluate, evaluate_random_real, evaluate_whole
-from attention_matching.preprocess import Preprocessing
-from attention_matching.scores import RobustScores, augmentation_robust_score, label_robust_score, robust_scores
-from attention_matching.select import random_real
+from attention_matching.evaluation import scores
+from attention_matching.evaluation.evaluate import (
+    EvaluateConfig,
+    Evaluation,
+    evaluate,
+    evaluate_random_real,
+    evaluate_whole,
+)
+from attention_matching.evaluation.scores import (
+    RobustScores,
+    augmentation_robust_score,
+    label_robust_score,
+    robust_scores,
+)
+from attention_matching.images.distilled import DistilledSet
+from attention_matching.images.preprocess import Preprocessing
+from attention_matching.images.select import random_real
 from hypothesis import given
 from hypothesis import strategies as st
 from sextet_common import data

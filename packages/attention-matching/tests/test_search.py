@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_matching.distilled import DistilledSet
-from attention_matching.grid import PAPERS_GRID, Candidate, Grid
-from attention_matching.preprocess import Preprocessing
-from attention_matching.ranking import RankCorrelation, rank_correlation, spearman_interval
-from attention_matching.search import SearchConfig, search, search_data
-from attention_matching.search_result import WHOLE, Scores, SearchResult
-from attention_matching.select import random_real
-from attention_matching.training import TrainConfig
+from attention_matching.evaluation.ranking import RankCorrelation, rank_correlation, spearman_interval
+from attention_matching.evaluation.training import TrainConfig
+from attention_matching.experiments.grid import PAPERS_GRID, Candidate, Grid
+from attention_matching.experiments.search import SearchConfig, search, search_data
+from attention_matching.experiments.search_result import WHOLE, Scores, SearchResult
+from attention_matching.images.distilled import DistilledSet
+from attention_matching.images.preprocess import Preprocessing
+from attention_matching.images.select import random_real
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -32,7 +32,7 @@ from scipy import stats
 from sextet_common import data, seeding
 from sextet_common.errors import InputError
 
-module = importlib.import_module("attention_matching.search")  # the package's attribute is the function
+module = importlib.import_module("attention_matching.experiments.search")  # the package's attribute is the function
 SMALL = SearchConfig(
     Grid((4,), (1, 2), ("batch",), ("relu",), ("avg", "max")),
     proxy=TrainConfig(epochs=3),
@@ -231,8 +231,8 @@ def test_several_networks_count_with_their_mean_and_soft_labels_are_learnt(
 
 def start_job(out: Path, folder: Path) -> subprocess.Popen[str]:
     program = (
-        "import sys; from attention_matching.search import *; from sextet_common import data\n"
-        "from attention_matching.distilled import DistilledSet\n"
+        "import sys; from attention_matching.experiments.search import *; from sextet_common import data\n"
+        "from attention_matching.images.distilled import DistilledSet\n"
         f"proxies = {{name: DistilledSet.load(sys.argv[2] + '/' + name) for name in ('one', 'four')}}\n"
         f"search(data.load('npz:' + sys.argv[2] + '/sides.npz'), proxies, {SMALL!r}, sys.argv[1])"
     )

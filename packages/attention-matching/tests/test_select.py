@@ -7,9 +7,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from attention_matching.coreset import farthest_first, nearest_mean, trained_features
-from attention_matching.preprocess import Preprocessing
-from attention_matching.select import class_members, herding, k_centre, random_real, select, subset, whole_set
+from attention_matching.evaluation.features import trained_features
+from attention_matching.images.coreset import farthest_first, nearest_mean
+from attention_matching.images.preprocess import Preprocessing
+from attention_matching.images.select import class_members, herding, k_centre, random_real, select, subset, whole_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst

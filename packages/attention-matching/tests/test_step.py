@@ -12,10 +12,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from attention_matching import DistillConfig, keyed
-from attention_matching.distributed import Shard
-from attention_matching.preprocess import Preprocessing
-from attention_matching.step import Step
+from attention_matching import DistillConfig
+from attention_matching.distillation.shards import Shard
+from attention_matching.distillation.step import Step
+from attention_matching.images import keyed
+from attention_matching.images.preprocess import Preprocessing
 from sextet_common import data
 from sextet_common.errors import InputError
 

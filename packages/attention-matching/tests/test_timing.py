@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from attention_matching import DistillConfig
-from attention_matching.timing import in_turn, time_steps
+from attention_matching.distillation.timing import in_turn, time_steps
 from sextet_common import data
 from sextet_common.errors import InputError
 

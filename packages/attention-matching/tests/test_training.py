@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from attention_matching.augment import N_RANDOM, SiameseAugmentation
-from attention_matching.held_out import HeldOut
-from attention_matching.networks import ConvNet
-from attention_matching.training import TrainConfig, accuracy, explain_out_of_memory, train_networks
+from attention_matching.evaluation.training import TrainConfig, accuracy, explain_out_of_memory, train_networks
+from attention_matching.images.augment import N_RANDOM, SiameseAugmentation
+from attention_matching.images.held_out import HeldOut
+from attention_matching.networks.networks import ConvNet
 from sextet_common import seeding
 from sextet_common.errors import InputError
 from torch import nn

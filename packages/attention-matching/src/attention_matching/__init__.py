@@ -6,42 +6,47 @@ are: ``Distiller(DistillConfig(ipc=1)).fit(data)``, ``evaluate(distilled, data)`
 
 from __future__ import annotations
 
-from attention_matching.architectures import VGG11, AlexNet, ResNet18, ViT
-from attention_matching.attention import (
-    attention_maps,
-    attention_means,
-    channel_attention,
-    class_means,
-    spatial_attention,
-)
-from attention_matching.augment import SiameseAugmentation, augmentation_for
-from attention_matching.card import data_card, save_card
-from attention_matching.config import DistillConfig
-from attention_matching.continual import ContinualConfig, continual
-from attention_matching.continual_result import ContinualResult
-from attention_matching.cross import CrossTable, cross_architecture
-from attention_matching.distill import Distiller
-from attention_matching.distilled import DistilledSet
-from attention_matching.evaluate import (
+from attention_matching.distillation.config import DistillConfig
+from attention_matching.distillation.distill import Distiller
+from attention_matching.distillation.timing import time_steps
+from attention_matching.evaluation.cross import CrossTable, cross_architecture
+from attention_matching.evaluation.evaluate import (
     EvaluateConfig,
     Evaluation,
     evaluate,
     evaluate_random_real,
     evaluate_whole,
 )
-from attention_matching.exports import export, export_ddranking, export_folder, export_pt
-from attention_matching.grid import PAPERS_GRID, Grid
-from attention_matching.losses import AttentionMatchingLoss, DistributionMatchingLoss, Loss, make_loss
-from attention_matching.networks import ARCHITECTURES, ConvNet, FeatureNetwork, Features, build
-from attention_matching.preprocess import ZCA, Preprocessing
-from attention_matching.scores import RobustScores, augmentation_robust_score, label_robust_score, robust_scores
-from attention_matching.search import SearchConfig, search, search_data
-from attention_matching.search_result import SearchResult
-from attention_matching.select import herding, k_centre, random_real, select, whole_set
-from attention_matching.small_sets import small_set, small_sets
-from attention_matching.soft_labels import soft_labels_from, train_teacher
-from attention_matching.timing import time_steps
-from attention_matching.training import TrainConfig, train_networks
+from attention_matching.evaluation.scores import (
+    RobustScores,
+    augmentation_robust_score,
+    label_robust_score,
+    robust_scores,
+)
+from attention_matching.evaluation.soft_labels import soft_labels_from, train_teacher
+from attention_matching.evaluation.training import TrainConfig, train_networks
+from attention_matching.experiments.continual import ContinualConfig, continual
+from attention_matching.experiments.continual_result import ContinualResult
+from attention_matching.experiments.grid import PAPERS_GRID, Grid
+from attention_matching.experiments.search import SearchConfig, search, search_data
+from attention_matching.experiments.search_result import SearchResult
+from attention_matching.experiments.small_sets import small_set, small_sets
+from attention_matching.export.card import data_card, save_card
+from attention_matching.export.exports import export, export_ddranking, export_folder, export_pt
+from attention_matching.images.augment import SiameseAugmentation, augmentation_for
+from attention_matching.images.distilled import DistilledSet
+from attention_matching.images.preprocess import ZCA, Preprocessing
+from attention_matching.images.select import herding, k_centre, random_real, select, whole_set
+from attention_matching.matching.attention import (
+    attention_maps,
+    attention_means,
+    channel_attention,
+    class_means,
+    spatial_attention,
+)
+from attention_matching.matching.losses import AttentionMatchingLoss, DistributionMatchingLoss, Loss, make_loss
+from attention_matching.networks.architectures import VGG11, AlexNet, ResNet18, ViT
+from attention_matching.networks.networks import ARCHITECTURES, ConvNet, FeatureNetwork, Features, build
 
 __all__ = [
     "ARCHITECTURES",

@@ -14,18 +14,18 @@ from sextet_common.data import ImageSet
 from sextet_common.errors import InputError, reading
 from sextet_common.runs import Run, to_json
 
-from attention_matching.card import read_evaluation, save_card, summary
-from attention_matching.config import DistillConfig
-from attention_matching.cross import compare, cross_architecture
-from attention_matching.distill import Distiller, result_path
-from attention_matching.distilled import DistilledSet
-from attention_matching.distributed import is_first, refuse_several
-from attention_matching.evaluate import EvaluateConfig
-from attention_matching.experiments import architecture_search, continual_learning
-from attention_matching.exports import Export
-from attention_matching.exports import export as export_set
-from attention_matching.networks import ARCHITECTURES, Architecture
-from attention_matching.timing import time_steps
+from attention_matching.distillation.config import DistillConfig
+from attention_matching.distillation.distill import Distiller, result_path
+from attention_matching.distillation.shards import is_first, refuse_several
+from attention_matching.distillation.timing import time_steps
+from attention_matching.evaluation.cross import compare, cross_architecture
+from attention_matching.evaluation.evaluate import EvaluateConfig
+from attention_matching.experiments.experiments import architecture_search, continual_learning
+from attention_matching.export.card import read_evaluation, save_card, summary
+from attention_matching.export.exports import Export
+from attention_matching.export.exports import export as export_set
+from attention_matching.images.distilled import DistilledSet
+from attention_matching.networks.networks import ARCHITECTURES, Architecture
 
 
 def distill(

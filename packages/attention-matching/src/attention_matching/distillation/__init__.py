@@ -1,0 +1,1 @@
+"""The distillation: its configuration, its step, its loop and its timing."""

@@ -1,0 +1,306 @@
+"""Evaluations side by side: a set against random real images and the whole, and over architectures."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sextet_common import figures, files, runs
+from sextet_common.data import ImageSet
+from sextet_common.errors import InputError, reading
+
+from attention_matching.evaluation.evaluate import (
+    EvaluateConfig,
+    Evaluation,
+    evaluate,
+    evaluate_random_real,
+    evaluate_whole,
+)
+from attention_matching.evaluation.soft_labels import soft_labels_from, train_teacher
+from attention_matching.images.distilled import DistilledSet
+from attention_matching.networks.networks import ARCHITECTURES, Architecture
+
+RANDOM_REAL, DISTILLED, WHOLE = "random real", "distilled", "whole set"
+
+
+def compare(
+    training: DistilledSet,
+    data: ImageSet,
+    config: EvaluateConfig | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    random_real: bool = True,
+    whole: bool = False,
+    whole_epochs: int = 60,
+    temperature: float = 1.0,
+) -> dict[str, Evaluation]:
+    """Evaluate a set beside as many random real images and the whole training set, all in one way.
+
+    With ``labels="soft"`` one teacher, trained on the whole training set, labels the random
+    real images, and the set too where it has no soft labels yet. The whole set's row always
+    has its own hard labels.
+
+    Parameters
+    ----------
+    training
+        The set.
+    data
+        The real images.
+    config
+        How the networks are trained.
+    out
+        A folder: every row gets a run folder of its own in it, named by the row and the
+        settings, and is gone on with where it was stopped.
+    random_real
+        Whether to measure random real images too.
+    whole
+        Whether to measure the whole training set too.
+    whole_epochs
+        Passes over the whole training set, for that row and for the teacher.
+    temperature
+        Of the teacher's soft labels.
+
+    Returns
+    -------
+    dict
+        ``random real``, ``distilled`` and ``whole set``, as far as asked for, in this order.
+
+    Raises
+    ------
+    InputError
+        See :func:`~attention_matching.evaluation.evaluate.evaluate`.
+
+    Examples
+    --------
+    >>> from attention_matching.images.select import k_centre
+    >>> from sextet_common.data import load
+    >>> digits = load("digits")
+    >>> list(compare(k_centre(digits, 1), digits, EvaluateConfig(networks=1, epochs=1, width=8)))
+    ['random real', 'distilled']
+    """
+    config = config or EvaluateConfig()
+    longer = dataclasses.replace(config, epochs=whole_epochs)
+    prepared = training.preprocessing
+    known = f"{data.source}, {prepared.whitening}"
+    label = None
+    if config.labels == "soft" and (random_real or training.soft_labels is None):
+        path = _path(out, "teacher", longer, known, ".safetensors")
+        teacher = train_teacher(data, longer, prepared, path)
+        label = partial(soft_labels_from, data=data, temperature=temperature, teacher=teacher)
+        known += f", {temperature}"
+    if label is not None and training.soft_labels is None:
+        training = label(training)
+
+    rows: dict[str, Evaluation] = {}
+    if random_real:
+        ipc = round(training.ipc)
+        folder = _path(out, RANDOM_REAL, config, f"{known}, {ipc}")
+        rows[RANDOM_REAL] = evaluate_random_real(data, ipc, config, folder, preprocessing=prepared, label=label)
+    learned = [training.images] if training.soft_labels is None else [training.images, training.soft_labels]
+    folder = _path(out, DISTILLED, config, f"{known}, {runs.fingerprint(*learned)}")
+    rows[DISTILLED] = evaluate(training, data, config, folder)
+    if whole:
+        folder = _path(out, WHOLE, dataclasses.replace(longer, labels="hard"), f"{data.source}, {prepared.whitening}")
+        rows[WHOLE] = evaluate_whole(data, longer, folder, preprocessing=prepared)
+    return rows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CrossTable:
+    """A set's worth to networks of several architectures.
+
+    Parameters
+    ----------
+    distilled
+        Each architecture's evaluation on the set.
+    random_real
+        Each architecture's on random real images, as many; empty where that was not measured.
+
+    Examples
+    --------
+    >>> table = CrossTable({"convnet": Evaluation((0.9, 0.8))}, {"convnet": Evaluation((0.6, 0.7))})
+    >>> print(table.to_markdown())
+    | architecture | random real | distilled | gain |
+    | --- | --- | --- | --- |
+    | convnet | 65.0 ± 7.1 % | 85.0 ± 7.1 % | +20.0 points |
+    """
+
+    distilled: Mapping[str, Evaluation]
+    random_real: Mapping[str, Evaluation] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.distilled or (self.random_real and list(self.random_real) != list(self.distilled)):
+            raise InputError(
+                f"evaluations of {list(self.distilled)} and of {list(self.random_real)}",
+                "one architecture or more, and the same for random real images or none",
+            )
+
+    def to_markdown(self) -> str:
+        """Return the table: mean and standard deviation of the test accuracies.
+
+        Returns
+        -------
+        str
+            Markdown, a line per architecture.
+        """
+        if not self.random_real:
+            lines = ["| architecture | distilled |", "| --- | --- |"]
+            return "\n".join([*lines, *(f"| {name} | {row} |" for name, row in self.distilled.items())])
+        lines = ["| architecture | random real | distilled | gain |", "| --- | --- | --- | --- |"]
+        for name, row in self.distilled.items():
+            real = self.random_real[name]
+            lines.append(f"| {name} | {real} | {row} | {100 * (row.mean - real.mean):+.1f} points |")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every network's accuracy.
+
+        Returns
+        -------
+        dict
+            Row to architecture to accuracies: plain JSON values.
+        """
+        rows = {DISTILLED: self.distilled, **({RANDOM_REAL: self.random_real} if self.random_real else {})}
+        return {row: {name: list(each.accuracies) for name, each in table.items()} for row, table in rows.items()}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save as JSON.
+
+        Parameters
+        ----------
+        path
+            The file.
+        """
+        files.write_text(path, json.dumps(self.to_json(), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> CrossTable:
+        """Read a saved table.
+
+        Parameters
+        ----------
+        path
+            A file that :meth:`save` wrote.
+
+        Returns
+        -------
+        CrossTable
+            The table.
+
+        Raises
+        ------
+        InputError
+            Where the file is missing or something else.
+        """
+        with reading(path, "the JSON that save writes"):
+            stored = json.loads(Path(path).read_text(encoding="utf-8"))
+            tables = [
+                {str(name): Evaluation(tuple(map(float, each))) for name, each in dict(stored.get(row, {})).items()}
+                for row in (DISTILLED, RANDOM_REAL)
+            ]
+            return cls(*tables)
+
+    def save_picture(self, path: str | os.PathLike[str]) -> None:
+        """Save bars of the mean accuracies, their standard deviations as whiskers.
+
+        Parameters
+        ----------
+        path
+            The PNG file.
+        """
+        tables = (
+            {RANDOM_REAL: self.random_real, DISTILLED: self.distilled} if self.random_real else {"": self.distilled}
+        )
+        colours = {RANDOM_REAL: figures.COLOURS[5], DISTILLED: figures.COLOURS[0], "": figures.COLOURS[0]}
+        width = 0.8 / len(tables)
+        with figures.figure_file(path, (1.6 + 1.1 * len(self.distilled), 3.2)) as figure:
+            axis = figure.subplots()
+            for number, (name, table) in enumerate(tables.items()):
+                places = [at + (number - (len(tables) - 1) / 2) * width for at in range(len(table))]
+                heights = [100 * row.mean for row in table.values()]
+                whiskers = [100 * row.std for row in table.values()]
+                axis.bar(places, heights, 0.92 * width, yerr=whiskers, color=colours[name], capsize=2, label=name)
+            axis.set_xticks(range(len(self.distilled)), list(self.distilled))
+            axis.set_ylabel("test accuracy, %")
+            axis.grid(False, axis="x")
+            axis.set_axisbelow(True)
+            if len(tables) > 1:
+                axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2)
+
+
+def cross_architecture(
+    training: DistilledSet,
+    data: ImageSet,
+    config: EvaluateConfig | None = None,
+    architectures: Sequence[Architecture] = ARCHITECTURES,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    random_real: bool = True,
+) -> CrossTable:
+    """Evaluate a set on networks of other architectures than it was distilled with.
+
+    Parameters
+    ----------
+    training
+        The set.
+    data
+        The real images.
+    config
+        How the networks are trained; its architecture is replaced, its width and depth are
+        those of the ConvNet.
+    architectures
+        Which architectures.
+    out
+        A folder, to go on where a stop left off: see :func:`compare`.
+    random_real
+        Whether to measure random real images too.
+
+    Returns
+    -------
+    CrossTable
+        The evaluations.
+
+    Raises
+    ------
+    InputError
+        Where no architecture is given, or one twice, or one cannot take such images.
+
+    References
+    ----------
+    DataDAM (arXiv 2310.00093) and ATOM (arXiv 2405.01373), their tables of cross-architecture generalisation.
+
+    Examples
+    --------
+    >>> from attention_matching.images.select import k_centre
+    >>> from sextet_common.data import load
+    >>> digits = load("digits")
+    >>> quick = EvaluateConfig(networks=1, epochs=1, width=8)
+    >>> list(cross_architecture(k_centre(digits, 1), digits, quick, ["convnet", "alexnet"]).distilled)
+    ['convnet', 'alexnet']
+    """
+    config = config or EvaluateConfig()
+    if not architectures or len(set(architectures)) < len(architectures):
+        raise InputError(f"architectures are {list(architectures)}", "one or more, each once")
+    tables: dict[str, dict[str, Evaluation]] = {RANDOM_REAL: {}, DISTILLED: {}}
+    for name in architectures:
+        width, depth = (config.width, config.depth) if name == "convnet" else (None, None)
+        chosen = dataclasses.replace(config, architecture=name, width=width, depth=depth)
+        for row, result in compare(training, data, chosen, out, random_real=random_real).items():
+            tables[row][name] = result
+    return CrossTable(tables[DISTILLED], tables[RANDOM_REAL])
+
+
+def _path(
+    out: str | os.PathLike[str] | None, row: str, config: EvaluateConfig, known: str, suffix: str = ""
+) -> Path | None:
+    """Return where a row is kept: another place for other settings, and for other images as ``known`` tells them."""
+    if out is None:
+        return None
+    content = hashlib.sha256(f"{json.dumps(runs.to_json(config), sort_keys=True)}, {known}".encode())
+    return Path(out) / f"{row.replace(' ', '-')}-{config.architecture}-{content.hexdigest()[:8]}{suffix}"

@@ -1,0 +1,1 @@
+"""Experiments with small sets: continual learning and architecture search."""

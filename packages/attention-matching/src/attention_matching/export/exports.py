@@ -1,0 +1,266 @@
+"""A distilled set for other tools: PNG folders, the .pt files of two families of code, and DD-Ranking."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sextet_common import files
+from sextet_common.errors import InputError, require
+from torch import Tensor
+
+from attention_matching.export import ddranking
+from attention_matching.images.distilled import DistilledSet
+
+Layout = Literal["dc", "mtt"]
+Export = Literal["folder", "pt-dc", "pt-mtt", "ddranking"]
+Constants = tuple[tuple[float, ...], tuple[float, ...]]
+
+_CIFAR = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+NORMALISATION: dict[str, dict[str, Constants]] = {
+    # VICO-UoE/DatasetCondensation, utils.py
+    "dc": {
+        "MNIST": ((0.1307,), (0.3081,)),
+        "FashionMNIST": ((0.2861,), (0.3530,)),
+        "SVHN": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+        "CIFAR10": _CIFAR,
+        "CIFAR100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+        "TinyImageNet": _IMAGENET,
+    },
+    # GeorgeCazenavette/mtt-distillation, utils.py: CIFAR-100 has CIFAR-10's constants
+    "mtt": {"CIFAR10": _CIFAR, "CIFAR100": _CIFAR, "Tiny": _IMAGENET, "ImageNet": _IMAGENET},
+    # ddranking 0.2.0, utils/data.py: again CIFAR-10's for both
+    "ddranking": {"CIFAR10": _CIFAR, "CIFAR100": _CIFAR, "TinyImageNet": _IMAGENET, "ImageNet1K": _IMAGENET},
+}
+"""What each tool subtracts from its test images, and divides them by: tool, its name of the data set, (mean, std)."""
+
+
+def export_folder(distilled: DistilledSet, path: str | os.PathLike[str]) -> None:
+    """Write PNG files, ``class/00000.png``, which ``load("folder:...")`` and torchvision's ImageFolder read.
+
+    The pixels are clipped to [0, 1] and rounded to 8 bits, and nothing is lost beyond that.
+    Readers number the classes by the order of their folders' names: where the classes' names
+    are in another order, or cannot be names of folders, each is preceded by its number.
+
+    Parameters
+    ----------
+    distilled
+        The set.
+    path
+        The folder to make; it is there whole, or not at all.
+
+    Raises
+    ------
+    InputError
+        Where the folder exists and is not empty, or a class has no image.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from attention_matching.images.select import random_real
+    >>> from sextet_common.data import load
+    >>> folder = Path(tempfile.mkdtemp()) / "digits"
+    >>> export_folder(random_real(load("digits"), ipc=2), folder)
+    >>> sorted(str(p.relative_to(folder)) for p in folder.rglob("*.png"))[:3]
+    ['0/00000.png', '0/00001.png', '1/00000.png']
+    """
+    image_module = require("PIL.Image", package="sextet-common", extra="images")
+    empty = np.flatnonzero(np.bincount(distilled.labels.numpy(), minlength=len(distilled.classes)) == 0)
+    if empty.size:
+        # An empty folder would be refused by its readers, and a missing one would change the numbers of the others.
+        raise InputError(f"class {distilled.classes[empty[0]]!r} has no image", "at least one of every class")
+    pixels = (distilled.pixels() * 255).round().astype(np.uint8)
+    with _new_folder(path) as folder:
+        for label, name in enumerate(_folder_names(distilled.classes)):
+            (folder / name).mkdir()
+            for number, picture in enumerate(pixels[distilled.labels.numpy() == label]):
+                plain = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
+                image_module.fromarray(plain).save(folder / name / f"{number:05d}.png")
+
+
+def export_pt(
+    distilled: DistilledSet, path: str | os.PathLike[str], layout: Layout = "dc", dataset: str | None = None
+) -> None:
+    """Write torch files in the layout of other distillation code; ``torch.load(weights_only=True)`` reads them.
+
+    Those programs normalise their test images with constants of their own, so that images in
+    another normalisation score less than they could: say which data set they are to be used with.
+
+    Parameters
+    ----------
+    distilled
+        The set.
+    path
+        With ``"dc"`` the file to write, with ``"mtt"`` the folder to make: whole, or not at all.
+    layout
+        ``"dc"``: what DC, DSA and DM save, ``{"data": [[images, labels]], "accs_all_exps": {}}``.
+        ``"mtt"``: what MTT saves, the tensors ``images_best.pt`` and ``labels_best.pt``.
+        Images float32 (n, c, h, w), labels int64 (n,).
+    dataset
+        That code's name of the data set: the images get its normalisation there. (MTT whitens as
+        this package does, so with ``"mtt"`` whitened images stay whitened, for its ``--zca``.)
+        Without a name they stay as they are, in the set's own preprocessing.
+
+    Raises
+    ------
+    InputError
+        Where the layout or the data set is unknown, or something is at ``path`` already.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from attention_matching.images.select import random_real
+    >>> from sextet_common.data import load
+    >>> file = Path(tempfile.mkdtemp()) / "digits.pt"
+    >>> export_pt(random_real(load("digits"), ipc=2), file)
+    >>> images, labels = torch.load(file, weights_only=True)["data"][0]
+    >>> tuple(images.shape), labels[:4].tolist()
+    ((20, 1, 8, 8), [0, 0, 1, 1])
+    """
+    if layout not in get_args(Layout):
+        raise InputError(f"layout {layout!r} is unknown", " or ".join(get_args(Layout)))
+    images = _in_normalisation_of(layout, distilled, dataset)
+    labels = distilled.labels.clone()
+    if layout == "mtt":
+        with _new_folder(path) as folder:
+            torch.save(images, folder / "images_best.pt")
+            torch.save(labels, folder / "labels_best.pt")
+        return
+    if Path(path).exists():
+        raise InputError(f"{path} exists", "a file that is to be made")
+    # Given a path, torch would write the temporary file's name into the file, and no two would be equal.
+    with files.replacing(path) as temporary, open(temporary, "wb") as file:
+        torch.save({"data": [[images, labels]], "accs_all_exps": {}}, file)
+
+
+def export_ddranking(distilled: DistilledSet, path: str | os.PathLike[str], dataset: str) -> None:
+    """Write what DD-Ranking 0.2.0 needs to score the set.
+
+    It whitens with the statistics of all training images of the data set, so a whitened set
+    must come from all of them too.
+
+    ``images.pt``: float32 (classes * ipc, 3, h, w), class after class, normalised as it normalises its
+    test images (or whitened, with ``use_zca``). ``labels.pt``: int64. ``soft_labels.pt``, where the set
+    has them: logarithms of the probabilities, since it takes a teacher's logits. ``config.json``: for its
+    ``Config.from_file``. ``README.md``: how to run it, and what to mind.
+
+    Parameters
+    ----------
+    distilled
+        The set: the same number of images of every class.
+    path
+        The folder to make; it is there whole, or not at all.
+    dataset
+        CIFAR10, CIFAR100, TinyImageNet or ImageNet1K: DD-Ranking scores no others.
+
+    Raises
+    ------
+    InputError
+        Where the data set is another, the set has other classes or unequal numbers of images,
+        or the folder exists and is not empty.
+
+    References
+    ----------
+    Li et al., DD-Ranking: Rethinking the Evaluation of Dataset Distillation, arXiv 2505.13300.
+    """
+    ddranking.check_classes(distilled, dataset)
+    images = _in_normalisation_of("ddranking", distilled, dataset)
+    order = torch.argsort(distilled.labels, stable=True)
+    config = ddranking.configuration(distilled, dataset)
+    with _new_folder(path) as folder:
+        torch.save(images[order], folder / "images.pt")
+        torch.save(distilled.labels[order], folder / "labels.pt")
+        if distilled.soft_labels is not None:
+            tiny = torch.finfo(torch.float32).tiny  # the logarithm of 0 is no number for a softmax
+            torch.save(distilled.soft_labels[order].clamp(min=tiny).log(), folder / "soft_labels.pt")
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(ddranking.instructions(config), encoding="utf-8")
+
+
+def export(distilled: DistilledSet, path: str | os.PathLike[str], kind: Export, dataset: str | None = None) -> None:
+    """Write a set for another tool, told by its name.
+
+    Parameters
+    ----------
+    distilled
+        The set.
+    path
+        What to make: a file with ``"pt-dc"``, else a folder.
+    kind
+        ``"folder"`` for :func:`export_folder`, ``"pt-dc"`` and ``"pt-mtt"`` for :func:`export_pt`,
+        ``"ddranking"`` for :func:`export_ddranking`.
+    dataset
+        The tool's name of the data set, in whose normalisation the images are written.
+
+    Raises
+    ------
+    InputError
+        Where a name is unknown or missing, or see the function that is called.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from attention_matching.images.select import random_real
+    >>> from sextet_common.data import load
+    >>> folder = Path(tempfile.mkdtemp()) / "digits"
+    >>> export(random_real(load("digits"), ipc=1), folder, "pt-mtt")
+    >>> sorted(file.name for file in folder.iterdir())
+    ['images_best.pt', 'labels_best.pt']
+    """
+    if kind == "folder":
+        if dataset is not None:
+            raise InputError(f"data set {dataset!r} for PNG files", "none: pixels have no normalisation")
+        export_folder(distilled, path)
+    elif kind == "ddranking":
+        export_ddranking(distilled, path, dataset or "")
+    elif kind in get_args(Export):
+        export_pt(distilled, path, "dc" if kind == "pt-dc" else "mtt", dataset)
+    else:
+        raise InputError(f"export {kind!r} is unknown", ", ".join(get_args(Export)))
+
+
+def _in_normalisation_of(
+    tool: str, distilled: DistilledSet, dataset: str | None
+) -> Float[Tensor, "images channels height width"]:
+    """Return a copy of the images as a tool's own reader would have normalised their pixels (not clipped)."""
+    known = NORMALISATION[tool]
+    if dataset is not None and dataset not in known:
+        raise InputError(f"data set {dataset!r} is unknown to {tool}", ", ".join(known))
+    if dataset is None or (distilled.preprocessing.zca is not None and tool != "dc"):
+        return distilled.images.detach().to("cpu", torch.float32, copy=True)
+    mean, std = (torch.tensor(values)[:, None, None] for values in known[dataset])
+    pixels = torch.from_numpy(distilled.preprocessing.invert(distilled.images))
+    if pixels.shape[1] != len(mean):
+        raise InputError(f"images of {pixels.shape[1]} channels", f"{len(mean)}, as {dataset} has")
+    return (pixels - mean) / std
+
+
+def _folder_names(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return one name for the folder of each class, in an order that sorting them does not change."""
+    usable = all(re.fullmatch(r"\w([\w .-]*[\w-])?", name) and len(name) <= 100 for name in classes)
+    distinct = len({name.casefold() for name in classes}) == len(classes)  # some file systems ignore case
+    if usable and distinct and list(classes) == sorted(classes):
+        return classes
+    digits = len(str(len(classes) - 1))
+    words = [re.sub(r"[^\w-]+", "_", name)[:100].strip("_") for name in classes]
+    return tuple(f"{label:0{digits}d}_{word}".rstrip("_") for label, word in enumerate(words))
+
+
+@contextmanager
+def _new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary folder beside ``path`` that takes its place at the end, or vanishes on an error."""
+    target = Path(path)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise InputError(f"{target} exists", "a folder that is to be made, or an empty one")
+    with files.replacing_folder(target) as temporary:
+        yield temporary

@@ -1,0 +1,126 @@
+"""Training images that no network is trained on, so that a step can be chosen without a look at the test set."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from sextet_common import seeding
+from sextet_common.data import ImageSet
+from sextet_common.errors import InputError
+from torch import Tensor
+
+from attention_matching.images.preprocess import Preprocessing
+from attention_matching.images.select import class_members
+
+# Two images count as one where they differ by less than this share of their size: far above the rounding of
+# a whitening and of the distances, far below a step of one grey level in a few pixels.
+_SAME = 1e-2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Labelled images to choose the step of a training by.
+
+    Parameters
+    ----------
+    inputs
+        Network inputs, shape (images, channels, height, width).
+    labels
+        Class numbers, shape (images,).
+
+    Raises
+    ------
+    InputError
+        Where there is none, or not one label per image.
+    """
+
+    inputs: Float[Tensor, "images channels height width"]
+    labels: Int[Tensor, " images"]
+
+    def __post_init__(self) -> None:
+        if not len(self.inputs) or len(self.inputs) != len(self.labels):
+            raise InputError(
+                f"{len(self.inputs)} held-out images with {len(self.labels)} labels", "one or more, and one label each"
+            )
+
+    def without(self, images: Float[Tensor, "others channels height width"]) -> HeldOut:
+        """Leave out the images that are also among others: those that a network is trained on.
+
+        Parameters
+        ----------
+        images
+            Network inputs, shape (others, channels, height, width).
+
+        Returns
+        -------
+        HeldOut
+            The rest.
+
+        Raises
+        ------
+        InputError
+            Where nothing is left.
+
+        Examples
+        --------
+        >>> held_out = HeldOut(torch.eye(3)[:, None, None], torch.tensor([0, 1, 2]))
+        >>> held_out.without(torch.eye(3)[1:, None, None]).labels
+        tensor([0])
+        """
+        mine, others = self.inputs.flatten(1), images.flatten(1)
+        nearest = torch.cat([torch.cdist(some, others).amin(dim=1) for some in mine.split(256)])
+        kept = nearest > _SAME * mine.norm(dim=1)
+        if not kept.any():
+            raise InputError(
+                "every held-out image is also in the set that is trained on", "a set that leaves some training images"
+            )
+        return HeldOut(self.inputs[kept], self.labels[kept])
+
+
+def hold_out(data: ImageSet, preprocessing: Preprocessing, share: float, seed: int = 0) -> tuple[ImageSet, HeldOut]:
+    """Take a random part of every class out of the training images.
+
+    Parameters
+    ----------
+    data
+        The images.
+    preprocessing
+        From pixels to inputs.
+    share
+        The share of each class's images, in (0, 1): at least one image is taken and one left.
+    seed
+        Which images.
+
+    Returns
+    -------
+    ImageSet
+        The same data without them; mean and std are still those of all training images.
+    HeldOut
+        Those taken out.
+
+    Raises
+    ------
+    InputError
+        Where the share is no share, or a class has a single image.
+
+    Examples
+    --------
+    >>> from sextet_common.data import load
+    >>> digits = load("digits")
+    >>> kept, held_out = hold_out(digits, Preprocessing.fit(digits), share=0.1)
+    >>> len(kept.train_labels), len(held_out.labels)
+    (1295, 142)
+    """
+    if not 0 < share < 1:
+        raise InputError(f"held_out is {share}", "a number between 0 and 1")
+    taken = np.zeros(len(data.train_labels), dtype=bool)
+    for label, members in enumerate(class_members(data)):
+        if len(members) < 2:
+            raise InputError(f"class {data.classes[label]!r} has {len(members)} image", "at least 2, to hold one out")
+        count = min(max(1, round(share * len(members))), len(members) - 1)
+        taken[seeding.generator(seed, "held out", label).choice(members, count, replace=False)] = True
+    kept = dataclasses.replace(data, train_images=data.train_images[~taken], train_labels=data.train_labels[~taken])
+    return kept, HeldOut(preprocessing(data.train_images[taken]), torch.tensor(data.train_labels[taken]))

@@ -1,0 +1,1 @@
+"""Attention maps, their fused kernels, and the matching losses."""

@@ -1,0 +1,258 @@
+"""AlexNet, VGG-11, ResNet-18 and a vision transformer, in their versions for small images."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from sextet_common.errors import InputError
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from attention_matching.networks.layers import Norm, normalisation
+from attention_matching.networks.networks import Block, BlockNetwork, FeatureNetwork, Features
+
+_SMALLEST = 8  # pixels of a side: three halvings, or four patches
+
+
+class AlexNet(BlockNetwork):
+    """AlexNet as the dataset-condensation papers have it for 32x32 images.
+
+    Five convolutions (128 and 192 channels 5x5; 256, 192 and 192 channels 3x3), each with a
+    normalisation and a ReLU; 2x2 max-pooling after the first, second and fifth; one linear layer.
+
+    Parameters
+    ----------
+    image_shape
+        Channels, height and width of the images, 8 pixels or more.
+    n_classes
+        How many logits.
+    norm
+        See :class:`~attention_matching.networks.networks.ConvNet`; ``none`` in the condensation papers' code.
+
+    Raises
+    ------
+    InputError
+        Where the image is smaller or the norm is unknown.
+
+    References
+    ----------
+    Zhao, Mopuri and Bilen, "Dataset condensation with gradient matching" (arXiv 2006.05929), section 4,
+    and its public code; after Krizhevsky, Sutskever and Hinton (2012).
+
+    Examples
+    --------
+    >>> import torch
+    >>> features = AlexNet((3, 32, 32), 10).features(torch.zeros(1, 3, 32, 32))
+    >>> [m.shape[-1] for m in features.maps], features.embedding.shape[1] == 192 * 4 * 4
+    ([32, 16, 8, 8, 8], True)
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], n_classes: int, *, norm: Norm = "instance") -> None:
+        _check_size("AlexNet", image_shape)
+        blocks = [Block(128, 5), Block(192, 5), Block(256, pool=False), Block(192, pool=False), Block(192)]
+        super().__init__(image_shape, n_classes, blocks, norm=norm, pooling="max")
+
+
+class VGG11(BlockNetwork):
+    """VGG-11 with one linear layer, as the dataset-condensation papers have it.
+
+    Eight 3x3 convolutions of 64, 128, 256, 256, 512, 512, 512 and 512 channels, each with a
+    normalisation and a ReLU; five times 2x2 max-pooling (fewer below 28 pixels: see
+    :class:`~attention_matching.networks.networks.BlockNetwork`).
+
+    Parameters
+    ----------
+    image_shape
+        Channels, height and width of the images, 8 pixels or more.
+    n_classes
+        How many logits.
+    norm
+        See :class:`~attention_matching.networks.networks.ConvNet`; customarily ``batch``.
+
+    Raises
+    ------
+    InputError
+        Where the image is smaller or the norm is unknown.
+
+    References
+    ----------
+    Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition"
+    (arXiv 1409.1556), table 1, column A; the single linear layer as in arXiv 2006.05929's public code.
+
+    Examples
+    --------
+    >>> import torch
+    >>> features = VGG11((3, 32, 32), 10).features(torch.zeros(1, 3, 32, 32))
+    >>> [m.shape[-1] for m in features.maps], features.embedding.shape[1]
+    ([32, 16, 8, 8, 4, 4, 2, 2], 512)
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], n_classes: int, *, norm: Norm = "instance") -> None:
+        _check_size("VGG-11", image_shape)
+        widths = [(64, True), (128, True), (256, False), (256, True), (512, False), (512, True), (512, False)]
+        blocks = [Block(width, pool=pool) for width, pool in [*widths, (512, True)]]
+        super().__init__(image_shape, n_classes, blocks, norm=norm, pooling="max")
+
+
+class ResNet18(FeatureNetwork):
+    """torchvision's ResNet-18, with a stem for small images.
+
+    Up to 64 pixels the stem is a 3x3 convolution that keeps the image's size; above, torchvision's
+    own (7x7, stride 2, max-pooling). A stage whose stride would leave a single pixel keeps the
+    size instead (*ours*, below 16 pixels). The maps are the outputs of the four stages, where
+    attention is taken in residual networks; torch's default initialisation, as in the
+    distillation papers' networks, instead of torchvision's.
+
+    Parameters
+    ----------
+    image_shape
+        Channels, height and width of the images, 8 pixels or more.
+    n_classes
+        How many logits.
+    norm
+        See :class:`~attention_matching.networks.networks.ConvNet`; ``batch`` in the ResNet paper.
+
+    Raises
+    ------
+    InputError
+        Where the image is smaller or the norm is unknown.
+
+    References
+    ----------
+    He, Zhang, Ren and Sun, "Deep residual learning for image recognition" (arXiv 1512.03385);
+    Zagoruyko and Komodakis, "Paying more attention to attention" (arXiv 1612.03928), for the maps.
+
+    Examples
+    --------
+    >>> import torch
+    >>> features = ResNet18((3, 32, 32), 10).features(torch.zeros(1, 3, 32, 32))
+    >>> [tuple(m.shape[1:]) for m in features.maps], features.embedding.shape[1]
+    ([(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)], 512)
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], n_classes: int, *, norm: Norm = "instance") -> None:
+        from torchvision.models.resnet import BasicBlock, ResNet
+
+        super().__init__()
+        _check_size("ResNet-18", image_shape)
+        channels, *sides = image_shape
+        side = min(sides)
+        body = ResNet(BasicBlock, [2, 2, 2, 2], n_classes, norm_layer=partial(normalisation, norm))
+        if side <= 64:
+            stem: list[nn.Module] = [nn.Conv2d(channels, 64, 3, padding=1, bias=False), body.bn1, nn.ReLU()]
+        else:
+            convolution = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+            stem = [convolution, body.bn1, nn.ReLU(), body.maxpool]
+            side = -(-side // 4)
+        self.stem = nn.Sequential(*stem)
+        self.stages = nn.ModuleList([body.layer1, body.layer2, body.layer3, body.layer4])
+        for stage in (body.layer2, body.layer3, body.layer4):
+            if side <= 2:
+                stage[0].conv1.stride = stage[0].downsample[0].stride = (1, 1)
+            side = max(2, -(-side // 2))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                module.reset_parameters()
+            if isinstance(module, nn.ReLU):
+                module.inplace = False  # a map must stay as it was returned
+        self.pool = body.avgpool
+        self.classifier = body.fc
+
+    def features(self, images: Float[Tensor, "batch channels height width"]) -> Features:
+        """Compute every stage's activations.
+
+        Parameters
+        ----------
+        images
+            Network inputs, shape (batch, channels, height, width).
+
+        Returns
+        -------
+        Features
+            The four stages' maps, and the last one's mean over positions.
+        """
+        maps = []
+        x = self.stem(images)
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return Features(tuple(maps), self.pool(x).flatten(1))
+
+
+class ViT(FeatureNetwork):
+    """A small vision transformer, from torchvision's encoder.
+
+    Patches of an eighth of the image's side (4 pixels at 32; at least 2, and for 28 pixels 4),
+    and *ours*: 6 layers of ViT-Tiny's width, 192 channels in 3 heads, without dropout. The maps are
+    the tokens after each layer at their places in the image, the embedding is the class token.
+
+    Parameters
+    ----------
+    image_shape
+        Channels, height and width of the images: square, and 4 to 8 patches on a side.
+    n_classes
+        How many logits.
+
+    Raises
+    ------
+    InputError
+        Where the image is not square or its side does not divide into patches.
+
+    References
+    ----------
+    Dosovitskiy et al., "An image is worth 16x16 words" (arXiv 2010.11929); the width of ViT-Tiny
+    from Touvron et al. (arXiv 2012.12877).
+
+    Examples
+    --------
+    >>> import torch
+    >>> features = ViT((3, 32, 32), 10).features(torch.zeros(1, 3, 32, 32))
+    >>> [tuple(m.shape[1:]) for m in features.maps] == 6 * [(192, 8, 8)], features.embedding.shape[1]
+    (True, 192)
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], n_classes: int) -> None:
+        from torchvision.models.vision_transformer import Encoder
+
+        super().__init__()
+        _check_size("ViT", image_shape)
+        channels, height, width = image_shape
+        patch = next(size for size in range(max(2, -(-height // 8)), height + 1) if height % size == 0)
+        if height != width or height // patch < 4:
+            raise InputError(f"ViT for {height}x{width} images", "square images whose side divides into 4 to 8 patches")
+        self.patches = nn.Conv2d(channels, 192, patch, stride=patch)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, 192))
+        tokens = (height // patch) ** 2 + 1
+        self.encoder = Encoder(tokens, 6, 3, 192, 4 * 192, dropout=0.0, attention_dropout=0.0)
+        self.classifier = nn.Linear(192, n_classes)
+
+    def features(self, images: Float[Tensor, "batch channels height width"]) -> Features:
+        """Compute every layer's tokens.
+
+        Parameters
+        ----------
+        images
+            Network inputs, shape (batch, channels, height, width).
+
+        Returns
+        -------
+        Features
+            Six maps of tokens, and the class token after the last norm.
+        """
+        patches = self.patches(images)
+        tokens = torch.cat([self.class_token.expand(len(images), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
+        x = tokens + self.encoder.pos_embedding
+        maps = []
+        with sdpa_kernel(SDPBackend.MATH):  # the one that vmap takes on every device; as fast for 65 tokens
+            for layer in self.encoder.layers:
+                x = layer(x)
+                maps.append(x[:, 1:].transpose(1, 2).reshape(patches.shape))
+        return Features(tuple(maps), self.encoder.ln(x)[:, 0])
+
+
+def _check_size(name: str, image_shape: tuple[int, int, int]) -> None:
+    height, width = image_shape[1:]
+    if min(height, width) < _SMALLEST:
+        raise InputError(f"{name} for {height}x{width} images", f"sides of {_SMALLEST} pixels and more")
