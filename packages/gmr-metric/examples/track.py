@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from gmr_metric.filtering import GaussianSumFilter, Model
-from gmr_metric.mixture import GaussianMixture
+from gmr_metric.density.mixture import GaussianMixture
 
 STEPS, OUTLIERS = 200, 0.15
 F = np.kron([[1.0, 1.0], [0.0, 1.0]], np.eye(2))  # the state is x, y and their velocities; a step lasts 1 s

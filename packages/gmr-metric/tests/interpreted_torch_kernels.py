@@ -1,4 +1,4 @@
-"""The Triton kernels of `gmr_metric.torch_kernels` in Triton's interpreter on the CPU; test_torch_kernels calls this.
+"""The Triton kernels of `gmr_metric.batched.triton` in Triton's interpreter on the CPU; test_torch_kernels calls this.
 
 The interpreter takes the place of the compiler when the kernels are imported, so the variable TRITON_INTERPRET=1
 must be set before: ``TRITON_INTERPRET=1 pytest tests/interpreted_torch_kernels.py``.
@@ -17,7 +17,7 @@ from torch import Tensor
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
 
-from gmr_metric import torch_kernels
+from gmr_metric.batched import triton as torch_kernels
 
 
 class Batch(NamedTuple):

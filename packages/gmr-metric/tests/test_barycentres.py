@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from gmr_metric import barycentres, costs
-from gmr_metric.barycentres import Gaussian, barycentre
-from gmr_metric.merging import merge_groups
-from gmr_metric.mixture import GaussianMixture
+from gmr_metric.distances import costs
+from gmr_metric.reduction import barycentres
+from gmr_metric.reduction.barycentres import Gaussian, barycentre
+from gmr_metric.reduction.merging import merge_groups
+from gmr_metric.density.mixture import GaussianMixture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm

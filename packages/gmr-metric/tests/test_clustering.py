@@ -6,15 +6,15 @@ import warnings
 
 import numpy as np
 import pytest
-from gmr_metric import clustering
-from gmr_metric.barycentres import barycentre
-from gmr_metric.clustering import ctd, gmrc
-from gmr_metric.costs import cauchy_schwarz, kullback_leibler, squared_wasserstein
-from gmr_metric.greedy import runnalls
-from gmr_metric.merging import merge_groups
-from gmr_metric.metrics import distance
-from gmr_metric.mixture import GaussianMixture
-from gmr_metric.outcome import Outcome
+from gmr_metric.reduction import clustering
+from gmr_metric.reduction.barycentres import barycentre
+from gmr_metric.reduction.clustering import ctd, gmrc
+from gmr_metric.distances.costs import cauchy_schwarz, kullback_leibler, squared_wasserstein
+from gmr_metric.reduction.greedy import runnalls
+from gmr_metric.reduction.merging import merge_groups
+from gmr_metric.distances.metrics import distance
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.reduction.outcome import Outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sextet_common.errors import InputError

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gmr_metric.__main__ import main
-from gmr_metric.metrics import distance
-from gmr_metric.mixture import GaussianMixture
-from gmr_metric.reduction import _BUILT_IN, available_methods, reduce
+from gmr_metric.distances.metrics import distance
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.reduction.api import _BUILT_IN, available_methods, reduce
 
 
 @pytest.fixture

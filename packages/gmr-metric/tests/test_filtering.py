@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gmr_metric.filtering import Estimate, GaussianSumFilter, Model
-from gmr_metric.mixture import GaussianMixture
+from gmr_metric.density.mixture import GaussianMixture
 from scipy.integrate import quad
 from scipy.stats import multivariate_normal, norm
 from sextet_common.errors import InputError

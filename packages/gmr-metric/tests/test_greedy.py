@@ -8,14 +8,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from gmr_metric import greedy, kernels
-from gmr_metric.greedy import merge_greedily
-from gmr_metric.merging import merge, merge_groups
-from gmr_metric.metrics import distance, kl_divergence
-from gmr_metric.mixture import GaussianMixture
-from gmr_metric.oggmr import oggmr, williams
-from gmr_metric.outcome import Outcome
-from gmr_metric.reduction import reduce
+from gmr_metric.loops import columns as kernels
+from gmr_metric.reduction import greedy
+from gmr_metric.reduction.greedy import merge_greedily
+from gmr_metric.reduction.merging import merge, merge_groups
+from gmr_metric.distances.metrics import distance, kl_divergence
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.reduction.oggmr import oggmr, williams
+from gmr_metric.reduction.outcome import Outcome
+from gmr_metric.reduction.api import reduce
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sextet_common.errors import InputError

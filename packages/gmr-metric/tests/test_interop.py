@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from gmr_metric.interop import conversions
-from gmr_metric.mixture import GaussianMixture
+from gmr_metric.density import conversions
+from gmr_metric.density.mixture import GaussianMixture
 from scipy.stats import gaussian_kde, multivariate_normal
 from sextet_common.errors import InputError
 from sklearn.datasets import load_iris

@@ -7,10 +7,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from gmr_metric import compiled, kernels, vectorised
-from gmr_metric.kernels import columns, implementation, whitened, whitening
-from gmr_metric.merging import merge
-from gmr_metric.mixture import GaussianMixture
+from gmr_metric.loops import columns as kernels
+from gmr_metric.loops import compiled, vectorised
+from gmr_metric.loops.columns import columns, implementation, whitened, whitening
+from gmr_metric.reduction.merging import merge
+from gmr_metric.density.mixture import GaussianMixture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal

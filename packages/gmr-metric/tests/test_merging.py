@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gmr_metric.merging import merge, merge_groups
-from gmr_metric.mixture import GaussianMixture
+from gmr_metric.reduction.merging import merge, merge_groups
+from gmr_metric.density.mixture import GaussianMixture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sextet_common.errors import InputError

@@ -6,10 +6,10 @@ from itertools import permutations
 import mpmath
 import numpy as np
 import pytest
-from gmr_metric import differences, inner
-from gmr_metric.inner import inner_product, log_inner_product, log_inner_product_gradients, log_kernels, norm
-from gmr_metric.metrics import available_metrics, distance, kl_divergence, pairwise_distances, similarity
-from gmr_metric.mixture import GaussianMixture
+from gmr_metric.distances import differences, inner
+from gmr_metric.distances.inner import inner_product, log_inner_product, log_inner_product_gradients, log_kernels, norm
+from gmr_metric.distances.metrics import available_metrics, distance, kl_divergence, pairwise_distances, similarity
+from gmr_metric.density.mixture import GaussianMixture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad

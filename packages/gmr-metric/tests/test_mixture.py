@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gmr_metric import algebra
-from gmr_metric.mixture import GaussianMixture
+from gmr_metric.density import algebra
+from gmr_metric.density.mixture import GaussianMixture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gmr_metric import plotting
-from gmr_metric.mixture import GaussianMixture
+from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.plotting import ellipses, plot_comparison, plot_reduction
-from gmr_metric.reduction import reduce
+from gmr_metric.reduction.api import reduce
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse

@@ -4,11 +4,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from gmr_metric.metrics import distance, kl_divergence
-from gmr_metric.mixture import GaussianMixture
-from gmr_metric.outcome import nearest_kept
-from gmr_metric.pruning import prune
-from gmr_metric.reduction import reduce
+from gmr_metric.distances.metrics import distance, kl_divergence
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.reduction.outcome import nearest_kept
+from gmr_metric.reduction.pruning import prune
+from gmr_metric.reduction.api import reduce
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sextet_common.errors import InputError
@@ -93,7 +93,7 @@ def test_dropped_components_go_to_the_nearest_in_many_blocks_as_one_by_one(make,
             divergences.append(quadratic + np.linalg.slogdet(mixture.covariances[k])[1])
         expected[i] = int(np.argmin(divergences))
     np.testing.assert_array_equal(nearest_kept(mixture, kept), expected)
-    monkeypatch.setattr("gmr_metric.outcome._BLOCK", 20)
+    monkeypatch.setattr("gmr_metric.reduction.outcome._BLOCK", 20)
     np.testing.assert_array_equal(nearest_kept(mixture, kept), expected)
 
 

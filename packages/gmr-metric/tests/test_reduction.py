@@ -10,12 +10,12 @@ import sys
 import joblib
 import numpy as np
 import pytest
-from gmr_metric import reduction
-from gmr_metric.merging import merge_groups
-from gmr_metric.metrics import distance
-from gmr_metric.mixture import GaussianMixture
-from gmr_metric.outcome import Outcome
-from gmr_metric.reduction import Reduction, available_methods, reduce, reduce_many, register_method
+from gmr_metric.reduction import api as reduction
+from gmr_metric.reduction.merging import merge_groups
+from gmr_metric.distances.metrics import distance
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.reduction.outcome import Outcome
+from gmr_metric.reduction.api import Reduction, available_methods, reduce, reduce_many, register_method
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sextet_common.errors import InputError
@@ -171,7 +171,7 @@ def test_importing_the_package_brings_no_torch_and_is_quick_to_name_things() -> 
         "import sys, gmr_metric as g; light = {m for m in sys.modules if m.split('.')[0] in ('numpy', 'scipy')};"
         "assert not light, light;"
         "assert g.reduce and g.merge and g.refine and g.GaussianMixture;"
-        "import gmr_metric.merging, gmr_metric.refinement; assert callable(g.merge) and callable(g.refine);"
+        "import gmr_metric.reduction.merging, gmr_metric.reduction.refinement; assert callable(g.merge) and callable(g.refine);"
         "assert all(hasattr(g, n) for n in g.__all__);"
         "bad = {m for m in sys.modules if m.split('.')[0] in ('torch', 'numba', 'sklearn', 'matplotlib', 'stonesoup')};"
         "assert not bad, bad"

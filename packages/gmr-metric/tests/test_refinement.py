@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from gmr_metric import kernels, oggmr
-from gmr_metric.metrics import distance
-from gmr_metric.mixture import GaussianMixture
-from gmr_metric.outcome import nearest_centres
-from gmr_metric.reduction import reduce
-from gmr_metric.refinement import _Problem, refine
+from gmr_metric.loops import columns as kernels
+from gmr_metric.reduction import oggmr
+from gmr_metric.distances.metrics import distance
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.reduction.outcome import nearest_centres
+from gmr_metric.reduction.api import reduce
+from gmr_metric.reduction.refinement import _Problem, refine
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gmr_metric.filtering import GaussianSumFilter, Model
 from gmr_metric.interop.stonesoup import GaussianMixtureReducer
-from gmr_metric.mixture import GaussianMixture
+from gmr_metric.density.mixture import GaussianMixture
 from scipy.optimize import linear_sum_assignment
 from sextet_common.errors import InputError
 from stonesoup.hypothesiser.distance import DistanceHypothesiser

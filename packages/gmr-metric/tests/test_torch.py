@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gmr_metric.inner import log_inner_product, log_inner_product_gradients
-from gmr_metric.metrics import similarity
-from gmr_metric.mixture import GaussianMixture
+from gmr_metric.distances.inner import log_inner_product, log_inner_product_gradients
+from gmr_metric.distances.metrics import similarity
+from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.torch import log_inner_products, log_similarity_matrix, similarity_matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st

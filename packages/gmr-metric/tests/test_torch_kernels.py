@@ -12,7 +12,7 @@ import pytest
 import torch
 
 triton = pytest.importorskip("triton")
-from gmr_metric import torch_kernels  # noqa: E402
+from gmr_metric.batched import triton as torch_kernels  # noqa: E402
 from gmr_metric.torch import log_inner_products, log_similarity_matrix  # noqa: E402
 
 HERE = Path(__file__).resolve().parent

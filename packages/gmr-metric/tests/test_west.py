@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-import gmr_metric.west
+import gmr_metric.reduction.west
 import numpy as np
 import pytest
-from gmr_metric.inner import log_gaussian, log_kernels
-from gmr_metric.merging import merge, merge_groups
-from gmr_metric.metrics import distance
-from gmr_metric.mixture import GaussianMixture
-from gmr_metric.reduction import reduce
-from gmr_metric.west import cowa, least_squares_on_simplex, west
+from gmr_metric.distances.inner import log_gaussian, log_kernels
+from gmr_metric.reduction.merging import merge, merge_groups
+from gmr_metric.distances.metrics import distance
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.reduction.api import reduce
+from gmr_metric.reduction.west import cowa, least_squares_on_simplex, west
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
@@ -99,7 +99,7 @@ def test_the_nearest_of_many_is_found_without_computing_every_error(make, monkey
         computed.append(len(offsets))
         return log_gaussian(offsets, covariances)
 
-    monkeypatch.setattr(gmr_metric.west, "log_gaussian", counted)
+    monkeypatch.setattr(gmr_metric.reduction.west, "log_gaussian", counted)
     found = west(spread, 140, dissimilarity="ise")
     assert [s.components for s in found.history] == [c for c, _ in by_the_book(spread, 140, "ise", "plain")]
     assert sum(computed) < 10 * 150 / 2

@@ -14,10 +14,10 @@ import tyro
 from sextet_common import cli, files, npy
 from sextet_common.errors import InputError, reading
 
-from gmr_metric.metrics import available_metrics, distance, kl_divergence
-from gmr_metric.mixture import GaussianMixture
-from gmr_metric.reduction import Reduction, available_methods
-from gmr_metric.reduction import reduce as reduce_mixture
+from gmr_metric.distances.metrics import available_metrics, distance, kl_divergence
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.reduction.api import Reduction, available_methods
+from gmr_metric.reduction.api import reduce as reduce_mixture
 
 _Components = Annotated[int | None, tyro.conf.arg(aliases=["-k"])]
 _File = tyro.conf.Positional[Path]

@@ -15,8 +15,8 @@ from scipy.special import logsumexp
 from sextet_common.errors import InputError
 
 from gmr_metric.checks import is_whole
-from gmr_metric.mixture import SYMMETRY_TOLERANCE, GaussianMixture
-from gmr_metric.reduction import available_methods, reduce
+from gmr_metric.density.mixture import SYMMETRY_TOLERANCE, GaussianMixture
+from gmr_metric.reduction.api import available_methods, reduce
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -106,9 +106,9 @@ class GaussianSumFilter:
     n_components
         How many components a state has at most; None never reduces.
     method
-        How they are reduced: one of :func:`gmr_metric.reduction.available_methods`.
+        How they are reduced: one of :func:`gmr_metric.reduction.api.available_methods`.
     options
-        More keywords for :func:`gmr_metric.reduction.reduce`: the method's own options, or ``max_distance``.
+        More keywords for :func:`gmr_metric.reduction.api.reduce`: the method's own options, or ``max_distance``.
     alpha, beta, kappa
         The unscented transform's parameters. The points lie ``alpha * sqrt(d + kappa)`` standard deviations from the
         mean. The defaults are *ours*: no point in the centre and none with a negative weight, so that covariances

@@ -11,8 +11,8 @@ import numpy as np
 from sextet_common.errors import InputError
 from sextet_common.figures import COLOURS, figure_file
 
-from gmr_metric.mixture import GaussianMixture
-from gmr_metric.reduction import Reduction
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.reduction.api import Reduction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

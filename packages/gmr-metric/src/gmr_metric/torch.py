@@ -23,7 +23,7 @@ from sextet_common.errors import InputError
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from gmr_metric import torch_blocks
+from gmr_metric.batched import blocks as torch_blocks
 
 BLOCK_NUMBERS = 2**23  # entries in the largest tensor of a block, where no chunk size is given: 64 MiB in float64
 _LARGEST_PAIR = 2**22  # pairs of components of two mixtures; more of them go the general way, which splits a mixture
@@ -241,7 +241,7 @@ def _two(tensors: Sequence[Tensor]) -> tuple[_Batch, _Batch]:
 
 
 class _Blocks(NamedTuple):
-    """The way of `gmr_metric.torch_blocks`."""
+    """The way of `gmr_metric.batched.blocks`."""
 
     pairs: int
     products: torch.dtype | None
@@ -259,7 +259,7 @@ class _Blocks(NamedTuple):
 
 
 class _Kernels(NamedTuple):
-    """The way of `gmr_metric.torch_kernels`."""
+    """The way of `gmr_metric.batched.triton`."""
 
     chunk_size: int | None
 
@@ -296,7 +296,7 @@ def _way(f: _Batch, g: _Batch, chunk_size: int | None) -> _Blocks | _Kernels | N
 def _kernels() -> Any:
     """Return the module of Triton kernels, or None where Triton is not installed or does not know this machine."""
     try:
-        from gmr_metric import torch_kernels
+        from gmr_metric.batched import triton as torch_kernels
     except ImportError:
         return None
     return torch_kernels

@@ -1,1 +1,1 @@
-"""Mixtures from and for other libraries; each module imports the library it is for."""
+"""Adapters to other libraries; each module imports the library it adapts."""

@@ -16,9 +16,9 @@ from stonesoup.types.state import (
     WeightedGaussianState,
 )
 
-from gmr_metric.merging import merge_groups
-from gmr_metric.mixture import GaussianMixture
-from gmr_metric.reduction import available_methods, reduce
+from gmr_metric.reduction.merging import merge_groups
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.reduction.api import available_methods, reduce
 
 
 class GaussianMixtureReducer(MixtureReducer):  # type: ignore[misc]  # Stone Soup has no types
@@ -36,7 +36,7 @@ class GaussianMixtureReducer(MixtureReducer):  # type: ignore[misc]  # Stone Sou
     max_number_components
         How many are left at most.
     method
-        How they are merged where too many are left: one of :func:`gmr_metric.reduction.available_methods`.
+        How they are merged where too many are left: one of :func:`gmr_metric.reduction.api.available_methods`.
     options
         The method's own options.
     prune_threshold

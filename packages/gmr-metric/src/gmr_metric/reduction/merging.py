@@ -8,7 +8,7 @@ import numpy as np
 from sextet_common.errors import InputError
 
 from gmr_metric.checks import is_whole
-from gmr_metric.mixture import GaussianMixture
+from gmr_metric.density.mixture import GaussianMixture
 
 if TYPE_CHECKING:
     from jaxtyping import Integer

@@ -13,15 +13,15 @@ from typing import Literal
 import numpy as np
 from sextet_common.errors import InputError
 
-from gmr_metric import vectorised
+from gmr_metric.loops import vectorised
 from gmr_metric.checks import one_of
-from gmr_metric.greedy import Groups, SquaredChange, merge_greedily, runnalls
-from gmr_metric.kernels import Columns, columns, implementation, whitened
-from gmr_metric.merging import merge_groups
-from gmr_metric.metrics import distance
-from gmr_metric.mixture import GaussianMixture
-from gmr_metric.outcome import Outcome, Step, nearest_centres, nearest_kept
-from gmr_metric.refinement import refine as refine_all
+from gmr_metric.reduction.greedy import Groups, SquaredChange, merge_greedily, runnalls
+from gmr_metric.loops.columns import Columns, columns, implementation, whitened
+from gmr_metric.reduction.merging import merge_groups
+from gmr_metric.distances.metrics import distance
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.reduction.outcome import Outcome, Step, nearest_centres, nearest_kept
+from gmr_metric.reduction.refinement import refine as refine_all
 
 Reference = Literal["original", "current"]
 Criterion = Literal["angle", "ise"]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gmr_metric.costs import kullback_leibler
-from gmr_metric.mixture import GaussianMixture
+from gmr_metric.distances.costs import kullback_leibler
+from gmr_metric.density.mixture import GaussianMixture
 
 if TYPE_CHECKING:
     from jaxtyping import Integer

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gmr_metric.inner import log_gaussian
-from gmr_metric.mixture import GaussianMixture
+from gmr_metric.distances.inner import log_gaussian
+from gmr_metric.density.mixture import GaussianMixture
 
 _BLOCK = 2**17  # floats that a block of pair covariances may hold
 

@@ -13,16 +13,16 @@ import numpy as np
 from sextet_common.errors import InputError, require
 
 from gmr_metric.checks import is_whole, number
-from gmr_metric.clustering import ctd, gmrc
-from gmr_metric.exhaustive import brute_force
-from gmr_metric.greedy import runnalls, salmond
-from gmr_metric.merging import merge_groups
-from gmr_metric.metrics import distance
-from gmr_metric.mixture import GaussianMixture
-from gmr_metric.oggmr import oggmr, williams
-from gmr_metric.outcome import Outcome, Step, nearest_kept
-from gmr_metric.pruning import prune, threshold
-from gmr_metric.west import cowa, west
+from gmr_metric.reduction.clustering import ctd, gmrc
+from gmr_metric.reduction.exhaustive import brute_force
+from gmr_metric.reduction.greedy import runnalls, salmond
+from gmr_metric.reduction.merging import merge_groups
+from gmr_metric.distances.metrics import distance
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.reduction.oggmr import oggmr, williams
+from gmr_metric.reduction.outcome import Outcome, Step, nearest_kept
+from gmr_metric.reduction.pruning import prune, threshold
+from gmr_metric.reduction.west import cowa, west
 
 if TYPE_CHECKING:
     from jaxtyping import Integer

@@ -13,7 +13,7 @@ import numpy as np
 from sextet_common.errors import InputError
 
 from gmr_metric.checks import one_of
-from gmr_metric.mixture import GaussianMixture
+from gmr_metric.density.mixture import GaussianMixture
 
 if TYPE_CHECKING:
     from jaxtyping import Float

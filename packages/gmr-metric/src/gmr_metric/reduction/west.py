@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 
 from gmr_metric.checks import one_of
-from gmr_metric.greedy import Groups
-from gmr_metric.inner import log_gaussian, log_kernels
-from gmr_metric.mixture import GaussianMixture
-from gmr_metric.outcome import Outcome, Step
+from gmr_metric.reduction.greedy import Groups
+from gmr_metric.distances.inner import log_gaussian, log_kernels
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.reduction.outcome import Outcome, Step
 
 Dissimilarity = Literal["kl", "ise"]
 Weighting = Literal["plain", "trace", "determinant"]

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gmr_metric.mixture import GaussianMixture
-from gmr_metric.vectorised import full, lower
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.loops.vectorised import full, lower
 
 SMALL = 32  # below so many components NumPy is quick enough, and nothing has to be compiled
 
@@ -23,10 +23,10 @@ def implementation(n_components: int) -> ModuleType:
     variable ``GMR_METRIC_NUMBA=0`` keeps numba out.
     """
     if n_components >= SMALL and os.environ.get("GMR_METRIC_NUMBA") != "0" and importlib.util.find_spec("numba"):
-        from gmr_metric import compiled
+        from gmr_metric.loops import compiled
 
         return compiled
-    from gmr_metric import vectorised
+    from gmr_metric.loops import vectorised
 
     return vectorised
 

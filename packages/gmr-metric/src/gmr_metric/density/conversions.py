@@ -12,7 +12,7 @@ import numpy as np
 from sextet_common.errors import InputError, require
 
 from gmr_metric.checks import as_floats
-from gmr_metric.mixture import GaussianMixture
+from gmr_metric.density.mixture import GaussianMixture
 
 if TYPE_CHECKING:
     import torch

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from gmr_metric.checks import number
-from gmr_metric.merging import merge_groups
-from gmr_metric.mixture import GaussianMixture
-from gmr_metric.outcome import Outcome, Step, nearest_kept
+from gmr_metric.reduction.merging import merge_groups
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.reduction.outcome import Outcome, Step, nearest_kept
 
 
 def prune(mixture: GaussianMixture, n_components: int, *, threshold: float = 0.0) -> Outcome:

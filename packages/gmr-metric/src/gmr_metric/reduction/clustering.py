@@ -10,15 +10,15 @@ from __future__ import annotations
 import numpy as np
 from sextet_common.errors import InputError
 
-from gmr_metric.barycentres import Kind, barycentre
+from gmr_metric.reduction.barycentres import Kind, barycentre
 from gmr_metric.checks import number, one_of
-from gmr_metric.costs import cauchy_schwarz, kullback_leibler, squared_wasserstein
-from gmr_metric.greedy import runnalls
-from gmr_metric.merging import merge_groups
-from gmr_metric.metrics import distance
-from gmr_metric.mixture import GaussianMixture
-from gmr_metric.outcome import Outcome, Step, dispensable, nearest_centres
-from gmr_metric.refinement import refine as refine_all
+from gmr_metric.distances.costs import cauchy_schwarz, kullback_leibler, squared_wasserstein
+from gmr_metric.reduction.greedy import runnalls
+from gmr_metric.reduction.merging import merge_groups
+from gmr_metric.distances.metrics import distance
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.reduction.outcome import Outcome, Step, dispensable, nearest_centres
+from gmr_metric.reduction.refinement import refine as refine_all
 
 _COSTS = {"kl": kullback_leibler, "w2": squared_wasserstein, "cs": cauchy_schwarz}
 _SWEEPS = 100

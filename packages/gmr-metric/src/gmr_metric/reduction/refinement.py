@@ -15,10 +15,10 @@ import numpy as np
 from sextet_common.errors import InputError
 
 from gmr_metric.checks import one_of
-from gmr_metric.inner import log_inner_product
-from gmr_metric.kernels import Columns, implementation, whitened, whitening
-from gmr_metric.mixture import GaussianMixture
-from gmr_metric.vectorised import full, lower
+from gmr_metric.distances.inner import log_inner_product
+from gmr_metric.loops.columns import Columns, implementation, whitened, whitening
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.loops.vectorised import full, lower
 
 Objective = Literal["cauchy-schwarz", "ise"]
 _NEGLIGIBLE = 45.0  # kernels below exp(-45) of the largest are left out

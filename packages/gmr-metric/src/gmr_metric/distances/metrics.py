@@ -15,10 +15,10 @@ import numpy as np
 from sextet_common.errors import InputError
 
 from gmr_metric.checks import is_whole
-from gmr_metric.costs import squared_wasserstein
-from gmr_metric.differences import difference
-from gmr_metric.inner import log_inner_product
-from gmr_metric.mixture import GaussianMixture
+from gmr_metric.distances.costs import squared_wasserstein
+from gmr_metric.distances.differences import difference
+from gmr_metric.distances.inner import log_inner_product
+from gmr_metric.density.mixture import GaussianMixture
 
 if TYPE_CHECKING:
     from jaxtyping import Float

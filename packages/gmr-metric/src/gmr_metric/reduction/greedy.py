@@ -15,11 +15,11 @@ from abc import ABC, abstractmethod
 import numpy as np
 from sextet_common.errors import InputError
 
-from gmr_metric import vectorised
+from gmr_metric.loops import vectorised
 from gmr_metric.checks import is_whole
-from gmr_metric.kernels import implementation, whitened
-from gmr_metric.mixture import GaussianMixture
-from gmr_metric.outcome import Outcome, Step
+from gmr_metric.loops.columns import implementation, whitened
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.reduction.outcome import Outcome, Step
 
 MANY = 5000  # components beyond which only neighbours are candidates, where the user has not said
 NEIGHBOURS = 16

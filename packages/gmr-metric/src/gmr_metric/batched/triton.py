@@ -1,6 +1,6 @@
 """Inner products of isotropic and diagonal batches on a GPU: the Triton kernels and what calls them.
 
-This module is imported only where Triton is installed. The formulas are those of `gmr_metric.torch_blocks`; distances
+This module is imported only where Triton is installed. The formulas are those of `gmr_metric.batched.blocks`; distances
 are sums of squared differences here, so they lose no digits however far the means are from zero.
 
 Means and variances come as (mixture, dims, components), so that the components of one dimension lie together. The

@@ -13,12 +13,12 @@ import numpy as np
 from sextet_common.errors import InputError
 
 from gmr_metric.checks import one_of
-from gmr_metric.kernels import Columns, whitened
-from gmr_metric.merging import merge_groups
-from gmr_metric.metrics import distance
-from gmr_metric.mixture import GaussianMixture
-from gmr_metric.outcome import Outcome, Step
-from gmr_metric.vectorised import log_kernels, overlaps
+from gmr_metric.loops.columns import Columns, whitened
+from gmr_metric.reduction.merging import merge_groups
+from gmr_metric.distances.metrics import distance
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.reduction.outcome import Outcome, Step
+from gmr_metric.loops.vectorised import log_kernels, overlaps
 
 MOST = 13  # components: the table of subsets takes 270 MB there, four times as much with each one more
 

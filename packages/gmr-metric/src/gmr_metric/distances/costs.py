@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gmr_metric.inner import log_kernels
-from gmr_metric.kernels import columns
-from gmr_metric.mixture import GaussianMixture
+from gmr_metric.distances.inner import log_kernels
+from gmr_metric.loops.columns import columns
+from gmr_metric.density.mixture import GaussianMixture
 
 if TYPE_CHECKING:
     from jaxtyping import Float

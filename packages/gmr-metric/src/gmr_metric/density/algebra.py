@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from gmr_metric.mixture import GaussianMixture
+    from gmr_metric.density.mixture import GaussianMixture
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -50,7 +50,7 @@ def conditioned(mixture: GaussianMixture, known: np.ndarray, given: np.ndarray) 
 
 def multiplied(f: GaussianMixture, g: GaussianMixture) -> Arrays:
     """Return weights up to a factor, means and covariances of the product of two densities, pair by pair."""
-    from gmr_metric.inner import log_kernels
+    from gmr_metric.distances.inner import log_kernels
 
     with np.errstate(divide="ignore"):
         log_weights = np.log(f.weights)[:, None] + np.log(g.weights) + log_kernels(f, g)

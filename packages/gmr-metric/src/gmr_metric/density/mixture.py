@@ -12,7 +12,7 @@ import numpy as np
 from sextet_common.errors import InputError
 from sextet_common.seeding import generator
 
-from gmr_metric import algebra, storage
+from gmr_metric.density import algebra, storage
 from gmr_metric.checks import as_floats, is_whole, symmetric
 
 if TYPE_CHECKING:
@@ -353,7 +353,7 @@ class GaussianMixture:
         >>> GaussianMixture.from_sklearn(Fitted(3, random_state=0).fit(points)).means.shape
         (3, 2)
         """
-        from gmr_metric.interop import conversions
+        from gmr_metric.density import conversions
 
         return conversions.from_sklearn(model)
 
@@ -372,7 +372,7 @@ class GaussianMixture:
         >>> pair.to_sklearn().predict([[-1.0], [2.0]]).tolist()
         [0, 1]
         """
-        from gmr_metric.interop import conversions
+        from gmr_metric.density import conversions
 
         return conversions.to_sklearn(self)
 
@@ -403,7 +403,7 @@ class GaussianMixture:
         >>> GaussianMixture.from_torch(D.MixtureSameFamily(weights, parts)).means.tolist()
         [[0.0], [1.0]]
         """
-        from gmr_metric.interop import conversions
+        from gmr_metric.density import conversions
 
         return conversions.from_torch(distribution)
 
@@ -429,7 +429,7 @@ class GaussianMixture:
         >>> unit.to_torch(dtype=torch.float32).log_prob(torch.zeros(1))
         tensor(-0.9189)
         """
-        from gmr_metric.interop import conversions
+        from gmr_metric.density import conversions
 
         return conversions.to_torch(self, dtype, device)
 
@@ -468,7 +468,7 @@ class GaussianMixture:
         >>> GaussianMixture.from_kde([[0.0], [1.0], [2.0]], bandwidth=0.5).covariances[0].round(6).tolist()
         [[0.25]]
         """
-        from gmr_metric.interop import conversions
+        from gmr_metric.density import conversions
 
         return conversions.from_kde(samples, bandwidth, weights)
 

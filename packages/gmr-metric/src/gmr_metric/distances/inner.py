@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from sextet_common.errors import InputError
 
-from gmr_metric.kernels import columns, implementation
-from gmr_metric.mixture import GaussianMixture
+from gmr_metric.loops.columns import columns, implementation
+from gmr_metric.density.mixture import GaussianMixture
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -1,0 +1,1 @@
+"""The Gaussian mixture as a value: parameters, densities, algebra, files and conversions."""

@@ -1,0 +1,1 @@
+"""Inner products, metrics and divergences between mixtures and between their components."""

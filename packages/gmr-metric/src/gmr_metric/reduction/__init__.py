@@ -1,0 +1,1 @@
+"""Reduction methods, and the calls that run them."""
