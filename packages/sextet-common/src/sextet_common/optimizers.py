@@ -1,37 +1,95 @@
-"""An optimizer's memory as named tensors for a checkpoint, and back, held against the optimizer first."""
+"""Optimizers of torch: AdamW with decay on matrices, a learning-rate schedule, and their state in checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+import math
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 from sextet_common.errors import InputError, require
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.optim import Optimizer
+    from torch.nn import Parameter
+    from torch.optim import AdamW, Optimizer
+    from torch.optim.lr_scheduler import LambdaLR
 
 _ADAM = {"step", "exp_avg", "exp_avg_sq"}
 _KEPT: dict[str, Set[str]] = {"Adam": _ADAM, "AdamW": _ADAM, "SGD": {"momentum_buffer"}}
 
 
-def state(optimizer: Optimizer, prefix: str = "optimizer") -> dict[str, Tensor]:
-    """Return what an optimizer remembers.
+def adamw(parameters: Iterable[Parameter], lr: float, weight_decay: float) -> AdamW:
+    """Return AdamW that decays matrices and kernels, but not biases and the weights of normalisations.
+
+    >>> import torch
+    >>> [group["weight_decay"] for group in adamw(torch.nn.Linear(2, 2).parameters(), 1e-3, 0.1).param_groups]
+    [0.1, 0.0]
+    """
+    require("torch", package="sextet-common", extra="torch")
+    import torch
+
+    all_of_them = list(parameters)
+    groups = [
+        {"params": [p for p in all_of_them if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in all_of_them if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr)
+
+
+def warmup_cosine(
+    optimizer: Optimizer,
+    steps: int,
+    warmup: float,
+    *,
+    done: int = 0,
+    position: Callable[[int], int] = lambda number: number,
+) -> LambdaLR:
+    """Return a schedule that raises the learning rate linearly, then lowers it along half a cosine towards 0.
+
+    Call its ``step`` after every step of the optimizer.
 
     Parameters
     ----------
     optimizer
-        Of torch.
-    prefix
-        What the names begin with.
-
-    Returns
-    -------
-    dict
-        Tensors by ``PREFIX.NUMBER.KEY``, the numbers being those of the parameters; none before the first step.
+        Its groups' ``lr`` are the highest rates.
+    steps
+        Length of the schedule.
+    warmup
+        The share of the steps in which the rate rises, at least one step.
+    done
+        Steps that an earlier, interrupted run has taken.
+    position
+        Maps the number of calls to a step of the schedule, where the two differ.
 
     Examples
     --------
+    >>> import torch
+    >>> sgd = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    >>> schedule = warmup_cosine(sgd, steps=6, warmup=1 / 3)
+    >>> rates = []
+    >>> for _ in range(6):
+    ...     rates.append(round(schedule.get_last_lr()[0], 3)); sgd.step(); schedule.step()
+    >>> rates
+    [0.5, 1.0, 0.905, 0.655, 0.345, 0.095]
+    """
+    from torch.optim.lr_scheduler import LambdaLR
+
+    rising = max(1, round(warmup * steps))
+
+    def factor(number: int) -> float:
+        step = position(number)
+        if step < rising:
+            return (step + 1) / rising
+        return 0.5 * (1 + math.cos(math.pi * (step - rising + 1) / max(1, steps - rising + 1)))
+
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])  # what LambdaLR wants where it does not start at 0
+    return LambdaLR(optimizer, factor, last_epoch=done - 1)
+
+
+def state(optimizer: Optimizer, prefix: str = "optimizer") -> dict[str, Tensor]:
+    """Return the state of an optimizer as tensors named ``PREFIX.NUMBER.KEY``, by the numbers of its parameters.
+
     >>> import torch
     >>> weight = torch.ones(2, requires_grad=True)
     >>> adam = torch.optim.Adam([weight])
@@ -39,7 +97,6 @@ def state(optimizer: Optimizer, prefix: str = "optimizer") -> dict[str, Tensor]:
     >>> sorted(state(adam))
     ['optimizer.0.exp_avg', 'optimizer.0.exp_avg_sq', 'optimizer.0.step']
     """
-    require("torch", package="sextet-common", extra="torch")
     import torch
 
     return {
@@ -51,51 +108,36 @@ def state(optimizer: Optimizer, prefix: str = "optimizer") -> dict[str, Tensor]:
 
 
 def restore(optimizer: Optimizer, arrays: Mapping[str, Tensor], prefix: str = "optimizer") -> None:
-    """Give an optimizer of the same parameters what `state` returned; all else that it remembers is forgotten.
+    """Restore what `state` returned of an optimizer of the same parameters; names without the prefix are ignored.
 
-    Parameters
-    ----------
-    optimizer
-        Of torch.
-    arrays
-        Tensors by name; names that do not begin with the prefix are left out.
-    prefix
-        What the names begin with.
+    The tensors are checked against the parameters' shapes and, for Adam, AdamW and SGD, against what these keep.
 
-    Raises
-    ------
-    InputError
-        For a tensor that this optimizer does not keep, or not of its parameter's shape. Adam's, AdamW's and SGD's are
-        held against what these keep; of other optimizers, shapes alone.
-
-    Examples
-    --------
     >>> import torch
     >>> weight = torch.ones(2, requires_grad=True)
     >>> restore(torch.optim.Adam([weight]), {"optimizer.0.exp_avg": torch.ones(3)})
     Traceback (most recent call last):
-    sextet_common.errors.InputError: optimizer.0.exp_avg has the shape (3,); expected: (2,), its parameter's
+    sextet_common.errors.InputError: optimizer.0.exp_avg has shape (3,); expected: (2,), as its parameter
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    found: dict[int, dict[str, Any]] = {}
+    loaded: dict[int, dict[str, Any]] = {}
     for name, tensor in arrays.items():
         if not name.startswith(f"{prefix}."):
             continue
         number, _, key = name[len(prefix) + 1 :].partition(".")
         if not (number.isdecimal() and int(number) < len(parameters)):
-            raise InputError(f"{name} in the memory of an optimizer", f"numbers of its {len(parameters)} parameters")
+            raise InputError(f"{name} in the state of an optimizer", f"numbers of its {len(parameters)} parameters")
         if key == "step":
-            if tensor.ndim or not 0 <= float(tensor) < float("inf"):
-                told = f"has the shape {tuple(tensor.shape)}" if tensor.ndim else f"is {float(tensor)}"
-                raise InputError(f"{name} {told}", "one finite number >= 0")
+            if tensor.ndim or not 0 <= float(tensor) < math.inf:
+                value = f"has shape {tuple(tensor.shape)}" if tensor.ndim else f"is {float(tensor)}"
+                raise InputError(f"{name} {value}", "one finite number >= 0")
         elif tensor.shape != parameters[int(number)].shape:
             shape = tuple(parameters[int(number)].shape)
-            raise InputError(f"{name} has the shape {tuple(tensor.shape)}", f"{shape}, its parameter's")
-        # A step's number stays on the CPU, where the optimizer counts.
-        found.setdefault(int(number), {})[key] = tensor.cpu() if key == "step" else tensor
+            raise InputError(f"{name} has shape {tuple(tensor.shape)}", f"{shape}, as its parameter")
+        # The number of steps stays on the CPU, where the optimizer counts.
+        loaded.setdefault(int(number), {})[key] = tensor.cpu() if key == "step" else tensor
     kind = type(optimizer).__name__
-    for n, values in sorted(found.items()):
+    for n, values in sorted(loaded.items()):
         kept = _KEPT.get(kind, values.keys())
         if values.keys() != kept:
             raise InputError(f"{prefix}.{n} has {', '.join(sorted(values))}", f"{', '.join(sorted(kept))} as {kind}")
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": found})
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": loaded})

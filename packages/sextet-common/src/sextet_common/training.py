@@ -93,7 +93,7 @@ class Job:
         return False
 
     def begin(self, run: runs.Run, done: int) -> None:
-        """Prepare the run folder; called before the first step, after `load_state` where a run resumes (``done`` > 0)."""
+        """Prepare the run folder, before the first step; ``done`` steps were restored by `load_state`."""
 
     def read(self, done: int, metrics: Metrics) -> dict[str, float]:
         """Turn the metrics of the newest step into numbers, refusing non-finite ones; called where they are logged."""
