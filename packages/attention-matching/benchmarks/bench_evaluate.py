@@ -22,7 +22,7 @@ import torch
 import tyro
 from attention_matching import SiameseAugmentation
 from attention_matching.evaluation.training import TrainConfig, train_networks
-from attention_matching.networks.networks import build
+from attention_matching.networks.build import build
 from sextet_common import device, files
 from sextet_common.benchmarks import into_readme
 

@@ -202,7 +202,8 @@ def test_some_digits_are_still_digits_and_are_not_mirrored(digits: data.ImageSet
 
 def start_job(out: Path) -> subprocess.Popen[str]:
     program = (
-        "import sys, numpy as np; from attention_matching.experiments.continual import *; from sextet_common import data\n"
+        "import sys, numpy as np; from attention_matching.experiments.continual import *\n"
+        "from sextet_common import data\n"
         "def images(each):\n"
         "    labels = np.repeat(np.arange(7), each)\n"
         "    return np.tile((labels / 7)[:, None, None], (1, 8, 8)), labels\n"

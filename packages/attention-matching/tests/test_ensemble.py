@@ -10,7 +10,8 @@ from attention_matching.evaluation.ensemble import group_size
 from attention_matching.evaluation.training import TrainConfig, train_networks
 from attention_matching.images.augment import SiameseAugmentation
 from attention_matching.images.held_out import HeldOut
-from attention_matching.networks.networks import ConvNet, build
+from attention_matching.networks.build import build
+from attention_matching.networks.convnet import ConvNet
 from torch import nn
 
 IMAGES = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))

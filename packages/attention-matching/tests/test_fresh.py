@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 from attention_matching.images import keyed
+from attention_matching.networks.build import ARCHITECTURES, build
+from attention_matching.networks.convnet import ConvNet
 from attention_matching.networks.fresh import FreshNetworks
-from attention_matching.networks.networks import ARCHITECTURES, ConvNet, build
 from scipy import stats
 from sextet_common.errors import InputError
 from torch import nn
@@ -53,5 +54,5 @@ def test_a_key_names_one_network_in_any_order_in_memory() -> None:
 
 
 def test_weights_with_no_known_fresh_state_are_refused() -> None:
-    with pytest.raises(InputError, match="with weights of its own"):
+    with pytest.raises(InputError, match="got a ViT"):
         FreshNetworks(build("vit", (3, 32, 32), 10))

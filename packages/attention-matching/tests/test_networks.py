@@ -9,19 +9,11 @@ from typing import get_args
 
 import pytest
 import torch
-from attention_matching.networks.architectures import AlexNet, ResNet18, ViT
-from attention_matching.networks.networks import (
-    ARCHITECTURES,
-    Activation,
-    ConvNet,
-    FeatureNetwork,
-    Features,
-    Norm,
-    Pooling,
-    build,
-    default_depth,
-    default_width,
-)
+from attention_matching.networks.base import FeatureNetwork, Features
+from attention_matching.networks.build import ARCHITECTURES, build
+from attention_matching.networks.convnet import ConvNet, default_depth, default_width
+from attention_matching.networks.layers import Activation, Norm, Pooling
+from attention_matching.networks.zoo import AlexNet, ResNet18, ViT
 from sextet_common.errors import InputError
 from torch import Tensor, nn
 from torch.nn import functional
@@ -325,35 +317,35 @@ def test_every_convolutional_network_starts_from_torchs_default_law(architecture
 
 
 def test_networks_that_do_not_fit_the_images_or_do_not_exist_are_refused() -> None:
-    with pytest.raises(InputError, match="architecture is 'lenet'; expected: convnet or alexnet"):
+    with pytest.raises(InputError, match="architecture must be convnet, alexnet, vgg11, resnet18 or vit, got 'lenet'"):
         build("lenet", (1, 8, 8), 2)
     for name, option in itertools.product(ARCHITECTURES[1:], ("width", "depth")):
-        with pytest.raises(InputError, match=f"{option} is 3 for {name}"):
+        with pytest.raises(InputError, match=f"{option} must be None for {name} .*, got 3"):
             build(name, (3, 32, 32), 2, **{option: 3})
     for name in ARCHITECTURES[1:]:
-        with pytest.raises(InputError, match="7x9 images; expected: sides of 8 pixels and more"):
+        with pytest.raises(InputError, match="needs image sides of 8 pixels or more, got 7x9"):
             build(name, (1, 7, 9), 2)
     for shape in ((3, 32, 64), (3, 31, 31)):
         with pytest.raises(InputError, match="square images whose side divides"):
             build("vit", shape, 2)
-    with pytest.raises(InputError, match="depth is 4 for 8x8 images"):
+    with pytest.raises(InputError, match="depth must be >= 1 and leave at least one pixel of 8x8 images, got 4"):
         ConvNet((1, 8, 8), 2, depth=4)
-    with pytest.raises(InputError, match="depth is 0"):
+    with pytest.raises(InputError, match=r"depth must be >= 1 .*, got 0"):
         ConvNet((1, 8, 8), 2, depth=0, pooling="none")
     assert len(ConvNet((1, 8, 8), 2, width=4, depth=4, pooling="none").features(torch.zeros(1, 1, 8, 8)).maps) == 4
 
 
 def test_unknown_options_are_refused_with_the_known_ones() -> None:
     for fault, match in (
-        ({"norm": "spectral"}, "norm is 'spectral'; expected: instance or batch or group or layer or none"),
-        ({"activation": "tanh"}, "activation is 'tanh'; expected: relu or sigmoid or leaky_relu"),
-        ({"pooling": "mean"}, "pooling is 'mean'; expected: avg or max or none"),
-        ({"norm": "group", "width": 6}, "width is 6 with norm 'group'; expected: 1 or more, and multiples of 4"),
-        ({"width": 0}, "width is 0"),
+        ({"norm": "spectral"}, "norm must be instance, batch, group, layer or none, got 'spectral'"),
+        ({"activation": "tanh"}, "activation must be relu, sigmoid or leaky_relu, got 'tanh'"),
+        ({"pooling": "mean"}, "pooling must be avg, max or none, got 'mean'"),
+        ({"norm": "group", "width": 6}, "width must be a multiple of 4 with norm 'group', got 6"),
+        ({"width": 0}, "width must be a whole number >= 1, got 0"),
     ):
         with pytest.raises(InputError, match=match):
             ConvNet((1, 8, 8), 2, **fault)
-    with pytest.raises(InputError, match="norm is 'spectral'"):
+    with pytest.raises(InputError, match=r"norm must be .*, got 'spectral'"):
         AlexNet((1, 8, 8), 2, norm="spectral")
 
 
@@ -363,7 +355,7 @@ def test_defaults_follow_the_images_size() -> None:
     assert build("convnet", (1, 8, 8), 2).classifier.in_features == 64 * 2 * 2
 
 
-def test_a_network_of_ones_own_needs_only_its_features() -> None:
+def test_a_user_defined_network_needs_only_its_features() -> None:
     class Tiny(FeatureNetwork):
         def __init__(self) -> None:
             super().__init__()

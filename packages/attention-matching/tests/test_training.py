@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from attention_matching.evaluation.training import TrainConfig, accuracy, explain_out_of_memory, train_networks
+from attention_matching.evaluation.training import TrainConfig, accuracy, train_networks
 from attention_matching.images.augment import N_RANDOM, SiameseAugmentation
 from attention_matching.images.held_out import HeldOut
-from attention_matching.networks.networks import ConvNet
+from attention_matching.networks.convnet import ConvNet
+from attention_matching.networks.memory import explain_out_of_memory
 from sextet_common import seeding
 from sextet_common.errors import InputError
 from torch import nn
@@ -125,7 +126,7 @@ def test_a_full_gpu_is_told_with_the_options_that_help(images: torch.Tensor, lab
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    with pytest.raises(InputError, match="the GPU's memory is full; expected: a smaller batch or together"):
+    with pytest.raises(InputError, match="the GPU is out of memory; expected: a smaller batch or together"):
         train_networks(lambda number: Hungry(1, 1), [0], images, labels, PLAIN, TrainConfig(epochs=1))
     with explain_out_of_memory("batch"), pytest.raises(RuntimeError, match="another fault"):
         raise RuntimeError("another fault")

@@ -45,8 +45,10 @@ from attention_matching.matching.attention import (
     spatial_attention,
 )
 from attention_matching.matching.losses import AttentionMatchingLoss, DistributionMatchingLoss, Loss, make_loss
-from attention_matching.networks.architectures import VGG11, AlexNet, ResNet18, ViT
-from attention_matching.networks.networks import ARCHITECTURES, ConvNet, FeatureNetwork, Features, build
+from attention_matching.networks.base import FeatureNetwork, Features
+from attention_matching.networks.build import ARCHITECTURES, build
+from attention_matching.networks.convnet import ConvNet
+from attention_matching.networks.zoo import VGG11, AlexNet, ResNet18, ViT
 
 __all__ = [
     "ARCHITECTURES",

@@ -25,7 +25,7 @@ from attention_matching.export.card import read_evaluation, save_card, summary
 from attention_matching.export.exports import Export
 from attention_matching.export.exports import export as export_set
 from attention_matching.images.distilled import DistilledSet
-from attention_matching.networks.networks import ARCHITECTURES, Architecture
+from attention_matching.networks.build import ARCHITECTURES, Architecture
 
 
 def distill(

@@ -11,8 +11,9 @@ from sextet_common.errors import InputError
 from attention_matching.images.augment import Operation, augmentation_for
 from attention_matching.images.preprocess import Whitening
 from attention_matching.matching.losses import Method
+from attention_matching.networks.build import Architecture
+from attention_matching.networks.convnet import default_depth, default_width
 from attention_matching.networks.layers import Norm
-from attention_matching.networks.networks import Architecture, default_depth, default_width
 
 Preset = Literal["paper", "official"]
 

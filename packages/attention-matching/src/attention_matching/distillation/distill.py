@@ -16,11 +16,11 @@ from torch import Tensor
 from attention_matching.distillation.config import DistillConfig
 from attention_matching.distillation.shards import Shard, shard
 from attention_matching.distillation.step import Step
-from attention_matching.evaluation.training import explain_out_of_memory
 from attention_matching.images.distilled import DistilledSet
 from attention_matching.images.preprocess import Preprocessing
 from attention_matching.matching.losses import Loss
-from attention_matching.networks.networks import FeatureNetwork
+from attention_matching.networks.base import FeatureNetwork
+from attention_matching.networks.memory import explain_out_of_memory
 
 JOB = "attention-matching distill"
 RESULT = "distilled.safetensors"

@@ -19,8 +19,9 @@ from attention_matching.images.augment import N_RANDOM, SiameseAugmentation
 from attention_matching.images.preprocess import Preprocessing
 from attention_matching.images.select import class_members, select
 from attention_matching.matching.losses import Loss, make_loss
+from attention_matching.networks.base import FeatureNetwork
+from attention_matching.networks.build import build
 from attention_matching.networks.fresh import FreshNetworks
-from attention_matching.networks.networks import FeatureNetwork, build
 
 # On a CPU as many images go together as keep the largest activation below this: then a layer's
 # memory is the one that the layer before gave back, still in the cache, and no new pages.

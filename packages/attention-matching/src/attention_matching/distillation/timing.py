@@ -17,8 +17,8 @@ from sextet_common.errors import InputError
 from attention_matching.distillation.config import DistillConfig
 from attention_matching.distillation.shards import shard
 from attention_matching.distillation.step import Step
-from attention_matching.evaluation.training import explain_out_of_memory
 from attention_matching.images.preprocess import Preprocessing
+from attention_matching.networks.memory import explain_out_of_memory
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ from attention_matching.evaluation.evaluate import (
 )
 from attention_matching.evaluation.soft_labels import soft_labels_from, train_teacher
 from attention_matching.images.distilled import DistilledSet
-from attention_matching.networks.networks import ARCHITECTURES, Architecture
+from attention_matching.networks.build import ARCHITECTURES, Architecture
 
 RANDOM_REAL, DISTILLED, WHOLE = "random real", "distilled", "whole set"
 

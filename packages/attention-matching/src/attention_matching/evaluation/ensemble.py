@@ -178,7 +178,7 @@ def group_size(network: nn.Module, shape: Sequence[int], config: TrainConfig, wh
 
     Examples
     --------
-    >>> from attention_matching.networks.networks import ConvNet
+    >>> from attention_matching.networks.convnet import ConvNet
     >>> from attention_matching.evaluation.training import TrainConfig
     >>> network, cpu = ConvNet((1, 8, 8), 10, width=8), torch.device("cpu")
     >>> group_size(network, (10, 1, 8, 8), TrainConfig(), cpu)

@@ -22,8 +22,9 @@ from attention_matching.images.distilled import DistilledSet
 from attention_matching.images.held_out import HeldOut, hold_out
 from attention_matching.images.preprocess import Preprocessing
 from attention_matching.images.select import random_real, whole_set
+from attention_matching.networks.base import FeatureNetwork
+from attention_matching.networks.build import Architecture, build
 from attention_matching.networks.layers import Norm
-from attention_matching.networks.networks import Architecture, FeatureNetwork, build
 
 JOB = "attention-matching evaluate"
 Labels = Literal["hard", "soft"]

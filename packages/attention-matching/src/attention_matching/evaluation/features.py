@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from attention_matching.images.coreset import FeatureFunction
 from attention_matching.images.preprocess import Preprocessing
-from attention_matching.networks.networks import build
+from attention_matching.networks.build import build
 
 
 def trained_features(

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from attention_matching.evaluation.ensemble import Learner, group_size, learner_of
 from attention_matching.images.augment import N_RANDOM, SiameseAugmentation
 from attention_matching.images.held_out import HeldOut
+from attention_matching.networks.memory import explain_out_of_memory
 
 CHECKS = 20  # how often a training with held-out images looks at them: evenly over its epochs
 _AHEAD = 100  # epochs whose random numbers are drawn and sent to the device at once, and whose losses are
@@ -120,7 +120,7 @@ def train_networks(
 
     Examples
     --------
-    >>> from attention_matching.networks.networks import ConvNet
+    >>> from attention_matching.networks.convnet import ConvNet
     >>> images, labels = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 0, 1])
     >>> networks = train_networks(
     ...     lambda number: ConvNet((1, 8, 8), 2, width=4),
@@ -192,33 +192,6 @@ def accuracy(
         predicted = torch.cat([network(x.to(where)).argmax(dim=1) for x in inputs.split(batch)])
     network.train(before)
     return (predicted == labels.to(where)).double().mean().item()
-
-
-@contextmanager
-def explain_out_of_memory(options: str) -> Iterator[None]:
-    """Turn a GPU's "out of memory" into an error that names the options that help.
-
-    Parameters
-    ----------
-    options
-        What to make smaller.
-
-    Raises
-    ------
-    InputError
-        Where the block ran out of the GPU's memory.
-
-    Examples
-    --------
-    >>> with explain_out_of_memory("batch"):
-    ...     raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-    Traceback (most recent call last):
-    sextet_common.errors.InputError: the GPU's memory is full; expected: a smaller batch
-    """
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise InputError("the GPU's memory is full", f"a smaller {options}") from error
 
 
 def _fresh(make: Callable[[int], nn.Module], number: int, config: TrainConfig, where: torch.device) -> nn.Module:

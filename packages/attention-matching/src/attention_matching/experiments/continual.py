@@ -32,8 +32,8 @@ from attention_matching.experiments.small_sets import (
 from attention_matching.images.augment import Operation, SiameseAugmentation, augmentation_for
 from attention_matching.images.distilled import DistilledSet
 from attention_matching.images.preprocess import Preprocessing
+from attention_matching.networks.build import build
 from attention_matching.networks.layers import Norm
-from attention_matching.networks.networks import build
 
 JOB = "attention-matching continual"
 

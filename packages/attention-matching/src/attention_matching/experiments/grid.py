@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, fields
 
 from sextet_common.errors import InputError
 
+from attention_matching.networks.convnet import ConvNet
 from attention_matching.networks.layers import Activation, Norm, Pooling
-from attention_matching.networks.networks import ConvNet
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One ConvNet of a grid: the arguments of :class:`~attention_matching.networks.networks.ConvNet`.
+    """One ConvNet of a grid: the arguments of :class:`~attention_matching.networks.convnet.ConvNet`.
 
     Examples
     --------

@@ -10,7 +10,7 @@ from sextet_common.errors import InputError
 from torch import Tensor, nn
 
 from attention_matching.matching.attention import Backend, attention_means, checked_power, class_means
-from attention_matching.networks.networks import Features
+from attention_matching.networks.base import Features
 
 Method = Literal["datadam", "atom", "dm"]
 
@@ -158,7 +158,7 @@ class AttentionMatchingLoss(_MatchingLoss):
     Examples
     --------
     >>> import torch
-    >>> from attention_matching.networks.networks import ConvNet
+    >>> from attention_matching.networks.convnet import ConvNet
     >>> images = torch.rand(4, 1, 8, 8)
     >>> features = ConvNet((1, 8, 8), 2, width=4, depth=2).features(images)
     >>> AttentionMatchingLoss()(features, features, n_classes=2).tolist()

@@ -1,4 +1,4 @@
-"""AlexNet, VGG-11, ResNet-18 and a vision transformer, in their versions for small images."""
+"""AlexNet, VGG-11, ResNet-18 and a vision transformer, in versions for small images."""
 
 from __future__ import annotations
 
@@ -10,36 +10,24 @@ from sextet_common.errors import InputError
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from attention_matching.networks.base import FeatureNetwork, Features
+from attention_matching.networks.convnet import Block, BlockNetwork
 from attention_matching.networks.layers import Norm, normalisation
-from attention_matching.networks.networks import Block, BlockNetwork, FeatureNetwork, Features
 
-_SMALLEST = 8  # pixels of a side: three halvings, or four patches
+_MIN_SIDE = 8  # pixels: three halvings, or four patches
 
 
 class AlexNet(BlockNetwork):
-    """AlexNet as the dataset-condensation papers have it for 32x32 images.
+    """AlexNet as in the dataset-condensation papers for 32x32 images.
 
-    Five convolutions (128 and 192 channels 5x5; 256, 192 and 192 channels 3x3), each with a
-    normalisation and a ReLU; 2x2 max-pooling after the first, second and fifth; one linear layer.
-
-    Parameters
-    ----------
-    image_shape
-        Channels, height and width of the images, 8 pixels or more.
-    n_classes
-        How many logits.
-    norm
-        See :class:`~attention_matching.networks.networks.ConvNet`; ``none`` in the condensation papers' code.
-
-    Raises
-    ------
-    InputError
-        Where the image is smaller or the norm is unknown.
+    Five convolutions (128 and 192 channels 5x5; 256, 192 and 192 channels 3x3), each with a normalisation and a
+    ReLU; 2x2 max-pooling after the first, second and fifth; one linear layer. The condensation papers' code has no
+    norm. Image sides of at least 8 pixels.
 
     References
     ----------
-    Zhao, Mopuri and Bilen, "Dataset condensation with gradient matching" (arXiv 2006.05929), section 4,
-    and its public code; after Krizhevsky, Sutskever and Hinton (2012).
+    Zhao, Mopuri and Bilen, "Dataset condensation with gradient matching" (arXiv 2006.05929), section 4, and its
+    public code; after Krizhevsky, Sutskever and Hinton (2012).
 
     Examples
     --------
@@ -56,30 +44,16 @@ class AlexNet(BlockNetwork):
 
 
 class VGG11(BlockNetwork):
-    """VGG-11 with one linear layer, as the dataset-condensation papers have it.
+    """VGG-11 with one linear layer, as in the dataset-condensation papers.
 
-    Eight 3x3 convolutions of 64, 128, 256, 256, 512, 512, 512 and 512 channels, each with a
-    normalisation and a ReLU; five times 2x2 max-pooling (fewer below 28 pixels: see
-    :class:`~attention_matching.networks.networks.BlockNetwork`).
-
-    Parameters
-    ----------
-    image_shape
-        Channels, height and width of the images, 8 pixels or more.
-    n_classes
-        How many logits.
-    norm
-        See :class:`~attention_matching.networks.networks.ConvNet`; customarily ``batch``.
-
-    Raises
-    ------
-    InputError
-        Where the image is smaller or the norm is unknown.
+    Eight 3x3 convolutions of 64, 128, 256, 256, 512, 512, 512 and 512 channels, each with a normalisation
+    (customarily ``batch``) and a ReLU; five 2x2 max-poolings (fewer below 28 pixels, see
+    :class:`~attention_matching.networks.convnet.BlockNetwork`). Image sides of at least 8 pixels.
 
     References
     ----------
-    Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition"
-    (arXiv 1409.1556), table 1, column A; the single linear layer as in arXiv 2006.05929's public code.
+    Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition" (arXiv 1409.1556),
+    table 1, column A; the single linear layer as in the public code of arXiv 2006.05929.
 
     Examples
     --------
@@ -97,32 +71,18 @@ class VGG11(BlockNetwork):
 
 
 class ResNet18(FeatureNetwork):
-    """torchvision's ResNet-18, with a stem for small images.
+    """torchvision's ResNet-18 with a stem for small images.
 
-    Up to 64 pixels the stem is a 3x3 convolution that keeps the image's size; above, torchvision's
-    own (7x7, stride 2, max-pooling). A stage whose stride would leave a single pixel keeps the
-    size instead (*ours*, below 16 pixels). The maps are the outputs of the four stages, where
-    attention is taken in residual networks; torch's default initialisation, as in the
-    distillation papers' networks, instead of torchvision's.
-
-    Parameters
-    ----------
-    image_shape
-        Channels, height and width of the images, 8 pixels or more.
-    n_classes
-        How many logits.
-    norm
-        See :class:`~attention_matching.networks.networks.ConvNet`; ``batch`` in the ResNet paper.
-
-    Raises
-    ------
-    InputError
-        Where the image is smaller or the norm is unknown.
+    Up to 64 pixels the stem is a 3x3 convolution that keeps the image's size; above, it is torchvision's (7x7,
+    stride 2, max-pooling). Below 16 pixels, which the papers do not cover, a stage whose stride would leave a single
+    pixel keeps the size. The maps are the outputs of the four stages, where attention is taken in residual networks.
+    Weights start from torch's default initialisation, as in the distillation papers' networks, instead of
+    torchvision's. Image sides of at least 8 pixels; the ResNet paper's norm is ``batch``.
 
     References
     ----------
-    He, Zhang, Ren and Sun, "Deep residual learning for image recognition" (arXiv 1512.03385);
-    Zagoruyko and Komodakis, "Paying more attention to attention" (arXiv 1612.03928), for the maps.
+    He, Zhang, Ren and Sun, "Deep residual learning for image recognition" (arXiv 1512.03385); Zagoruyko and
+    Komodakis, "Paying more attention to attention" (arXiv 1612.03928), for the maps.
 
     Examples
     --------
@@ -156,23 +116,12 @@ class ResNet18(FeatureNetwork):
             if isinstance(module, nn.Conv2d):
                 module.reset_parameters()
             if isinstance(module, nn.ReLU):
-                module.inplace = False  # a map must stay as it was returned
+                module.inplace = False  # a map must not change after it is returned
         self.pool = body.avgpool
         self.classifier = body.fc
 
     def features(self, images: Float[Tensor, "batch channels height width"]) -> Features:
-        """Compute every stage's activations.
-
-        Parameters
-        ----------
-        images
-            Network inputs, shape (batch, channels, height, width).
-
-        Returns
-        -------
-        Features
-            The four stages' maps, and the last one's mean over positions.
-        """
+        """Compute the maps of the four stages; the embedding is the last one's mean over positions."""
         maps = []
         x = self.stem(images)
         for stage in self.stages:
@@ -182,28 +131,17 @@ class ResNet18(FeatureNetwork):
 
 
 class ViT(FeatureNetwork):
-    """A small vision transformer, from torchvision's encoder.
+    """A small vision transformer on torchvision's encoder.
 
-    Patches of an eighth of the image's side (4 pixels at 32; at least 2, and for 28 pixels 4),
-    and *ours*: 6 layers of ViT-Tiny's width, 192 channels in 3 heads, without dropout. The maps are
-    the tokens after each layer at their places in the image, the embedding is the class token.
-
-    Parameters
-    ----------
-    image_shape
-        Channels, height and width of the images: square, and 4 to 8 patches on a side.
-    n_classes
-        How many logits.
-
-    Raises
-    ------
-    InputError
-        Where the image is not square or its side does not divide into patches.
+    Patches have an eighth of the image's side (4 pixels at 32; at least 2, and 4 for 28 pixels). The rest is not
+    specified in the papers; we use 6 layers of ViT-Tiny's width, 192 channels in 3 heads, without dropout. The maps
+    are the tokens after each layer at their places in the image; the embedding is the class token. Images are
+    square, with 4 to 8 patches on a side.
 
     References
     ----------
-    Dosovitskiy et al., "An image is worth 16x16 words" (arXiv 2010.11929); the width of ViT-Tiny
-    from Touvron et al. (arXiv 2012.12877).
+    Dosovitskiy et al., "An image is worth 16x16 words" (arXiv 2010.11929); the width of ViT-Tiny from Touvron et al.
+    (arXiv 2012.12877).
 
     Examples
     --------
@@ -221,7 +159,7 @@ class ViT(FeatureNetwork):
         channels, height, width = image_shape
         patch = next(size for size in range(max(2, -(-height // 8)), height + 1) if height % size == 0)
         if height != width or height // patch < 4:
-            raise InputError(f"ViT for {height}x{width} images", "square images whose side divides into 4 to 8 patches")
+            raise InputError(f"ViT needs square images whose side divides into 4 to 8 patches, got {height}x{width}")
         self.patches = nn.Conv2d(channels, 192, patch, stride=patch)
         self.class_token = nn.Parameter(torch.zeros(1, 1, 192))
         tokens = (height // patch) ** 2 + 1
@@ -229,23 +167,12 @@ class ViT(FeatureNetwork):
         self.classifier = nn.Linear(192, n_classes)
 
     def features(self, images: Float[Tensor, "batch channels height width"]) -> Features:
-        """Compute every layer's tokens.
-
-        Parameters
-        ----------
-        images
-            Network inputs, shape (batch, channels, height, width).
-
-        Returns
-        -------
-        Features
-            Six maps of tokens, and the class token after the last norm.
-        """
+        """Compute six maps of tokens; the embedding is the class token after the last norm."""
         patches = self.patches(images)
         tokens = torch.cat([self.class_token.expand(len(images), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
         x = tokens + self.encoder.pos_embedding
         maps = []
-        with sdpa_kernel(SDPBackend.MATH):  # the one that vmap takes on every device; as fast for 65 tokens
+        with sdpa_kernel(SDPBackend.MATH):  # the backend that vmap supports on every device; as fast for 65 tokens
             for layer in self.encoder.layers:
                 x = layer(x)
                 maps.append(x[:, 1:].transpose(1, 2).reshape(patches.shape))
@@ -254,5 +181,5 @@ class ViT(FeatureNetwork):
 
 def _check_size(name: str, image_shape: tuple[int, int, int]) -> None:
     height, width = image_shape[1:]
-    if min(height, width) < _SMALLEST:
-        raise InputError(f"{name} for {height}x{width} images", f"sides of {_SMALLEST} pixels and more")
+    if min(height, width) < _MIN_SIDE:
+        raise InputError(f"{name} needs image sides of {_MIN_SIDE} pixels or more, got {height}x{width}")
