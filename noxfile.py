@@ -6,6 +6,7 @@ in it but what that package's pyproject.toml declares.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -86,7 +87,16 @@ def lowest(session: nox.Session, package: str) -> None:
 @nox.session
 def together(session: nox.Session) -> None:
     """All packages in one environment: compositions, import directions, the README's commands, the tools."""
-    session.install(*everything(), "-r", "tools/requirements.txt", "-r", "docs/requirements.txt", "pyyaml>=6", XDIST)
+    session.install(
+        *everything(),
+        "-r",
+        "tools/requirements.txt",
+        "-r",
+        "docs/requirements.txt",
+        "import-linter>=2.6",
+        "pyyaml>=6",
+        XDIST,
+    )
     words = [*IN_PARALLEL, "--doctest-modules", "--override-ini=pythonpath=tools", *(session.posargs or ["-q"])]
     session.run("pytest", *words, "tests", "tools", env=FOR_TESTS)
 
@@ -102,10 +112,12 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style: ruff's rules and its format."""
-    session.install(*DEV_TOOLS)
+    """Style: ruff's rules and its format; the architecture: import-linter's contracts in pyproject.toml."""
+    session.install(*DEV_TOOLS, "import-linter>=2.6")
     session.run("ruff", "check", *(session.posargs or ["."]))
     session.run("ruff", "format", *([] if session.posargs else ["--check"]), ".")
+    sources = os.pathsep.join(str(package.path / "src") for package in PACKAGES.values())
+    session.run("lint-imports", env={"PYTHONPATH": sources}, silent=True)
 
 
 @nox.session
