@@ -1,6 +1,6 @@
 """SHA-256 of the results of small seeded jobs: whether a change of structure changed a number.
 
-``python tools/numbers.py record FILE [MODULE ...]`` runs the jobs of ``tools/numbers/MODULE.py`` (all modules by
+``python tools/digests.py record FILE [MODULE ...]`` runs the jobs of ``tools/digests/MODULE.py`` (all modules by
 default) and writes one digest per job; ``compare FILE`` runs them again, prints what differs and exits with 1.
 Digests hold for one machine and one set of installed libraries.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-FOLDER = Path(__file__).resolve().parent / "numbers"
+FOLDER = Path(__file__).resolve().parent / "digests"
 
 
 def digest(result: Any) -> str:
@@ -52,7 +52,7 @@ def _feed(content: Any, value: Any) -> None:
 
 def jobs_of(module: str) -> dict[str, Callable[[], Any]]:
     """Return a package's jobs by name."""
-    spec = importlib.util.spec_from_file_location(f"numbers_{module}", FOLDER / f"{module}.py")
+    spec = importlib.util.spec_from_file_location(f"digests_{module}", FOLDER / f"{module}.py")
     assert spec is not None and spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
