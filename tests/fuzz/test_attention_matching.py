@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 from attention_matching import DistilledSet
-from attention_matching import __main__ as command
+from attention_matching import commands as command
 from attention_matching.distillation.config import DistillConfig
 from attention_matching.distillation.distill import Distiller
+from attention_matching.evaluation.config import EvaluateConfig, TrainConfig
 from attention_matching.evaluation.cross import CrossTable
-from attention_matching.evaluation.evaluate import EvaluateConfig, evaluate
+from attention_matching.evaluation.evaluate import evaluate
 from attention_matching.evaluation.soft_labels import train_teacher
-from attention_matching.evaluation.training import TrainConfig
 from attention_matching.experiments.continual import ContinualConfig, continual
 from attention_matching.experiments.grid import Grid
 from attention_matching.experiments.search import SearchConfig, search, search_data

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 import tyro
 from attention_matching import SiameseAugmentation
-from attention_matching.evaluation.training import TrainConfig, train_networks
+from attention_matching.evaluation.config import TrainConfig
+from attention_matching.evaluation.training import train_networks
 from attention_matching.networks.build import build
 from sextet_common import device, files
 from sextet_common.benchmarks import into_readme

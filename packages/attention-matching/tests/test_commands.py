@@ -86,10 +86,10 @@ def test_continual_compares_buffers_in_a_table_and_a_picture(
 def test_search_ranks_a_grid_in_a_table_and_a_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from attention_matching.experiments import experiments
+    from attention_matching import commands
 
-    few = experiments.Grid((4, 8), (1,), ("batch", "instance"), ("relu",), ("avg", "max"))
-    monkeypatch.setattr(experiments, "Grid", lambda: few)  # the default's 96 take minutes
+    few = commands.Grid((4, 8), (1,), ("batch", "instance"), ("relu",), ("avg", "max"))
+    monkeypatch.setattr(commands, "Grid", lambda: few)  # the default's 96 take minutes
     out = tmp_path / "search"
     words = ["search", "--proxies", "random", "dm", "--ipc", "1", "--distill-steps", "2", "--epochs", "2"]
     assert main([*words, "--whole-epochs", "1", "--out", str(out)]) == 0
@@ -113,7 +113,7 @@ def test_only_distill_shares_its_work_out(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main([*words, "--out", str(tmp_path / "out")]) == 2
-    assert f"{words[0]} in 2 processes; expected: one process" in capsys.readouterr().err
+    assert f"{words[0]} runs in one process, got 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,363 @@
+"""The commands of `attention-matching`: distill, evaluate and show; the papers' experiments; timing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from sextet_common import data as image_data
+from sextet_common import device as devices
+from sextet_common import files
+from sextet_common.data import ImageSet
+from sextet_common.errors import InputError, reading
+from sextet_common.processes import is_first, refuse_several
+from sextet_common.runs import Run, to_json
+
+from attention_matching.distillation.config import DistillConfig
+from attention_matching.distillation.distill import Distiller, result_path
+from attention_matching.distillation.timing import time_steps
+from attention_matching.evaluation.config import EvaluateConfig, TrainConfig
+from attention_matching.evaluation.cross import compare, cross_architecture
+from attention_matching.experiments.continual import ContinualConfig
+from attention_matching.experiments.continual import continual as run_continual
+from attention_matching.experiments.grid import PAPERS_GRID, Grid
+from attention_matching.experiments.search import SearchConfig, search_data
+from attention_matching.experiments.search import search as run_search
+from attention_matching.experiments.small_sets import Source, small_sets
+from attention_matching.export.card import read_evaluation, save_card, summary
+from attention_matching.export.exports import Export
+from attention_matching.export.exports import export as export_set
+from attention_matching.images.distilled import DistilledSet
+from attention_matching.networks.build import ARCHITECTURES, Architecture
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """The options that name a data set."""
+
+    data: str = "digits"
+    """The images: digits, folder:PATH, npz:PATH, npz-jpeg:PREFIX, mnist:PATH, cifar10:PATH, ..."""
+    size: int | None = None
+    """Resize and crop the images of a folder to this many pixels per side."""
+    download: bool = False
+    """Let torchvision download missing files."""
+
+    def load(self) -> ImageSet:
+        """Load the images."""
+        return image_data.load(self.data, size=self.size, download=self.download)
+
+
+def distill(out: Path, config: DistillConfig, images: DataOptions) -> None:
+    """Distill a data set into a few images per class; the same command resumes a stopped run.
+
+    Parameters
+    ----------
+    out
+        The run folder.
+    config
+        How to distill.
+    images
+        What to distill.
+    """
+    Distiller(config).fit(images.load(), out)
+    if is_first():
+        print(f"{result_path(out)}\n{out / 'images.png'}")
+
+
+def evaluate(
+    run: tyro.conf.Positional[Path],
+    /,
+    config: EvaluateConfig,
+    data: str | None = None,
+    random_real: bool = True,
+    whole: bool = False,
+    whole_epochs: int = 60,
+    temperature: float = 1.0,
+    out: Path | None = None,
+) -> None:
+    """Print the test accuracy of fresh networks trained on a run's distilled images; the same command resumes.
+
+    Parameters
+    ----------
+    run
+        The run folder of a finished distillation.
+    config
+        How to train the networks.
+    data
+        The images to test on; by default those of the distillation.
+    random_real
+        Also train on as many random real images.
+    whole
+        Also train on the whole training set.
+    whole_epochs
+        Passes over the whole training set, for that row and for the teacher of soft labels: fewer, as each is longer.
+    temperature
+        Of the teacher's soft labels; above 1 they are flatter.
+    out
+        Folder for evaluation.json and the networks' accuracies; by default the run folder.
+    """
+    refuse_several("evaluate")
+    training, source, images = _finished(run, data)
+    folder = out or run
+    rows = compare(
+        training,
+        images,
+        config,
+        folder / "evaluation",
+        random_real=random_real,
+        whole=whole,
+        whole_epochs=whole_epochs,
+        temperature=temperature,
+    )
+    for name, row in rows.items():
+        known = f"{len(row.accuracies)} network{'s' if len(row.accuracies) > 1 else ''}"
+        if len(row.accuracies) > 1:
+            low, high = row.confidence_interval()
+            known += f"; 95 % interval of the mean {100 * low:.1f} to {100 * high:.1f} %"
+        print(f"{name:12} {row}   ({known})")
+    report = {
+        "data": source,
+        "config": to_json(config),
+        "whole_epochs": whole_epochs if whole or config.labels == "soft" else None,
+        "temperature": temperature if config.labels == "soft" else None,
+        "accuracies": {name: list(row.accuracies) for name, row in rows.items()},
+    }
+    files.write_text(folder / "evaluation.json", json.dumps(report, indent=2) + "\n")
+
+
+def cross(
+    run: tyro.conf.Positional[Path],
+    /,
+    config: EvaluateConfig,
+    architectures: tuple[Architecture, ...] = ARCHITECTURES,
+    data: str | None = None,
+    random_real: bool = True,
+    out: Path | None = None,
+) -> None:
+    """Evaluate a run's distilled images on networks of several architectures; the same command resumes.
+
+    Parameters
+    ----------
+    run
+        The run folder of a finished distillation.
+    config
+        How to train the networks; width and depth are the ConvNet's.
+    architectures
+        Which networks.
+    data
+        The images to test on; by default those of the distillation.
+    random_real
+        Also train on as many random real images.
+    out
+        Folder for cross.json, cross.png and the networks' accuracies; by default the run folder.
+    """
+    refuse_several("cross")
+    training, _, images = _finished(run, data)
+    folder = out or run
+    table = cross_architecture(training, images, config, architectures, folder / "evaluation", random_real=random_real)
+    table.save(folder / "cross.json")
+    table.save_picture(folder / "cross.png")
+    print(f"{table.to_markdown()}\n{folder / 'cross.png'}")
+
+
+def continual(
+    out: Path,
+    images: DataOptions,
+    steps: int = 5,
+    ipc: int = 1,
+    buffers: tuple[Source, ...] = ("random", "herding", "dm", "datadam", "atom"),
+    orders: int = 3,
+    distill_steps: int | None = None,
+    networks: int = 1,
+    epochs: int = 300,
+    width: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Add classes step by step, and compare buffers of a few images each; the same command resumes.
+
+    Parameters
+    ----------
+    out
+        The run folder: continual.json, continual.png, metrics.jsonl and the distillations.
+    images
+        The images of all classes.
+    steps
+        Number of steps in which the classes arrive.
+    ipc
+        Images per class in a buffer (the papers: 20).
+    buffers
+        Contents of the buffers: random, k-centre, herding, dm, datadam, atom.
+    orders
+        Orders of arrival (the papers: 5).
+    distill_steps
+        Steps of each distillation: 600 below 28 pixels, else 8000.
+    networks
+        Fresh networks for each buffer, order and step.
+    epochs
+        Passes over the buffer (the papers: 1000).
+    width
+        Channels of the networks trained on the buffer: 128; 64 below 28 pixels.
+    seed
+        Seed of all random numbers.
+    device
+        auto, cpu, cuda, cuda:N or mps.
+    """
+    refuse_several("continual")
+    config = ContinualConfig(
+        steps=steps,
+        ipc=ipc,
+        buffers=buffers,
+        orders=orders,
+        networks=networks,
+        width=width,
+        seed=seed,
+        distill=DistillConfig(steps=distill_steps, device=device),
+        training=TrainConfig(epochs=epochs, device=device),
+    )
+    result = run_continual(images.load(), config, out)
+    print(f"{result.to_markdown()}\n{out / 'continual.png'}")
+
+
+def search(
+    out: Path,
+    images: DataOptions,
+    proxies: tuple[Source, ...] = ("random", "herding", "dm", "datadam", "atom"),
+    ipc: int = 10,
+    grid: Literal["small", "papers"] = "small",
+    distill_steps: int | None = None,
+    networks: int = 1,
+    epochs: int = 100,
+    whole_epochs: int = 60,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Rank many ConvNets by training on a few images per class; the same command resumes a stopped search.
+
+    Parameters
+    ----------
+    out
+        The folder: proxies/ has the distillations, ranking/ has search.json, search.png and metrics.jsonl.
+    images
+        The images of the whole training set.
+    proxies
+        Training sets to rank by: random, k-centre, herding, dm, datadam, atom.
+    ipc
+        Images per class of a proxy (the papers: 50).
+    grid
+        small: 96 ConvNets of widths 8 and 32; papers: their 720, for 32x32 images.
+    distill_steps
+        Steps of each distillation: 600 below 28 pixels, else 8000.
+    networks
+        Fresh networks for each architecture and training set.
+    epochs
+        Passes over a proxy.
+    whole_epochs
+        Passes over the whole training set.
+    seed
+        Seed of all random numbers.
+    device
+        auto, cpu, cuda, cuda:N or mps.
+    """
+    refuse_several("search")
+    data = images.load()
+    config = SearchConfig(
+        grid=Grid() if grid == "small" else PAPERS_GRID,
+        networks=networks,
+        seed=seed,
+        proxy=TrainConfig(epochs=epochs, device=device),
+        whole=TrainConfig(epochs=whole_epochs, device=device),
+    )
+    distill_config = DistillConfig(steps=distill_steps, device=device)
+    sets = small_sets(proxies, search_data(data, config), ipc, seed, distill_config, out / "proxies")
+    result = run_search(data, sets, config, out / "ranking")
+    print(f"{result.to_markdown()}\n{out / 'ranking' / 'search.png'}")
+
+
+def show(
+    path: tyro.conf.Positional[Path],
+    /,
+    out: Path | None = None,
+    export: Export | None = None,
+    to: Path | None = None,
+    dataset: str | None = None,
+) -> None:
+    """Print what a distilled set contains, draw it, write its data card, and export it for other tools.
+
+    Parameters
+    ----------
+    path
+        A run folder, or a saved set.
+    out
+        Folder of the picture (images.png) and the card (CARD.md); by default that of the set.
+    export
+        folder (PNG files), pt-dc or pt-mtt (torch files as DC, DSA, DM or as MTT save them), ddranking.
+    to
+        The folder, or for pt-dc the file, to export to.
+    dataset
+        That tool's name of the data set, such as CIFAR10: the images get its normalisation.
+    """
+    if (export is None) != (to is None):
+        raise InputError("one of --export and --to", "both, or neither")
+    file = result_path(path) if path.is_dir() else path
+    distilled = DistilledSet.load(file)
+    if export is not None and to is not None:
+        export_set(distilled, to, export, dataset)
+    folder = out or file.parent
+    distilled.save_grid(folder / "images.png")
+    save_card(distilled, folder / "CARD.md", read_evaluation(file.parent / "evaluation.json"))
+    print(f"{summary(distilled)}\n{folder / 'images.png'}\n{folder / 'CARD.md'}")
+    if to is not None:
+        print(to)
+
+
+def bench(
+    config: DistillConfig,
+    data: str = "digits",
+    only: tuple[str, ...] | None = None,
+    rounds: int = 5,
+    steps_per_round: int = 5,
+    out: Path | None = None,
+) -> None:
+    """Time a distillation's step on this machine, as configured and with settings that may make it faster.
+
+    Parameters
+    ----------
+    config
+        The distillation.
+    data
+        The images, as for distill.
+    only
+        Which variants; by default all. Those that compile take a minute to start.
+    rounds
+        Rounds in which all variants are timed in turn.
+    steps_per_round
+        Steps of each variant in a round.
+    out
+        JSON file for the seconds.
+    """
+    timings = time_steps(image_data.load(data), config, only=only, rounds=rounds, steps=steps_per_round)
+    first = next(iter(timings.values())).median
+    print("| settings | a step, median | speed |\n| --- | --- | --- |")
+    for name, timing in timings.items():
+        print(f"| {name} | {1000 * timing.median:.1f} ms | {first / timing.median:.2f} |")
+    if out is not None:
+        report = {
+            "machine": devices.describe(),
+            "data": data,
+            "config": to_json(config),
+            "seconds": {name: timing.seconds for name, timing in timings.items()},
+        }
+        files.write_text(out, json.dumps(report, indent=1) + "\n")
+
+
+def _finished(run: Path, data: str | None) -> tuple[DistilledSet, str, ImageSet]:
+    """Read a finished run's set, and the images to test it on."""
+    training = DistilledSet.load(result_path(run))
+    with reading(run / "config.json", "a distillation run folder"):
+        source = str(data or Run.read(run).config["data"])
+    size = training.images.shape[-1] if source.startswith("folder:") else None
+    return training, source, image_data.load(source, size=size)
