@@ -127,7 +127,7 @@ def test_metrics_are_read_only_where_they_are_logged_or_saved() -> None:
     steps = []
 
     class Reading(Walk):
-        def read(self, done: int, metrics: Mapping[str, Any]) -> dict[str, float]:
+        def read(self, done: int, metrics: Mapping[str, Any]) -> Mapping[str, float | str]:
             steps.append(done)
             return super().read(done, metrics)
 

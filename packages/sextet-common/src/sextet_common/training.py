@@ -95,7 +95,7 @@ class Job:
     def begin(self, run: runs.Run, done: int) -> None:
         """Prepare the run folder, before the first step; ``done`` steps were restored by `load_state`."""
 
-    def read(self, done: int, metrics: Metrics) -> dict[str, float]:
+    def read(self, done: int, metrics: Metrics) -> Mapping[str, float | str]:
         """Turn the metrics of the newest step into numbers, refusing non-finite ones; called where they are logged."""
         values = {name: float(value) for name, value in metrics.items()}
         for name, value in values.items():
@@ -225,7 +225,8 @@ class _Loop:
         stop = stopping() if self.processes is None else (log or save) and self.processes.any(stopping())
         values = self.job.read(done, metrics) if log or save or stop else {}
         if progress_bar is not None:
-            progress_bar.advance(position - before, **{key: values[key] for key in self.job.shown if key in values})
+            shown = {key: float(values[key]) for key in self.job.shown if key in values}
+            progress_bar.advance(position - before, **shown)
         if self.folder is not None and log:
             self.folder.log(done, **values, seconds=round(time.perf_counter() - self.began, 3))
         if self.folder is not None and _due(self.cadence.picture, before, position):
