@@ -94,6 +94,7 @@ def together(session: nox.Session) -> None:
         "-r",
         "docs/requirements.txt",
         "import-linter>=2.6",
+        "coverage>=7.6",
         "pyyaml>=6",
         XDIST,
     )
@@ -108,6 +109,15 @@ def fuzz(session: nox.Session) -> None:
     examples, *words = session.posargs or ["1000"]
     environment = {**FOR_TESTS, "SEXTET_FUZZ_EXAMPLES": examples}
     session.run("pytest", *IN_PARALLEL, *(words or ["-q"]), "tests/fuzz", env=environment)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Mutation testing of one module: the changes that no test notices. Words: PATH [--most N] [pytest words]."""
+    if not session.posargs:
+        session.error("name a module: nox -s mutants -- packages/esac/src/esac/es/evolution.py")
+    session.install(*everything(), "coverage>=7.6")
+    session.run("python", "tools/mutants.py", *session.posargs, env=FOR_TESTS)
 
 
 @nox.session

@@ -15,7 +15,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 # Sessions that a CI does not run: they measure, show and search, and take as long as that takes.
-NOT_IN_CI = {"bench", "demo", "fuzz"}
+NOT_IN_CI = {"bench", "demo", "fuzz", "mutants"}
 
 
 @pytest.fixture
