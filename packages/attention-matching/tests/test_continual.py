@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from attention_matching.distillation.config import DistillConfig
-from attention_matching.evaluation.training import TrainConfig
+from attention_matching.evaluation.config import TrainConfig
 from attention_matching.experiments.continual import ContinualConfig, class_order, continual
 from attention_matching.experiments.continual_result import ContinualResult
 from attention_matching.experiments.small_sets import SOURCES, _logged_seconds, only_classes, small_set, small_sets
@@ -287,20 +287,20 @@ def test_the_table_has_means_and_deviations_over_orders_and_the_paired_gain() ->
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
-        ({"steps": 0}, "steps is 0; expected: a whole number >= 1"),
-        ({"orders": 0}, "orders is 0"),
-        ({"ipc": 0}, "ipc is 0"),
-        ({"networks": 0}, "networks is 0"),
-        ({"seed": -1}, "seed is -1"),
-        ({"buffers": ()}, "no images are asked for; expected: one or more of random"),
+        ({"steps": 0}, "steps must be a whole number >= 1, got 0"),
+        ({"orders": 0}, "orders must be a whole number >= 1, got 0"),
+        ({"ipc": 0}, "ipc must be a whole number >= 1, got 0"),
+        ({"networks": 0}, "networks must be a whole number >= 1, got 0"),
+        ({"seed": -1}, "seed must be a whole number >= 0, got -1"),
+        ({"buffers": ()}, "no images are requested; expected: one or more of random"),
         ({"buffers": ("random", "magic")}, "'magic' images are unknown; expected: random"),
-        ({"buffers": ("dm", "dm")}, "'dm' images are asked for twice"),
+        ({"buffers": ("dm", "dm")}, "'dm' images are requested twice"),
     ],
 )
-def test_a_setting_that_cannot_be_is_named(setting: dict[str, Any], told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_a_setting_out_of_range_is_named(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         ContinualConfig(**setting)
 
 
@@ -310,63 +310,69 @@ def test_settings_that_do_not_fit_the_data_are_refused_before_anything_is_writte
     blind = data.ImageSet.of(
         shades.train_images, shades.train_labels, shades.test_images[:18], shades.test_labels[:18], shades.classes
     )
-    for images, setting, told in (
+    for images, setting, message in (
         (shades, {"steps": 8}, "steps is 8 for 7 classes; expected: at least one class per step"),
         (shades, {"ipc": 6}, "class 'a' has 5 training images; expected: at least 6"),
         (blind, {}, "class 'g' has 0 test images; expected: at least 1"),
     ):
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             continual(images, dataclasses.replace(SMALL, **setting), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_buffer_of_ones_own_gets_the_new_classes_alone_and_any_number_of_images(
+def test_a_custom_buffer_receives_the_new_classes_alone_and_keeps_any_number_of_images(
     shades: data.ImageSet, trainings: list[dict[str, Any]]
 ) -> None:
-    given: list[tuple[str, ...]] = []
+    received: list[tuple[str, ...]] = []
 
     def three_each(part: data.ImageSet, seed: int) -> DistilledSet:
-        given.append(part.classes)
+        received.append(part.classes)
         assert set(np.unique(part.train_labels)) == set(range(part.n_classes))
         return small_set("random", part, 3, seed)
 
-    result = continual(shades, dataclasses.replace(SMALL, orders=1), own={"three": three_each})
-    assert given == [result.orders[0][:3], result.orders[0][3:5], result.orders[0][5:]]
-    own = trainings[2::3]  # after random and herding, at each arrival
-    assert [row["targets"].bincount().tolist() for row in own] == [[3] * 3, [3] * 5, [3] * 7]
+    result = continual(shades, dataclasses.replace(SMALL, orders=1), custom_buffers={"three": three_each})
+    assert received == [result.orders[0][:3], result.orders[0][3:5], result.orders[0][5:]]
+    three = trainings[2::3]  # after random and herding, at each arrival
+    assert [row["targets"].bincount().tolist() for row in three] == [[3] * 3, [3] * 5, [3] * 7]
     # A shade tells its class: each image lies where its label says, in the order of arrival.
-    last = own[-1]
+    last = three[-1]
     shade = {name: number for number, name in enumerate("abcdefg")}
-    wanted = torch.tensor([shade[result.orders[0][label]] for label in last["targets"].tolist()])
+    expected = torch.tensor([shade[result.orders[0][label]] for label in last["targets"].tolist()])
     seen = last["inputs"].mean(dim=(1, 2, 3))
-    assert torch.equal(seen.unique(return_inverse=True)[1], wanted)
+    assert torch.equal(seen.unique(return_inverse=True)[1], expected)
 
 
-def test_a_buffer_of_ones_own_that_copies_a_source_has_its_numbers(
+def test_a_custom_buffer_that_copies_a_source_has_its_numbers(
     shades: data.ImageSet, uninterrupted: ContinualResult
 ) -> None:
-    result = continual(shades, SMALL, own={"copy": lambda part, seed: small_set("herding", part, 2, seed)})
+    copy = {"copy": lambda part, seed: small_set("herding", part, 2, seed)}
+    result = continual(shades, SMALL, custom_buffers=copy)
     assert np.array_equal(result.accuracies["copy"], uninterrupted.accuracies["herding"])
     assert np.array_equal(result.accuracies["herding"], uninterrupted.accuracies["herding"])
 
 
-def test_a_run_with_buffers_of_ones_own_goes_on_and_is_not_taken_for_one_without(
-    tmp_path: Path, shades: data.ImageSet
-) -> None:
-    own = {"copy": lambda part, seed: small_set("random", part, 1, seed)}
-    first = continual(shades, SMALL, tmp_path / "run", own=own)
+def test_a_run_with_custom_buffers_resumes_and_differs_from_one_without(tmp_path: Path, shades: data.ImageSet) -> None:
+    copy = {"copy": lambda part, seed: small_set("random", part, 1, seed)}
+    first = continual(shades, SMALL, tmp_path / "run", custom_buffers=copy)
     log = tmp_path / "run" / "metrics.jsonl"
     log.write_text("".join(log.read_text("utf-8").splitlines(keepends=True)[:7]), encoding="utf-8")
-    assert equal(first, continual(shades, SMALL, tmp_path / "run", own=own))
+    assert equal(first, continual(shades, SMALL, tmp_path / "run", custom_buffers=copy))
     with pytest.raises(InputError, match="own"):
         continual(shades, SMALL, tmp_path / "run")
 
 
-def test_a_buffer_of_ones_own_that_does_not_fit_is_refused(shades: data.ImageSet) -> None:
+def test_a_custom_buffer_that_does_not_fit_is_refused(shades: data.ImageSet) -> None:
     def first_class_alone(part: data.ImageSet, seed: int) -> DistilledSet:
         return small_set("random", only_classes(part, [0]), 1, seed)
 
     with pytest.raises(InputError, match="'half' has 1 images"):
-        continual(shades, SMALL, own={"half": first_class_alone})
-    with pytest.raises(InputError, match="the name 'herding'"):
-        continual(shades, SMALL, own={"herding": lambda part, seed: small_set("random", part, 1, seed)})
+        continual(shades, SMALL, custom_buffers={"half": first_class_alone})
+    with pytest.raises(InputError, match="a custom buffer is named 'herding'; expected: another name"):
+        continual(shades, SMALL, custom_buffers={"herding": lambda part, seed: small_set("random", part, 1, seed)})
+
+
+def test_the_old_name_of_custom_buffers_works_for_one_release(shades: data.ImageSet) -> None:
+    one = dataclasses.replace(SMALL, orders=1, steps=1, buffers=("random",))
+    copy = {"copy": lambda part, seed: small_set("random", part, 1, seed)}
+    with pytest.deprecated_call(match="own is deprecated, use custom_buffers"):
+        assert equal(continual(shades, one, own=copy), continual(shades, one, custom_buffers=copy))

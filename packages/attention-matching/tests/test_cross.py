@@ -9,14 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from attention_matching.evaluation import cross, soft_labels
+from attention_matching.evaluation.accuracy import Evaluation
+from attention_matching.evaluation.config import EvaluateConfig
 from attention_matching.evaluation.cross import CrossTable, compare, cross_architecture
-from attention_matching.evaluation.evaluate import (
-    EvaluateConfig,
-    Evaluation,
-    evaluate,
-    evaluate_random_real,
-    evaluate_whole,
-)
+from attention_matching.evaluation.evaluate import evaluate, evaluate_random_real, evaluate_whole
 from attention_matching.images.preprocess import Preprocessing
 from attention_matching.images.select import herding, random_real
 from PIL import Image

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from attention_matching.evaluation.config import TrainConfig
 from attention_matching.evaluation.ensemble import group_size
-from attention_matching.evaluation.training import TrainConfig, train_networks
+from attention_matching.evaluation.training import train_networks
 from attention_matching.images.augment import SiameseAugmentation
 from attention_matching.images.held_out import HeldOut
 from attention_matching.networks.build import build

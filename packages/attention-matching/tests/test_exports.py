@@ -142,7 +142,7 @@ def test_nothing_is_overwritten_and_an_empty_folder_is_filled(tmp_path: Path) ->
     )
     for write in exports:
         for name in ("full", "file"):
-            with pytest.raises(InputError, match=rf"{name} exists; expected: a (file|folder) that is to be made"):
+            with pytest.raises(InputError, match=rf"{name} exists; expected: a new (file|folder)"):
                 write(tmp_path / name)
     assert (tmp_path / "full" / "mine.txt").read_text() == (tmp_path / "file").read_text() == "mine"
     for number, write in enumerate(exports[:3]):

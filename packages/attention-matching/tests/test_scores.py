@@ -9,13 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from attention_matching.evaluation import scores
-from attention_matching.evaluation.evaluate import (
-    EvaluateConfig,
-    Evaluation,
-    evaluate,
-    evaluate_random_real,
-    evaluate_whole,
-)
+from attention_matching.evaluation.accuracy import Evaluation
+from attention_matching.evaluation.config import EvaluateConfig
+from attention_matching.evaluation.evaluate import evaluate, evaluate_random_real, evaluate_whole
 from attention_matching.evaluation.scores import (
     RobustScores,
     augmentation_robust_score,
@@ -83,7 +79,7 @@ def test_percent_and_weights_out_of_range_are_refused(score: object) -> None:
             with pytest.raises(InputError, match=r"is .*; expected: a difference of two accuracies as fractions"):
                 score(*arguments)
     for weight in (-0.1, 1.1, math.nan):
-        with pytest.raises(InputError, match=r"weight is .*; expected: a number in \[0, 1\]"):
+        with pytest.raises(InputError, match=r"weight must be a number in \[0, 1\], got "):
             score(0.1, 0.1, weight)
 
 
@@ -161,5 +157,5 @@ def test_a_set_with_unequal_classes_is_refused(digits: data.ImageSet) -> None:
     uneven = DistilledSet(torch.zeros(11, 1, 8, 8), torch.tensor([*range(10), 3]), digits.classes, prepared)
     with pytest.raises(InputError, match="1 to 2 images per class; expected: the same number of every class"):
         robust_scores(uneven, digits, QUICK)
-    with pytest.raises(InputError, match="weight is 2"):
+    with pytest.raises(InputError, match="weight must be .*, got 2"):
         robust_scores(random_real(digits, 1), digits, QUICK, weight=2)

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_matching.evaluation.ranking import RankCorrelation, rank_correlation, spearman_interval
-from attention_matching.evaluation.training import TrainConfig
+from attention_matching.evaluation.config import TrainConfig
 from attention_matching.experiments.grid import PAPERS_GRID, Candidate, Grid
+from attention_matching.experiments.rank_correlation import RankCorrelation, rank_correlation, spearman_interval
 from attention_matching.experiments.search import SearchConfig, search, search_data
 from attention_matching.experiments.search_result import WHOLE, Scores, SearchResult
 from attention_matching.images.distilled import DistilledSet
@@ -132,7 +132,7 @@ def test_what_follows_from_known_scores() -> None:
     assert (result.correlation("opposite").spearman, result.correlation("opposite").kendall) == pytest.approx((-1, -1))
     assert [names[n] for n in result.top()] == ["c", "f"]  # a quarter of eight
     assert result.correlation("opposite", top=True) == RankCorrelation(pytest.approx(-1), pytest.approx(-1), 2)
-    assert (result.found("perfect"), result.found("opposite"), result.found("blind")) == ("c", "a", "a")
+    assert (result.selected("perfect"), result.selected("opposite"), result.selected("blind")) == ("c", "a", "a")
     assert result.regret("perfect") == 0 and result.regret("opposite") == pytest.approx(0.8)
     assert result.speedup("perfect") == pytest.approx(5) and result.worth("f") == 0.8
     table = result.to_markdown().splitlines()
@@ -173,7 +173,7 @@ def test_a_network_that_cannot_learn_is_ranked_last_by_proxy_and_whole_set(sides
     deep_sigmoid = "4x4 none sigmoid none"
     for scores in (result.proxies["few"].validation, result.whole.validation, result.whole.test):
         assert scores[result.architectures.index(deep_sigmoid)] == 0.5
-    assert result.worth("4x1 none relu none") == 1 == result.worth(result.found("few"))
+    assert result.worth("4x1 none relu none") == 1 == result.worth(result.selected("few"))
     assert result.regret("few") == 0 and result.correlation("few").spearman > 0
 
 
@@ -184,7 +184,7 @@ def test_no_architecture_is_chosen_by_the_test_images(
     result = search(lying, proxies, SMALL)
     for name in (*proxies, WHOLE):
         assert np.array_equal(result.scores(name).validation, uninterrupted.scores(name).validation)
-        assert result.found(name) == uninterrupted.found(name)
+        assert result.selected(name) == uninterrupted.selected(name)
     np.testing.assert_allclose(result.whole.test, 1 - uninterrupted.whole.test)
 
 
@@ -270,7 +270,7 @@ def test_a_signal_ends_the_training_at_hand_and_the_search_goes_on(
     uninterrupted: SearchResult,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    train = module._Search._train_and_test
+    train = module._Trainings._train_and_test
     calls = []
 
     def interrupted(*args, **kwargs):
@@ -279,7 +279,7 @@ def test_a_signal_ends_the_training_at_hand_and_the_search_goes_on(
             os.kill(os.getpid(), signal.SIGINT)
         return train(*args, **kwargs)
 
-    monkeypatch.setattr(module._Search, "_train_and_test", interrupted)
+    monkeypatch.setattr(module._Trainings, "_train_and_test", interrupted)
     with pytest.raises(KeyboardInterrupt):
         search(sides, proxies, SMALL, tmp_path)
     assert len(calls) == len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 5
@@ -308,17 +308,24 @@ def test_a_run_folder_holds_the_numbers_and_a_picture(
         search(sides, {**proxies, "four": soft}, SMALL, tmp_path)
 
 
+def test_the_old_name_of_selected_works_for_one_release() -> None:
+    values = np.array([0.1, 0.3])
+    scores = Scores(1, values, values, values)
+    with pytest.deprecated_call(match="use selected"):
+        assert SearchResult(("a", "b"), {"one": scores}, scores).found("one") == "b"
+
+
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
-        ({"held_out": 0.0}, "held_out is 0.0; expected: a share between 0 and 1"),
-        ({"held_out": 1.0}, "held_out is 1.0"),
-        ({"networks": 0}, "networks is 0; expected: a whole number >= 1"),
-        ({"seed": -1}, "seed is -1"),
+        ({"held_out": 0.0}, r"held_out must be a number in \(0, 1\), got 0\.0"),
+        ({"held_out": 1.0}, r"held_out must be a number in \(0, 1\), got 1\.0"),
+        ({"networks": 0}, "networks must be a whole number >= 1, got 0"),
+        ({"seed": -1}, "seed must be a whole number >= 0, got -1"),
     ],
 )
-def test_a_setting_that_cannot_be_is_named(setting: dict[str, Any], told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_a_setting_out_of_range_is_named(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         SearchConfig(**setting)
 
 
@@ -328,19 +335,19 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained_or_written(
     digits = random_real(data.load("digits"), 1)
     deep = dataclasses.replace(SMALL, grid=Grid(depths=(1, 4)))
     white = random_real(sides, 1, preprocessing=Preprocessing.fit(sides, "zca"))
-    for given_proxies, config, told in (
+    for refused, config, message in (
         ({}, SMALL, "no proxy is given; expected: at least one small set"),
-        ({WHOLE: proxies["one"]}, SMALL, "a proxy is called 'whole set'"),
+        ({WHOLE: proxies["one"]}, SMALL, "a proxy is named 'whole set'"),
         ({"digits": digits}, SMALL, r"proxy 'digits' has 10 classes of \(1, 8, 8\) images, the data 2 of"),
-        (proxies, deep, "depth is 4 for 8x8 images"),
+        (proxies, deep, "depth must be >= 1 and leave at least one pixel of 8x8 images, got 4"),
         ({**proxies, "white": white}, SMALL, "some proxies are whitened and some are not"),
     ):
-        with pytest.raises(InputError, match=told):
-            search(sides, given_proxies, config, tmp_path / "run")
+        with pytest.raises(InputError, match=message):
+            search(sides, refused, config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_an_architectures_name_tells_its_arguments() -> None:
+def test_an_architectures_name_states_its_arguments() -> None:
     names = {str(a) for a in PAPERS_GRID.architectures()}
     assert len(names) == 720  # results are stored by name
     assert str(Candidate(16, 2, "group", "leaky_relu", "none")) == "16x2 group leaky_relu none"

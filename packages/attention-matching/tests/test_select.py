@@ -187,5 +187,5 @@ def test_a_choice_that_cannot_be_made_is_refused(digits: data.ImageSet) -> None:
         herding(digits, 1, features=lambda inputs: inputs[:1])
     with pytest.raises(InputError, match="features that are not finite for 142 images"):
         k_centre(digits, 1, features=lambda inputs: inputs.flatten(1) * torch.nan)
-    with pytest.raises(InputError, match="epochs is 0"):
+    with pytest.raises(InputError, match="epochs must be a whole number >= 1, got 0"):
         trained_features(digits, epochs=0)

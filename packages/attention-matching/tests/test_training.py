@@ -7,7 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from attention_matching.evaluation.training import TrainConfig, accuracy, train_networks
+from attention_matching.evaluation.accuracy import accuracy
+from attention_matching.evaluation.config import TrainConfig
+from attention_matching.evaluation.training import train_networks
 from attention_matching.images.augment import N_RANDOM, SiameseAugmentation
 from attention_matching.images.held_out import HeldOut
 from attention_matching.networks.convnet import ConvNet
@@ -193,5 +195,5 @@ def test_accuracy_counts_in_evaluation_mode_and_puts_the_mode_back() -> None:
 )
 def test_a_setting_out_of_range_is_named(name: str, value: float) -> None:
     refused: Callable[..., TrainConfig] = TrainConfig
-    with pytest.raises(InputError, match=f"{name} is {value}"):
+    with pytest.raises(InputError, match=f"{name} must be a .*, got {value!r}"):
         refused(**{name: value})

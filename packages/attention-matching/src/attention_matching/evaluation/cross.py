@@ -1,4 +1,4 @@
-"""Evaluations side by side: a set against random real images and the whole, and over architectures."""
+"""Evaluations side by side: a set against random real images and the whole set, and over architectures."""
 
 from __future__ import annotations
 
@@ -15,13 +15,9 @@ from sextet_common import figures, files, runs
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError, reading
 
-from attention_matching.evaluation.evaluate import (
-    EvaluateConfig,
-    Evaluation,
-    evaluate,
-    evaluate_random_real,
-    evaluate_whole,
-)
+from attention_matching.evaluation.accuracy import Evaluation
+from attention_matching.evaluation.config import EvaluateConfig
+from attention_matching.evaluation.evaluate import evaluate, evaluate_random_real, evaluate_whole
 from attention_matching.evaluation.soft_labels import soft_labels_from, train_teacher
 from attention_matching.images.distilled import DistilledSet
 from attention_matching.networks.build import ARCHITECTURES, Architecture
@@ -40,11 +36,11 @@ def compare(
     whole_epochs: int = 60,
     temperature: float = 1.0,
 ) -> dict[str, Evaluation]:
-    """Evaluate a set beside as many random real images and the whole training set, all in one way.
+    """Evaluate a set, as many random real images and the whole training set under the same training.
 
-    With ``labels="soft"`` one teacher, trained on the whole training set, labels the random
-    real images, and the set too where it has no soft labels yet. The whole set's row always
-    has its own hard labels.
+    With ``labels="soft"`` one teacher, trained on the whole training set, labels the random real images, and the set
+    too if it has no soft labels yet. The whole set keeps its hard labels. The rows are ``random real``, ``distilled``
+    and ``whole set``, as far as requested, in this order.
 
     Parameters
     ----------
@@ -53,28 +49,15 @@ def compare(
     data
         The real images.
     config
-        How the networks are trained.
+        How to train the networks.
     out
-        A folder: every row gets a run folder of its own in it, named by the row and the
-        settings, and is gone on with where it was stopped.
-    random_real
-        Whether to measure random real images too.
-    whole
-        Whether to measure the whole training set too.
+        A folder with a run folder per row, named by row and settings; interrupted rows resume.
+    random_real, whole
+        Which other rows to measure.
     whole_epochs
-        Passes over the whole training set, for that row and for the teacher.
+        Passes over the whole training set, for its row and for the teacher.
     temperature
-        Of the teacher's soft labels.
-
-    Returns
-    -------
-    dict
-        ``random real``, ``distilled`` and ``whole set``, as far as asked for, in this order.
-
-    Raises
-    ------
-    InputError
-        See :func:`~attention_matching.evaluation.evaluate.evaluate`.
+        Temperature of the teacher's soft labels.
 
     Examples
     --------
@@ -87,23 +70,23 @@ def compare(
     config = config or EvaluateConfig()
     longer = dataclasses.replace(config, epochs=whole_epochs)
     prepared = training.preprocessing
-    known = f"{data.source}, {prepared.whitening}"
+    content = f"{data.source}, {prepared.whitening}"
     label = None
     if config.labels == "soft" and (random_real or training.soft_labels is None):
-        path = _path(out, "teacher", longer, known, ".safetensors")
+        path = _path(out, "teacher", longer, content, ".safetensors")
         teacher = train_teacher(data, longer, prepared, path)
         label = partial(soft_labels_from, data=data, temperature=temperature, teacher=teacher)
-        known += f", {temperature}"
+        content += f", {temperature}"
     if label is not None and training.soft_labels is None:
         training = label(training)
 
     rows: dict[str, Evaluation] = {}
     if random_real:
         ipc = round(training.ipc)
-        folder = _path(out, RANDOM_REAL, config, f"{known}, {ipc}")
+        folder = _path(out, RANDOM_REAL, config, f"{content}, {ipc}")
         rows[RANDOM_REAL] = evaluate_random_real(data, ipc, config, folder, preprocessing=prepared, label=label)
-    learned = [training.images] if training.soft_labels is None else [training.images, training.soft_labels]
-    folder = _path(out, DISTILLED, config, f"{known}, {runs.fingerprint(*learned)}")
+    examples = [training.images] if training.soft_labels is None else [training.images, training.soft_labels]
+    folder = _path(out, DISTILLED, config, f"{content}, {runs.fingerprint(*examples)}")
     rows[DISTILLED] = evaluate(training, data, config, folder)
     if whole:
         folder = _path(out, WHOLE, dataclasses.replace(longer, labels="hard"), f"{data.source}, {prepared.whitening}")
@@ -113,14 +96,7 @@ def compare(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CrossTable:
-    """A set's worth to networks of several architectures.
-
-    Parameters
-    ----------
-    distilled
-        Each architecture's evaluation on the set.
-    random_real
-        Each architecture's on random real images, as many; empty where that was not measured.
+    """Evaluations of a set by architecture, and those of as many random real images (empty if not measured).
 
     Examples
     --------
@@ -142,13 +118,7 @@ class CrossTable:
             )
 
     def to_markdown(self) -> str:
-        """Return the table: mean and standard deviation of the test accuracies.
-
-        Returns
-        -------
-        str
-            Markdown, a line per architecture.
-        """
+        """Return a table of mean and standard deviation of the test accuracies, a line per architecture."""
         if not self.random_real:
             lines = ["| architecture | distilled |", "| --- | --- |"]
             return "\n".join([*lines, *(f"| {name} | {row} |" for name, row in self.distilled.items())])
@@ -159,45 +129,17 @@ class CrossTable:
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """Return every network's accuracy.
-
-        Returns
-        -------
-        dict
-            Row to architecture to accuracies: plain JSON values.
-        """
+        """Return the accuracy of every network as plain JSON values, by row and architecture."""
         rows = {DISTILLED: self.distilled, **({RANDOM_REAL: self.random_real} if self.random_real else {})}
         return {row: {name: list(each.accuracies) for name, each in table.items()} for row, table in rows.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Save as JSON.
-
-        Parameters
-        ----------
-        path
-            The file.
-        """
+        """Save as JSON."""
         files.write_text(path, json.dumps(self.to_json(), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CrossTable:
-        """Read a saved table.
-
-        Parameters
-        ----------
-        path
-            A file that :meth:`save` wrote.
-
-        Returns
-        -------
-        CrossTable
-            The table.
-
-        Raises
-        ------
-        InputError
-            Where the file is missing or something else.
-        """
+        """Read a table that :meth:`save` wrote."""
         with reading(path, "the JSON that save writes"):
             stored = json.loads(Path(path).read_text(encoding="utf-8"))
             tables = [
@@ -207,13 +149,7 @@ class CrossTable:
             return cls(*tables)
 
     def save_picture(self, path: str | os.PathLike[str]) -> None:
-        """Save bars of the mean accuracies, their standard deviations as whiskers.
-
-        Parameters
-        ----------
-        path
-            The PNG file.
-        """
+        """Save a PNG bar chart of the mean accuracies, with their standard deviations as whiskers."""
         tables = (
             {RANDOM_REAL: self.random_real, DISTILLED: self.distilled} if self.random_real else {"": self.distilled}
         )
@@ -245,31 +181,8 @@ def cross_architecture(
 ) -> CrossTable:
     """Evaluate a set on networks of other architectures than it was distilled with.
 
-    Parameters
-    ----------
-    training
-        The set.
-    data
-        The real images.
-    config
-        How the networks are trained; its architecture is replaced, its width and depth are
-        those of the ConvNet.
-    architectures
-        Which architectures.
-    out
-        A folder, to go on where a stop left off: see :func:`compare`.
-    random_real
-        Whether to measure random real images too.
-
-    Returns
-    -------
-    CrossTable
-        The evaluations.
-
-    Raises
-    ------
-    InputError
-        Where no architecture is given, or one twice, or one cannot take such images.
+    The parameters are those of :func:`compare`; the architecture of ``config`` is replaced, its width and depth are
+    those of the ConvNet.
 
     References
     ----------
@@ -297,10 +210,10 @@ def cross_architecture(
 
 
 def _path(
-    out: str | os.PathLike[str] | None, row: str, config: EvaluateConfig, known: str, suffix: str = ""
+    out: str | os.PathLike[str] | None, row: str, config: EvaluateConfig, content: str, suffix: str = ""
 ) -> Path | None:
-    """Return where a row is kept: another place for other settings, and for other images as ``known`` tells them."""
+    """Return the place of a row, which differs by the settings and by ``content``, the description of the images."""
     if out is None:
         return None
-    content = hashlib.sha256(f"{json.dumps(runs.to_json(config), sort_keys=True)}, {known}".encode())
-    return Path(out) / f"{row.replace(' ', '-')}-{config.architecture}-{content.hexdigest()[:8]}{suffix}"
+    digest = hashlib.sha256(f"{json.dumps(runs.to_json(config), sort_keys=True)}, {content}".encode())
+    return Path(out) / f"{row.replace(' ', '-')}-{config.architecture}-{digest.hexdigest()[:8]}{suffix}"

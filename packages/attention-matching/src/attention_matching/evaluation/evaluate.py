@@ -1,163 +1,34 @@
-"""How good a small set is: the test accuracy of fresh networks trained on it alone."""
+"""Evaluate a small set by the test accuracy of fresh networks trained on it alone."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
 
 import torch
-from sextet_common import device, progress, runs, seeding
+from sextet_common import device as devices
+from sextet_common import progress, runs, seeding
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError, reading
 from torch import Tensor
 
+from attention_matching.evaluation.accuracy import Evaluation, accuracy
+from attention_matching.evaluation.config import EvaluateConfig
 from attention_matching.evaluation.ensemble import group_size
-from attention_matching.evaluation.training import TrainConfig, accuracy, train_networks
-from attention_matching.images.augment import Operation, augmentation_for
+from attention_matching.evaluation.training import train_networks
+from attention_matching.images.augment import augmentation_for
 from attention_matching.images.distilled import DistilledSet
 from attention_matching.images.held_out import HeldOut, hold_out
 from attention_matching.images.preprocess import Preprocessing
 from attention_matching.images.select import random_real, whole_set
 from attention_matching.networks.base import FeatureNetwork
-from attention_matching.networks.build import Architecture, build
-from attention_matching.networks.layers import Norm
 
 JOB = "attention-matching evaluate"
-Labels = Literal["hard", "soft"]
-Choice = Literal["last", "held-out"]
 
-
-@dataclasses.dataclass(frozen=True)
-class EvaluateConfig(TrainConfig):
-    """How a set is evaluated. The defaults are DM's protocol, which DataDAM's follows.
-
-    Settings that are None are chosen by the image's size, as in distillation.
-    """
-
-    networks: int = 3
-    """How many networks, each from its own initialisation (the papers have 5 to 20)."""
-    architecture: Architecture = "convnet"
-    """convnet, alexnet, vgg11, resnet18 or vit."""
-    width: int | None = None
-    """Channels of a ConvNet: 128; 64 below 28 pixels."""
-    depth: int | None = None
-    """Blocks of a ConvNet: 3 for 32 pixels, 4 for 64, 5 for 128; 2 below 28."""
-    norm: Norm = "instance"
-    """Normalisation of the network."""
-    augment: tuple[Operation, ...] | None = None
-    """The augmentation's transforms: all six; no flip for digits."""
-    labels: Labels = "hard"
-    """What the networks learn: class numbers, or the set's soft labels."""
-    choose: Choice = "last"
-    """The step whose accuracy counts: the last, or the best of twenty on held-out training images."""
-    held_out: float = 0.1
-    """The share of each class's training images that is held out to choose the step by."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("networks", "width", "depth"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}", "a whole number >= 1")
-        for name, accepted in (("labels", get_args(Labels)), ("choose", get_args(Choice))):
-            if getattr(self, name) not in accepted:
-                raise InputError(f"{name} is {getattr(self, name)!r}", " or ".join(accepted))
-        if not 0 < self.held_out < 1:
-            raise InputError(f"held_out is {self.held_out}", "a number between 0 and 1")
-
-    def network(self, image_shape: tuple[int, int, int], n_classes: int) -> FeatureNetwork:
-        """Build an untrained network.
-
-        Parameters
-        ----------
-        image_shape
-            Channels, height and width of the images.
-        n_classes
-            How many logits.
-
-        Returns
-        -------
-        FeatureNetwork
-            On the CPU, from torch's global generator.
-        """
-        return build(self.architecture, image_shape, n_classes, width=self.width, depth=self.depth, norm=self.norm)
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Test accuracies of fresh networks, at a step that was not chosen on the test set.
-
-    Parameters
-    ----------
-    accuracies
-        One per network, in [0, 1].
-
-    Examples
-    --------
-    >>> print(Evaluation((0.9, 0.8)))
-    85.0 ± 7.1 %
-    """
-
-    accuracies: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if not self.accuracies or not all(0 <= each <= 1 for each in self.accuracies):
-            raise InputError(f"accuracies are {self.accuracies}", "one or more, in [0, 1]")
-
-    @property
-    def mean(self) -> float:
-        """Mean accuracy over the networks."""
-        return statistics.fmean(self.accuracies)
-
-    @property
-    def std(self) -> float:
-        """Sample standard deviation over the networks; 0 for one network."""
-        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
-
-    def confidence_interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return where the mean over all networks that might be drawn lies, with this confidence.
-
-        Student's t interval, ``mean ± t std / sqrt(n)``, which assumes that the networks'
-        accuracies are drawn independently from a normal distribution. It speaks of the
-        networks: another distillation would give another set. It may leave [0, 1].
-
-        Parameters
-        ----------
-        level
-            The confidence, in (0, 1).
-
-        Returns
-        -------
-        tuple of float
-            The lower and the upper end.
-
-        Raises
-        ------
-        InputError
-            Where there is one network only, or the level is no share.
-
-        Examples
-        --------
-        >>> low, high = Evaluation((0.90, 0.92, 0.94)).confidence_interval()
-        >>> round(low, 3), round(high, 3)
-        (0.87, 0.97)
-        """
-        from scipy.special import stdtrit  # Student's t quantile
-
-        if not 0 < level < 1:
-            raise InputError(f"level is {level}", "a number between 0 and 1")
-        n = len(self.accuracies)
-        if n < 2:
-            raise InputError(f"a confidence interval of {n} network", "2 networks or more")
-        reach = float(stdtrit(n - 1, (1 + level) / 2)) * self.std / n**0.5
-        return self.mean - reach, self.mean + reach
-
-    def __str__(self) -> str:
-        return f"{100 * self.mean:.1f} ± {100 * self.std:.1f} %"
+Examples = Callable[[Sequence[int]], tuple[Tensor, Tensor]]
+"""From the numbers of networks to their training inputs and targets; one set for all, or one each."""
 
 
 def evaluate(
@@ -173,26 +44,17 @@ def evaluate(
     training
         The set to train on.
     data
-        Where the test images come from and, with ``choose="held-out"``, the images to choose
-        the step by: a part of the training images, without any that is in the set itself. A
-        distillation has seen them all the same, so the choice is made on familiar images;
-        what is reported is measured on the test images alone.
+        Source of the test images and, with ``choose="held-out"``, of the images that choose the step: a share of the
+        training images, without any that is in the set itself. A distillation has seen them all the same, so the
+        choice is made on familiar images; the reported accuracy is measured on the test images alone.
     config
         How to train.
     out
-        A run folder, where each network's accuracy is kept as soon as it is known. A folder
-        that holds a part of the same evaluation is gone on with, to the same numbers.
-
-    Returns
-    -------
-    Evaluation
-        The test accuracies.
+        A run folder; each network's accuracy is saved as soon as it is known, and an interrupted evaluation resumes
+        bit-identically.
 
     Raises
     ------
-    InputError
-        Where the two sets' images or classes differ, soft labels are missing, a loss is not
-        finite, or the folder holds something else.
     KeyboardInterrupt
         After Ctrl-C or SIGTERM, once the epoch is done.
 
@@ -228,7 +90,7 @@ def evaluate_random_real(
     preprocessing: Preprocessing | None = None,
     label: Callable[[DistilledSet], DistilledSet] | None = None,
 ) -> Evaluation:
-    """Measure the baseline: each network is trained on another random choice of real images.
+    """Measure the baseline: each network is trained on another random choice of ``ipc`` real images per class.
 
     Parameters
     ----------
@@ -237,24 +99,13 @@ def evaluate_random_real(
     ipc
         Images per class.
     config
-        How to train. With ``choose="held-out"`` the images held out are not chosen from.
+        How to train. With ``choose="held-out"`` the held-out images are not chosen from.
     out
         A run folder: see :func:`evaluate`.
     preprocessing
         From pixels to inputs; by default the training images' mean and std.
     label
-        With soft labels: what gives them to a choice, such as :func:`soft_labels_from`
-        with its teacher filled in.
-
-    Returns
-    -------
-    Evaluation
-        The test accuracies; their std is over choices and networks.
-
-    Raises
-    ------
-    InputError
-        See :func:`evaluate`.
+        With soft labels: adds them to a choice, such as :func:`soft_labels_from` with its teacher bound.
 
     Examples
     --------
@@ -265,13 +116,13 @@ def evaluate_random_real(
     """
     config = config or EvaluateConfig()
     preprocessing = preprocessing or Preprocessing.fit(data)
-    kept, held_out = _held_out(data, preprocessing, config)
+    kept, held_out = _split(data, preprocessing, config)
 
     def examples(numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        chosen = [random_real(kept, ipc, seeding.derive(config.seed, "choice", n), preprocessing) for n in numbers]
-        labelled = [label(each) for each in chosen] if label is not None else chosen
+        choices = [random_real(kept, ipc, seeding.derive(config.seed, "choice", n), preprocessing) for n in numbers]
+        labelled = [label(each) for each in choices] if label is not None else choices
         targets = [_targets(each, config) for each in labelled]
-        return torch.stack([each.images for each in chosen]), torch.stack(targets)
+        return torch.stack([each.images for each in choices]), torch.stack(targets)
 
     return _evaluate(examples, data, preprocessing, config, held_out, out)
 
@@ -283,44 +134,23 @@ def evaluate_whole(
     *,
     preprocessing: Preprocessing | None = None,
 ) -> Evaluation:
-    """Measure what a small set is held against: networks trained on all training images, with their hard labels.
+    """Measure the upper reference: networks trained on all training images with their hard labels.
 
-    Parameters
-    ----------
-    data
-        The images.
-    config
-        How to train; fewer epochs will do, since each is longer. With ``choose="held-out"``
-        the networks are not trained on the images held out.
-    out
-        A run folder: see :func:`evaluate`.
-    preprocessing
-        From pixels to inputs; by default the training images' mean and std.
+    The parameters are those of :func:`evaluate_random_real`. Fewer epochs will do, since each is longer; with
+    ``choose="held-out"`` the networks are not trained on the held-out images.
 
-    Returns
-    -------
-    Evaluation
-        The test accuracies.
-
-    Raises
-    ------
-    InputError
-        See :func:`evaluate`.
-
-    Examples
-    --------
     >>> from sextet_common.data import load
     >>> 0 <= evaluate_whole(load("digits"), EvaluateConfig(networks=1, epochs=1, width=8)).mean <= 1
     True
     """
     config = dataclasses.replace(config or EvaluateConfig(), labels="hard")
     preprocessing = preprocessing or Preprocessing.fit(data)
-    kept, held_out = _held_out(data, preprocessing, config)
+    kept, held_out = _split(data, preprocessing, config)
     training = whole_set(kept, preprocessing)
     return _evaluate(lambda numbers: (training.images, training.labels), data, preprocessing, config, held_out, out)
 
 
-def _held_out(data: ImageSet, preprocessing: Preprocessing, config: EvaluateConfig) -> tuple[ImageSet, HeldOut | None]:
+def _split(data: ImageSet, preprocessing: Preprocessing, config: EvaluateConfig) -> tuple[ImageSet, HeldOut | None]:
     if config.choose == "last":
         return data, None
     return hold_out(data, preprocessing, config.held_out, config.seed)
@@ -335,16 +165,16 @@ def _targets(training: DistilledSet, config: EvaluateConfig) -> Tensor:
 
 
 def _evaluate(
-    examples: Callable[[Sequence[int]], tuple[Tensor, Tensor]],
+    examples: Examples,
     data: ImageSet,
     preprocessing: Preprocessing,
     config: EvaluateConfig,
     held_out: HeldOut | None,
     out: str | os.PathLike[str] | None,
 ) -> Evaluation:
-    """Train and test the networks, group after group; ``examples`` gives what a group is trained on."""
-    where = device.pick(config.device)
-    inputs, labels = preprocessing(data.test_images).to(where), torch.tensor(data.test_labels).to(where)
+    """Train and test the networks, group by group."""
+    device = devices.pick(config.device)
+    inputs, labels = preprocessing(data.test_images).to(device), torch.tensor(data.test_labels).to(device)
     augment = augmentation_for(data.classes, config.augment)
 
     def make(number: int) -> FeatureNetwork:
@@ -352,17 +182,12 @@ def _evaluate(
 
     first = examples([0])
     with seeding.torch_seed(config.seed, "form"):
-        together = group_size(make(0).to(where), first[0].shape[-4:], config, where)
+        together = group_size(make(0).to(device), first[0].shape[-4:], config, device)
     run, accuracies = None, []
     if out is not None:
-        known = [*first, inputs, labels, *([] if held_out is None else [held_out.inputs, held_out.labels])]
-        run = runs.Run.open(out, JOB, {"data": data.source, "sha256": runs.fingerprint(*known), **runs.to_json(config)})
-        with reading(run.path, "a folder in which an evaluation was begun"):
-            accuracies = [Evaluation((float(row["accuracy"]),)).mean for row in run.metrics()]
-        # A group that a kill cut short is trained again as a whole: its sums may round by the group's size.
-        if len(accuracies) < config.networks:
-            accuracies = accuracies[: len(accuracies) // together * together]
-        run.rewind(len(accuracies) - 1)
+        content = [*first, inputs, labels, *([] if held_out is None else [held_out.inputs, held_out.labels])]
+        record = {"data": data.source, "sha256": runs.fingerprint(*content), **runs.to_json(config)}
+        run, accuracies = _resume(out, record, config.networks, together)
     done = len(accuracies)
     began = time.perf_counter()
     with (
@@ -375,15 +200,28 @@ def _evaluate(
             if stopping():
                 raise KeyboardInterrupt
 
+        chosen = dataclasses.replace(config, together=together)
         for start in range(done, config.networks, together):
             group = range(start, min(start + together, config.networks))
-            chosen = dataclasses.replace(config, together=together)
             networks = train_networks(
                 make, group, *examples(group), augment, chosen, held_out=held_out, advance=advance
             )
             for number, network in zip(group, networks, strict=True):
                 accuracies.append(accuracy(network, inputs, labels, config.batch))
                 if run is not None:
-                    seconds = round(time.perf_counter() - began, 3)
-                    run.log(number, accuracy=accuracies[-1], seconds=seconds)
+                    run.log(number, accuracy=accuracies[-1], seconds=round(time.perf_counter() - began, 3))
     return Evaluation(tuple(accuracies))
+
+
+def _resume(
+    out: str | os.PathLike[str], record: dict[str, object], networks: int, together: int
+) -> tuple[runs.Run, list[float]]:
+    """Open the run folder and return the accuracies it holds, of whole groups only."""
+    run = runs.Run.open(out, JOB, record)
+    with reading(run.path, "an evaluation run folder"):
+        accuracies = [Evaluation((float(row["accuracy"]),)).mean for row in run.metrics()]
+    # A group that was interrupted is trained again as a whole: its sums may round differently by the group's size.
+    if len(accuracies) < networks:
+        accuracies = accuracies[: len(accuracies) // together * together]
+    run.rewind(len(accuracies) - 1)
+    return run, accuracies

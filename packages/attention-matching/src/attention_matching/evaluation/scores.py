@@ -1,11 +1,9 @@
 """DD-Ranking's two scores of a distilled set, computed here for any data set.
 
-Accuracy alone also rewards what is not in the images: a teacher's soft labels, and strong
-augmentation. These scores hold a set against random real images under the same training.
-The formulas are DD-Ranking's with accuracies as fractions, so that they lie in [0, 1]; how the
-networks are trained is this package's: the accuracy after the last step, and nothing that
-is searched on the test set. Scores made so and by DD-Ranking's own program are not
-to be put in one table.
+Accuracy alone also rewards what is not in the images: a teacher's soft labels, and strong augmentation. These scores
+compare a set with random real images under the same training. The formulas are DD-Ranking's with accuracies as
+fractions, so that the scores lie in [0, 1]. The training is this package's: the accuracy after the last step, and
+nothing searched on the test set. Do not compare such scores with those of DD-Ranking's own program.
 """
 
 from __future__ import annotations
@@ -16,42 +14,29 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from sextet_common.checks import Share, check, check_fields
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 
-from attention_matching.evaluation.evaluate import (
-    EvaluateConfig,
-    Evaluation,
-    evaluate,
-    evaluate_random_real,
-    evaluate_whole,
-)
+from attention_matching.evaluation.accuracy import Evaluation
+from attention_matching.evaluation.config import EvaluateConfig
+from attention_matching.evaluation.evaluate import evaluate, evaluate_random_real, evaluate_whole
 from attention_matching.images.distilled import DistilledSet
 
 
 def label_robust_score(hard_label_recovery: float, improvement_over_random: float, weight: float = 0.5) -> float:
-    """Return DD-Ranking's label-robust score.
+    """Return DD-Ranking's label-robust score, in [0, 1]; 0.269 if the weighted sum is 0.
 
     Parameters
     ----------
     hard_label_recovery
-        Accuracy after training on the whole real set less that after training on the distilled
-        one, both with hard labels: a fraction in [-1, 1], the smaller the better.
+        Accuracy of the whole real set minus that of the distilled set, both with hard labels: in [-1, 1], the smaller
+        the better.
     improvement_over_random
-        Accuracy after training on the distilled set, with whatever labels it comes with, less
-        that on as many random real images under the same training: in [-1, 1].
+        Accuracy of the distilled set, with whatever labels it comes with, minus that of as many random real images
+        under the same training: in [-1, 1].
     weight
-        Of the improvement, in [0, 1]; the recovery has the rest.
-
-    Returns
-    -------
-    float
-        In [0, 1]; 0.269 where the weighted sum is 0.
-
-    Raises
-    ------
-    InputError
-        Where a difference is not in [-1, 1] (percent?) or the weight not in [0, 1].
+        Weight of the improvement, in [0, 1]; the recovery has the rest.
 
     References
     ----------
@@ -64,30 +49,20 @@ def label_robust_score(hard_label_recovery: float, improvement_over_random: floa
     """
     _check_difference("hard_label_recovery", hard_label_recovery)
     _check_difference("improvement_over_random", improvement_over_random)
-    _check_weight(weight)
+    check("weight", weight, Share)
     return _squash(weight * improvement_over_random - (1 - weight) * hard_label_recovery)
 
 
 def augmentation_robust_score(with_augmentation: float, without_augmentation: float, weight: float = 0.5) -> float:
-    """Return DD-Ranking's augmentation-robust score.
+    """Return DD-Ranking's augmentation-robust score, in [0, 1]; 0.269 for a set no better than random images.
 
     Parameters
     ----------
     with_augmentation, without_augmentation
-        Accuracy after training on the distilled set less that on as many random real images,
-        both trained with, or both without augmentation: fractions in [-1, 1].
+        Accuracy of the distilled set minus that of as many random real images, both trained with, or both without
+        augmentation: in [-1, 1].
     weight
-        Of the improvement with augmentation, in [0, 1].
-
-    Returns
-    -------
-    float
-        In [0, 1]; 0.269 where the weighted sum is 0, as for random images.
-
-    Raises
-    ------
-    InputError
-        Where a difference is not in [-1, 1] (percent?) or the weight not in [0, 1].
+        Weight of the improvement with augmentation, in [0, 1].
 
     References
     ----------
@@ -100,26 +75,13 @@ def augmentation_robust_score(with_augmentation: float, without_augmentation: fl
     """
     _check_difference("with_augmentation", with_augmentation)
     _check_difference("without_augmentation", without_augmentation)
-    _check_weight(weight)
+    check("weight", weight, Share)
     return _squash(weight * with_augmentation + (1 - weight) * without_augmentation)
 
 
 @dataclasses.dataclass(frozen=True)
 class RobustScores:
-    """The accuracies that the two scores are made of, and the scores.
-
-    Parameters
-    ----------
-    whole
-        Trained on the whole real set.
-    distilled, random
-        Trained on the distilled set and on as many random real images, with augmentation.
-    distilled_plain, random_plain
-        The same without augmentation.
-    hard
-        Trained on the distilled set with hard labels, where it has soft ones; else ``distilled``.
-    weight
-        Of the first term of each score.
+    """The two scores and the evaluations that they are computed from.
 
     Examples
     --------
@@ -129,12 +91,22 @@ class RobustScores:
     """
 
     whole: Evaluation
+    """Of the whole real set."""
     distilled: Evaluation
+    """Of the distilled set, with augmentation."""
     random: Evaluation
+    """Of as many random real images, with augmentation."""
     distilled_plain: Evaluation
+    """Of the distilled set, without augmentation."""
     random_plain: Evaluation
+    """Of the random real images, without augmentation."""
     hard: Evaluation
-    weight: float = 0.5
+    """Of the distilled set with hard labels; ``distilled`` if it has no soft ones."""
+    weight: Share = 0.5
+    """Weight of the first term of each score."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def label_robust(self) -> float:
@@ -164,9 +136,9 @@ def robust_scores(
 ) -> RobustScores:
     """Train the networks that the two scores need, and return the scores.
 
-    Five evaluations with hard labels, six with soft ones. Two things differ from DD-Ranking's program:
-    whichever step counts is not chosen on the test images, and distilled and random images are
-    trained on with the same learning rate, which is not searched.
+    Five evaluations with hard labels, six with soft ones. Two things differ from DD-Ranking's program: the step that
+    counts is not chosen on the test images, and distilled and random images are trained on with the same learning
+    rate, which is not searched.
 
     Parameters
     ----------
@@ -175,26 +147,15 @@ def robust_scores(
     data
         The real images.
     config
-        How to train; its ``labels`` say which labels of the set are meant. Without augmentation
-        means ``augment=()``.
+        How to train, and with which labels of the set; without augmentation means ``augment=()``.
     whole_epochs
-        Passes over the whole set, which has more images for each.
+        Passes over the whole set.
     weight
-        Of the first term of each score, in [0, 1].
+        Weight of the first term of each score, in [0, 1].
     label
-        With soft labels: what gives them to random real images, see :func:`evaluate_random_real`.
+        With soft labels: adds them to random real images, see :func:`evaluate_random_real`.
     out
-        A folder for the evaluations' run folders; a stopped command goes on with them.
-
-    Returns
-    -------
-    RobustScores
-        The accuracies and the scores.
-
-    Raises
-    ------
-    InputError
-        Where the classes have unequal numbers of images, or see :func:`evaluate`.
+        A folder for the run folders of the evaluations; interrupted ones resume.
 
     References
     ----------
@@ -210,7 +171,7 @@ def robust_scores(
     True
     """
     config = config or EvaluateConfig()
-    _check_weight(weight)
+    check("weight", weight, Share)
     counts = distilled.labels.bincount(minlength=len(distilled.classes))
     ipc = int(counts[0])
     if not bool((counts == ipc).all()):
@@ -225,8 +186,8 @@ def robust_scores(
     def folder(name: str) -> Path | None:
         return None if out is None else Path(out) / name
 
-    def random(name: str, how: EvaluateConfig) -> Evaluation:
-        return evaluate_random_real(data, ipc, how, folder(name), preprocessing=prepared, label=label)
+    def random(name: str, settings: EvaluateConfig) -> Evaluation:
+        return evaluate_random_real(data, ipc, settings, folder(name), preprocessing=prepared, label=label)
 
     with_augmentation = evaluate(distilled, data, config, folder("distilled"))
     return RobustScores(
@@ -243,11 +204,6 @@ def robust_scores(
 def _check_difference(name: str, value: float) -> None:
     if not -1 <= value <= 1:
         raise InputError(f"{name} is {value}", "a difference of two accuracies as fractions, in [-1, 1]")
-
-
-def _check_weight(weight: float) -> None:
-    if not 0 <= weight <= 1:
-        raise InputError(f"weight is {weight}", "a number in [0, 1]")
 
 
 def _squash(value: float) -> float:

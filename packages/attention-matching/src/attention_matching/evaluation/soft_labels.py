@@ -1,19 +1,19 @@
-"""Soft labels: what a teacher, trained on all training images, says of each image of a small set."""
+"""Soft labels: the probabilities that a teacher, trained on all training images, gives each image of a small set."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from pathlib import Path
 
 import torch
 from sextet_common import checkpoint, device, progress, runs, seeding
+from sextet_common.checks import Positive, check
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError, reading
 from torch import nn
 
-from attention_matching.evaluation.evaluate import EvaluateConfig
+from attention_matching.evaluation.config import EvaluateConfig
 from attention_matching.evaluation.training import train_networks
 from attention_matching.images.augment import augmentation_for
 from attention_matching.images.distilled import DistilledSet
@@ -30,30 +30,20 @@ def soft_labels_from(
     temperature: float = 1.0,
     teacher: nn.Module | None = None,
 ) -> DistilledSet:
-    """Give a set soft labels: a teacher's probabilities, ``softmax(logits / temperature)``.
+    """Return the set with soft labels: a teacher's probabilities, ``softmax(logits / temperature)``.
 
     Parameters
     ----------
     training
         The set.
     data
-        The images that the teacher is trained on: all training images, with their hard labels.
+        Images to train the teacher on, with their hard labels.
     config
-        The teacher's network, and how it is trained. Fewer epochs than for a small set will do.
+        The teacher's network and training; fewer epochs than for a small set will do.
     temperature
-        Above 1 it flattens the labels, below it sharpens them. The students' own softmax has none.
+        Above 1 it flattens the labels, below 1 it sharpens them. The students' own softmax has none.
     teacher
-        A teacher that is trained already, on inputs of the set's preprocessing.
-
-    Returns
-    -------
-    DistilledSet
-        The same set with its ``soft_labels``.
-
-    Raises
-    ------
-    InputError
-        Where the temperature is not above 0.
+        A trained teacher, on inputs of the set's preprocessing.
 
     Examples
     --------
@@ -64,16 +54,15 @@ def soft_labels_from(
     >>> tuple(soft.soft_labels.shape)
     (10, 10)
     """
-    if not 0 < temperature < math.inf:
-        raise InputError(f"temperature is {temperature}", "a number > 0")
+    check("temperature", temperature, Positive)
     if teacher is None:
         teacher = train_teacher(data, config, training.preprocessing)
     where = next(teacher.parameters()).device
-    before = teacher.training
+    mode = teacher.training
     teacher.eval()
     with torch.no_grad():
-        logits = torch.cat([teacher(part.to(where)).cpu() for part in torch.split(training.images, 256)])
-    teacher.train(before)
+        logits = torch.cat([teacher(images.to(where)).cpu() for images in torch.split(training.images, 256)])
+    teacher.train(mode)
     meta = {**training.meta, "soft_labels": {"temperature": temperature}}
     return dataclasses.replace(training, soft_labels=torch.softmax(logits / temperature, dim=1), meta=meta)
 
@@ -84,46 +73,36 @@ def train_teacher(
     preprocessing: Preprocessing | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> nn.Module:
-    """Train one network on all training images.
+    """Train one network on all training images; it is returned on the training device.
 
     Parameters
     ----------
     data
         The images.
     config
-        The network, and how it is trained.
+        The network and its training.
     preprocessing
         From pixels to inputs; by default the training images' mean and std.
     path
-        A file that keeps the teacher: where it is there, the teacher is read from it.
-
-    Returns
-    -------
-    torch.nn.Module
-        The teacher, on the training device.
-
-    Raises
-    ------
-    InputError
-        Where the file holds something else, or a teacher trained otherwise.
+        A file to save the teacher to; if it exists, the teacher is read from it.
     """
     config = config or EvaluateConfig()
     preprocessing = preprocessing or Preprocessing.fit(data)
-    known = {"kind": _KIND, "data": data.source, "whitening": preprocessing.whitening, **runs.to_json(config)}
+    record = {"kind": _KIND, "data": data.source, "whitening": preprocessing.whitening, **runs.to_json(config)}
 
     def make(number: int) -> nn.Module:
         return config.network(data.image_shape, data.n_classes)
 
     if path is not None and Path(path).exists():
         loaded = checkpoint.load(path, "torch")
-        if loaded.meta != known:
+        if loaded.meta != record:
             raise InputError(f"{path} holds no teacher of these settings", "another folder")
         with seeding.torch_seed(config.seed, "form"):
             teacher = make(0)
         with reading(path, "a teacher of these settings"):
             teacher.load_state_dict(loaded.arrays)
         return teacher.to(device.pick(config.device))
-    own = dataclasses.replace(config, seed=seeding.derive(config.seed, "teacher"))
+    settings = dataclasses.replace(config, seed=seeding.derive(config.seed, "teacher"))
     with progress.bar("train a teacher", config.epochs) as bar:
         [teacher] = train_networks(
             make,
@@ -131,9 +110,9 @@ def train_teacher(
             preprocessing(data.train_images),
             torch.tensor(data.train_labels),
             augmentation_for(data.classes, config.augment),
-            own,
+            settings,
             advance=bar.advance,
         )
     if path is not None:
-        checkpoint.save(path, teacher.state_dict(), known)
+        checkpoint.save(path, teacher.state_dict(), record)
     return teacher

@@ -1,4 +1,4 @@
-"""What continual learning reached: the accuracy of each buffer after each step."""
+"""Result of continual learning: the accuracy of each buffer after each step."""
 
 from __future__ import annotations
 
@@ -14,16 +14,7 @@ from sextet_common import figures
 
 @dataclass(frozen=True, eq=False)
 class ContinualResult:
-    """Test accuracies on all classes seen so far, after each step.
-
-    Parameters
-    ----------
-    accuracies
-        For each buffer an array in [0, 1] of shape (orders, steps, networks).
-    classes_seen
-        How many classes have arrived after each step.
-    orders
-        The classes' names in their orders of arrival.
+    """Test accuracies in [0, 1] on all classes seen so far, after each step.
 
     Examples
     --------
@@ -36,51 +27,26 @@ class ContinualResult:
     """
 
     accuracies: Mapping[str, Float[np.ndarray, "orders steps networks"]]
+    """By buffer, shape (orders, steps, networks)."""
     classes_seen: tuple[int, ...]
+    """Number of classes seen after each step."""
     orders: tuple[tuple[str, ...], ...]
+    """Names of the classes in each order of arrival."""
 
     def mean(self, method: str) -> Float[np.ndarray, " steps"]:
-        """Return a buffer's mean accuracy after each step, over orders and networks.
-
-        Parameters
-        ----------
-        method
-            Which buffer.
-
-        Returns
-        -------
-        numpy.ndarray
-            Shape (steps,).
-        """
+        """Return a buffer's mean accuracy after each step, over orders and networks."""
         mean: np.ndarray = self.accuracies[method].mean(axis=(0, 2))
         return mean
 
     def std(self, method: str) -> Float[np.ndarray, " steps"]:
-        """Return the sample standard deviation of a buffer's accuracy over the orders; 0 for one order.
-
-        Parameters
-        ----------
-        method
-            Which buffer.
-
-        Returns
-        -------
-        numpy.ndarray
-            Shape (steps,); each order counts with its mean over networks.
-        """
-        std: np.ndarray = _std(self.accuracies[method].mean(axis=2))
-        return std
+        """Return the sample standard deviation over orders of a buffer's mean over networks; 0 for one order."""
+        return _std(self.accuracies[method].mean(axis=2))
 
     def to_markdown(self) -> str:
-        """Return a table: a row per buffer, mean and std over orders in percent; the mean alone of one order.
+        """Return a table with a row per buffer: mean and std over orders in percent, the mean alone of one order.
 
-        Where ``random`` is among the buffers, a last column has the gain over it at the last
-        step: the mean and std of the differences, order by order.
-
-        Returns
-        -------
-        str
-            The table, without a line break at its end.
+        If ``random`` is among the buffers, a last column has the gain over it at the last step: mean and std of the
+        differences, order by order.
         """
         seen = [f"{n} class{'es' if n > 1 else ''}" for n in self.classes_seen]
         compared = "random" in self.accuracies and len(self.accuracies) > 1
@@ -97,13 +63,7 @@ class ContinualResult:
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
     def save_picture(self, path: str | os.PathLike[str]) -> None:
-        """Draw accuracy against classes seen: a curve per buffer, with one std over orders around it.
-
-        Parameters
-        ----------
-        path
-            The PNG file.
-        """
+        """Plot accuracy against classes seen as a PNG: a curve per buffer, with one std over orders around it."""
         n_orders = len(self.orders)
         with figures.figure_file(path, (6.4, 3.8)) as figure:
             axis = figure.subplots()
@@ -122,13 +82,7 @@ class ContinualResult:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as plain JSON values.
-
-        Returns
-        -------
-        dict
-            Orders, classes seen and every accuracy.
-        """
+        """Return orders, classes seen and every accuracy as plain JSON values."""
         return {
             "classes_seen": list(self.classes_seen),
             "orders": [list(order) for order in self.orders],
@@ -136,12 +90,12 @@ class ContinualResult:
         }
 
 
-def _std(values: np.ndarray) -> Any:
+def _std(values: np.ndarray) -> np.ndarray:
     """Return the sample standard deviation over the orders, 0 for one order."""
-    return values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])
+    return np.asarray(values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:]))
 
 
 def _percent(values: np.ndarray, sign: str = "") -> str:
-    """Write mean and standard deviation of a number per order."""
-    told = f"{100 * values.mean():{sign}.1f}"
-    return told if len(values) == 1 else f"{told} ± {100 * _std(values):.1f}"
+    """Format mean and standard deviation of a number per order."""
+    mean = f"{100 * values.mean():{sign}.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * _std(values):.1f}"

@@ -1,4 +1,4 @@
-"""The ConvNets that an architecture search chooses from."""
+"""Grid of ConvNets that an architecture search chooses from."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from attention_matching.networks.layers import Activation, Norm, Pooling
 
 @dataclass(frozen=True)
 class Candidate:
-    """One ConvNet of a grid: the arguments of :class:`~attention_matching.networks.convnet.ConvNet`.
+    """One ConvNet of a grid: the arguments of :class:`~attention_matching.ConvNet`.
 
-    Examples
-    --------
     >>> print(Candidate(width=8, depth=2, norm="batch", activation="relu", pooling="max"))
     8x2 batch relu max
     """
@@ -31,36 +29,18 @@ class Candidate:
         return f"{self.width}x{self.depth} {self.norm} {self.activation} {self.pooling}"
 
     def build(self, image_shape: tuple[int, int, int], n_classes: int) -> ConvNet:
-        """Build the untrained network.
-
-        Parameters
-        ----------
-        image_shape
-            Channels, height and width of the images.
-        n_classes
-            How many logits.
-
-        Returns
-        -------
-        ConvNet
-            On the CPU, from torch's global generator.
-
-        Raises
-        ------
-        InputError
-            Where such a network cannot be built for such images.
-        """
+        """Build the untrained network on the CPU, from torch's global generator."""
         return ConvNet(image_shape, n_classes, **asdict(self))
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The ConvNets to choose from: every combination. The default is *ours*, of 96, for small images."""
+    """All combinations of these settings; the default has 96, for small images, and is not from a paper."""
 
     widths: tuple[int, ...] = (8, 32)
     """Channels of every block."""
     depths: tuple[int, ...] = (1, 2)
-    """Blocks."""
+    """Numbers of blocks."""
     norms: tuple[Norm, ...] = ("none", "batch", "layer", "instance")
     """Normalisations."""
     activations: tuple[Activation, ...] = ("sigmoid", "relu")
@@ -71,18 +51,6 @@ class Grid:
     def architectures(self) -> tuple[Candidate, ...]:
         """Return all combinations, narrow and shallow ones first.
 
-        Returns
-        -------
-        tuple of Candidate
-            Each once.
-
-        Raises
-        ------
-        InputError
-            Where an axis is empty or names a value twice.
-
-        Examples
-        --------
         >>> len(Grid().architectures()), len(PAPERS_GRID.architectures())
         (96, 720)
         """

@@ -12,11 +12,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from sextet_common import device, files, progress, runs, seeding
+from sextet_common.checks import Count, Natural, OpenShare, check_fields
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError, reading
 from torch import Tensor, nn
 
-from attention_matching.evaluation.training import TrainConfig, accuracy, train_networks
+from attention_matching.evaluation.accuracy import accuracy
+from attention_matching.evaluation.config import TrainConfig
+from attention_matching.evaluation.training import train_networks
 from attention_matching.experiments.grid import Candidate, Grid
 from attention_matching.experiments.search_result import WHOLE, Scores, SearchResult
 from attention_matching.images.augment import Operation, SiameseAugmentation, augmentation_for
@@ -35,54 +38,41 @@ class SearchConfig:
 
     grid: Grid = dataclasses.field(default_factory=Grid)
     """The architectures."""
-    held_out: float = 0.2
-    """The share of every class's training images that the ranking is measured on."""
-    networks: int = 1
-    """Fresh networks for each architecture and training set, whose mean accuracy counts."""
+    held_out: OpenShare = 0.2
+    """Share of the training images of every class that the ranking is measured on."""
+    networks: Count = 1
+    """Fresh networks for each architecture and training set; their mean accuracy counts."""
     augment: tuple[Operation, ...] | None = None
-    """The augmentation's transforms: all six; no flip for digits."""
-    seed: int = 0
-    """The seed of all random numbers."""
+    """Transforms of the augmentation: all six; no flip for digits."""
+    seed: Natural = 0
+    """Seed of all random numbers."""
     proxy: TrainConfig = dataclasses.field(default_factory=lambda: TrainConfig(epochs=100))
-    """How networks are trained on a proxy; its seed is set for each architecture."""
+    """Settings of the training on a proxy; the seed is set for each architecture."""
     whole: TrainConfig = dataclasses.field(default_factory=lambda: TrainConfig(epochs=60))
-    """How networks are trained on the whole training set, likewise."""
+    """Settings of the training on the whole training set, likewise."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.held_out < 1:
-            raise InputError(f"held_out is {self.held_out}", "a share between 0 and 1")
-        if self.networks < 1:
-            raise InputError(f"networks is {self.networks}", "a whole number >= 1")
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}", "a whole number >= 0")
+        check_fields(self)
 
 
 def search_data(data: ImageSet, config: SearchConfig | None = None) -> ImageSet:
-    """Split off the images that the ranking is measured on. A proxy is made from what remains.
+    """Split off the images that the ranking is measured on; make proxies from what remains.
+
+    The held-out images become the test images of the result; the test images of ``data`` take no part. Mean and std
+    are those of all training images.
 
     Parameters
     ----------
     data
         The images.
     config
-        The settings: its ``held_out`` and ``seed``.
-
-    Returns
-    -------
-    ImageSet
-        The remaining training images; the held-out ones stand as its test images. The test
-        images of ``data`` take no part. Mean and std are those of all training images.
-
-    Raises
-    ------
-    InputError
-        Where a class has a single training image.
+        Its ``held_out`` and ``seed`` choose the split.
 
     Examples
     --------
     >>> from sextet_common.data import load
-    >>> part = search_data(load("digits"))
-    >>> len(part.train_images), len(part.test_images)
+    >>> remaining = search_data(load("digits"))
+    >>> len(remaining.train_images), len(remaining.test_images)
     (1150, 287)
     """
     config = config or SearchConfig()
@@ -100,45 +90,34 @@ def search(
 ) -> SearchResult:
     """Train every architecture on every proxy and on the whole training set, and compare the rankings.
 
-    A proxy ranks architectures by their accuracy on held-out training images; what they are
-    worth is their accuracy on the test images after training on the whole set (without those
-    held out). So no architecture is chosen on the test images, and chance in one set of
-    images does not look like agreement. The whole set's own ranking on the held-out images
-    is the agreement that a perfect proxy would reach.
+    A proxy ranks architectures by their accuracy on held-out training images. Their worth is their accuracy on the
+    test images after training on the whole set (without the held-out images). So no architecture is chosen on the test
+    images, and chance in one set of images does not look like agreement. The whole set's own ranking on the held-out
+    images is the agreement that a perfect proxy would reach.
 
     Parameters
     ----------
     data
         The images.
     proxies
-        Name to a small set, made from :func:`search_data`'s training images: one made from
-        images that are held out here would be flattered. The whole set is preprocessed as the
-        first of them. The seconds that it took to make one are read from ``meta["seconds"]``,
-        where :func:`~attention_matching.experiments.small_sets.small_set` leaves them.
+        Small sets by name, made from the training images of :func:`search_data`: a proxy that contains held-out images
+        would look better than it is. The whole set is preprocessed as the first of them. The seconds it took to make a
+        proxy are read from ``meta["seconds"]``, where :func:`~attention_matching.small_set` stores them.
     config
         The settings.
     out
-        A run folder, for the accuracies one by one (metrics.jsonl), the result (search.json)
-        and its picture (search.png). A stopped or killed run is gone on with, to the same
-        accuracies; a kill loses the training at hand.
-
-    Returns
-    -------
-    SearchResult
-        The accuracies and times, and what follows from them.
+        A run folder for the accuracies one by one (metrics.jsonl), the result (search.json) and its picture
+        (search.png). An interrupted run resumes bit-identically; a kill loses the current training.
 
     Raises
     ------
-    InputError
-        Where there is no proxy, a proxy does not fit the data or is whitened and another is
-        not, an architecture does not fit the images, or the folder holds something else.
     KeyboardInterrupt
-        After Ctrl-C or SIGTERM, once the training at hand is done and logged.
+        After Ctrl-C or SIGTERM, once the current training is done and logged.
 
     References
     ----------
-    Zhao, Mopuri and Bilen, "Dataset condensation with gradient matching" (arXiv 2006.05929),
-    section 4.3. The held-out images are DM's (arXiv 2110.04181).
+    Zhao, Mopuri and Bilen, "Dataset condensation with gradient matching" (arXiv 2006.05929), section 4.3. The held-out
+    images are DM's (arXiv 2110.04181).
 
     Examples
     --------
@@ -155,26 +134,20 @@ def search(
     config = dataclasses.replace(config, augment=augmentation_for(data.classes, config.augment).operations)
     architectures = config.grid.architectures()
     _check(data, proxies, architectures)
-    part = search_data(data, config)
-    sets = {**proxies, WHOLE: whole_set(part, next(iter(proxies.values())).preprocessing)}
+    remaining = search_data(data, config)
+    sets = {**proxies, WHOLE: whole_set(remaining, next(iter(proxies.values())).preprocessing)}
     run = None
     if out is not None:
         content = runs.fingerprint(data.train_images, data.train_labels, data.test_images, data.test_labels)
-        of_proxies = {name: _fingerprint(proxy) for name, proxy in proxies.items()}
-        recorded = {"data": data.source, "data_sha256": content, "proxies": of_proxies, **runs.to_json(config)}
-        run = runs.Run.open(out, JOB, recorded)
-        run.rewind(sys.maxsize)  # what a kill tore from the log's last line would spoil the next
-    task = _Search(data, part, sets, config, run)
-    task.go_on(architectures)
-
-    def scores(name: str) -> Scores:
-        rows = [task.done[name, str(architecture)] for architecture in architectures]
-        validation, test, seconds = (np.array([row[column] for row in rows]) for column in COLUMNS)
-        return Scores(len(sets[name]), validation, test, seconds, float(sets[name].meta.get("seconds", 0)))
-
-    result = SearchResult(
-        tuple(map(str, architectures)), {name: scores(name) for name in proxies}, scores(WHOLE), config.seed
-    )
+        fingerprints = {name: _fingerprint(proxy) for name, proxy in proxies.items()}
+        record = {"data": data.source, "data_sha256": content, "proxies": fingerprints, **runs.to_json(config)}
+        run = runs.Run.open(out, JOB, record)
+        run.rewind(sys.maxsize)  # drop a last line that a kill cut short
+    trainings = _Trainings(data, remaining, sets, config, run)
+    trainings.complete(architectures)
+    scores = {name: trainings.scores(name, architectures) for name in sets}
+    whole = scores.pop(WHOLE)
+    result = SearchResult(tuple(map(str, architectures)), scores, whole, config.seed)
     if run is not None:
         report = {**run.config, "machine": device.describe(), **result.to_json()}
         files.write_text(run.path / "search.json", json.dumps(report, indent=2) + "\n")
@@ -182,31 +155,33 @@ def search(
     return result
 
 
-class _Search:
-    """What of a search is done, and the rest."""
+class _Trainings:
+    """The trainings of a search; ``done`` has a row of results by set and architecture."""
 
     def __init__(
         self,
         data: ImageSet,
-        part: ImageSet,
+        remaining: ImageSet,
         sets: Mapping[str, DistilledSet],
         config: SearchConfig,
         run: runs.Run | None,
     ) -> None:
-        self.data = data
-        self.part = part
-        self.sets = sets
-        self.config = config
-        self.run = run
-        self.inputs: dict[int, list[tuple[str, Tensor, Tensor]]] = {}
+        self.data, self.remaining, self.sets, self.config, self.run = data, remaining, sets, config, run
+        self._inputs: dict[int, list[tuple[str, Tensor, Tensor]]] = {}
         self.done: dict[tuple[str, str], dict[str, float]] = {}
         if run is not None:
-            with reading(run.path, "a folder in which a search was begun"):
+            with reading(run.path, "a search run folder"):
                 for row in run.metrics():
                     self.done[row["set"], row["architecture"]] = {name: float(row[name]) for name in COLUMNS}
 
-    def go_on(self, architectures: Sequence[Candidate]) -> None:
-        """Do what is not done. An architecture's trainings follow one another, so that their times compare."""
+    def scores(self, name: str, architectures: Sequence[Candidate]) -> Scores:
+        """Return the results of a set."""
+        rows = [self.done[name, str(architecture)] for architecture in architectures]
+        validation, test, seconds = (np.array([row[column] for row in rows]) for column in COLUMNS)
+        return Scores(len(self.sets[name]), validation, test, seconds, float(self.sets[name].meta.get("seconds", 0)))
+
+    def complete(self, architectures: Sequence[Candidate]) -> None:
+        """Train and test what is not done yet, architecture by architecture, so that their times compare."""
         keys = [(name, architecture) for architecture in architectures for name in self.sets]
         left = [(name, architecture) for name, architecture in keys if (name, str(architecture)) not in self.done]
         warm = None
@@ -214,7 +189,7 @@ class _Search:
             for name, architecture in left:
                 if stopping():
                     break
-                if architecture != warm:  # its first step also pays for what the device prepares: not counted
+                if architecture != warm:  # its first step also pays for what the device prepares: not timed
                     self._train(next(iter(self.sets)), architecture, dataclasses.replace(self.config.proxy, epochs=1))
                     warm = architecture
                 row = self._train_and_test(name, architecture)
@@ -225,35 +200,33 @@ class _Search:
 
     def _train_and_test(self, name: str, architecture: Candidate) -> dict[str, float]:
         """Return the mean accuracies of an architecture's networks and the seconds of their training."""
-        how = self.config.whole if name == WHOLE else self.config.proxy
+        training = self.config.whole if name == WHOLE else self.config.proxy
         began = time.perf_counter()
-        networks = self._train(name, architecture, how)
-        seconds = round(time.perf_counter() - began, 4)
+        networks = self._train(name, architecture, training)
+        row: dict[str, float] = {"seconds": round(time.perf_counter() - began, 4)}
+        for column, images, labels in self._measured_on(self.sets[name].preprocessing):
+            row[column] = float(np.mean([accuracy(network, images, labels, training.batch) for network in networks]))
+        return row
 
-        found: dict[str, float] = {"seconds": seconds}
-        for kind, images, labels in self._looked_at(self.sets[name].preprocessing):
-            found[kind] = float(np.mean([accuracy(network, images, labels, how.batch) for network in networks]))
-        return found
-
-    def _looked_at(self, preprocessing: Preprocessing) -> list[tuple[str, Tensor, Tensor]]:
-        """Return the held-out and the test images as network inputs, made once for all sets of one preprocessing."""
-        if id(preprocessing) not in self.inputs:
-            self.inputs[id(preprocessing)] = [
-                (kind, preprocessing(images.test_images), torch.tensor(images.test_labels))
-                for kind, images in (("validation", self.part), ("test", self.data))
+    def _measured_on(self, preprocessing: Preprocessing) -> list[tuple[str, Tensor, Tensor]]:
+        """Return the held-out and the test images as network inputs, computed once per preprocessing."""
+        if id(preprocessing) not in self._inputs:
+            self._inputs[id(preprocessing)] = [
+                (column, preprocessing(images.test_images), torch.tensor(images.test_labels))
+                for column, images in (("validation", self.remaining), ("test", self.data))
             ]
-        return self.inputs[id(preprocessing)]
+        return self._inputs[id(preprocessing)]
 
-    def _train(self, name: str, architecture: Candidate, how: TrainConfig) -> list[nn.Module]:
-        """Train fresh networks: the same initial ones on every set."""
-        config, training = self.config, self.sets[name]
+    def _train(self, name: str, architecture: Candidate, training: TrainConfig) -> list[nn.Module]:
+        """Train fresh networks with the same initial weights on every set."""
+        config, examples = self.config, self.sets[name]
         return train_networks(
             lambda _: architecture.build(self.data.image_shape, self.data.n_classes),
             range(config.networks),
-            training.images,
-            _targets(training),
+            examples.images,
+            examples.labels if examples.soft_labels is None else examples.soft_labels,
             SiameseAugmentation(config.augment or ()),
-            dataclasses.replace(how, seed=seeding.derive(config.seed, "architecture", str(architecture))),
+            dataclasses.replace(training, seed=seeding.derive(config.seed, "architecture", str(architecture))),
         )
 
 
@@ -262,7 +235,7 @@ def _check(data: ImageSet, proxies: Mapping[str, DistilledSet], architectures: t
         raise InputError("no proxy is given", "at least one small set")
     for name, proxy in proxies.items():
         if name == WHOLE:
-            raise InputError(f"a proxy is called {name!r}", "another name: that is the whole training set's")
+            raise InputError(f"a proxy is named {name!r}", "another name: that is the whole training set's")
         if tuple(proxy.images.shape[1:]) != data.image_shape or proxy.classes != data.classes:
             raise InputError(
                 f"proxy {name!r} has {len(proxy.classes)} classes of {tuple(proxy.images.shape[1:])} images, "
@@ -272,15 +245,10 @@ def _check(data: ImageSet, proxies: Mapping[str, DistilledSet], architectures: t
     if len({proxy.preprocessing.whitening for proxy in proxies.values()}) > 1:
         raise InputError("some proxies are whitened and some are not", "one preprocessing for all and the whole set")
     for architecture in architectures:
-        with torch.device("meta"):  # shapes alone: an architecture that cannot be built is refused before any training
+        with torch.device("meta"):  # shapes alone: refuse what cannot be built before any training
             architecture.build(data.image_shape, data.n_classes)
 
 
 def _fingerprint(proxy: DistilledSet) -> str:
-    trained_on = (proxy.images, proxy.labels, proxy.soft_labels)
-    return runs.fingerprint(*(tensor for tensor in trained_on if tensor is not None))
-
-
-def _targets(training: DistilledSet) -> Tensor:
-    """Return what networks learn of a set: its soft labels where it has them."""
-    return training.labels if training.soft_labels is None else training.soft_labels
+    tensors = (proxy.images, proxy.labels, proxy.soft_labels)
+    return runs.fingerprint(*(tensor for tensor in tensors if tensor is not None))

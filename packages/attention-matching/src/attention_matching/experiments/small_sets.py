@@ -1,4 +1,4 @@
-"""A few images per class, chosen or distilled, by the name of the method: what buffers and proxies are made of."""
+"""Small sets by name of the method, selected or distilled: the contents of buffers and proxies."""
 
 from __future__ import annotations
 
@@ -35,36 +35,24 @@ def small_set(
     out: str | os.PathLike[str] | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> DistilledSet:
-    """Choose or distill a few images of every class.
+    """Select or distill ``ipc`` images of every class, class after class; ``meta["seconds"]`` is the time it took.
 
     Parameters
     ----------
     source
-        ``random``, ``k-centre`` or ``herding`` choose real images; ``dm``, ``datadam`` and
-        ``atom`` distill.
+        ``random``, ``k-centre`` or ``herding`` select real images; ``dm``, ``datadam`` and ``atom`` distill.
     data
         The images.
     ipc
         Images per class.
     seed
-        The seed of all random numbers.
+        Seed of all random numbers.
     distill
-        How to distill; its method, ipc and seed are those given here.
+        How to distill; method, ipc and seed are replaced by the arguments.
     out
-        The run folder of a distillation. Real images are chosen anew: that takes no time.
+        Run folder of a distillation; real images are selected anew, which takes no time.
     preprocessing
-        What the images come in: by default the distillation's own, and for real images each
-        channel standardised.
-
-    Returns
-    -------
-    DistilledSet
-        ``ipc`` images of each class, class after class; ``meta["seconds"]`` is what it took.
-
-    Raises
-    ------
-    InputError
-        Where the source is unknown, a class has fewer images, or the folder holds something else.
+        Preprocessing of the result: by default the distillation's own, and for real images each channel standardised.
 
     Examples
     --------
@@ -75,16 +63,16 @@ def small_set(
     check_sources([source])
     began = time.perf_counter()
     if source == "random" or source == "k-centre" or source == "herding":
-        made = select(source, data, ipc, seed, preprocessing)
+        small = select(source, data, ipc, seed, preprocessing)
         seconds = time.perf_counter() - began
     else:
         config = dataclasses.replace(distill or DistillConfig(), method=source, ipc=ipc, seed=seed)
-        made = Distiller(config).fit(data, out)
+        small = Distiller(config).fit(data, out)
         seconds = time.perf_counter() - began if out is None else _logged_seconds(Run.read(out))
         if preprocessing is not None:
-            inputs = preprocessing(made.preprocessing.invert(made.images))
-            made = dataclasses.replace(made, images=inputs, preprocessing=preprocessing)
-    return dataclasses.replace(made, meta={**made.meta, "seconds": round(seconds, 3)})
+            inputs = preprocessing(small.preprocessing.invert(small.images))
+            small = dataclasses.replace(small, images=inputs, preprocessing=preprocessing)
+    return dataclasses.replace(small, meta={**small.meta, "seconds": round(seconds, 3)})
 
 
 def small_sets(
@@ -95,29 +83,10 @@ def small_sets(
     distill: DistillConfig | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> dict[str, DistilledSet]:
-    """Choose or distill a few images of every class in several ways, all in the distillation's preprocessing.
+    """Make several small sets by source, all in the preprocessing of the distillation.
 
-    Parameters
-    ----------
-    sources
-        See :func:`small_set`.
-    data, ipc, seed, distill
-        See :func:`small_set`.
-    out
-        A folder for the distillations' run folders, each by the name of its source.
+    The other parameters are those of :func:`small_set`; ``out`` has a run folder per distillation.
 
-    Returns
-    -------
-    dict
-        Source to images.
-
-    Raises
-    ------
-    InputError
-        See :func:`small_set`.
-
-    Examples
-    --------
     >>> from sextet_common.data import load
     >>> {name: len(some) for name, some in small_sets(["random", "herding"], load("digits"), ipc=1).items()}
     {'random': 10, 'herding': 10}
@@ -132,50 +101,26 @@ def small_sets(
 
 
 def check_sources(sources: Sequence[str]) -> None:
-    """Refuse sources that are unknown, named twice, or none at all.
+    """Refuse sources that are unknown or repeated, and an empty list.
 
-    Parameters
-    ----------
-    sources
-        Their names.
-
-    Raises
-    ------
-    InputError
-        Naming the first of them that cannot be used.
-
-    Examples
-    --------
     >>> check_sources(["random", "magic"])
     Traceback (most recent call last):
     sextet_common.errors.InputError: 'magic' images are unknown; expected: random, k-centre, herding, dm, datadam, atom
     """
     if not sources:
-        raise InputError("no images are asked for", "one or more of " + ", ".join(SOURCES))
+        raise InputError("no images are requested", "one or more of " + ", ".join(SOURCES))
     for number, source in enumerate(sources):
         if source not in SOURCES:
             raise InputError(f"{source!r} images are unknown", ", ".join(SOURCES))
         if source in sources[:number]:
-            raise InputError(f"{source!r} images are asked for twice", "each once")
+            raise InputError(f"{source!r} images are requested twice", "each once")
 
 
 def only_classes(data: ImageSet, chosen: Sequence[int]) -> ImageSet:
     """Return the images of some classes, which become the classes 0, 1, ... in the order given.
 
-    Parameters
-    ----------
-    data
-        The images.
-    chosen
-        Class numbers, each once.
+    The statistics are those of the training images that remain.
 
-    Returns
-    -------
-    ImageSet
-        Their training and test images; the statistics are those of these training images.
-
-    Examples
-    --------
     >>> from sextet_common.data import load
     >>> few = only_classes(load("digits"), [7, 3])
     >>> few.classes, few.n_classes, len(few.test_images)
@@ -193,35 +138,19 @@ def only_classes(data: ImageSet, chosen: Sequence[int]) -> ImageSet:
 def members_of(
     chosen: Sequence[int], images: Float[np.ndarray, "n channels height width"], labels: Integer[np.ndarray, " n"]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pick the images of some classes, which become the classes 0, 1, ... in the order given.
+    """Return the images and labels of some classes, renumbered 0, 1, ... in the order given.
 
-    Parameters
-    ----------
-    chosen
-        Class numbers, each once.
-    images
-        Of all classes, shape (n, channels, height, width).
-    labels
-        Their class numbers, shape (n,).
-
-    Returns
-    -------
-    tuple of numpy.ndarray
-        The images and their new class numbers.
-
-    Examples
-    --------
     >>> members_of([2, 0], np.zeros((4, 1, 8, 8)), np.array([0, 1, 2, 0]))[1]
     array([1, 0, 1])
     """
     number = np.full(max([*chosen, labels.max(initial=0)]) + 1, -1)
     number[list(chosen)] = np.arange(len(chosen))
-    here = number[labels] >= 0
-    return images[here], number[labels[here]]
+    member = number[labels] >= 0
+    return images[member], number[labels[member]]
 
 
 def _logged_seconds(run: Run) -> float:
-    """Return how long a distillation took; its clock starts anew wherever it was gone on with."""
-    with reading(run.path, "the folder of a distillation"):
+    """Return the duration of a distillation, whose clock restarts whenever it resumes."""
+    with reading(run.path, "a distillation run folder"):
         clock = [0.0, *(float(row["seconds"]) for row in run.metrics())]
     return sum(now - before if now >= before else now for before, now in itertools.pairwise(clock))

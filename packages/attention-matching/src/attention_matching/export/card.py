@@ -1,4 +1,4 @@
-"""A data card: what a distilled set is, what it was made from and how, and how good it is."""
+"""Data card of a distilled set: contents, source data, settings and accuracy."""
 
 from __future__ import annotations
 
@@ -12,29 +12,17 @@ from typing import Any
 from sextet_common import files
 from sextet_common.errors import InputError, reading
 
-from attention_matching.evaluation.evaluate import Evaluation
+from attention_matching.evaluation.accuracy import Evaluation
 from attention_matching.images.distilled import DistilledSet
 
-# Keys of the set's description that the card tells elsewhere than among the settings.
+# Keys of the metadata that the card shows elsewhere than among the settings.
 _NO_SETTING = ("method", "data", "data_sha256", "ipc")
 _CLASSES_SHOWN = 20
 
 
 def summary(distilled: DistilledSet) -> str:
-    """Say in a few lines what a set is.
+    """Describe a set in a few lines.
 
-    Parameters
-    ----------
-    distilled
-        The set.
-
-    Returns
-    -------
-    str
-        Lines without a newline at the end.
-
-    Examples
-    --------
     >>> from attention_matching.images.select import random_real
     >>> from sextet_common.data import load
     >>> print(summary(random_real(load("digits"), ipc=2)))
@@ -49,21 +37,15 @@ def summary(distilled: DistilledSet) -> str:
 
 
 def data_card(distilled: DistilledSet, evaluation: Mapping[str, Any] | None = None) -> str:
-    """Write a data card in Markdown.
+    """Return a data card in Markdown.
 
     Parameters
     ----------
     distilled
-        The set; its ``meta`` tells how it was made.
+        The set; the settings are in its ``meta``.
     evaluation
-        The content of a run folder's evaluation.json: ``accuracies`` (name to one fraction per
-        network) and ``config``; ``scores`` (name to number in [0, 1]) where the robust scores
-        were computed. None where the set was not evaluated: the card says so.
-
-    Returns
-    -------
-    str
-        The card.
+        Content of a run folder's evaluation.json: ``accuracies`` (name to one fraction per network), ``config``, and
+        ``scores`` (name to number in [0, 1]) if the robust scores were computed. None if the set was not evaluated.
 
     Examples
     --------
@@ -88,21 +70,21 @@ def data_card(distilled: DistilledSet, evaluation: Mapping[str, Any] | None = No
         "## Source data",
         _table(("what", "value"), source.items()),
         "The SHA-256 is that of the training images (float32) and labels (int64) that were distilled.",
-        "The images are derived from this data: its licence, its terms of use and the rights of the people that it "
-        "shows hold for them too. Name them here before you publish the set.",
+        "The images are derived from this data: its licence, its terms of use and the rights of the people it shows "
+        "apply to them too. Name them here before you publish the set.",
         "## Settings",
         _table(("setting", "value"), settings.items()) if settings else "Not recorded.",
         "## Accuracy",
         *_accuracy(evaluation),
         "## Limits",
-        "- The images fit the networks and the preprocessing that they were made with; other networks learn less "
-        "from them: evaluate across architectures before you rely on it.\n"
-        "- They are no anonymous data: images that start as real ones may stay close to them.\n"
+        "- The images fit the networks and the preprocessing they were made with; other networks learn less from "
+        "them: evaluate across architectures before you rely on them.\n"
+        "- They are not anonymous: images that start as real ones may stay close to them.\n"
         "- What is rare in the source data is likely to be missing.",
         "## Use",
         "```python\nfrom attention_matching import DistilledSet\n\n"
         'distilled = DistilledSet.load("distilled.safetensors")  # a data set for torch\'s DataLoader\n'
-        "inputs = distilled.preprocessing(pixels)  # images of your own, in [0, 1], shape (n, channels, h, w)\n```",
+        "inputs = distilled.preprocessing(pixels)  # your images, in [0, 1], shape (n, channels, h, w)\n```",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -110,36 +92,12 @@ def data_card(distilled: DistilledSet, evaluation: Mapping[str, Any] | None = No
 def save_card(
     distilled: DistilledSet, path: str | os.PathLike[str], evaluation: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a data card to a file, whole or not at all.
-
-    Parameters
-    ----------
-    distilled, evaluation
-        As for :func:`data_card`.
-    path
-        The Markdown file.
-    """
+    """Write a data card to a Markdown file, atomically; see :func:`data_card`."""
     files.write_text(path, data_card(distilled, evaluation))
 
 
 def read_evaluation(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Read an evaluation.json for a card.
-
-    Parameters
-    ----------
-    path
-        The file.
-
-    Returns
-    -------
-    dict or None
-        Its content; None where there is no such file.
-
-    Raises
-    ------
-    InputError
-        Where the file is something else.
-    """
+    """Read an evaluation.json for a card; None if there is no such file."""
     if not Path(path).exists():
         return None
     with reading(path, "the evaluation.json of a run folder"):
@@ -151,7 +109,7 @@ def read_evaluation(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         if not isinstance(content.get("config", {}), dict):
             raise InputError(f"{path} has a config of {type(content['config']).__name__}", "settings by name")
         if not all(0 <= value <= 1 for value in content.get("scores", {}).values()):
-            raise InputError(f"{path} has scores outside of [0, 1]", "numbers by name")
+            raise InputError(f"{path} has scores outside [0, 1]", "numbers by name")
     return content
 
 
@@ -196,5 +154,5 @@ def _table(head: tuple[str, ...], rows: Any) -> str:
 
 
 def _plain(value: object) -> str:
-    """Return a value as text that cannot end a table's cell, or its line."""
+    """Return a value as text that cannot end a table cell or its line."""
     return " ".join(str(value).split()).replace("|", "\\|")

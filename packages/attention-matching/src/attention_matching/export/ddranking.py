@@ -1,4 +1,4 @@
-"""What DD-Ranking 0.2.0 wants of a set, and what to tell its user: read off that release, which is not imported.
+"""Requirements and instructions of DD-Ranking 0.2.0, read off that release, which is not imported.
 
 References
 ----------
@@ -15,7 +15,7 @@ from sextet_common.errors import InputError
 
 from attention_matching.images.distilled import DistilledSet
 
-# How many classes, and the network that its table of real-data trainings knows.
+# Number of classes, and the network in its table of trainings on real data.
 _DATASETS = {
     "CIFAR10": (10, "ConvNet-3"),
     "CIFAR100": (100, "ConvNet-3"),
@@ -41,17 +41,17 @@ print(label_robust_score(recovery, improvement))
 
 What to know of that release:
 
-- Its results' columns differ in length, so that saving them raises when all is computed: `save_results` is replaced.
-- The score that it prints is made of percent, and is not in [0, 1]: the last two lines compute it anew.
+- The columns of its results differ in length, so saving them raises once all is computed: `save_results` is replaced.
+- The score that it prints is computed from percentages and is not in [0, 1]: the last two lines recompute it.
 - Its accuracies are the best on the test set over the epochs, and the learning rate for random images is the best of
-  five on the test set. Without `syn_lr` the same is done for these images; with it, the comparison is not even.
-- Its augmentation-robust score cannot be had for hard labels, since it looks for a teacher and a test set that it never
-  made: `attention_matching.robust_scores` computes one.
+  five on the test set. Without `syn_lr` the same is done for these images; with it, the comparison is not fair.
+- It cannot compute its augmentation-robust score for hard labels, since it looks for a teacher and a test set that it
+  never creates: `attention_matching.robust_scores` computes one.
 """
 
 _ZCA = """
 
-class Numbers(dict):  # whitened data sets have tensors as labels, which the random choice looks up as they are
+class Numbers(dict):  # labels of whitened data sets are tensors, which the random choice looks up directly
     def __missing__(self, label):
         return self[int(label)]
 
@@ -61,20 +61,10 @@ evaluator.class_map = Numbers(evaluator.class_map)
 
 
 def check_classes(distilled: DistilledSet, dataset: str) -> None:
-    """Refuse a set that DD-Ranking would score wrongly, as far as the names of its classes tell.
+    """Refuse a set that DD-Ranking would score wrongly, as far as the class names show.
 
-    Parameters
-    ----------
-    distilled
-        The set.
-    dataset
-        DD-Ranking's name of the data set.
-
-    Raises
-    ------
-    InputError
-        Where the data set is none of its own, or the classes are others, in another order
-        or have unequal numbers of images.
+    ``dataset`` is DD-Ranking's name of the data set; the classes must be its own, in its order, with equal numbers of
+    images.
     """
     if dataset not in _DATASETS:
         raise InputError(f"data set {dataset!r} is unknown to DD-Ranking", ", ".join(_DATASETS))
@@ -97,20 +87,7 @@ def check_classes(distilled: DistilledSet, dataset: str) -> None:
 
 
 def configuration(distilled: DistilledSet, dataset: str) -> dict[str, Any]:
-    """Return what DD-Ranking's LabelRobustScoreHard reads, with the papers' way to train.
-
-    Parameters
-    ----------
-    distilled
-        The set.
-    dataset
-        DD-Ranking's name of the data set.
-
-    Returns
-    -------
-    dict
-        Every key that it reads: some raise where they are absent.
-    """
+    """Return every key that LabelRobustScoreHard reads (some raise if absent), with the papers' training."""
     epochs = 1000
     return {
         "dataset": dataset,
@@ -153,16 +130,5 @@ def configuration(distilled: DistilledSet, dataset: str) -> dict[str, Any]:
 
 
 def instructions(config: dict[str, Any]) -> str:
-    """Tell how to score the set, around the faults of the release.
-
-    Parameters
-    ----------
-    config
-        The configuration.
-
-    Returns
-    -------
-    str
-        Markdown.
-    """
+    """Return Markdown instructions to score the set, around the faults of the release."""
     return _README.format(**config, zca=_ZCA if config["use_zca"] else "")

@@ -1,4 +1,4 @@
-"""A distilled set for other tools: PNG folders, the .pt files of two families of code, and DD-Ranking."""
+"""A distilled set in other tools' formats: PNG folders, the .pt files of two families of code, and DD-Ranking."""
 
 from __future__ import annotations
 
@@ -42,27 +42,22 @@ NORMALISATION: dict[str, dict[str, Constants]] = {
     # ddranking 0.2.0, utils/data.py: again CIFAR-10's for both
     "ddranking": {"CIFAR10": _CIFAR, "CIFAR100": _CIFAR, "TinyImageNet": _IMAGENET, "ImageNet1K": _IMAGENET},
 }
-"""What each tool subtracts from its test images, and divides them by: tool, its name of the data set, (mean, std)."""
+"""Mean and std by which each tool normalises its test images: tool, its name of the data set, (mean, std)."""
 
 
 def export_folder(distilled: DistilledSet, path: str | os.PathLike[str]) -> None:
     """Write PNG files, ``class/00000.png``, which ``load("folder:...")`` and torchvision's ImageFolder read.
 
-    The pixels are clipped to [0, 1] and rounded to 8 bits, and nothing is lost beyond that.
-    Readers number the classes by the order of their folders' names: where the classes' names
-    are in another order, or cannot be names of folders, each is preceded by its number.
+    The pixels are clipped to [0, 1] and rounded to 8 bits; nothing is lost beyond that. Readers number the classes by
+    the order of the folder names: if the class names are in another order, or cannot be folder names, each is preceded
+    by its number.
 
     Parameters
     ----------
     distilled
-        The set.
+        The set, with at least one image of every class.
     path
-        The folder to make; it is there whole, or not at all.
-
-    Raises
-    ------
-    InputError
-        Where the folder exists and is not empty, or a class has no image.
+        A new or empty folder, written atomically.
 
     Examples
     --------
@@ -77,15 +72,15 @@ def export_folder(distilled: DistilledSet, path: str | os.PathLike[str]) -> None
     image_module = require("PIL.Image", package="sextet-common", extra="images")
     empty = np.flatnonzero(np.bincount(distilled.labels.numpy(), minlength=len(distilled.classes)) == 0)
     if empty.size:
-        # An empty folder would be refused by its readers, and a missing one would change the numbers of the others.
+        # Readers refuse an empty folder, and a missing one would change the numbers of the other classes.
         raise InputError(f"class {distilled.classes[empty[0]]!r} has no image", "at least one of every class")
     pixels = (distilled.pixels() * 255).round().astype(np.uint8)
     with _new_folder(path) as folder:
         for label, name in enumerate(_folder_names(distilled.classes)):
             (folder / name).mkdir()
-            for number, picture in enumerate(pixels[distilled.labels.numpy() == label]):
-                plain = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
-                image_module.fromarray(plain).save(folder / name / f"{number:05d}.png")
+            for number, image in enumerate(pixels[distilled.labels.numpy() == label]):
+                array = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+                image_module.fromarray(array).save(folder / name / f"{number:05d}.png")
 
 
 def export_pt(
@@ -93,28 +88,22 @@ def export_pt(
 ) -> None:
     """Write torch files in the layout of other distillation code; ``torch.load(weights_only=True)`` reads them.
 
-    Those programs normalise their test images with constants of their own, so that images in
-    another normalisation score less than they could: say which data set they are to be used with.
+    Those programs normalise their test images with constants of their own. Images in another normalisation score less
+    than they could, so name the data set they are to be used with.
 
     Parameters
     ----------
     distilled
         The set.
     path
-        With ``"dc"`` the file to write, with ``"mtt"`` the folder to make: whole, or not at all.
+        With ``"dc"`` a new file, with ``"mtt"`` a new or empty folder; written atomically.
     layout
-        ``"dc"``: what DC, DSA and DM save, ``{"data": [[images, labels]], "accs_all_exps": {}}``.
-        ``"mtt"``: what MTT saves, the tensors ``images_best.pt`` and ``labels_best.pt``.
-        Images float32 (n, c, h, w), labels int64 (n,).
+        ``"dc"``: what DC, DSA and DM save, ``{"data": [[images, labels]], "accs_all_exps": {}}``. ``"mtt"``: what MTT
+        saves, the tensors ``images_best.pt`` and ``labels_best.pt``. Images float32 (n, c, h, w), labels int64 (n,).
     dataset
-        That code's name of the data set: the images get its normalisation there. (MTT whitens as
-        this package does, so with ``"mtt"`` whitened images stay whitened, for its ``--zca``.)
-        Without a name they stay as they are, in the set's own preprocessing.
-
-    Raises
-    ------
-    InputError
-        Where the layout or the data set is unknown, or something is at ``path`` already.
+        That code's name of the data set; the images are written in its normalisation. (MTT whitens as this package
+        does, so with ``"mtt"`` whitened images stay whitened, for its ``--zca``.) Without a name they stay in the
+        set's own preprocessing.
 
     Examples
     --------
@@ -137,37 +126,30 @@ def export_pt(
             torch.save(labels, folder / "labels_best.pt")
         return
     if Path(path).exists():
-        raise InputError(f"{path} exists", "a file that is to be made")
+        raise InputError(f"{path} exists", "a new file")
     # Given a path, torch would write the temporary file's name into the file, and no two would be equal.
     with files.replacing(path) as temporary, open(temporary, "wb") as file:
         torch.save({"data": [[images, labels]], "accs_all_exps": {}}, file)
 
 
 def export_ddranking(distilled: DistilledSet, path: str | os.PathLike[str], dataset: str) -> None:
-    """Write what DD-Ranking 0.2.0 needs to score the set.
+    """Write the files that DD-Ranking 0.2.0 needs to score the set.
 
-    It whitens with the statistics of all training images of the data set, so a whitened set
-    must come from all of them too.
+    It whitens with the statistics of all training images of the data set, so a whitened set must come from all of them.
 
-    ``images.pt``: float32 (classes * ipc, 3, h, w), class after class, normalised as it normalises its
-    test images (or whitened, with ``use_zca``). ``labels.pt``: int64. ``soft_labels.pt``, where the set
-    has them: logarithms of the probabilities, since it takes a teacher's logits. ``config.json``: for its
-    ``Config.from_file``. ``README.md``: how to run it, and what to mind.
+    ``images.pt``: float32 (classes * ipc, 3, h, w), class after class, normalised as it normalises its test images (or
+    whitened, with ``use_zca``). ``labels.pt``: int64. ``soft_labels.pt``, if the set has them: logarithms of the
+    probabilities, since it takes a teacher's logits. ``config.json``: for its ``Config.from_file``. ``README.md``: how
+    to run it, and its pitfalls.
 
     Parameters
     ----------
     distilled
-        The set: the same number of images of every class.
+        The set: the classes of the data set, and the same number of images of each.
     path
-        The folder to make; it is there whole, or not at all.
+        A new or empty folder, written atomically.
     dataset
         CIFAR10, CIFAR100, TinyImageNet or ImageNet1K: DD-Ranking scores no others.
-
-    Raises
-    ------
-    InputError
-        Where the data set is another, the set has other classes or unequal numbers of images,
-        or the folder exists and is not empty.
 
     References
     ----------
@@ -181,31 +163,26 @@ def export_ddranking(distilled: DistilledSet, path: str | os.PathLike[str], data
         torch.save(images[order], folder / "images.pt")
         torch.save(distilled.labels[order], folder / "labels.pt")
         if distilled.soft_labels is not None:
-            tiny = torch.finfo(torch.float32).tiny  # the logarithm of 0 is no number for a softmax
+            tiny = torch.finfo(torch.float32).tiny  # keeps the logarithm of 0 finite
             torch.save(distilled.soft_labels[order].clamp(min=tiny).log(), folder / "soft_labels.pt")
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(ddranking.instructions(config), encoding="utf-8")
 
 
 def export(distilled: DistilledSet, path: str | os.PathLike[str], kind: Export, dataset: str | None = None) -> None:
-    """Write a set for another tool, told by its name.
+    """Write a set for another tool.
 
     Parameters
     ----------
     distilled
         The set.
     path
-        What to make: a file with ``"pt-dc"``, else a folder.
+        With ``"pt-dc"`` a new file, else a new or empty folder.
     kind
-        ``"folder"`` for :func:`export_folder`, ``"pt-dc"`` and ``"pt-mtt"`` for :func:`export_pt`,
-        ``"ddranking"`` for :func:`export_ddranking`.
+        ``"folder"`` for :func:`export_folder`, ``"pt-dc"`` and ``"pt-mtt"`` for :func:`export_pt`, ``"ddranking"`` for
+        :func:`export_ddranking`.
     dataset
         The tool's name of the data set, in whose normalisation the images are written.
-
-    Raises
-    ------
-    InputError
-        Where a name is unknown or missing, or see the function that is called.
 
     Examples
     --------
@@ -232,7 +209,7 @@ def export(distilled: DistilledSet, path: str | os.PathLike[str], kind: Export, 
 def _in_normalisation_of(
     tool: str, distilled: DistilledSet, dataset: str | None
 ) -> Float[Tensor, "images channels height width"]:
-    """Return a copy of the images as a tool's own reader would have normalised their pixels (not clipped)."""
+    """Return a copy of the images, unclipped, as a tool's own reader would have normalised their pixels."""
     known = NORMALISATION[tool]
     if dataset is not None and dataset not in known:
         raise InputError(f"data set {dataset!r} is unknown to {tool}", ", ".join(known))
@@ -246,7 +223,7 @@ def _in_normalisation_of(
 
 
 def _folder_names(classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Return one name for the folder of each class, in an order that sorting them does not change."""
+    """Return a folder name for each class, in an order that sorting them does not change."""
     usable = all(re.fullmatch(r"\w([\w .-]*[\w-])?", name) and len(name) <= 100 for name in classes)
     distinct = len({name.casefold() for name in classes}) == len(classes)  # some file systems ignore case
     if usable and distinct and list(classes) == sorted(classes):
@@ -258,9 +235,9 @@ def _folder_names(classes: tuple[str, ...]) -> tuple[str, ...]:
 
 @contextmanager
 def _new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary folder beside ``path`` that takes its place at the end, or vanishes on an error."""
+    """Yield a temporary folder that takes the place of ``path`` at the end, or vanishes on an error."""
     target = Path(path)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise InputError(f"{target} exists", "a folder that is to be made, or an empty one")
+        raise InputError(f"{target} exists", "a new folder, or an empty one")
     with files.replacing_folder(target) as temporary:
         yield temporary

@@ -1,0 +1,69 @@
+"""Settings of training and evaluation; the defaults are DM's protocol, which DataDAM follows."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from sextet_common.checks import Count, Natural, NonNegative, OpenShare, Positive, check_fields
+
+from attention_matching.images.augment import Operation
+from attention_matching.networks.base import FeatureNetwork
+from attention_matching.networks.build import Architecture, build
+from attention_matching.networks.layers import Norm
+
+Labels = Literal["hard", "soft"]
+Choice = Literal["last", "held-out"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How fresh networks are trained."""
+
+    epochs: Count = 1000
+    """Passes over the set (the papers use 1000 to 1800)."""
+    batch: Count = 256
+    """Images per gradient step."""
+    lr: Positive = 0.01
+    """Learning rate of SGD; a tenth of it in the second half."""
+    momentum: NonNegative = 0.9
+    """Momentum of SGD."""
+    weight_decay: NonNegative = 5e-4
+    """Weight decay of SGD."""
+    together: Count | None = None
+    """Networks trained at once on one device; by default chosen by the device and the images."""
+    seed: Natural = 0
+    """Seed of all random numbers."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig(TrainConfig):
+    """How a set is evaluated. None leaves a setting to the size of the images, as in distillation."""
+
+    networks: Count = 3
+    """Networks, each with its own initialisation (the papers use 5 to 20)."""
+    architecture: Architecture = "convnet"
+    """convnet, alexnet, vgg11, resnet18 or vit."""
+    width: Count | None = None
+    """Channels of a ConvNet: 128; 64 below 28 pixels."""
+    depth: Count | None = None
+    """Blocks of a ConvNet: 3 for 32 pixels, 4 for 64, 5 for 128; 2 below 28."""
+    norm: Norm = "instance"
+    """Normalisation of the network."""
+    augment: tuple[Operation, ...] | None = None
+    """Transforms of the augmentation: all six; no flip for digits."""
+    labels: Labels = "hard"
+    """Targets: class numbers, or the soft labels of the set."""
+    choose: Choice = "last"
+    """Step whose accuracy counts: the last, or the best of twenty on held-out training images."""
+    held_out: OpenShare = 0.1
+    """Share of the training images of each class that is held out to choose the step."""
+
+    def network(self, image_shape: tuple[int, int, int], n_classes: int) -> FeatureNetwork:
+        """Build an untrained network on the CPU, from torch's global generator."""
+        return build(self.architecture, image_shape, n_classes, width=self.width, depth=self.depth, norm=self.norm)
