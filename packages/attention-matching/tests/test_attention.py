@@ -228,25 +228,25 @@ def test_class_means_are_those_of_a_loop_over_labels() -> None:
     for mean, map_ in zip(attention_means(features, 3), attention_maps(features), strict=True):
         assert mean is not None and map_ is not None
         torch.testing.assert_close(mean, torch.stack([map_[2 * k : 2 * k + 2].mean(dim=0) for k in range(3)]))
-    with pytest.raises(InputError, match="12 images for 5 classes"):
+    with pytest.raises(InputError, match="images must be equally many of each of n_classes = 5, got 12"):
         class_means(maps, 5)
-    with pytest.raises(InputError, match="6 images for 4 classes"):
+    with pytest.raises(InputError, match="equally many of each of n_classes = 4, got 6"):
         attention_means(features, 4)
 
 
 def test_what_has_no_map_is_refused_with_its_reason() -> None:
     features = torch.ones(2, 3, 4, 4)
     for wrong in (features[0], features[:0], features[:, :0]):
-        with pytest.raises(InputError, match=r"features have shape .*none of them 0"):
+        with pytest.raises(InputError, match=r"features must be non-empty, of shape \(batch, channels, .*, got"):
             spatial_attention(wrong)
-    with pytest.raises(InputError, match=r"features are torch.int64"):
+    with pytest.raises(InputError, match=r"features must be floating-point numbers, got torch\.int64"):
         spatial_attention(features.long())
     for power in (0, -1, 33, 2.5, 2.0, True):
-        with pytest.raises(InputError, match="a whole number from 1 to 32"):
+        with pytest.raises(InputError, match=r"channel_power must be a whole number in \[1, 32\], got"):
             channel_attention(features, power)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="both powers are None"):
+    with pytest.raises(InputError, match="got None for both"):
         attention_maps(features, None, None)
-    with pytest.raises(InputError, match="backend is 'cuda'; expected: auto, reference, triton"):
+    with pytest.raises(InputError, match="backend must be auto, reference, triton, got 'cuda'"):
         attention_maps(features, backend="cuda")  # type: ignore[arg-type]
 
 

@@ -117,20 +117,20 @@ def test_only_distill_shares_its_work_out(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["distill", "--data", "nothing", "--out", "run"], "nothing"),
         (["distill", "--method", "best", "--out", "run"], "--method"),
-        (["distill", "--ipc", "0", "--out", "run"], "ipc is 0"),
+        (["distill", "--ipc", "0", "--out", "run"], "ipc must be a whole number >= 1, got 0"),
         (["evaluate", "nowhere"], "nowhere"),
         (["show", "nowhere"], "nowhere"),
         (["show", "nowhere", "--export", "folder"], "both, or neither"),
         (["bench", "--only", "turbo"], "turbo"),
     ],
 )
-def test_what_cannot_be_used_is_told_in_one_line(
+def test_bad_input_gives_one_line(
     words: list[str],
-    told: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -138,5 +138,5 @@ def test_what_cannot_be_used_is_told_in_one_line(
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and error.startswith("attention-matching: ") and told in error
+    assert error.count("\n") == 1 and error.startswith("attention-matching: ") and message in error
     assert list(tmp_path.iterdir()) == []

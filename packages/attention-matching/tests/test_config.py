@@ -58,5 +58,5 @@ def test_settings_left_open_are_chosen_by_the_images_and_the_others_kept() -> No
     ],
 )
 def test_a_setting_out_of_range_is_named(name: str, value: float | str) -> None:
-    with pytest.raises(InputError, match=f"{name} is '?{value}"):
+    with pytest.raises(InputError, match=f"{name} must be .*, got '?{value}"):
         DistillConfig(**{name: value})

@@ -96,12 +96,12 @@ def test_what_does_not_fit_together_is_refused() -> None:
 
     made()
     for fault, match in (
-        ({"labels": 3}, r"\(2, 3, 4, 4\) with 3 labels"),
+        ({"labels": 3}, r"got \(2, 3, 4, 4\) with 3 labels"),
         ({"n": 0, "labels": 0}, "n >= 1"),
-        ({"top": 2}, "label 2 is out of range; expected: 0 to 1"),
-        ({"top": -1}, "label -1 is out of range"),
-        ({"channels": 1}, r"expected: \(n, 3, height, width\)"),
-        ({"side": 5}, "48 values each, as whitened"),
+        ({"top": 2}, r"labels must be in \[0, 1\], got 2"),
+        ({"top": -1}, "got -1"),
+        ({"channels": 1}, r"must have shape \(n, 3, height, width\)"),
+        ({"side": 5}, "48 values each, as fitted with ZCA"),
     ):
         with pytest.raises(InputError, match=match):
             made(**fault)
@@ -112,10 +112,10 @@ def test_soft_labels_are_probabilities_of_every_class() -> None:
         return DistilledSet(torch.zeros(2, 3, 4, 4), torch.tensor([0, 1]), ("a", "b"), preprocessing(), {}, soft)
 
     assert made(torch.tensor([[0.25, 0.75], [1.0, 0.0]]).half().float()).soft_labels is not None
-    with pytest.raises(InputError, match=r"soft labels of shape \(2, 3\); expected: \(2, 2\)"):
+    with pytest.raises(InputError, match=r"soft_labels must have shape \(2, 2\), got \(2, 3\)"):
         made(torch.full((2, 3), 1 / 3))
     for wrong in ([0.5, 0.6], [1.5, -0.5], [float("nan"), 1.0]):
-        with pytest.raises(InputError, match="soft labels of image 1; expected: numbers >= 0 of sum 1"):
+        with pytest.raises(InputError, match=r"soft_labels must be >= 0 and sum to 1, got .* for image 1"):
             made(torch.tensor([[0.5, 0.5], wrong]))
 
 

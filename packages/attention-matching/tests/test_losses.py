@@ -156,17 +156,17 @@ def test_a_network_of_one_block_is_compared_by_its_features_alone() -> None:
 
 def test_what_cannot_be_compared_is_refused() -> None:
     real = features(2, 2, 1)
-    with pytest.raises(InputError, match=r"statistics of shapes .*; expected: those of one network for both"):
+    with pytest.raises(InputError, match=r"real and synthetic statistics must have equal shapes, got \[.*\] and \["):
         AttentionMatchingLoss()(real, Features(real.maps[1:], real.embedding), 2)
-    with pytest.raises(InputError, match="4 images for 3 classes"):
+    with pytest.raises(InputError, match="equally many of each of n_classes = 3, got 4"):
         make_loss("dm")(real, real, 3)
-    with pytest.raises(InputError, match="spatial and channel are both False"):
+    with pytest.raises(InputError, match="spatial or channel must be True, got False for both"):
         AttentionMatchingLoss(spatial=False)
-    with pytest.raises(InputError, match="power is 0"):
+    with pytest.raises(InputError, match=r"power must be a whole number in \[1, 32\], got 0"):
         AttentionMatchingLoss(power=0)
     for name in ("feature_weight", "scale", "spatial_weight"):
         for value in (-1.0, float("inf"), float("nan")):
-            with pytest.raises(InputError, match=f"{name} is {value}; expected: a number >= 0"):
+            with pytest.raises(InputError, match=f"{name} must be a number >= 0, got {value}"):
                 AttentionMatchingLoss(**{name: value})
-    with pytest.raises(InputError, match="method is 'dc'; expected: datadam, atom, dm"):
+    with pytest.raises(InputError, match="method must be datadam, atom or dm, got 'dc'"):
         make_loss("dc")  # type: ignore[arg-type]

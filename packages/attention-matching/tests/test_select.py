@@ -177,15 +177,15 @@ def test_trained_features_depend_on_the_seed_alone(digits: data.ImageSet) -> Non
 
 def test_a_choice_that_cannot_be_made_is_refused(digits: data.ImageSet) -> None:
     for method in ("random", "k-centre", "herding"):
-        with pytest.raises(InputError, match="ipc is 0; expected: a whole number >= 1"):
+        with pytest.raises(InputError, match="ipc must be a whole number >= 1, got 0"):
             select(method, digits, 0)
-        with pytest.raises(InputError, match=r"class '.*' has 1\d\d images; expected: at least ipc = 500"):
+        with pytest.raises(InputError, match=r"at least ipc = 500 images, got 1\d\d of class '.*'"):
             select(method, digits, 500)
-    with pytest.raises(InputError, match="method is 'best'; expected: random or k-centre or herding"):
+    with pytest.raises(InputError, match="method must be random, k-centre or herding, got 'best'"):
         select("best", digits, 1)
-    with pytest.raises(InputError, match="1 rows of features for 142 images"):
+    with pytest.raises(InputError, match="one row per image, got 1 rows for 142 images"):
         herding(digits, 1, features=lambda inputs: inputs[:1])
-    with pytest.raises(InputError, match="features that are not finite for 142 images"):
+    with pytest.raises(InputError, match="features must return finite numbers"):
         k_centre(digits, 1, features=lambda inputs: inputs.flatten(1) * torch.nan)
     with pytest.raises(InputError, match="epochs must be a whole number >= 1, got 0"):
         trained_features(digits, epochs=0)

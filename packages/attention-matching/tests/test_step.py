@@ -19,6 +19,7 @@ from attention_matching.images import keyed
 from attention_matching.images.preprocess import Preprocessing
 from sextet_common import data
 from sextet_common.errors import InputError
+from sextet_common.processes import Processes
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,8 @@ def colours() -> data.ImageSet:
 
 def step_of(images: data.ImageSet, classes: range | None = None, **settings: object) -> Step:
     config = DistillConfig(**{"ipc": 3, "real_batch": 16, "width": 16, "depth": 3, **settings}).resolved(images)
-    part = Shard(images.n_classes, 0, 1, torch.device("cpu"))
-    return Step(config, images, part, Preprocessing.fit(images, config.whitening or "none"))
+    shard = Shard(images.n_classes, Processes(torch.device("cpu")))
+    return Step(config, images, shard, Preprocessing.fit(images, config.whitening or "none"))
 
 
 @pytest.mark.parametrize("method", ["datadam", "atom", "dm"])
@@ -58,9 +59,9 @@ def test_the_loss_is_the_published_loops_given_its_network_and_batches(
     for number in range(8):  # every operation of the augmentation turns up
         before = step.images.detach().clone()
         ours = step(number).sum()
-        network, real, rows = step.draw(torch.tensor(number))
+        network, real, rows = step.draws(torch.tensor(number))
         parts = [
-            torch.cat([published.augmented(x, step._augment, row) for x, row in zip(xs.chunk(4), rows, strict=True)])
+            torch.cat([published.augmented(x, step.augment, row) for x, row in zip(xs.chunk(4), rows, strict=True)])
             for xs in (real, before)
         ]
         if method == "dm":
@@ -77,13 +78,13 @@ def test_the_loss_is_the_published_loops_given_its_network_and_batches(
 def test_the_pixels_move_by_sgd_with_momentum(colours: data.ImageSet) -> None:
     step = step_of(colours, image_lr=0.3, image_momentum=0.7)
     peer = step.images.detach().clone().requires_grad_(True)
-    optimiser = torch.optim.SGD([peer], lr=0.3, momentum=0.7)
+    optimizer = torch.optim.SGD([peer], lr=0.3, momentum=0.7)
     for number in range(4):
-        network, real, rows = step.draw(torch.tensor(number))
-        statistics = [step._statistics(network, step._augment(x, rows), 4) for x in (real, peer)]
-        optimiser.zero_grad()
-        step._loss.compare(*statistics).sum().backward()
-        optimiser.step()
+        network, real, rows = step.draws(torch.tensor(number))
+        statistics = [step.statistics(network, step.augment(x, rows), 4) for x in (real, peer)]
+        optimizer.zero_grad()
+        step.loss.compare(*statistics).sum().backward()
+        optimizer.step()
         step(number)
         torch.testing.assert_close(step.images.detach(), peer.detach(), rtol=1e-4, atol=1e-5)
 
@@ -111,7 +112,7 @@ def test_bfloat16_comes_near_and_keeps_its_sums_in_float32(colours: data.ImageSe
 
 def test_real_batches_are_distinct_images_of_the_class_and_change_with_the_step(colours: data.ImageSet) -> None:
     step = step_of(colours)
-    inputs = step.draw(torch.tensor(0))[1], step.draw(torch.tensor(1))[1]
+    inputs = step.draws(torch.tensor(0))[1], step.draws(torch.tensor(1))[1]
     everything = Preprocessing.fit(colours)(colours.train_images)
     for batch in inputs:
         nearest = [int((everything - image).abs().amax(dim=(1, 2, 3)).argmin()) for image in batch]
@@ -128,7 +129,7 @@ def test_noise_is_standard_normal_and_of_its_class_alone(colours: data.ImageSet)
     assert torch.equal(images[6:9], torch.special.ndtri(drawn).view(3, 3, 16, 16))
 
 
-def test_a_loss_and_a_network_of_ones_own_take_part(colours: data.ImageSet) -> None:
+def test_a_user_defined_loss_and_network_are_used(colours: data.ImageSet) -> None:
     from attention_matching import ConvNet, DistributionMatchingLoss
 
     class Counted(DistributionMatchingLoss):
@@ -139,16 +140,16 @@ def test_a_loss_and_a_network_of_ones_own_take_part(colours: data.ImageSet) -> N
             return super().compare(real, synthetic)
 
     config = DistillConfig(ipc=1, real_batch=4, width=16, depth=3).resolved(colours)
-    part = Shard(4, 0, 1, torch.device("cpu"))
+    shard = Shard(4, Processes(torch.device("cpu")))
     own = ConvNet((3, 16, 16), 4, width=5, depth=1)
-    step = Step(config, colours, part, Preprocessing.fit(colours), loss=Counted(scale=2.0), network=own)
-    assert step(0).shape == (4,) and Counted.calls > 0 and step.draw(torch.tensor(0))[0] is own
+    step = Step(config, colours, shard, Preprocessing.fit(colours), loss=Counted(scale=2.0), network=own)
+    assert step(0).shape == (4,) and Counted.calls > 0 and step.draws(torch.tensor(0))[0] is own
 
 
 def test_a_step_that_is_dropped_frees_its_images_at_once(colours: data.ImageSet) -> None:
     step = step_of(colours)
     step(0)
-    images = weakref.ref(step._real)
+    images = weakref.ref(step.draws.real)
     gc.disable()
     try:
         del step
@@ -158,7 +159,7 @@ def test_a_step_that_is_dropped_frees_its_images_at_once(colours: data.ImageSet)
 
 
 def test_batch_norm_takes_all_images_at_once_or_none(colours: data.ImageSet) -> None:
-    with pytest.raises(InputError, match="images_at_once is 8 with batch normalisation; expected: 64 or more"):
+    with pytest.raises(InputError, match="images_at_once must be >= 64 with batch normalisation, got 8"):
         step_of(colours, norm="batch", images_at_once=8)
 
 
@@ -167,16 +168,16 @@ def test_the_bottleneck_of_memory_decides_how_many_images_a_cpu_takes_at_once() 
     images = data.ImageSet.of(pixels, np.arange(4), pixels, np.arange(4))
     with pytest.warns(UserWarning, match="fewer images"):
         step = step_of(images, ipc=1, width=128, whitening="none")
-    assert step._at_once == 8 * 2**20 // (128 * 32 * 32 * 4) == 16
+    assert step.batching.images_at_once == 8 * 2**20 // (128 * 32 * 32 * 4) == 16
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("option", [{}, {"compile": True}, {"cuda_graph": True}, {"channels_last": True}])
 def test_a_gpu_takes_the_cpus_step(colours: data.ImageSet, option: dict[str, bool]) -> None:
     steps = []
-    for where, chosen in (("cpu", {}), ("cuda", option)):
+    for device, chosen in (("cpu", {}), ("cuda", option)):
         config = DistillConfig(ipc=3, real_batch=16, width=16, depth=3, **chosen).resolved(colours)
-        shard = Shard(4, 0, 1, torch.device(where))
+        shard = Shard(4, Processes(torch.device(device)))
         steps.append(Step(config, colours, shard, Preprocessing.fit(colours)))
     for number in range(5):
         torch.testing.assert_close(steps[1](number).cpu(), steps[0](number), rtol=5e-3, atol=1e-5)

@@ -1,15 +1,16 @@
-"""How to distill: every setting, and the two presets that the paper's table and its public code are."""
+"""Settings of a distillation, and its two presets: the paper's table and its public code."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any, Literal
 
+from sextet_common.checks import Count, Natural, NonNegative, Positive, check_fields
 from sextet_common.data import ImageSet
-from sextet_common.errors import InputError
 
 from attention_matching.images.augment import Operation, augmentation_for
 from attention_matching.images.preprocess import Whitening
+from attention_matching.matching.attention import Power
 from attention_matching.matching.losses import Method
 from attention_matching.networks.build import Architecture
 from attention_matching.networks.convnet import default_depth, default_width
@@ -17,108 +18,84 @@ from attention_matching.networks.layers import Norm
 
 Preset = Literal["paper", "official"]
 
-# DataDAM's table of settings, and the defaults of the code that its authors published: they disagree.
+# DataDAM's table of settings and the defaults of its authors' public code, which disagree.
 _PRESETS: dict[Preset, dict[str, Any]] = {
     "paper": {"power": 4, "norm": "instance", "steps": 8000},
     "official": {"power": 1, "norm": "batch", "steps": 20000},
 }
-_SMALL_STEPS = 600  # *ours*, for images below 28 pixels, whatever the preset
+_SMALL_STEPS = 600  # for images below 28 pixels, which the papers do not cover, under both presets
 
 
 @dataclasses.dataclass(frozen=True)
 class DistillConfig:
-    """How to distill. Settings that are None are chosen by the preset and the images: see :meth:`resolved`."""
+    """How to distill. Settings that are None follow from the preset and the images, see :meth:`resolved`."""
 
-    ipc: int = 1
+    ipc: Count = 1
     """Images per class."""
     method: Method = "datadam"
     """datadam (spatial attention and features), atom (channel attention too), dm (features alone)."""
     preset: Preset = "paper"
     """paper: DataDAM's table; official: the defaults of its public code. Neither gives the other's results."""
-    steps: int | None = None
-    """Steps: paper 8000, official 20000; *ours* for images below 28 pixels, 600."""
-    seed: int = 0
-    """The seed of all random numbers."""
-    power: int | None = None
-    """The exponent of the attention maps: paper 4, official 1."""
-    feature_weight: float | None = None
-    """The weight lambda of the last block's features: 0.01 below 64 pixels, 0.02 from there."""
-    loss_scale: float | None = None
-    """The factor of the whole loss: 100 in DataDAM's public code, which image_lr assumes; 1 in DM's."""
-    image_lr: float | None = None
+    steps: Count | None = None
+    """Steps: paper 8000, official 20000; below 28 pixels, not in the papers, 600."""
+    seed: Natural = 0
+    """Seed of all random numbers."""
+    power: Power | None = None
+    """Exponent of the attention maps: paper 4, official 1."""
+    feature_weight: NonNegative | None = None
+    """Weight lambda of the last block's features: 0.01 below 64 pixels, else 0.02."""
+    loss_scale: Positive | None = None
+    """Factor of the whole loss: 100 in DataDAM's public code, which image_lr assumes; 1 in DM's."""
+    image_lr: Positive | None = None
     """Learning rate of the pixels: 1 up to 50 images per class, 10 above."""
-    image_momentum: float = 0.5
+    image_momentum: NonNegative = 0.5
     """Momentum of the pixels' SGD."""
-    real_batch: int = 64
+    real_batch: Count = 64
     """Real images per class and step, as in DataDAM's public code."""
     initial: Literal["random", "k-centre", "herding", "noise"] = "random"
-    """What the synthetic images start as: real images so chosen, or noise."""
+    """Initial synthetic images: real images chosen by this rule, or noise."""
     whitening: Whitening | None = None
     """zca or none. Paper: zca for colour images of 28 to 32 pixels; official: none."""
     architecture: Architecture = "convnet"
     """The random networks; the papers' is the ConvNet."""
-    width: int | None = None
-    """Channels of a ConvNet: 128 in the papers; *ours* for images below 28 pixels, 64."""
-    depth: int | None = None
+    width: Count | None = None
+    """Channels of a ConvNet: 128 in the papers; below 28 pixels, not in the papers, 64."""
+    depth: Count | None = None
     """Blocks of a ConvNet: 3 for 32 pixels, 4 for 64, 5 for 128; 2 below 28."""
     norm: Norm | None = None
     """Normalisation of the random networks: paper instance, official batch."""
     augment: tuple[Operation, ...] | None = None
-    """The siamese augmentation's transforms: all six; no flip for digits."""
-    images_at_once: int | None = None
-    """Images that pass the network together: all on a GPU; as many as its caches like on a CPU.
-    Less memory for more launches, and but for rounding the same result; not with batch norm."""
+    """Transforms of the siamese augmentation: all six; no flip for digits."""
+    images_at_once: Count | None = None
+    """Images that pass through the network together: all on a GPU, as many as fit the caches on a CPU.
+    Fewer need less memory and more launches, with the same result up to rounding; all with batch norm."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """What convolutions compute in; attention maps and losses are float32 always."""
+    """Precision of convolutions; attention maps and losses are always float32."""
     channels_last: bool | None = None
-    """Order of the activations in memory: where not said, last with batch norm on a CPU and with bfloat16 on a GPU."""
+    """Memory format of the activations: by default last with batch norm on a CPU and with bfloat16 on a GPU."""
     compile: bool = False
-    """Compile network and loss with torch.compile: a minute at the start, faster steps after."""
+    """Compile network and loss with torch.compile: a minute at the start, then faster steps."""
     cuda_graph: bool = False
-    """Record a step once and replay it: no launch costs. CUDA alone."""
-    checkpoint_every: int = 100
+    """Record a step once and replay it, without launch costs. CUDA only."""
+    checkpoint_every: Count = 100
     """Steps between two checkpoints: the most that a kill loses."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 
     def __post_init__(self) -> None:
-        counts = ("ipc", "steps", "power", "real_batch", "width", "depth", "images_at_once", "checkpoint_every")
-        for name in counts:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}", "a whole number >= 1")
-        for name in ("feature_weight", "image_momentum"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise InputError(f"{name} is {value}", "a number >= 0")
-        for name in ("image_lr", "loss_scale"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise InputError(f"{name} is {value}", "a number > 0")
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}", "a whole number >= 0")
-        if self.preset not in _PRESETS:
-            raise InputError(f"preset is {self.preset!r}", " or ".join(_PRESETS))
+        check_fields(self)
 
     def resolved(self, data: ImageSet) -> DistillConfig:
-        """Return the same configuration with the preset's values, and those for these images, in the place of None.
+        """Return the configuration with None replaced by the preset's values and those for these images.
 
-        Parameters
-        ----------
-        data
-            The images to distill.
-
-        Returns
-        -------
-        DistillConfig
-            What the run folder's config.json records. ``images_at_once`` and
-            ``channels_last`` stay open: they depend on the device.
+        The run folder's config.json records this one. ``images_at_once`` and ``channels_last`` stay None where they
+        depend on the device.
 
         Examples
         --------
         >>> from sextet_common.data import load
-        >>> chosen = DistillConfig(preset="official").resolved(load("digits"))
-        >>> chosen.power, chosen.norm, chosen.steps, chosen.width
+        >>> config = DistillConfig(preset="official").resolved(load("digits"))
+        >>> config.power, config.norm, config.steps, config.width
         (1, 'batch', 600, 64)
         """
         channels, *sides = data.image_shape

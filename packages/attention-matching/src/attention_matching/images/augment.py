@@ -1,8 +1,7 @@
-"""Differentiable siamese augmentation (DSA): one drawn transform for real and synthetic images alike.
+"""Differentiable siamese augmentation (DSA): the same random transform for real and synthetic images.
 
-A transform is a row of uniform random numbers, so that drawing and applying are
-apart: the same row gives the same transform on any images, and gradients flow
-through it into the pixels.
+A transform is a row of uniform random numbers, so drawing and applying are separate: a row gives the same transform
+on any images, and gradients flow through it into the pixels.
 """
 
 from __future__ import annotations
@@ -13,27 +12,27 @@ from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
+from sextet_common.checks import check_fields
 from sextet_common.errors import InputError
 from torch import Tensor
 from torch.nn import functional
 
 Operation = Literal["color", "crop", "cutout", "flip", "scale", "rotate"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
-N_RANDOM = 4  # numbers that a row of a transform holds: which operation, and up to three amounts
+N_RANDOM = 4  # numbers per row: which operation, and up to three amounts
 
 
 @dataclass(frozen=True)
 class SiameseAugmentation:
-    """The papers' set of transforms, of which every row draws one.
+    """The papers' set of transforms, of which each row draws one.
 
     Parameters
     ----------
     operations
-        Which transforms take part; none: images pass unchanged.
+        The transforms; without any, images pass unchanged.
     brightness, saturation, contrast
-        The strengths of ``color``: brightness adds up to half of its value either way,
-        saturation scales colours by up to its value, contrast scales by up to
-        0.5 around 1 (its value is the smallest factor).
+        Strengths of ``color``: brightness adds up to half of its value in either direction, saturation scales
+        colours by up to its value, contrast scales by up to 0.5 around 1 (its value is the smallest factor).
     crop
         Largest shift of ``crop``, as a share of the side; zeros move in.
     cutout
@@ -41,18 +40,13 @@ class SiameseAugmentation:
     flip
         Probability of mirroring when ``flip`` is drawn.
     scale
-        Largest factor of ``scale``, for each axis by itself.
+        Largest factor of ``scale``, independently for each axis.
     rotate
         Largest angle of ``rotate``, in degrees.
 
-    Raises
-    ------
-    InputError
-        Where an operation is unknown.
-
     References
     ----------
-    DSA (arXiv 2102.08259); strengths as DataDAM's table and code state them.
+    DSA (arXiv 2102.08259); strengths as in DataDAM's table and code.
 
     Examples
     --------
@@ -72,44 +66,31 @@ class SiameseAugmentation:
     rotate: float = 15.0
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.operations if name not in OPERATIONS]
-        if unknown:
-            raise InputError(f"augmentation {unknown[0]!r} is unknown", ", ".join(OPERATIONS))
+        check_fields(self)
 
     def __call__(
         self, images: Float[Tensor, "batch channels height width"], rows: Float[Tensor, "rows random"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Transform images; each row of random numbers serves an equal share of them, in order.
+        """Transform images; each row of random numbers transforms an equal share of them, in order.
 
         Parameters
         ----------
         images
-            Shape (batch, channels, height, width).
+            Their number must be a multiple of the rows': one row per image, or one per class for images that lie
+            class after class.
         rows
-            Uniform numbers in [0, 1), shape (rows, 4), on the CPU or the images' device;
-            ``batch`` must be a multiple of ``rows``: one row per image, or one per class
-            for images that lie class after class.
-
-        Returns
-        -------
-        Tensor
-            The transformed images, shape (batch, channels, height, width).
-
-        Raises
-        ------
-        InputError
-            Where the images cannot be shared out among the rows.
+            Uniform numbers in [0, 1), shape (rows, 4), on the CPU or the images' device.
         """
         if not self.operations:
             return images
         if len(images) % len(rows):
-            raise InputError(f"{len(images)} images for {len(rows)} transforms", "a multiple of the transforms")
+            raise InputError(f"the number of images must be a multiple of {len(rows)} transforms, got {len(images)}")
         # Images of one row side by side: (rows, share, channels, height, width), so that a row's numbers broadcast.
         x = images.reshape(len(rows), -1, *images.shape[1:])
         kind, u, v, w = rows.to(device=x.device, dtype=x.dtype)[:, :, None, None, None, None].unbind(1)
         kind = (kind * len(self.operations)).long().clamp_(max=len(self.operations) - 1)
-        # Every row passes every operation and keeps what its own made of it: which one that is, only the device knows.
-        # In this order of operations an image that is moved around is resampled once, with its row's own map.
+        # Every row passes through every operation and keeps the result of its own, which only the device knows. In this
+        # order of operations an image is resampled at most once, with its row's map.
         drawn = {name: kind == number for number, name in enumerate(self.operations)}
         maps = [
             (drawn[name], getattr(self, f"_{name}")(x, u, v)) for name in ("crop", "scale", "rotate") if name in drawn
@@ -160,20 +141,10 @@ class SiameseAugmentation:
 
 
 def augmentation_for(classes: tuple[str, ...], operations: tuple[Operation, ...] | None = None) -> SiameseAugmentation:
-    """Choose the augmentation of a data set.
+    """Return the augmentation for a data set's class names, with the papers' strengths.
 
-    Parameters
-    ----------
-    classes
-        The classes' names.
-    operations
-        The transforms; by default all six, but no ``flip`` where the classes are the ten
-        digits, since a mirrored 2 is no digit.
-
-    Returns
-    -------
-    SiameseAugmentation
-        With the papers' strengths.
+    By default it has all six operations, but no ``flip`` if the classes are the ten digits, because a mirrored 2 is
+    not a digit.
 
     Examples
     --------
@@ -187,12 +158,12 @@ def augmentation_for(classes: tuple[str, ...], operations: tuple[Operation, ...]
 
 
 def _resampled(x: Tensor, maps: list[tuple[Tensor, tuple[Tensor | float, ...]]]) -> Tensor:
-    """Resample the rows that drew one of these affine maps, bilinear, with zeros from outside."""
+    """Resample the rows that drew one of these affine maps: bilinear, zeros outside."""
     rows, share, channels, height, width = x.shape
     moved = torch.zeros(rows, dtype=torch.bool, device=x.device)
     chosen = torch.eye(2, 3, dtype=x.dtype, device=x.device).expand(rows, 2, 3)
     for drawn, numbers in maps:
-        # Constants are filled in on the device: sent there, they would make it wait, and a CUDA graph refuses them.
+        # Constants are filled on the device: a transfer would make it wait, and a CUDA graph refuses one.
         columns = [t if isinstance(t, Tensor) else x.new_full((rows, 1, 1, 1, 1), t) for t in numbers]
         chosen = torch.where(drawn.view(rows, 1, 1), torch.cat(columns, dim=1).view(rows, 2, 3), chosen)
         moved = moved | drawn.view(rows)

@@ -1,4 +1,4 @@
-"""Greedy rules that choose points."""
+"""Greedy rules that choose representative points."""
 
 from __future__ import annotations
 
@@ -12,22 +12,10 @@ FeatureFunction = Callable[[Tensor], Tensor]
 
 
 def farthest_first(points: Float[Tensor, "n size"], count: int) -> list[int]:
-    """Choose points greedily: first the nearest to the mean, then always the farthest from those chosen.
+    """Choose rows greedily: first the nearest to the mean, then always the farthest from those chosen.
 
-    The largest distance of a point to its nearest chosen one is at most twice the smallest
-    possible (Gonzalez 1985), whatever the first point.
-
-    Parameters
-    ----------
-    points
-        One row each.
-    count
-        How many, at most n.
-
-    Returns
-    -------
-    list of int
-        Rows, each once, in the order of their choice; of equals the first.
+    The largest distance of a point to its nearest chosen one is at most twice the smallest possible, for any first
+    point (Gonzalez 1985). Each row is chosen at most once; ties go to the first.
 
     Examples
     --------
@@ -44,19 +32,9 @@ def farthest_first(points: Float[Tensor, "n size"], count: int) -> list[int]:
 
 
 def nearest_mean(points: Float[Tensor, "n size"], count: int) -> list[int]:
-    """Choose points greedily: always the one that brings the chosen points' mean nearest to the mean of all.
+    """Choose rows greedily: always the one that brings the mean of the chosen rows nearest to the mean of all.
 
-    Parameters
-    ----------
-    points
-        One row each.
-    count
-        How many, at most n.
-
-    Returns
-    -------
-    list of int
-        Rows, each once, in the order of their choice; of equals the first.
+    Each row is chosen at most once; ties go to the first.
 
     Examples
     --------
@@ -65,18 +43,17 @@ def nearest_mean(points: Float[Tensor, "n size"], count: int) -> list[int]:
     """
     mean = points.double().mean(dim=0)
     total = torch.zeros_like(mean)
-    free = points.new_zeros(len(points))
+    penalty = points.new_zeros(len(points))
     chosen: list[int] = []
     while len(chosen) < count:
         # |mean - (total + x) / m| is smallest where x is nearest to m * mean - total.
-        wanted = (len(chosen) + 1) * mean - total
-        chosen.append(int((_distances(points, wanted) + free).argmin()))
-        free[chosen[-1]] = torch.inf
+        target = (len(chosen) + 1) * mean - total
+        chosen.append(int((_distances(points, target) + penalty).argmin()))
+        penalty[chosen[-1]] = torch.inf
         total += points[chosen[-1]]
     return chosen
 
 
 def _distances(points: Tensor, centre: Tensor) -> Tensor:
-    """Return every row's Euclidean distance to a centre: by differences, so that equal rows are equally far."""
-    near = centre.to(points.dtype)[None]
-    return torch.cdist(points, near, compute_mode="donot_use_mm_for_euclid_dist")[:, 0]
+    """Return every row's Euclidean distance to a centre, by differences, so that equal rows are equally far."""
+    return torch.cdist(points, centre.to(points.dtype)[None], compute_mode="donot_use_mm_for_euclid_dist")[:, 0]

@@ -1,4 +1,4 @@
-"""The result of a distillation: a few labelled images that stand for a data set."""
+"""The result of a distillation: a few labelled images that represent a data set."""
 
 from __future__ import annotations
 
@@ -21,31 +21,24 @@ _ZCA = ("mean", "matrix", "inverse")
 
 @dataclass(frozen=True, eq=False)
 class DistilledSet:
-    """Labelled images with the preprocessing that they live in.
+    """Labelled images with the preprocessing of their inputs.
 
     It is a map-style data set: ``len``, and indexing that gives (image, label).
 
     Parameters
     ----------
     images
-        A network's input, float32, shape (images, channels, height, width).
+        Network inputs, float32.
     labels
-        Class numbers, int64, shape (images,).
+        Class numbers, int64.
     classes
-        The classes' names.
+        Names of the classes.
     preprocessing
-        How the real images became a network's input.
+        From pixels to network inputs.
     meta
         How the set was made: plain JSON values.
     soft_labels
-        A probability for every class, float32, shape (images, classes), each row of sum 1:
-        what a teacher says of the image. None where the labels are all there is.
-
-    Raises
-    ------
-    InputError
-        Where shapes or types are others, a number is not finite, a label is out of range or soft labels are no
-        probabilities.
+        A teacher's probabilities of every class, float32, each row of sum 1.
 
     Examples
     --------
@@ -66,27 +59,29 @@ class DistilledSet:
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or len(self.images) != len(self.labels) or not len(self.images):
             raise InputError(
-                f"images of shape {tuple(self.images.shape)} with {len(self.labels)} labels",
-                "(n, channels, height, width) and n labels, n >= 1",
+                "a distilled set must have images of shape (n, channels, height, width) and n labels, n >= 1, "
+                f"got {tuple(self.images.shape)} with {len(self.labels)} labels"
             )
         check_numbers(images=self.images)
         if self.labels.ndim != 1 or self.labels.dtype != torch.int64:
-            raise InputError(f"labels of {self.labels.dtype}, shape {tuple(self.labels.shape)}", "int64 of shape (n,)")
+            raise InputError(f"labels must be int64 (n,), got {self.labels.dtype} {tuple(self.labels.shape)}")
         wrong = ((self.labels < 0) | (self.labels >= len(self.classes))).nonzero()
         if len(wrong):
-            raise InputError(f"label {int(self.labels[wrong[0, 0]])} is out of range", f"0 to {len(self.classes) - 1}")
+            label = int(self.labels[wrong[0, 0]])
+            raise InputError(f"labels must be in [0, {len(self.classes) - 1}], got {label}")
         self.preprocessing.check(self.images.shape)
         if self.soft_labels is not None:
             shape = (len(self.images), len(self.classes))
             if tuple(self.soft_labels.shape) != shape:
-                raise InputError(f"soft labels of shape {tuple(self.soft_labels.shape)}", f"{shape}")
+                raise InputError(f"soft_labels must have shape {shape}, got {tuple(self.soft_labels.shape)}")
             if not self.soft_labels.is_floating_point():
-                raise InputError(f"soft labels of {self.soft_labels.dtype}", "float32")
-            # 1e-3: rows that were rounded to half precision still count as probabilities.
+                raise InputError(f"soft_labels must be float32, got {self.soft_labels.dtype}")
+            # 1e-3: rows rounded to half precision are accepted.
             sums = self.soft_labels.double().sum(dim=1)
             wrong = ((self.soft_labels < 0).any(dim=1) | ~((sums - 1).abs() < 1e-3)).nonzero()
             if len(wrong):
-                raise InputError(f"soft labels of image {int(wrong[0, 0])}", "numbers >= 0 of sum 1")
+                row = self.soft_labels[wrong[0, 0]].tolist()
+                raise InputError(f"soft_labels must be >= 0 and sum to 1, got {row} for image {int(wrong[0, 0])}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -100,25 +95,11 @@ class DistilledSet:
         return len(self.images) / len(self.classes)
 
     def pixels(self) -> Float[np.ndarray, "images channels height width"]:
-        """Return the images as they look: the preprocessing inverted, and clipped to [0, 1].
-
-        Returns
-        -------
-        numpy.ndarray
-            Float32, shape (images, channels, height, width).
-        """
+        """Return the pixels, float32: the preprocessing inverted, clipped to [0, 1]."""
         return self.preprocessing.invert(self.images).clip(0, 1)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Save as one safetensors file, whole or not at all.
-
-        With ZCA the file holds its two matrices: 75 MB for images of 32 x 32 x 3.
-
-        Parameters
-        ----------
-        path
-            The file to write.
-        """
+        """Save as one safetensors file, atomically; with ZCA it holds two matrices, 75 MB for 32 x 32 x 3 images."""
         prepared = self.preprocessing
         arrays = {"images": self.images, "labels": self.labels, "mean": prepared.mean, "std": prepared.std}
         if prepared.zca is not None:
@@ -129,23 +110,7 @@ class DistilledSet:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DistilledSet:
-        """Read a saved set, its checksum verified.
-
-        Parameters
-        ----------
-        path
-            A file that :meth:`save` wrote.
-
-        Returns
-        -------
-        DistilledSet
-            The set.
-
-        Raises
-        ------
-        InputError
-            Where the file is missing, damaged or something else.
-        """
+        """Load a file that :meth:`save` wrote, and verify its checksum."""
         loaded = checkpoint.load(path, "torch")
         with reading(path, "a file that DistilledSet.save wrote"):
             kind = loaded.meta.get("kind", "something else")
@@ -153,7 +118,7 @@ class DistilledSet:
                 raise InputError(f"{path} is a checkpoint of {kind}", "a distilled set")
             arrays, classes = loaded.arrays, loaded.meta["classes"]
             if not isinstance(classes, list):
-                raise InputError(f"{path} has classes of {type(classes).__name__}", "their names in a list")
+                raise InputError(f"{path} has classes of {type(classes).__name__}", "a list of names")
             zca = ZCA(*(arrays[f"zca.{name}"] for name in _ZCA)) if "zca.mean" in arrays else None
             return cls(
                 arrays["images"],
@@ -165,11 +130,5 @@ class DistilledSet:
             )
 
     def save_grid(self, path: str | os.PathLike[str]) -> None:
-        """Save a picture of the images: a row per class, or a column per class for one image each.
-
-        Parameters
-        ----------
-        path
-            The PNG file.
-        """
+        """Save a PNG of the images: one row per class, or one column per class for one image each."""
         figures.save_grid(self.pixels(), path, columns=len(self.classes) if self.ipc == 1 else round(self.ipc))

@@ -1,4 +1,4 @@
-"""Training images that no network is trained on, so that a step can be chosen without a look at the test set."""
+"""Held-out training images, to select a training step without looking at the test set."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from sextet_common import seeding
+from sextet_common.checks import OpenShare, check
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 from torch import Tensor
@@ -15,27 +16,14 @@ from torch import Tensor
 from attention_matching.images.preprocess import Preprocessing
 from attention_matching.images.select import class_members
 
-# Two images count as one where they differ by less than this share of their size: far above the rounding of
-# a whitening and of the distances, far below a step of one grey level in a few pixels.
+# Two images are the same if they differ by less than this share of their norm: far above the rounding errors of a
+# whitening and of the distances, far below a step of one grey level in a few pixels.
 _SAME = 1e-2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Labelled images to choose the step of a training by.
-
-    Parameters
-    ----------
-    inputs
-        Network inputs, shape (images, channels, height, width).
-    labels
-        Class numbers, shape (images,).
-
-    Raises
-    ------
-    InputError
-        Where there is none, or not one label per image.
-    """
+    """Labelled network inputs to select a training step by."""
 
     inputs: Float[Tensor, "images channels height width"]
     labels: Int[Tensor, " images"]
@@ -43,26 +31,12 @@ class HeldOut:
     def __post_init__(self) -> None:
         if not len(self.inputs) or len(self.inputs) != len(self.labels):
             raise InputError(
-                f"{len(self.inputs)} held-out images with {len(self.labels)} labels", "one or more, and one label each"
+                f"held-out images must be one or more with one label each, "
+                f"got {len(self.inputs)} images and {len(self.labels)} labels"
             )
 
     def without(self, images: Float[Tensor, "others channels height width"]) -> HeldOut:
-        """Leave out the images that are also among others: those that a network is trained on.
-
-        Parameters
-        ----------
-        images
-            Network inputs, shape (others, channels, height, width).
-
-        Returns
-        -------
-        HeldOut
-            The rest.
-
-        Raises
-        ------
-        InputError
-            Where nothing is left.
+        """Leave out the images that are also among others, which a network is trained on.
 
         Examples
         --------
@@ -74,9 +48,7 @@ class HeldOut:
         nearest = torch.cat([torch.cdist(some, others).amin(dim=1) for some in mine.split(256)])
         kept = nearest > _SAME * mine.norm(dim=1)
         if not kept.any():
-            raise InputError(
-                "every held-out image is also in the set that is trained on", "a set that leaves some training images"
-            )
+            raise InputError("every held-out image is also in the training set", "a set that leaves some images out")
         return HeldOut(self.inputs[kept], self.labels[kept])
 
 
@@ -90,21 +62,16 @@ def hold_out(data: ImageSet, preprocessing: Preprocessing, share: float, seed: i
     preprocessing
         From pixels to inputs.
     share
-        The share of each class's images, in (0, 1): at least one image is taken and one left.
+        Share of each class's images, in (0, 1): at least one image is taken and one is left.
     seed
-        Which images.
+        Seed of the choice.
 
     Returns
     -------
     ImageSet
         The same data without them; mean and std are still those of all training images.
     HeldOut
-        Those taken out.
-
-    Raises
-    ------
-    InputError
-        Where the share is no share, or a class has a single image.
+        The images that were taken out.
 
     Examples
     --------
@@ -114,12 +81,12 @@ def hold_out(data: ImageSet, preprocessing: Preprocessing, share: float, seed: i
     >>> len(kept.train_labels), len(held_out.labels)
     (1295, 142)
     """
-    if not 0 < share < 1:
-        raise InputError(f"held_out is {share}", "a number between 0 and 1")
+    check("held_out", share, OpenShare)
     taken = np.zeros(len(data.train_labels), dtype=bool)
     for label, members in enumerate(class_members(data)):
         if len(members) < 2:
-            raise InputError(f"class {data.classes[label]!r} has {len(members)} image", "at least 2, to hold one out")
+            name = data.classes[label]
+            raise InputError(f"every class must have 2 images, to hold one out, got {len(members)} of class {name!r}")
         count = min(max(1, round(share * len(members))), len(members) - 1)
         taken[seeding.generator(seed, "held out", label).choice(members, count, replace=False)] = True
     kept = dataclasses.replace(data, train_images=data.train_images[~taken], train_labels=data.train_labels[~taken])

@@ -1,12 +1,12 @@
-"""Random numbers that are a function of what they are for, computed where they are used.
+"""Random numbers as a function of their key, computed where they are used.
 
-A generator's state would have to be kept, moved and shared; here a number is a hash of
-its key: (seed, purpose, step, class, position). So the draws of a step are made for all
-classes in a few launches on any device, need no word between host and device, are the same
-on a CPU and a GPU, and do not depend on which process draws them or on what was drawn before.
+The state of a generator would have to be kept, moved and shared; here a number is a hash of its key: (seed, purpose,
+step, class, position). So the draws of a step are made for all classes in a few launches on any device, without
+transfers between host and device, are the same on a CPU and a GPU, and do not depend on which process draws them or
+on earlier draws.
 
-The hash is the finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable
-pseudorandom number generators"), on 64-bit integers whose products wrap around.
+The hash is the finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number
+generators"), on 64-bit integers with wrap-around.
 """
 
 from __future__ import annotations
@@ -19,80 +19,27 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
 _SECOND = 0x94D049BB133111EB - (1 << 64)
-_LARGEST = torch.iinfo(torch.int64).max
+_MAX = torch.iinfo(torch.int64).max
 
 
 def key(seed: int, purpose: str, device: torch.device | str = "cpu") -> Int[Tensor, ""]:
-    """Return the key of one purpose, from which :func:`fold` makes those of steps and classes.
-
-    Parameters
-    ----------
-    seed
-        The experiment's seed, at least 0.
-    purpose
-        What the numbers are for.
-    device
-        Where they are drawn.
-
-    Returns
-    -------
-    Tensor
-        An int64 scalar.
-    """
+    """Return the key of one purpose, an int64 scalar; :func:`fold` derives those of steps and classes from it."""
     return torch.tensor(seeding.derive(seed, purpose), device=device)
 
 
 def fold(keys: Int[Tensor, " *any"], number: Int[Tensor, " *any"] | int) -> Int[Tensor, " *any"]:
-    """Make the key of a part, such as a step or a class, from the key of the whole.
-
-    Parameters
-    ----------
-    keys
-        int64, any shape.
-    number
-        Which part: a whole number, or an int64 tensor that broadcasts with ``keys``.
-
-    Returns
-    -------
-    Tensor
-        int64, the broadcast shape.
-    """
+    """Derive the keys of parts, such as steps or classes; int64 ``number`` broadcasts with ``keys``."""
     return _mixed(keys + _mixed(torch.as_tensor(number, device=keys.device) * _GOLDEN + _FIRST))
 
 
 def bits(keys: Int[Tensor, " *any"], count: int) -> Int[Tensor, "*any count"]:
-    """Draw whole numbers from 0 to 2^63 - 1.
-
-    Parameters
-    ----------
-    keys
-        int64, any shape: each its own stream.
-    count
-        How many of each.
-
-    Returns
-    -------
-    Tensor
-        int64, shape (*keys.shape, count).
-    """
+    """Draw ``count`` whole numbers from 0 to 2^63 - 1 for each key."""
     places = torch.arange(1, count + 1, device=keys.device) * _GOLDEN
-    return _mixed(keys[..., None] + places) & _LARGEST
+    return _mixed(keys[..., None] + places) & _MAX
 
 
 def uniform(keys: Int[Tensor, " *any"], count: int) -> Float[Tensor, "*any count"]:
-    """Draw uniform numbers in [0, 1), multiples of 2^-24.
-
-    Parameters
-    ----------
-    keys
-        int64, any shape: each its own stream.
-    count
-        How many of each.
-
-    Returns
-    -------
-    Tensor
-        float32, shape (*keys.shape, count).
+    """Draw ``count`` uniform float32 numbers in [0, 1) for each key, multiples of 2^-24.
 
     Examples
     --------
@@ -108,23 +55,23 @@ def uniform(keys: Int[Tensor, " *any"], count: int) -> Float[Tensor, "*any count
 def choose(
     keys: Int[Tensor, " classes"], sizes: Int[Tensor, " classes"], largest: int, count: int
 ) -> Int[Tensor, "classes count"]:
-    """Choose members of every class: without replacement where a class has enough, with it elsewhere.
+    """Choose members of every class: without replacement from classes of at least ``count``, with it from smaller ones.
 
     Parameters
     ----------
     keys
         One int64 key per class.
     sizes
-        How many members each class has, at least 1.
+        Number of members of each class, at least 1.
     largest
-        The largest of ``sizes``, which the host knows.
+        The largest of ``sizes``, known to the host.
     count
-        How many members to choose of each.
+        Number of members to choose from each class.
 
     Returns
     -------
     Tensor
-        Numbers from 0 to ``sizes[k] - 1`` in row k, int64, shape (classes, count).
+        Row k holds int64 numbers from 0 to ``sizes[k] - 1``.
 
     Examples
     --------
@@ -133,16 +80,16 @@ def choose(
     >>> chosen[0].sort().values.tolist(), bool((chosen[1] < 2).all())
     ([0, 1, 2, 3], True)
     """
-    # Of as many random numbers as a class has members, the places of the smallest are a fair choice.
+    # One random number per member: the places of the smallest are a uniform choice.
     drawn = bits(keys, max(largest, count))
     places = torch.arange(drawn.shape[1], device=keys.device)
-    distinct = drawn.masked_fill(places >= sizes[:, None], _LARGEST).topk(count, dim=1, largest=False).indices
+    distinct = drawn.masked_fill(places >= sizes[:, None], _MAX).topk(count, dim=1, largest=False).indices
     repeated = drawn[:, :count] % sizes[:, None]
     return torch.where((sizes >= count)[:, None], distinct, repeated)
 
 
 def _mixed(z: Tensor) -> Tensor:
-    """SplitMix64's finaliser. A shift of int64 drags the sign along, so its bits are masked off."""
+    """SplitMix64's finaliser; a right shift of int64 extends the sign, so its bits are masked off."""
     z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * _FIRST
     z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * _SECOND
     return z ^ ((z >> 31) & ((1 << 33) - 1))

@@ -1,13 +1,14 @@
-"""Real images chosen as a distilled set: where a distillation starts, and what it is measured against."""
+"""Real images chosen as a distilled set: the initial images of a distillation, and its baselines."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
 from sextet_common import seeding
+from sextet_common.checks import Count, check
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 from torch import Tensor
@@ -18,7 +19,7 @@ from attention_matching.images.preprocess import Preprocessing
 
 Selection = Literal["random", "k-centre", "herding"]
 
-_BATCH = 256  # images through a network at a time
+_BATCH = 256  # images that pass through a network at once
 
 
 def select(
@@ -30,7 +31,7 @@ def select(
     *,
     features: FeatureFunction | None = None,
 ) -> DistilledSet:
-    """Choose training images of every class by the method's name.
+    """Choose ``ipc`` training images of every class by a method's name.
 
     Parameters
     ----------
@@ -39,23 +40,13 @@ def select(
     data
         The images.
     ipc
-        Images per class, at least 1.
+        Images per class.
     seed
-        Which random choice; k-centre and herding make no random choice.
+        Seed of a random choice; k-centre and herding are deterministic.
     preprocessing
         From pixels to inputs; by default the training images' mean and std.
     features
-        See :func:`k_centre`; a random choice looks at no features.
-
-    Returns
-    -------
-    DistilledSet
-        ``ipc`` images of each class, class after class.
-
-    Raises
-    ------
-    InputError
-        Where the method is unknown, a class has fewer images, or ``ipc`` is below 1.
+        See :func:`k_centre`; not used by a random choice.
 
     Examples
     --------
@@ -63,38 +54,17 @@ def select(
     >>> select("herding", load("digits"), ipc=2).labels[:6].tolist()
     [0, 0, 1, 1, 2, 2]
     """
+    check("method", method, Selection)
     if method == "random":
         return random_real(data, ipc, seed, preprocessing)
-    if method == "k-centre":
-        return k_centre(data, ipc, preprocessing, features=features)
-    if method == "herding":
-        return herding(data, ipc, preprocessing, features=features)
-    raise InputError(f"method is {method!r}", " or ".join(get_args(Selection)))
+    choose = k_centre if method == "k-centre" else herding
+    return choose(data, ipc, preprocessing, features=features)
 
 
 def random_real(data: ImageSet, ipc: int, seed: int = 0, preprocessing: Preprocessing | None = None) -> DistilledSet:
-    """Choose random training images of every class, without replacement.
+    """Choose ``ipc`` random training images of every class, without replacement.
 
-    Parameters
-    ----------
-    data
-        The images.
-    ipc
-        Images per class, at least 1.
-    seed
-        Which choice.
-    preprocessing
-        From pixels to inputs; by default the training images' mean and std.
-
-    Returns
-    -------
-    DistilledSet
-        ``ipc`` images of each class, class after class.
-
-    Raises
-    ------
-    InputError
-        Where a class has fewer images, or ``ipc`` is below 1.
+    By default ``preprocessing`` is the training images' mean and std.
 
     Examples
     --------
@@ -104,7 +74,7 @@ def random_real(data: ImageSet, ipc: int, seed: int = 0, preprocessing: Preproce
     """
     chosen = [
         seeding.generator(seed, "random real", label).choice(members, ipc, replace=False)
-        for label, members in enumerate(_enough(data, ipc))
+        for label, members in enumerate(_members(data, ipc))
     ]
     return subset(data, np.concatenate(chosen), {"method": "random real", "ipc": ipc, "seed": seed}, preprocessing)
 
@@ -125,24 +95,13 @@ def k_centre(
     data
         The images.
     ipc
-        Images per class, at least 1.
+        Images per class.
     preprocessing
         From pixels to inputs; by default the training images' mean and std.
     features
-        What images are compared by: from inputs (batch, channels, height, width) to
-        (batch, size). By default the inputs themselves, *ours*; the papers have a trained
-        network's features, as
-        :func:`~attention_matching.evaluation.features.trained_features` gives.
-
-    Returns
-    -------
-    DistilledSet
-        ``ipc`` images of each class, class after class, in the order of their choice.
-
-    Raises
-    ------
-    InputError
-        Where a class has fewer images, or ``ipc`` is below 1.
+        Function that images are compared by, from inputs (batch, channels, height, width) to (batch, size). The
+        papers use a trained network, see :func:`~attention_matching.evaluation.features.trained_features`; by
+        default we compare the inputs themselves.
 
     References
     ----------
@@ -167,33 +126,12 @@ def herding(
 ) -> DistilledSet:
     """Choose training images of every class whose mean is near the class's mean.
 
-    See :func:`~attention_matching.images.coreset.nearest_mean`.
-
-    Parameters
-    ----------
-    data
-        The images.
-    ipc
-        Images per class, at least 1.
-    preprocessing
-        From pixels to inputs; by default the training images' mean and std.
-    features
-        What images are compared by: see :func:`k_centre`.
-
-    Returns
-    -------
-    DistilledSet
-        ``ipc`` images of each class, class after class, in the order of their choice.
-
-    Raises
-    ------
-    InputError
-        Where a class has fewer images, or ``ipc`` is below 1.
+    See :func:`~attention_matching.images.coreset.nearest_mean`; parameters are those of :func:`k_centre`.
 
     References
     ----------
-    Welling, "Herding dynamical weights to learn" (ICML 2009); as Rebuffi et al., "iCaRL"
-    (arXiv 1611.07725), algorithm 4, without its normalisation of the features.
+    Welling, "Herding dynamical weights to learn" (ICML 2009); as Rebuffi et al., "iCaRL" (arXiv 1611.07725),
+    algorithm 4, without its normalisation of the features.
 
     Examples
     --------
@@ -205,19 +143,7 @@ def herding(
 
 
 def whole_set(data: ImageSet, preprocessing: Preprocessing | None = None) -> DistilledSet:
-    """Take every training image: the accuracy that a distilled set is held against.
-
-    Parameters
-    ----------
-    data
-        The images.
-    preprocessing
-        From pixels to inputs; by default the training images' mean and std.
-
-    Returns
-    -------
-    DistilledSet
-        All training images, in their order.
+    """Return all training images, in their order: the upper bound that a distilled set is compared with.
 
     Examples
     --------
@@ -229,17 +155,7 @@ def whole_set(data: ImageSet, preprocessing: Preprocessing | None = None) -> Dis
 
 
 def class_members(data: ImageSet) -> list[np.ndarray]:
-    """Return the numbers of every class's training images.
-
-    Parameters
-    ----------
-    data
-        The images.
-
-    Returns
-    -------
-    list of numpy.ndarray
-        One array of indices per class.
+    """Return the indices of every class's training images.
 
     Examples
     --------
@@ -253,23 +169,7 @@ def class_members(data: ImageSet) -> list[np.ndarray]:
 def subset(
     data: ImageSet, index: np.ndarray, meta: dict[str, object], preprocessing: Preprocessing | None = None
 ) -> DistilledSet:
-    """Make a distilled set of given training images.
-
-    Parameters
-    ----------
-    data
-        The images.
-    index
-        Numbers of training images, in the set's order.
-    meta
-        How they were chosen; the data's source is added.
-    preprocessing
-        From pixels to inputs; by default the training images' mean and std.
-
-    Returns
-    -------
-    DistilledSet
-        The images, as a network's input.
+    """Return the training images of these indices as a distilled set; the data's source is added to ``meta``.
 
     Examples
     --------
@@ -287,14 +187,13 @@ def subset(
     )
 
 
-def _enough(data: ImageSet, ipc: int) -> list[np.ndarray]:
-    """Return every class's members, where each class has as many images as are wanted."""
-    if ipc < 1:
-        raise InputError(f"ipc is {ipc}", "a whole number >= 1")
+def _members(data: ImageSet, ipc: int) -> list[np.ndarray]:
+    """Return every class's members; each class must have ``ipc`` of them."""
+    check("ipc", ipc, Count)
     members = class_members(data)
     for name, numbers in zip(data.classes, members, strict=True):
         if len(numbers) < ipc:
-            raise InputError(f"class {name!r} has {len(numbers)} images", f"at least ipc = {ipc}")
+            raise InputError(f"every class must have at least ipc = {ipc} images, got {len(numbers)} of class {name!r}")
     return members
 
 
@@ -309,7 +208,7 @@ def _chosen_by(
     preprocessing = preprocessing or Preprocessing.fit(data)
     chosen = []
     with torch.no_grad():
-        for members in _enough(data, ipc):  # one class in memory at a time
+        for members in _members(data, ipc):  # one class in memory at a time
             inputs = preprocessing(data.train_images[members])
             points = inputs.flatten(1) if features is None else _embedded(inputs, features)
             chosen.append(members[choose(points, ipc)])
@@ -317,9 +216,10 @@ def _chosen_by(
 
 
 def _embedded(inputs: Tensor, features: FeatureFunction) -> Tensor:
-    """Return the features of many images, in single precision on the CPU."""
+    """Return the features of all images, in single precision on the CPU."""
     points = torch.cat([features(part).flatten(1).float().cpu() for part in inputs.split(_BATCH)])
-    if len(points) != len(inputs) or not bool(points.isfinite().all()):
-        what = "features that are not finite" if len(points) == len(inputs) else f"{len(points)} rows of features"
-        raise InputError(f"{what} for {len(inputs)} images", "a row of finite numbers for each image")
+    if len(points) != len(inputs):
+        raise InputError(f"features must return one row per image, got {len(points)} rows for {len(inputs)} images")
+    if not bool(points.isfinite().all()):
+        raise InputError("features must return finite numbers, got NaN or infinity")
     return points

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from jaxtyping import Float
+from sextet_common.checks import Bounds
 from sextet_common.errors import InputError
 from torch import Tensor
 
@@ -12,7 +13,8 @@ from attention_matching.matching import reference
 
 Backend = Literal["auto", "reference", "triton"]
 _BACKENDS = get_args(Backend)
-LARGEST_POWER = 32  # whose sums over any image stay in float32's range once the features are scaled to 1
+MAX_POWER = 32  # its sums over any image stay in float32's range once the features are scaled to 1
+Power = Annotated[int, Bounds(1, MAX_POWER)]
 
 
 def spatial_attention(
@@ -25,24 +27,17 @@ def spatial_attention(
     Parameters
     ----------
     features
-        Activations, shape (batch, channels, height, width). Half precision is summed
-        in float32, since a fourth power leaves float16's range.
+        Activations. Half precision is summed in float32, because a fourth power exceeds float16's range.
     power
-        The exponent p, a whole number from 1 to 32. The papers' table has 4, DataDAM's
-        public code 1.
+        The exponent p, from 1 to 32: 4 in the papers' table, 1 in DataDAM's public code.
     backend
-        As in :func:`attention_maps`.
+        See :func:`attention_maps`.
 
     Returns
     -------
     Tensor
-        The maps, shape (batch, height * width), float64 for float64 and else float32;
-        each row has norm 1, or 0 where an image's features are all 0.
-
-    Raises
-    ------
-    InputError
-        Where the shape, the power or the backend is another.
+        Shape (batch, height * width), float64 for float64 and else float32; each row has norm 1, or 0 where all
+        features of an image are 0.
 
     References
     ----------
@@ -64,27 +59,8 @@ def channel_attention(
 ) -> Float[Tensor, "batch channels"]:
     """Channel attention map of each image, of unit length.
 
-    ``a[c] = sum_hw |f[c, h, w]| ** p``, then ``z = a / ||a||``.
-
-    Parameters
-    ----------
-    features
-        Activations, shape (batch, channels, height, width).
-    power
-        The exponent p, a whole number from 1 to 32.
-    backend
-        As in :func:`attention_maps`.
-
-    Returns
-    -------
-    Tensor
-        The maps, shape (batch, channels), float64 for float64 and else float32;
-        each row has norm 1, or 0 where an image's features are all 0.
-
-    Raises
-    ------
-    InputError
-        Where the shape, the power or the backend is another.
+    ``a[c] = sum_hw |f[c, h, w]| ** p``, then ``z = a / ||a||``. Parameters and types are those of
+    :func:`spatial_attention`.
 
     References
     ----------
@@ -112,34 +88,25 @@ def attention_maps(
     Parameters
     ----------
     features
-        Activations, shape (batch, channels, height, width), of any scale: the maps are
-        computed without overflow or underflow wherever the features themselves are finite
-        and not below the smallest normal number.
+        Activations of any scale: the maps neither overflow nor underflow where the features are finite and not below
+        the smallest normal number.
     spatial_power, channel_power
-        The exponents, whole numbers from 1 to 32; None leaves that map out.
+        The exponents, from 1 to 32; None omits that map.
     backend
-        ``triton`` runs the fused kernels and needs a CUDA device; ``reference`` is plain
-        torch, on any device, and can be differentiated twice; ``auto`` takes the kernels
-        for float32, bfloat16 and float16 on CUDA where Triton is installed.
+        ``triton`` runs the fused kernels and needs a CUDA device; ``reference`` is plain torch, on any device, and
+        twice differentiable; ``auto`` uses the kernels for float32, bfloat16 and float16 on CUDA where Triton is
+        installed.
 
     Returns
     -------
     tuple
-        The spatial maps, (batch, height * width), and the channel maps, (batch, channels),
-        or None for what was left out.
-
-    Raises
-    ------
-    InputError
-        Where the shape or a power is another, both powers are None, or the backend is
-        unknown or cannot run here.
+        The spatial maps, (batch, height * width), and the channel maps, (batch, channels), or None if omitted.
 
     Notes
     -----
-    The papers' code divides by ``max(||a||, 1e-12)``, which shrinks the maps of images
-    whose raw map is shorter than that, such as features of 1e-4 under a fourth power. Here
-    a map's length is 1 at any scale, and 0 for features that are all 0 (whose gradient is
-    0 too): the same numbers elsewhere.
+    The papers' code divides by ``max(||a||, 1e-12)``, which shrinks the maps of images whose raw map is shorter than
+    that, such as features of 1e-4 under a fourth power. Here a map has length 1 at any scale, and length 0 (with
+    gradient 0) for features that are all 0. All other results are the same.
 
     References
     ----------
@@ -152,7 +119,7 @@ def attention_maps(
     >>> spatial.shape, channel.shape
     (torch.Size([2, 9]), torch.Size([2, 4]))
     """
-    if _checked(features, spatial_power, channel_power, backend):
+    if _uses_kernels(features, spatial_power, channel_power, backend):
         from attention_matching.matching import fused
 
         maps: reference.Pair = fused.maps(features, spatial_power, channel_power)
@@ -169,26 +136,16 @@ def attention_means(
 ) -> tuple[Float[Tensor, "classes positions"] | None, Float[Tensor, "classes channels"] | None]:
     """Mean attention maps of each class: :func:`class_means` of :func:`attention_maps`.
 
+    The fused kernels add up the maps where they compute them, so the maps themselves are never stored.
+
     Parameters
     ----------
     features
-        Activations, class after class, equally many images of each: shape
-        (batch, channels, height, width).
+        Activations, class after class, with equally many images of each class.
     n_classes
-        How many classes the images are of.
+        Number of classes in the batch.
     spatial_power, channel_power, backend
-        As in :func:`attention_maps`.
-
-    Returns
-    -------
-    tuple
-        The mean spatial maps, (n_classes, height * width), and the mean channel maps,
-        (n_classes, channels), or None for what was left out.
-
-    Raises
-    ------
-    InputError
-        As :func:`attention_maps` and :func:`class_means` do.
+        See :func:`attention_maps`.
 
     Examples
     --------
@@ -197,12 +154,12 @@ def attention_means(
     >>> spatial.shape, channel
     (torch.Size([2, 9]), None)
     """
-    kernels = _checked(features, spatial_power, channel_power, backend)
-    images = _images_per_class(features, n_classes)
+    kernels = _uses_kernels(features, spatial_power, channel_power, backend)
+    per_class = _images_per_class(features, n_classes)
     if kernels:
         from attention_matching.matching import fused
 
-        means: reference.Pair = fused.maps(features, spatial_power, channel_power, images)
+        means: reference.Pair = fused.maps(features, spatial_power, channel_power, per_class)
         return means
     spatial, channel = reference.maps(features, spatial_power, channel_power)
     return (
@@ -212,24 +169,7 @@ def attention_means(
 
 
 def class_means(maps: Float[Tensor, "batch size"], n_classes: int) -> Float[Tensor, "classes size"]:
-    """Mean of each class's maps.
-
-    Parameters
-    ----------
-    maps
-        One row per image, class after class, equally many of each: shape (batch, size).
-    n_classes
-        How many classes the rows hold.
-
-    Returns
-    -------
-    Tensor
-        Shape (n_classes, size).
-
-    Raises
-    ------
-    InputError
-        Where the rows cannot be shared out equally.
+    """Mean of each class's rows, which lie class after class, equally many of each.
 
     Examples
     --------
@@ -241,51 +181,33 @@ def class_means(maps: Float[Tensor, "batch size"], n_classes: int) -> Float[Tens
     return maps.reshape(n_classes, _images_per_class(maps, n_classes), *maps.shape[1:]).mean(dim=1)
 
 
-def checked_power(power: int) -> int:
-    """Return the power, or refuse what cannot be one.
-
-    Parameters
-    ----------
-    power
-        The exponent.
-
-    Returns
-    -------
-    int
-        The same.
-
-    Raises
-    ------
-    InputError
-        Where it is not a whole number from 1 to 32.
-    """
-    if isinstance(power, bool) or not isinstance(power, int) or not 1 <= power <= LARGEST_POWER:
-        raise InputError(f"power is {power!r}", f"a whole number from 1 to {LARGEST_POWER}")
-    return power
+# The checks below run in every step, also inside torch.compile, which cannot trace those of sextet_common.checks.
 
 
 def _images_per_class(rows: Tensor, n_classes: int) -> int:
     if n_classes < 1 or not len(rows) or len(rows) % n_classes:
-        raise InputError(f"{len(rows)} images for {n_classes} classes", "equally many of every class")
+        raise InputError(f"images must be equally many of each of n_classes = {n_classes}, got {len(rows)}")
     return len(rows) // n_classes
 
 
-def _checked(features: Tensor, spatial_power: int | None, channel_power: int | None, backend: Backend) -> bool:
-    """Refuse what cannot be computed, and say whether the kernels are to do it."""
+def _uses_kernels(features: Tensor, spatial_power: int | None, channel_power: int | None, backend: Backend) -> bool:
+    """Check the arguments and return whether the fused kernels compute the maps."""
     if features.ndim != 4 or not features.numel():
-        raise InputError(
-            f"features have shape {tuple(features.shape)}", "(batch, channels, height, width), none of them 0"
-        )
+        shape = tuple(features.shape)
+        raise InputError(f"features must be non-empty, of shape (batch, channels, height, width), got shape {shape}")
     if not features.is_floating_point():
-        raise InputError(f"features are {features.dtype}", "floating-point numbers")
-    powers = [checked_power(power) for power in (spatial_power, channel_power) if power is not None]
-    if not powers:
-        raise InputError("both powers are None", "one of them or both")
+        raise InputError(f"features must be floating-point numbers, got {features.dtype}")
+    for name, power in (("spatial_power", spatial_power), ("channel_power", channel_power)):
+        whole = isinstance(power, int) and not isinstance(power, bool)
+        if power is not None and not (whole and 1 <= power <= MAX_POWER):
+            raise InputError(f"{name} must be a whole number in [1, {MAX_POWER}], got {power!r}")
+    if spatial_power is None and channel_power is None:
+        raise InputError("spatial_power or channel_power must be a whole number, got None for both")
     if backend not in _BACKENDS:
-        raise InputError(f"backend is {backend!r}", ", ".join(_BACKENDS))
+        raise InputError(f"backend must be {', '.join(_BACKENDS)}, got {backend!r}")
     if backend == "reference" or (backend == "auto" and not features.is_cuda):
         return False
-    from attention_matching.matching import fused
+    from attention_matching.matching import fused  # torch.compiler.disable imports much at import time
 
     obstacle = fused.obstacle(features)
     if obstacle and backend == "triton":

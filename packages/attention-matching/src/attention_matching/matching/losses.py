@@ -1,25 +1,26 @@
-"""What a distilled set is trained on: the distance between real and synthetic statistics."""
+"""Matching losses: the distance between the class statistics of real and synthetic images."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol
 
 from jaxtyping import Float
+from sextet_common.checks import NonNegative, check
 from sextet_common.errors import InputError
 from torch import Tensor, nn
 
-from attention_matching.matching.attention import Backend, attention_means, checked_power, class_means
+from attention_matching.matching.attention import Backend, Power, attention_means, class_means
 from attention_matching.networks.base import Features
 
 Method = Literal["datadam", "atom", "dm"]
 
 
 class Loss(Protocol):
-    """What the distillation asks of a loss: two functions, so that a new one needs no change of the loop.
+    """The interface of a loss: two functions, so that a new loss needs no change of the loop.
 
-    The statistics are means over each class's images, so the loop may take them in parts
-    (the mean of equal parts' means is the mean of all) and, of real images, without gradients.
+    The statistics are means over each class's images, so they may be computed in parts (the mean of equal parts'
+    means is the mean of all) and, for real images, without gradients.
     """
 
     def statistics(self, features: Features, n_classes: int) -> tuple[Float[Tensor, "classes size"], ...]:
@@ -28,30 +29,19 @@ class Loss(Protocol):
         Parameters
         ----------
         features
-            A network's features, class after class, equally many images of each class.
+            A network's features, class after class, with equally many images of each class.
         n_classes
-            How many classes there are.
+            Number of classes in the batch.
 
         Returns
         -------
         tuple of Tensor
-            One for each term of the loss, each of shape (n_classes, that term's size).
+            One for each term of the loss, each of shape (n_classes, size of that term).
         """
         ...
 
     def compare(self, real: tuple[Tensor, ...], synthetic: tuple[Tensor, ...]) -> Float[Tensor, " classes"]:
-        """Compare the statistics of real and synthetic images.
-
-        Parameters
-        ----------
-        real, synthetic
-            The statistics of both.
-
-        Returns
-        -------
-        Tensor
-            Each class's loss, shape (n_classes,).
-        """
+        """Compare the statistics of real and synthetic images; return each class's loss, shape (n_classes,)."""
         ...
 
 
@@ -67,26 +57,10 @@ class _MatchingLoss(nn.Module, ABC):
         """Return the weight of each of so many terms."""
 
     def compare(self, real: tuple[Tensor, ...], synthetic: tuple[Tensor, ...]) -> Float[Tensor, " classes"]:
-        """Add up the weighted squared distances of each class.
-
-        Parameters
-        ----------
-        real, synthetic
-            The statistics of both, as :meth:`statistics` returns them.
-
-        Returns
-        -------
-        Tensor
-            Each class's loss, shape (n_classes,): their sum is the loss of the paper.
-
-        Raises
-        ------
-        InputError
-            Where the two are not statistics of the same terms.
-        """
+        """Sum the weighted squared distances of each class: shape (n_classes,); the paper's loss is their sum."""
         shapes = [[tuple(term.shape) for term in terms] for terms in (real, synthetic)]
         if shapes[0] != shapes[1]:
-            raise InputError(f"statistics of shapes {shapes[0]} and {shapes[1]}", "those of one network for both")
+            raise InputError(f"real and synthetic statistics must have equal shapes, got {shapes[0]} and {shapes[1]}")
         distances = [(a - b).square().sum(dim=1) for a, b in zip(real, synthetic, strict=True)]
         total, *others = [w * d for w, d in zip(self._weights(len(distances)), distances, strict=True)]
         for term in others:
@@ -94,25 +68,7 @@ class _MatchingLoss(nn.Module, ABC):
         return total
 
     def forward(self, real: Features, synthetic: Features, n_classes: int) -> Float[Tensor, " classes"]:
-        """Compare the features of real and synthetic images, class by class.
-
-        Parameters
-        ----------
-        real, synthetic
-            A network's features of both, class after class, equally many of each class.
-        n_classes
-            How many classes there are.
-
-        Returns
-        -------
-        Tensor
-            Each class's loss, shape (n_classes,).
-
-        Raises
-        ------
-        InputError
-            Where the two are not features of one network, or not equally many of each class.
-        """
+        """Compare features class by class; see :meth:`Loss.statistics` for their order."""
         return self.compare(self.statistics(real, n_classes), self.statistics(synthetic, n_classes))
 
 
@@ -125,9 +81,8 @@ class AttentionMatchingLoss(_MatchingLoss):
                            + channel_weight * sum over l < L of ||mean_T c_l - mean_S c_l||^2
                            + feature_weight * ||mean_T h - mean_S h||^2)
 
-    where ``z_l`` and ``c_l`` are block l's normalised spatial and channel attention maps and
-    ``h`` the flattened features of the last block L. DataDAM has the spatial maps alone, ATOM
-    both.
+    where ``z_l`` and ``c_l`` are block l's normalised spatial and channel attention maps and ``h`` the flattened
+    features of the last block L. DataDAM matches only the spatial maps, ATOM both.
 
     Parameters
     ----------
@@ -136,20 +91,15 @@ class AttentionMatchingLoss(_MatchingLoss):
     power
         The spatial maps' exponent p: 4 in the paper's table, 1 in DataDAM's public code.
     channel_power
-        The channel maps' exponent; None for the same.
+        The channel maps' exponent; by default the same.
     feature_weight
         The weight lambda of the features: 0.01 for small images, 0.02 from 64x64.
     scale
-        The factor s. DataDAM's public code has 100, and its learning rates assume it.
+        The factor s: 100 in DataDAM's public code, which its learning rates assume.
     spatial_weight, channel_weight
-        The weights of the two kinds of maps. ATOM's text gives none, so both are 1.
+        The weights of the two kinds of maps. Not specified in ATOM; we use 1 for both.
     backend
-        Who computes the maps: see :func:`~attention_matching.matching.attention.attention_maps`.
-
-    Raises
-    ------
-    InputError
-        Where neither map is matched, or a power or a weight is out of its range.
+        See :func:`~attention_matching.matching.attention.attention_maps`.
 
     References
     ----------
@@ -182,41 +132,29 @@ class AttentionMatchingLoss(_MatchingLoss):
     ) -> None:
         super().__init__()
         if not (spatial or channel):
-            raise InputError("spatial and channel are both False", "one of them, or DistributionMatchingLoss")
-        self.spatial_power = checked_power(power) if spatial else None
-        self.channel_power = checked_power(power if channel_power is None else channel_power) if channel else None
-        self.feature_weight = _weight("feature_weight", feature_weight)
-        self.scale = _weight("scale", scale)
-        self.map_weights = [
-            _weight(name, weight)
-            for name, weight, wanted in (
-                ("spatial_weight", spatial_weight, spatial),
-                ("channel_weight", channel_weight, channel),
-            )
-            if wanted
-        ]
+            raise InputError("spatial or channel must be True, got False for both; or use DistributionMatchingLoss")
+        channel_power = power if channel_power is None else channel_power
+        check("power", power, Power)
+        check("channel_power", channel_power, Power)
+        for name, weight in (
+            ("feature_weight", feature_weight),
+            ("scale", scale),
+            ("spatial_weight", spatial_weight),
+            ("channel_weight", channel_weight),
+        ):
+            check(name, weight, NonNegative)
+        self.spatial_power = power if spatial else None
+        self.channel_power = channel_power if channel else None
+        self.feature_weight, self.scale = float(feature_weight), float(scale)
+        weights = ((spatial, spatial_weight), (channel, channel_weight))
+        self.map_weights = [float(weight) for matched, weight in weights if matched]
         self.backend: Backend = backend
 
     def statistics(self, features: Features, n_classes: int) -> tuple[Float[Tensor, "classes size"], ...]:
-        """Compute the class means of the inner blocks' maps and of the last block's features.
+        """Compute the class means of the inner blocks' maps and of the embedding.
 
-        Parameters
-        ----------
-        features
-            A network's features, class after class, equally many images of each class.
-        n_classes
-            How many classes there are.
-
-        Returns
-        -------
-        tuple of Tensor
-            Block after block the mean spatial and then the mean channel map, as far as they
-            are matched; last the mean embedding. In float32, or float64 for float64.
-
-        Raises
-        ------
-        InputError
-            Where the images cannot be shared out equally.
+        Block after block the mean spatial map, then the mean channel map, if matched; last the mean embedding. In
+        float32, or float64 for float64.
         """
         terms = []
         for block in features.maps[:-1]:
@@ -236,10 +174,7 @@ class DistributionMatchingLoss(_MatchingLoss):
 
         loss[k] = scale * ||mean_T h - mean_S h||^2
 
-    Parameters
-    ----------
-    scale
-        A factor. DM's own code has none, and a learning rate of 1.
+    DM's own code has no ``scale``, and a learning rate of 1.
 
     References
     ----------
@@ -255,28 +190,11 @@ class DistributionMatchingLoss(_MatchingLoss):
 
     def __init__(self, *, scale: float = 1.0) -> None:
         super().__init__()
-        self.scale = _weight("scale", scale)
+        check("scale", scale, NonNegative)
+        self.scale = float(scale)
 
     def statistics(self, features: Features, n_classes: int) -> tuple[Float[Tensor, "classes size"], ...]:
-        """Compute the class means of the last block's features.
-
-        Parameters
-        ----------
-        features
-            A network's features, class after class, equally many images of each class.
-        n_classes
-            How many classes there are.
-
-        Returns
-        -------
-        tuple of Tensor
-            The mean embedding alone, shape (n_classes, size).
-
-        Raises
-        ------
-        InputError
-            Where the images cannot be shared out equally.
-        """
+        """Compute the class means of the embedding, the only term."""
         return (_mean_embedding(features, n_classes),)
 
     def _weights(self, terms: int) -> list[float]:
@@ -286,37 +204,25 @@ class DistributionMatchingLoss(_MatchingLoss):
 def make_loss(
     method: Method, power: int = 4, feature_weight: float = 0.01, scale: float | None = None
 ) -> AttentionMatchingLoss | DistributionMatchingLoss:
-    """Make the loss of a method.
+    """Return the loss of a method.
 
     Parameters
     ----------
     method
-        ``datadam`` (spatial attention and features), ``atom`` (channel attention too) or
-        ``dm`` (features alone).
+        ``datadam`` (spatial attention and features), ``atom`` (channel attention too) or ``dm`` (features only).
     power
         The exponent of the attention maps.
     feature_weight
         The weight of the features beside the maps.
     scale
-        The factor of the whole loss; None for the method's own code's: 100, and 1 for ``dm``.
-
-    Returns
-    -------
-    AttentionMatchingLoss or DistributionMatchingLoss
-        The loss.
-
-    Raises
-    ------
-    InputError
-        Where the method is unknown, or a number out of its range.
+        The factor of the whole loss; by default that of the method's own code: 100, and 1 for ``dm``.
 
     Examples
     --------
     >>> make_loss("dm").scale, make_loss("atom", power=1).channel_power
     (1.0, 1)
     """
-    if method not in get_args(Method):
-        raise InputError(f"method is {method!r}", ", ".join(get_args(Method)))
+    check("method", method, Method)
     if method == "dm":
         return DistributionMatchingLoss(scale=1.0 if scale is None else scale)
     return AttentionMatchingLoss(
@@ -331,9 +237,3 @@ def _mean_embedding(features: Features, n_classes: int) -> Tensor:
     """Return the mean embeddings, in float32 where the network computed in half precision."""
     embedding = features.embedding
     return class_means(embedding.float() if embedding.element_size() < 4 else embedding, n_classes)
-
-
-def _weight(name: str, value: float) -> float:
-    if not 0 <= value < float("inf"):
-        raise InputError(f"{name} is {value}", "a number >= 0")
-    return float(value)
