@@ -26,6 +26,6 @@ def test_a_table_replaces_what_stood_between_its_own_marks_alone(tmp_path: Path)
 def test_a_page_without_marks_is_left_as_it_is(tmp_path: Path, text: str) -> None:
     page = tmp_path / "README.md"
     page.write_text(text)
-    with pytest.raises(InputError, match="no marks for one"):
+    with pytest.raises(InputError, match="no markers for one"):
         benchmarks.into_readme(page, "one", "new")
     assert page.read_text() == text

@@ -1,4 +1,4 @@
-"""The rooms of a few functions each: import, progress, device, figures."""
+"""The modules of a few functions each: import, progress, device, figures."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from sextet_common import device, figures, progress
 from sextet_common.errors import InputError
 
 
-def test_the_import_pulls_no_heavy_module() -> None:
+def test_the_import_loads_no_heavy_module() -> None:
     heavy = "numpy torch sklearn matplotlib PIL rich tyro jaxtyping"
     program = f"import sys, sextet_common; print([m for m in '{heavy}'.split() if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
 
 
-ROOMS = ["checkpoint", "cli", "data", "device", "errors", "figures", "files", "progress", "runs", "seeding"]
+MODULES = ["checkpoint", "cli", "data", "device", "errors", "figures", "files", "progress", "runs", "seeding"]
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_no_room_pulls_torch_scikit_learn_or_matplotlib(room: str) -> None:
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_imports_torch_scikit_learn_or_matplotlib(module: str) -> None:
     heavy = "('torch', 'sklearn', 'matplotlib')"
-    program = f"import sys, sextet_common.{room}; print([m for m in {heavy} if m in sys.modules])"
+    program = f"import sys, sextet_common.{module}; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
 
 
@@ -54,7 +54,7 @@ def test_the_device_is_one_that_is_there(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert device.pick("auto") == torch.device("cpu")
-    with pytest.raises(InputError, match="'cuda' is not on this machine; expected: auto or one of: cpu"):
+    with pytest.raises(InputError, match="'cuda' is not available; expected: auto or one of: cpu"):
         device.pick("cuda")
     for unknown in ("gpu", "meta", "cuda:x", ""):
         with pytest.raises(InputError, match="is unknown; expected: auto, cpu"):

@@ -1,12 +1,11 @@
-"""What every experiment of the six packages needs, one room per concern.
+"""Building blocks for experiments; every other package of the workspace uses them.
 
-The rooms are modules, imported by name, so that ``import sextet_common`` itself
-stays light (no numpy, torch, scikit-learn or matplotlib):
+Import the modules by name. ``import sextet_common`` itself loads neither numpy nor torch.
 
-``seeding`` one seed to all random numbers; ``runs`` run folders and metrics;
-``checkpoint`` atomic, checksummed tensors; ``data`` one image set from many sources;
-``networks`` those of torchvision and timm by name, and their cost; ``progress``, ``device``,
-``figures``, ``cli``, ``files``, ``errors``.
+``training`` runs a job with logging, checkpoints and resume; ``runs`` run folders and metrics; ``checkpoint`` atomic,
+checksummed files; ``processes`` several processes under torchrun; ``seeding`` one seed for all random numbers;
+``data`` image sets; ``networks`` torchvision's and timm's models; ``optimizers``, ``checks``, ``cli``, ``progress``,
+``device``, ``figures``, ``files``, ``npy``, ``benchmarks``, ``errors``.
 """
 
 from __future__ import annotations

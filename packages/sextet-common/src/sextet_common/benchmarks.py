@@ -1,4 +1,4 @@
-"""What benchmark scripts share: the machine in words, results as JSON, tables between their marks in a README."""
+"""Helpers for benchmark scripts: describe the machine, store results as JSON, put tables into a README."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from sextet_common.errors import InputError
 
 
 def machine() -> str:
-    """Return :func:`sextet_common.device.describe` in one line, for below a table.
+    """Return :func:`sextet_common.device.describe` as one line.
 
-    Examples
-    --------
     >>> "cores" in machine()
     True
     """
@@ -25,24 +23,8 @@ def machine() -> str:
 
 
 def store(folder: str | os.PathLike[str], name: str, report: Mapping[str, Any]) -> Path:
-    """Write a report, with the machine it is from, as results/NAME.json.
+    """Write ``folder/results/NAME.json``: the machine's description and a report of plain JSON values.
 
-    Parameters
-    ----------
-    folder
-        Where ``results`` is, or will be: the folder of the scripts.
-    name
-        The benchmark's name.
-    report
-        Plain JSON values.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Examples
-    --------
     >>> import tempfile
     >>> path = store(tempfile.mkdtemp(), "speed", {"seconds": 1.5})
     >>> path.name, json.loads(path.read_text())["seconds"]
@@ -54,24 +36,8 @@ def store(folder: str | os.PathLike[str], name: str, report: Mapping[str, Any]) 
 
 
 def into_readme(page: str | os.PathLike[str], name: str, text: str) -> None:
-    r"""Put a table between its marks, ``<!-- NAME -->`` and ``<!-- /NAME -->``, on lines of their own.
+    r"""Replace the text between ``<!-- NAME -->`` and ``<!-- /NAME -->``, each on its own line, in a Markdown file.
 
-    Parameters
-    ----------
-    page
-        The Markdown file.
-    name
-        The marks' name.
-    text
-        What stands between them afterwards.
-
-    Raises
-    ------
-    InputError
-        Where the page has no such marks; it is then left as it is.
-
-    Examples
-    --------
     >>> import tempfile
     >>> page = Path(tempfile.mkdtemp()) / "README.md"
     >>> _ = page.write_text("Speed\n<!-- speed -->\nold\n<!-- /speed -->\nEnd\n")
@@ -82,5 +48,5 @@ def into_readme(page: str | os.PathLike[str], name: str, text: str) -> None:
     head, mark, rest = Path(page).read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
     _, end, tail = rest.partition(f"<!-- /{name} -->")
     if not (mark and end):
-        raise InputError(f"{page} has no marks for {name}", f"<!-- {name} --> and <!-- /{name} -->")
+        raise InputError(f"{page} has no markers for {name}", f"<!-- {name} --> and <!-- /{name} -->")
     files.write_text(page, f"{head}{mark}{text}\n{end}{tail}")

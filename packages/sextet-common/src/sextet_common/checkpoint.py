@@ -1,9 +1,8 @@
-"""Checkpoints: named arrays and a JSON description in one file that is whole or not there.
+"""Checkpoints: named arrays and a JSON description in one safetensors file, written atomically.
 
-The file is safetensors (no pickle, readable by any safetensors reader). Its header
-carries, as strings, the format's name and version, the description as JSON and a
-SHA-256 of the whole file with the checksum's own digits read as zeros, so that any
-changed, missing or added byte is noticed on load.
+Any safetensors reader can open the file; it contains no pickle. Its header holds, as strings, the format name and
+version, the description as JSON, and a SHA-256 of the whole file computed with the checksum's own digits set to zero.
+Loading therefore detects any changed, missing or added byte.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ _STEP = re.compile(r"step-(\d+)\.safetensors")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """Content of a checkpoint file.
 
     Parameters
     ----------
     arrays
-        The named arrays, NumPy's or torch's as :func:`load` was told.
+        NumPy arrays or torch tensors by name.
     meta
         The description: plain JSON values.
     """
@@ -53,22 +52,16 @@ def save(
     arrays: Mapping[str, np.ndarray | torch.Tensor],
     meta: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint in one atomic replace.
+    """Write a checkpoint atomically, creating missing folders.
 
     Parameters
     ----------
     path
-        The file to write; folders are made as needed.
+        The file to write.
     arrays
-        Named NumPy arrays or torch tensors of any shape (bool, integers, floats;
-        bfloat16 from torch).
+        NumPy arrays or torch tensors of any shape: bool, integers, floats (bfloat16 from torch).
     meta
         A description of plain JSON values.
-
-    Raises
-    ------
-    InputError
-        Where an array's type or a value of ``meta`` cannot be stored. Nothing is written.
 
     Examples
     --------
@@ -79,10 +72,10 @@ def save(
     ([0.0, 1.0, 2.0], {'step': 7})
     """
     try:
-        described = json.dumps(dict(meta or {}), sort_keys=True, allow_nan=False)
+        description = json.dumps(dict(meta or {}), sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"meta cannot be stored: {error}", "plain JSON values, no NaN or infinity") from error
-    header = {"format": FORMAT, "version": str(VERSION), "meta": described, "sha256": _NO_DIGEST}
+    header = {"format": FORMAT, "version": str(VERSION), "meta": description, "sha256": _NO_DIGEST}
     with files.replacing(path) as temporary:
         _write_safetensors(temporary, arrays, header)
         with open(temporary, "rb+") as file:
@@ -93,26 +86,7 @@ def save(
 
 
 def load(path: str | os.PathLike[str], framework: Literal["numpy", "torch"] = "numpy") -> Checkpoint:
-    """Read a checkpoint and verify every byte of it.
-
-    Parameters
-    ----------
-    path
-        The file to read.
-    framework
-        Whether the arrays come back as NumPy's or torch's (CPU).
-
-    Returns
-    -------
-    Checkpoint
-        The arrays and the description.
-
-    Raises
-    ------
-    InputError
-        Where the file is missing, truncated, damaged, of another program or of a
-        version that this release does not read.
-    """
+    """Read a checkpoint as NumPy arrays or torch CPU tensors, and verify its checksum."""
     path = Path(path)
     with reading(path, "a file that checkpoint.save wrote"):
         with open(path, "rb") as file:
@@ -124,7 +98,7 @@ def load(path: str | os.PathLike[str], framework: Literal["numpy", "torch"] = "n
                 _refuse(path, f"has version {header.get('version')}", f"version {VERSION}: update sextet-common")
             digest = header.get("sha256", "")
             if raw.count(_digest_field(digest)) != 1:
-                _refuse(path, "has no checksum of its own", "a file that checkpoint.save wrote")
+                _refuse(path, "has no checksum", "a file that checkpoint.save wrote")
             if _digest(file, raw.replace(_digest_field(digest), _digest_field(_NO_DIGEST))) != digest:
                 _refuse(path, "is damaged: its checksum does not match its content", "delete it and use an older one")
         return Checkpoint(_read_arrays(path, framework), dict(json.loads(header["meta"])))
@@ -138,31 +112,10 @@ def save_step(
     *,
     keep: int = 2,
 ) -> Path:
-    """Write the checkpoint of one step and keep the last few.
+    """Write ``folder/step-00000042.safetensors`` and delete all but the newest ``keep`` checkpoints.
 
-    Parameters
-    ----------
-    folder
-        Where a job's checkpoints lie; one process at a time writes there.
-    step
-        The step, at least 0: the file is ``step-00000042.safetensors``.
-    arrays, meta
-        As in :func:`save`.
-    keep
-        How many of the newest files stay, at least 1.
+    Only one process at a time may write to the folder. ``arrays`` and ``meta`` are as in :func:`save`.
 
-    Returns
-    -------
-    Path
-        The file written.
-
-    Raises
-    ------
-    InputError
-        As :func:`save`, and where ``step`` or ``keep`` is out of range.
-
-    Examples
-    --------
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
     >>> for step in (10, 20, 30):
@@ -184,28 +137,17 @@ def save_step(
 
 
 def latest(folder: str | os.PathLike[str]) -> Path | None:
-    """Find the newest checkpoint that :func:`save_step` wrote.
-
-    Parameters
-    ----------
-    folder
-        Where the checkpoints lie.
-
-    Returns
-    -------
-    Path or None
-        The file of the highest step, None where there is none.
-    """
-    found = _steps(Path(folder))
-    return found[-1] if found else None
+    """Return the checkpoint with the highest step that :func:`save_step` wrote, or None."""
+    steps = _steps(Path(folder))
+    return steps[-1] if steps else None
 
 
 def _steps(folder: Path) -> list[Path]:
-    """Return a folder's step files, oldest first."""
+    """Return a folder's checkpoints, oldest first."""
     if not folder.is_dir():
         return []
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _STEP.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    numbered = [(int(match[1]), path) for path in folder.iterdir() if (match := _STEP.fullmatch(path.name))]
+    return [path for _, path in sorted(numbered)]
 
 
 def _refuse(path: Path, fault: str, expected: str) -> NoReturn:
@@ -217,7 +159,7 @@ def _is_torch(array: object) -> bool:
 
 
 def _write_safetensors(path: Path, arrays: Mapping[str, np.ndarray | torch.Tensor], header: dict[str, str]) -> None:
-    """Hand the arrays to safetensors: to its NumPy half unless one of them is torch's."""
+    """Write arrays with safetensors' NumPy functions, or its torch functions if one of them is a tensor."""
     for name, array in arrays.items():
         if not (_is_torch(array) or (isinstance(array, np.ndarray | np.generic) and array.dtype.kind in "biuf")):
             kind = f"{type(array).__name__} of {array.dtype}" if hasattr(array, "dtype") else type(array).__name__
@@ -226,12 +168,11 @@ def _write_safetensors(path: Path, arrays: Mapping[str, np.ndarray | torch.Tenso
         import torch
         from safetensors.torch import save_file as save_torch
 
-        def own(array: np.ndarray | torch.Tensor) -> torch.Tensor:
-            # safetensors refuses tensors that share memory, and a view would store more than it shows
+        def copy(array: np.ndarray | torch.Tensor) -> torch.Tensor:
+            # safetensors refuses tensors that share memory; a view would store its whole base
             return torch.as_tensor(array).detach().cpu().clone(memory_format=torch.contiguous_format)
 
-        tensors = {name: own(array) for name, array in arrays.items()}
-        save_torch(tensors, path, metadata=header)
+        save_torch({name: copy(array) for name, array in arrays.items()}, path, metadata=header)
     else:
         from safetensors.numpy import save_file as save_numpy
 
@@ -256,7 +197,7 @@ def _read_arrays(path: Path, framework: str) -> dict[str, Any]:
 
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[int, bytes]:
-    """Return where the header starts and its bytes, checked against the file's size."""
+    """Return the header's position and bytes; its length is checked against the file's size."""
     size = os.fstat(file.fileno()).st_size
     file.seek(0)
     prefix = file.read(8)
@@ -271,7 +212,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[int, bytes]:
 
 
 def _parse_header(raw: bytes, size: int, path: Path) -> dict[str, str]:
-    """Return the header's own strings, once the file is as long as the header says."""
+    """Return the header's metadata; the file must be as long as the header says."""
     try:
         table = json.loads(raw)
         metadata = table.pop("__metadata__")
@@ -286,12 +227,12 @@ def _parse_header(raw: bytes, size: int, path: Path) -> dict[str, str]:
 
 
 def _digest_field(digest: str) -> bytes:
-    # Inside the JSON description the quotes are escaped, so this can only be the checksum's own field.
+    # Quotes inside the JSON description are escaped, so this matches only the checksum field.
     return f'"sha256":"{digest}"'.encode()
 
 
 def _digest(file: BinaryIO, header: bytes) -> str:
-    """Hash the whole file, with the given bytes in the place of its header."""
+    """Hash the whole file with its header replaced by ``header``."""
     total = hashlib.sha256(len(header).to_bytes(8, "little") + header)
     file.seek(8 + len(header))
     while chunk := file.read(1 << 20):

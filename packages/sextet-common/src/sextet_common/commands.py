@@ -1,4 +1,4 @@
-"""The commands of `sextet-common`: look at a machine, a data set, a checkpoint, a run."""
+"""Commands of `sextet-common`: inspect the machine, a data set, a checkpoint or a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sextet_common import data as image_data
 
 
 def machine() -> None:
-    """Print what machine this is: the head of a benchmark table."""
+    """Describe this machine, as in the head of a benchmark table."""
     for name, value in device.describe().items():
         print(f"{name:8} {value}")
 
@@ -23,7 +23,7 @@ def data(
     download: bool = False,
     picture: Path | None = None,
 ) -> None:
-    """Check a data set and print what is in it, before a long job relies on it.
+    """Check a data set and print its size and classes.
 
     Parameters
     ----------
@@ -32,34 +32,34 @@ def data(
     size
         Resize and crop the images of a folder to this many pixels a side.
     download
-        Let torchvision fetch what is not on disk.
+        Let torchvision download what is missing.
     picture
         Save the first ten training images of every class as this PNG.
     """
-    found = image_data.load(spec, size=size, download=download)
-    channels, height, width = found.image_shape
-    print(f"{len(found.train_labels)} training and {len(found.test_labels)} test images, {channels}x{height}x{width}")
-    for label, name in enumerate(found.classes):
-        counts = [int((labels == label).sum()) for labels in (found.train_labels, found.test_labels)]
+    images = image_data.load(spec, size=size, download=download)
+    channels, height, width = images.image_shape
+    print(f"{len(images.train_labels)} training and {len(images.test_labels)} test images, {channels}x{height}x{width}")
+    for label, name in enumerate(images.classes):
+        counts = [int((labels == label).sum()) for labels in (images.train_labels, images.test_labels)]
         print(f"{name:16} {counts[0]:8} {counts[1]:8}")
     if picture is not None:
-        first = [number for k in range(found.n_classes) for number in (found.train_labels == k).nonzero()[0][:10]]
-        figures.save_grid(found.train_images[first], picture, columns=10)
+        first = [number for k in range(images.n_classes) for number in (images.train_labels == k).nonzero()[0][:10]]
+        figures.save_grid(images.train_images[first], picture, columns=10)
         print(picture)
 
 
 def verify(file: tyro.conf.Positional[Path], /) -> None:
-    """Verify a checkpoint's checksum and print what it holds.
+    """Verify a checkpoint's checksum and print its arrays and description.
 
     Parameters
     ----------
     file
         A file that checkpoint.save wrote.
     """
-    found = checkpoint.load(file)
-    for name, array in sorted(found.arrays.items()):
+    saved = checkpoint.load(file)
+    for name, array in sorted(saved.arrays.items()):
         print(f"{name:40} {array.dtype!s:10} {array.shape}")
-    print(found.meta)
+    print(saved.meta)
 
 
 def tensorboard(run: tyro.conf.Positional[Path], /) -> None:

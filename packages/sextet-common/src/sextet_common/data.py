@@ -1,8 +1,7 @@
-"""One image set from many sources: ``load("digits")``, ``load("folder:/photos")``, ``load("cifar10:/data")``."""
+"""Image sets from many sources: ``load("digits")``, ``load("folder:/photos")``, ``load("cifar10:/data")``."""
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
 from collections.abc import Callable
@@ -12,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Integer
 
-from sextet_common import files, npy
+from sextet_common import image_files, npy
 from sextet_common.errors import InputError, reading, require
+from sextet_common.image_files import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from sextet_common.image_files import decode as decode
 from sextet_common.seeding import generator
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")  # theirs; of Pillow's others some start programs
-TEST_SHARE = 0.2  # of a class's images, where the source has no split of its own
+TEST_SHARE = 0.2  # of a class's images, if the source has no test set
 
 # The torchvision classes whose constructor takes train=True|False, and SVHN's split="train"|"test".
 _TORCHVISION = {
@@ -43,18 +42,11 @@ class ImageSet:
     train_labels, test_labels
         Class numbers, int64, shape (images,).
     classes
-        The classes' names, in the order of their numbers.
+        Class names by class number.
     mean, std
-        Per channel over the training images, float32, shape (channels,).
-        A constant channel has std 1.
+        Per channel over the training images, float32, shape (channels,). A constant channel has std 1.
     source
-        Where the images come from: what :func:`load` was asked for.
-
-    Raises
-    ------
-    InputError
-        Where shapes disagree, a label is out of range, a value is not in [0, 1] or
-        a class has no training image.
+        The specification that was passed to :func:`load`.
     """
 
     train_images: Float[np.ndarray, "train channels height width"]
@@ -77,29 +69,18 @@ class ImageSet:
         *,
         source: str = "the given arrays",
     ) -> ImageSet:
-        """Build a set from plain arrays in any usual layout.
+        """Build and check a set from plain arrays in any usual layout.
 
         Parameters
         ----------
         train_images, test_images
-            uint8 in 0..255 or floats in [0, 1]; (n, h, w), (n, c, h, w) or (n, h, w, c)
-            with 1 or 3 channels.
+            uint8 in 0..255 or floats in [0, 1]; (n, h, w), (n, c, h, w) or (n, h, w, c) with 1 or 3 channels.
         train_labels, test_labels
             Class numbers from 0, shape (n,) or (n, 1).
         classes
-            The names; numbers where not given.
+            Class names; by default the numbers.
         source
-            What to call the data, in the set and in an error.
-
-        Returns
-        -------
-        ImageSet
-            The checked set.
-
-        Raises
-        ------
-        InputError
-            See :class:`ImageSet`.
+            Name of the data, used in error messages.
 
         Examples
         --------
@@ -119,7 +100,9 @@ class ImageSet:
                 f"{source}: training images are {images[0].shape[1:]}, test images {images[1].shape[1:]}",
                 "one (channels, height, width) for all",
             )
-        if classes is None and labels[0].max() >= len(labels[0]):  # then one is missing; not so many names are made
+        if classes is None and labels[0].max() >= len(
+            labels[0]
+        ):  # a class is absent; a huge label must not create as many names
             absent = min(set(range(len(labels[0]))) - set(labels[0].tolist()))
             raise InputError(f"{source}: class '{absent}' has no training image", "at least one per class")
         names = classes or tuple(str(k) for k in range(int(labels[0].max(initial=0)) + 1))
@@ -143,13 +126,13 @@ class ImageSet:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of every image."""
+        """Channels, height and width of an image."""
         _, channels, height, width = self.train_images.shape
         return channels, height, width
 
     @property
     def n_classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self.classes)
 
 
@@ -159,28 +142,19 @@ def load(spec: str, *, size: int | None = None, download: bool = False) -> Image
     Parameters
     ----------
     spec
-        ``digits`` (the 1797 handwritten digits that ship with scikit-learn, 1437 to train
-        on); ``folder:PATH`` or the path itself: ``PATH/train/CLASS/*.png`` and
-        ``PATH/test/CLASS/*.png``, or ``PATH/CLASS/*.png``, of which a fifth of every class
-        becomes the test set; ``npz:PATH`` with train_images, train_labels, test_images,
-        test_labels and optionally classes; ``npz-jpeg:PREFIX`` for the pair
-        ``PREFIX-train.npz`` and ``PREFIX-test.npz`` of JPEG files in one array each
-        (``jpeg``, ``offsets``, ``labels``, ``classes``); or a torchvision data set on disk:
-        ``mnist:PATH``, ``cifar10:PATH`` and so on.
+        One of:
+
+        - ``digits``: the 1797 handwritten digits that ship with scikit-learn, 1437 of them for training
+        - ``folder:PATH`` or a path: ``PATH/train/CLASS/*.png`` and ``PATH/test/CLASS/*.png``, or ``PATH/CLASS/*.png``,
+          of which a fifth of every class becomes the test set
+        - ``npz:PATH`` with train_images, train_labels, test_images, test_labels and optionally classes
+        - ``npz-jpeg:PREFIX``: ``PREFIX-train.npz`` and ``PREFIX-test.npz`` with JPEG files in one array (``jpeg``,
+          ``offsets``, ``labels``, optionally ``classes``)
+        - ``mnist:PATH``, ``cifar10:PATH`` and so on: a torchvision data set on disk
     size
         Resize and crop every image of a folder to this many pixels a side.
     download
-        Let torchvision fetch what is not on disk.
-
-    Returns
-    -------
-    ImageSet
-        The images.
-
-    Raises
-    ------
-    InputError
-        Where the source is unknown, missing or broken: the file is named.
+        Let torchvision download what is missing.
 
     Examples
     --------
@@ -205,7 +179,7 @@ def load(spec: str, *, size: int | None = None, download: bool = False) -> Image
         return _folder(path, size)
     if path.suffix == ".npz":
         return _npz(path)
-    raise InputError(f"data {spec!r} is unknown or not there", ACCEPTED)
+    raise InputError(f"data {spec!r} is unknown or missing", ACCEPTED)
 
 
 def _joined(parts: list[tuple[np.ndarray, np.ndarray]], classes: tuple[str, ...] | None, source: str) -> ImageSet:
@@ -237,7 +211,7 @@ def _as_nchw(images: np.ndarray, source: str) -> np.ndarray:
 
 
 def _as_labels(labels: np.ndarray, source: str) -> np.ndarray:
-    """Return labels as a fresh int64 (n,)."""
+    """Return labels as a new int64 array of shape (n,)."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
@@ -257,81 +231,16 @@ def _digits() -> ImageSet:
 def _torchvision(kind: str, path: Path, download: bool) -> ImageSet:
     datasets = require("torchvision.datasets", package="sextet-common", extra="torch")
     constructor = getattr(datasets, _TORCHVISION[kind])
-    loaded = []
+    splits = []
     names: tuple[str, ...] | None = None
     for split in ("train", "test"):
         part = {"split": split} if kind == "svhn" else {"train": split == "train"}
         with reading(f"{kind}:{path}", "the data on disk, or --download"):
-            found = constructor(str(path), download=download, **part)
-        labels = found.labels if kind == "svhn" else found.targets
-        loaded.append((np.asarray(found.data), np.asarray(labels).astype(np.int64)))
-        names = tuple(map(str, getattr(found, "classes", ()))) or None
-    return _joined(loaded, names, f"{kind}:{path}")
-
-
-def decode(content: bytes, name: str, size: int | None = None) -> Integer[np.ndarray, "height width 3"]:
-    """Decode an image file as RGB, turned as its EXIF says.
-
-    Parameters
-    ----------
-    content
-        The file's bytes: PNG, JPEG, BMP, WebP, TIFF or PPM.
-    name
-        What to call it in an error.
-    size
-        Scale and crop to a square of so many pixels a side.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8, shape (height, width, 3).
-
-    Raises
-    ------
-    InputError
-        Where it is no whole image of these formats, or claims far more pixels than its bytes can hold.
-
-    Examples
-    --------
-    >>> white = b"P5 2 1 255 " + bytes([255, 255])
-    >>> decode(white, "white.ppm").shape
-    (1, 2, 3)
-    """
-    image_module = require("PIL.Image", package="sextet-common", extra="images")
-    operations = require("PIL.ImageOps", package="sextet-common", extra="images")
-    with reading(name, "a whole image file"), image_module.open(io.BytesIO(content), formats=_FORMATS) as image:
-        files.check_growth(name, 3 * image.width * image.height, len(content))
-        pixels = operations.exif_transpose(image).convert("RGB")
-        return np.asarray(operations.fit(pixels, (size, size)) if size else pixels)
-
-
-def _class_folders(path: Path) -> list[Path]:
-    if not path.is_dir():
-        raise InputError(f"{path} is not a folder", "a folder with one folder of images per class")
-    found = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not found:
-        raise InputError(f"{path} has no class folders", "one folder of images per class")
-    return found
-
-
-def _images_of(folder: Path) -> list[Path]:
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        raise InputError(f"{folder} has no image", "at least one of " + ", ".join(IMAGE_SUFFIXES))
-    return found
-
-
-def _read_files(paths: list[Path], size: int | None, first: tuple[Path, tuple[int, ...]] | None) -> np.ndarray:
-    """Read images of one size; ``first`` is the file that all are compared with."""
-    pixels = []
-    for path in paths:
-        image = decode(path.read_bytes(), str(path), size)
-        first = first or (path, image.shape)
-        if image.shape != first[1]:
-            told = [f"{shape[1]}x{shape[0]}" for shape in (image.shape, first[1])]
-            raise InputError(f"{path} is {told[0]}, {first[0]} is {told[1]}", "images of one size, or --size N")
-        pixels.append(image)
-    return np.stack(pixels)
+            dataset = constructor(str(path), download=download, **part)
+        labels = dataset.labels if kind == "svhn" else dataset.targets
+        splits.append((np.asarray(dataset.data), np.asarray(labels).astype(np.int64)))
+        names = tuple(map(str, getattr(dataset, "classes", ()))) or None
+    return _joined(splits, names, f"{kind}:{path}")
 
 
 def _folder(path: Path, size: int | None) -> ImageSet:
@@ -339,10 +248,10 @@ def _folder(path: Path, size: int | None) -> ImageSet:
         raise InputError(f"size is {size}", "a whole number of pixels >= 1")
     test_folder = next((path / name for name in ("test", "val") if (path / name).is_dir()), None)
     split = (path / "train").is_dir() and test_folder is not None
-    folders = {"train": _class_folders(path / "train" if split else path)}
+    folders = {"train": image_files.class_folders(path / "train" if split else path)}
     classes = tuple(folder.name for folder in folders["train"])
     if split and test_folder is not None:
-        folders["test"] = _class_folders(test_folder)
+        folders["test"] = image_files.class_folders(test_folder)
         extra = sorted({f.name for f in folders["test"]} ^ set(classes))
         if extra:
             both = f"{path / 'train'} and {test_folder}"
@@ -350,42 +259,42 @@ def _folder(path: Path, size: int | None) -> ImageSet:
     parts: dict[str, tuple[list[Path], list[int]]] = {"train": ([], []), "test": ([], [])}
     for part, class_folders in folders.items():
         for label, folder in enumerate(class_folders):
-            found = _images_of(folder)
-            held_out = 0 if split else max(1, round(TEST_SHARE * len(found)))
-            if not split and len(found) < 2:
+            images = image_files.images_of(folder)
+            test_size = 0 if split else max(1, round(TEST_SHARE * len(images)))
+            if not split and len(images) < 2:
                 raise InputError(f"{folder} has 1 image", "at least 2: one is held out for the test set")
-            chosen = set(generator(0, "test split", folder.name).permutation(len(found))[:held_out].tolist())
-            for number, file in enumerate(found):
-                target = parts["test" if number in chosen else part]
-                target[0].append(file)
-                target[1].append(label)
-    train = _read_files(parts["train"][0], size, None)
-    test = _read_files(parts["test"][0], size, (parts["train"][0][0], train.shape[1:]))
+            held_out = set(generator(0, "test split", folder.name).permutation(len(images))[:test_size].tolist())
+            for number, file in enumerate(images):
+                paths, labels = parts["test" if number in held_out else part]
+                paths.append(file)
+                labels.append(label)
+    train = image_files.read_images(parts["train"][0], size, None)
+    test = image_files.read_images(parts["test"][0], size, (parts["train"][0][0], train.shape[1:]))
     return ImageSet.of(
         train, np.asarray(parts["train"][1]), test, np.asarray(parts["test"][1]), classes, source=f"folder:{path}"
     )
 
 
 def _read_npz(path: Path, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
-    found = npy.read_npz(path, names, ("classes",), expected="an .npz file with " + ", ".join(names))
+    arrays = npy.read_npz(path, names, ("classes",))
     with reading(path, "classes of shape (n,)"):
-        classes = tuple(map(str, found["classes"])) if "classes" in found else None
-    return found, classes
+        classes = tuple(map(str, arrays["classes"])) if "classes" in arrays else None
+    return arrays, classes
 
 
 def _npz(path: Path) -> ImageSet:
-    found, classes = _read_npz(path, ("train_images", "train_labels", "test_images", "test_labels"))
-    loaded = [(found[f"{part}_images"], found[f"{part}_labels"]) for part in ("train", "test")]
-    return _joined(loaded, classes, f"npz:{path}")
+    arrays, classes = _read_npz(path, ("train_images", "train_labels", "test_images", "test_labels"))
+    splits = [(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test")]
+    return _joined(splits, classes, f"npz:{path}")
 
 
 def _npz_jpeg(prefix: Path) -> ImageSet:
-    loaded = []
+    splits = []
     classes: tuple[str, ...] | None = None
     for part in ("train", "test"):
         path = Path(f"{os.fspath(prefix)}-{part}.npz")
-        found, classes = _read_npz(path, ("jpeg", "offsets", "labels"))
-        content, offsets = found["jpeg"].tobytes(), found["offsets"]
+        arrays, classes = _read_npz(path, ("jpeg", "offsets", "labels"))
+        content, offsets = arrays["jpeg"].tobytes(), arrays["offsets"]
         if (
             offsets.ndim != 1
             or offsets.dtype.kind not in "iu"
@@ -402,5 +311,5 @@ def _npz_jpeg(prefix: Path) -> ImageSet:
         shapes = {image.shape for image in pixels}
         if len(shapes) > 1:
             raise InputError(f"{path} has images of {len(shapes)} sizes", "images of one size")
-        loaded.append((np.stack(pixels), found["labels"]))
-    return _joined(loaded, classes, f"npz-jpeg:{prefix}")
+        splits.append((np.stack(pixels), arrays["labels"]))
+    return _joined(splits, classes, f"npz-jpeg:{prefix}")

@@ -1,4 +1,4 @@
-"""Which device a job runs on, and what machine that is."""
+"""The torch device of a job, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -16,26 +16,8 @@ ACCEPTED = "auto, cpu, cuda, cuda:N or mps"
 
 
 def pick(name: str = "auto") -> torch.device:
-    """Choose the torch device for a job.
+    """Return the torch device of this name; ``auto`` takes the first available of cuda, mps and cpu.
 
-    Parameters
-    ----------
-    name
-        ``auto`` takes the first of cuda, mps and cpu that is there; else one of
-        ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
-
-    Returns
-    -------
-    torch.device
-        The device, known to exist.
-
-    Raises
-    ------
-    InputError
-        Where the name is unknown or this machine has no such device.
-
-    Examples
-    --------
     >>> pick("cpu")
     device(type='cpu')
     """
@@ -52,21 +34,21 @@ def pick(name: str = "auto") -> torch.device:
     if chosen.type not in available:
         raise InputError(f"device {name!r} is unknown", ACCEPTED)
     if not available[chosen.type]:
-        here = ", ".join(kind for kind, there in available.items() if there)
-        raise InputError(f"device {name!r} is not on this machine", f"auto or one of: {here}")
+        present = ", ".join(kind for kind, is_present in available.items() if is_present)
+        raise InputError(f"device {name!r} is not available", f"auto or one of: {present}")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device {name!r} is not on this machine", f"cuda:N with N < {torch.cuda.device_count()}")
+        raise InputError(f"device {name!r} is not available", f"cuda:N with N < {torch.cuda.device_count()}")
     return chosen
 
 
 def describe() -> dict[str, str | int]:
-    """Describe this machine, for the head of a benchmark table.
+    """Describe this machine, for benchmark tables.
 
     Returns
     -------
     dict
-        ``cpu`` (model), ``cores`` (usable ones), ``system``, ``python``, ``numpy``, and
-        where torch is installed ``torch`` and ``gpu`` (model, or "none").
+        ``cpu`` (model), ``cores`` (usable), ``system``, ``python``, ``numpy`` and, if torch is installed, ``torch`` and
+        ``gpu`` (model, or "none").
 
     Examples
     --------
@@ -75,7 +57,7 @@ def describe() -> dict[str, str | int]:
     """
     import numpy as np
 
-    described: dict[str, str | int] = {
+    description: dict[str, str | int] = {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "system": f"{platform.system()} {platform.machine()}",
@@ -85,14 +67,14 @@ def describe() -> dict[str, str | int]:
     try:
         import torch
     except ModuleNotFoundError:
-        return described
-    described["torch"] = torch.__version__
-    described["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return described
+        return description
+    description["torch"] = torch.__version__
+    description["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return description
 
 
 def _cpu_model() -> str:
-    """Return the processor's name: Linux keeps it in a file, elsewhere platform knows it."""
+    """Return the processor's model: Linux lists it in /proc, other systems in `platform`."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():

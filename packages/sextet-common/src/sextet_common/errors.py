@@ -1,4 +1,4 @@
-"""The one error that a user's input can cause, and what turns others into it."""
+"""The exception for invalid input, and functions that convert other exceptions to it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-_TOLD = 300  # characters of another library's complaint that are passed on
+_MAX_DETAIL = 300  # characters of another library's message that are kept
 
 
 class InputError(ValueError):
-    """Input that cannot be used: says what was given and what is accepted.
-
-    The command line prints it as one line and exits with code 2.
+    """Invalid input: says what was given and what is accepted. A command line prints it as one line and exits with 2.
 
     Parameters
     ----------
     given
-        What is wrong, naming the offending value, file or option.
+        What is wrong, with the offending value, file or option.
     expected
-        The accepted form, or the next step; empty where ``given`` says it all.
+        The accepted form or the next step; may be empty.
 
     Examples
     --------
@@ -37,26 +35,14 @@ class InputError(ValueError):
 
 
 def require(module: str, *, package: str, extra: str) -> ModuleType:
-    """Import an optional dependency, or say which extra brings it.
+    """Import an optional dependency; if it is missing, name the extra that installs it.
 
     Parameters
     ----------
     module
         The module to import, ``"matplotlib.pyplot"``.
-    package
-        The distribution whose extra is missing, ``"sextet-common"``.
-    extra
-        The extra's name, ``"figures"``.
-
-    Returns
-    -------
-    ModuleType
-        The imported module.
-
-    Raises
-    ------
-    InputError
-        Where the module is not installed.
+    package, extra
+        The distribution and its extra, ``"sextet-common"`` and ``"figures"``.
 
     Examples
     --------
@@ -67,28 +53,23 @@ def require(module: str, *, package: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
-            raise  # installed, but one of its own dependencies is not: not ours to explain
+            raise  # the module is installed, one of its dependencies is not
         raise InputError(f"{module} is not installed", f"pip install '{package}[{extra}]'") from error
 
 
 @contextmanager
 def reading(path: str | os.PathLike[str], expected: str) -> Iterator[None]:
-    """Turn whatever a file's content makes a parser raise into one error that names the file.
+    """Convert any exception raised while reading a file to one InputError that names the file.
 
-    A file that is missing, damaged or made to hurt can raise nearly anything inside the libraries that read it. What
-    the block itself raises as InputError passes as it is.
+    Parsers raise nearly any exception for missing, damaged or malicious files. An InputError raised in the block passes
+    unchanged; any other exception becomes its cause.
 
     Parameters
     ----------
     path
         The file that the block reads.
     expected
-        What it should be.
-
-    Raises
-    ------
-    InputError
-        In the place of any other exception; that one is its cause.
+        What the file should be.
 
     Examples
     --------
@@ -106,10 +87,10 @@ def reading(path: str | os.PathLike[str], expected: str) -> Iterator[None]:
     except IsADirectoryError as error:
         raise InputError(f"{error.filename or path} is a folder", expected) from None
     except Exception as error:
-        told = " ".join(str(error).split())[:_TOLD] or type(error).__name__
-        raise InputError(f"{path} cannot be read: {told}", expected) from error
+        detail = " ".join(str(error).split())[:_MAX_DETAIL] or type(error).__name__
+        raise InputError(f"{path} cannot be read: {detail}", expected) from error
 
 
 def _printable(text: str) -> str:
-    """Return text without halves of characters, which a JSON file can hold and no terminal takes."""
+    """Escape lone surrogates, which JSON allows but a terminal cannot print."""
     return text.encode("utf-8", "backslashreplace").decode()

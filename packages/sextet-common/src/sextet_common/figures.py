@@ -1,4 +1,4 @@
-"""Pictures in one style: grids of images, and curves."""
+"""PNG figures in one style: image grids and curves."""
 
 from __future__ import annotations
 
@@ -19,34 +19,28 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0b6e99", "#d1495b", "#66a182", "#edae49", "#5f4b8b", "#8d99ae")
-_BACKGROUND = 0.6  # between black and white, so that images of either can be told from the gaps
+_BACKGROUND = 0.6  # grey, to set black and white images off from the gaps
 _STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "font.size": 9}
 
 
 def grid(
     images: Float[np.ndarray, "images channels height width"], columns: int | None = None, *, gap: int = 1
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Lay images out in rows.
+    """Arrange images in rows on a grey background.
 
     Parameters
     ----------
     images
-        Values in [0, 1] (others are clipped: distilled pixels may leave the range),
-        1 or 3 channels.
+        Values in [0, 1], clipped (distilled pixels may leave the range); 1 or 3 channels.
     columns
-        Images per row; near a square where not given.
+        Images per row; by default the grid is nearly square.
     gap
-        Grey pixels between images.
+        Pixels between images.
 
     Returns
     -------
     numpy.ndarray
         One RGB picture, uint8.
-
-    Raises
-    ------
-    InputError
-        Where the shape is another.
 
     Examples
     --------
@@ -72,26 +66,8 @@ def save_grid(
     *,
     scale: int | None = None,
 ) -> None:
-    """Save images as one PNG, small ones enlarged so that their pixels can be seen.
+    """Save a :func:`grid` as PNG. Each image pixel becomes ``scale`` screen pixels, by default about 64 per image.
 
-    Parameters
-    ----------
-    images
-        Values in [0, 1], as for :func:`grid`.
-    path
-        The PNG file.
-    columns
-        Images per row.
-    scale
-        Screen pixels per image pixel; chosen so that an image is about 64 wide where not given.
-
-    Raises
-    ------
-    InputError
-        Where the shape is another, or the extra ``figures`` is missing.
-
-    Examples
-    --------
     >>> import tempfile
     >>> from pathlib import Path
     >>> path = Path(tempfile.mkdtemp()) / "grid.png"
@@ -114,21 +90,8 @@ def save_panels(
     *,
     title: str = "",
 ) -> None:
-    """Save several titled grids of images under one another.
+    """Save one :func:`grid` per title as PNG, from top to bottom.
 
-    Parameters
-    ----------
-    panels
-        Title to images, from top to bottom.
-    path
-        The PNG file.
-    columns
-        Images per row.
-    title
-        The picture's title.
-
-    Examples
-    --------
     >>> import tempfile
     >>> from pathlib import Path
     >>> path = Path(tempfile.mkdtemp()) / "panels.png"
@@ -156,18 +119,18 @@ def save_curves(
     y_label: str,
     title: str = "",
 ) -> None:
-    """Save named curves as one PNG.
+    """Save named curves as PNG.
 
     Parameters
     ----------
     curves
-        Name to (x values, y values); points that are not finite are left out by the plot.
+        Name to (x values, y values); non-finite points are not drawn.
     path
         The PNG file.
     x_label, y_label
-        The axes' names, with their units.
+        Axis labels, with units.
     title
-        The picture's title.
+        The figure's title.
 
     Examples
     --------
@@ -190,29 +153,10 @@ def save_curves(
 
 @contextmanager
 def figure_file(path: str | os.PathLike[str], inches: tuple[float, float], *, title: str = "") -> Iterator[Figure]:
-    """Give an empty matplotlib figure in the house's style, and save it as one PNG at the end.
+    """Yield an empty matplotlib figure of a size in inches; save it as PNG unless the block raises.
 
-    Parameters
-    ----------
-    path
-        The PNG file; it is written whole, or not at all where the body raises.
-    inches
-        Width and height.
-    title
-        The picture's title.
+    The figure is independent of pyplot's global state.
 
-    Yields
-    ------
-    matplotlib.figure.Figure
-        Outside pyplot's global state.
-
-    Raises
-    ------
-    InputError
-        Where the extra ``figures`` is missing.
-
-    Examples
-    --------
     >>> import tempfile
     >>> from pathlib import Path
     >>> path = Path(tempfile.mkdtemp()) / "line.png"

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, the one place that replaces a file; and how much a file may swell when read."""
+"""Atomic writes of files and folders, and a limit on how much a file may expand when it is read."""
 
 from __future__ import annotations
 
@@ -12,36 +12,18 @@ from pathlib import Path
 from sextet_common.errors import InputError
 
 _SUFFIX = ".tmp"
-_FREE = 64 << 20  # bytes that any file may unpack to
-_GROWTH = 100  # times its size, where that is more: photographs as JPEG files reach 20, drawings as PNG files 50
+_ALWAYS_ALLOWED = 64 << 20  # bytes that any file may unpack to
+_MAX_GROWTH = 100  # times the file's size; photographs as JPEG reach 20, drawings as PNG 50
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path whose file takes the place of ``path`` at the end.
+    """Yield a temporary path in the same folder; at the end its file replaces ``path`` atomically.
 
-    The temporary file lies in the same folder (made where it is missing); it is
-    flushed to the disk and renamed in one step, so that a reader, a crash or a
-    SIGKILL at any moment finds the old file or the new one and never a part. What a
-    killed writer of the same file left beside it is deleted.
+    The file is flushed to disk and renamed in one step, so that ``path`` is always the old file or the new one,
+    whenever a crash or SIGKILL occurs. If the block raises, ``path`` keeps its content. Temporary files that killed
+    writers of the same path left are deleted, and missing folders are created.
 
-    Parameters
-    ----------
-    path
-        The file to write.
-
-    Yields
-    ------
-    Path
-        Where to write the new content. It must exist when the block ends.
-
-    Raises
-    ------
-    BaseException
-        Whatever the block raises; ``path`` is then as it was before.
-
-    Examples
-    --------
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "notes.txt"
     >>> with replacing(target) as temporary:
@@ -52,7 +34,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}{_SUFFIX}")
-    _remove_those_of_killed_writers(target)
+    _remove_abandoned(target)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -66,29 +48,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a new, empty folder that takes the place of ``path`` at the end.
+    """Yield a new, empty folder that replaces ``path`` at the end.
 
-    It lies beside it (in a folder made where it is missing), and is renamed once its files are written: ``path`` is the
-    old folder, or the new one, or for the moment between two renames not there. What a killed writer of the same
-    folder left is deleted.
+    The folder is created beside ``path`` and renamed once the block ends. ``path`` is the old folder or the new one, or
+    is absent for the moment between two renames. If the block raises, ``path`` keeps its content. Folders that killed
+    writers of the same path left are deleted.
 
-    Parameters
-    ----------
-    path
-        The folder to make. What is there is replaced.
-
-    Yields
-    ------
-    Path
-        Where to write.
-
-    Raises
-    ------
-    BaseException
-        Whatever the block raises; ``path`` is then as it was before.
-
-    Examples
-    --------
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "set"
     >>> with replacing_folder(target) as folder:
@@ -99,8 +64,8 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = (target.with_name(f".{target.name}.{os.getpid()}{end}") for end in (_SUFFIX, f".old{_SUFFIX}"))
-    _remove_those_of_killed_writers(target)
-    for leftover in (temporary, old):  # of a writer that had this process's number, as in a container started again
+    _remove_abandoned(target)
+    for leftover in (temporary, old):  # of an earlier process with the same id, as after a container restart
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         temporary.mkdir()
@@ -118,17 +83,8 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    r"""Write a whole UTF-8 text file in one atomic replace.
+    r"""Write a UTF-8 text file atomically.
 
-    Parameters
-    ----------
-    path
-        The file to write.
-    text
-        Its content.
-
-    Examples
-    --------
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "a" / "b.txt"
     >>> write_text(target, "one line\n")
@@ -140,15 +96,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:
-    """Delete the temporary files that killed writers left in a folder.
+    """Delete all temporary files in a folder. Only one process at a time may write there.
 
-    Parameters
-    ----------
-    folder
-        A folder that one process at a time writes to.
-
-    Examples
-    --------
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> (folder / ".a.txt.1.tmp").touch()
@@ -161,23 +110,18 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
 
 
 def check_growth(path: str | os.PathLike[str], claimed: int, there: int) -> None:
-    """Refuse compressed content that says it unpacks to far more than it holds, before it is unpacked.
+    """Refuse compressed content that claims to unpack to more than 64 MiB and more than 100 times its size.
 
-    A few kilobytes can be made to unpack to gigabytes, none of them worth anything.
+    Call it before unpacking: a malicious file of a few kilobytes can unpack to gigabytes.
 
     Parameters
     ----------
     path
-        The file, for the error.
+        The file, for the error message.
     claimed
-        Bytes that its content says it unpacks to.
+        Bytes that the content says it unpacks to.
     there
-        Bytes of the content as it is stored.
-
-    Raises
-    ------
-    InputError
-        Where more than 64 MiB are claimed and more than 100 times what is there.
+        Bytes of the content as stored.
 
     Examples
     --------
@@ -185,17 +129,17 @@ def check_growth(path: str | os.PathLike[str], claimed: int, there: int) -> None
     Traceback (most recent call last):
     sextet_common.errors.InputError: zeros.npz unpacks to 1000000000 bytes from 1000000; expected: at most 100000000
     """
-    most = max(_FREE, _GROWTH * there)
-    if claimed > most:
-        raise InputError(f"{path} unpacks to {claimed} bytes from {there}", f"at most {most}")
+    limit = max(_ALWAYS_ALLOWED, _MAX_GROWTH * there)
+    if claimed > limit:
+        raise InputError(f"{path} unpacks to {claimed} bytes from {there}", f"at most {limit}")
 
 
-def _remove_those_of_killed_writers(target: Path) -> None:
-    """Delete the temporary files and folders of a target whose processes are no more."""
-    form = re.compile(re.escape(f".{target.name}.") + r"(\d+)(?:\.old)?" + re.escape(_SUFFIX))
-    with suppress(OSError):  # not every folder that can be written to can be listed
+def _remove_abandoned(target: Path) -> None:
+    """Delete the temporary files and folders of a target whose processes have ended."""
+    pattern = re.compile(re.escape(f".{target.name}.") + r"(\d+)(?:\.old)?" + re.escape(_SUFFIX))
+    with suppress(OSError):  # some writable folders cannot be listed
         for path in target.parent.iterdir():
-            match = form.fullmatch(path.name)
+            match = pattern.fullmatch(path.name)
             if match and not _is_running(int(match[1])):
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
@@ -204,21 +148,21 @@ def _remove_those_of_killed_writers(target: Path) -> None:
 
 
 def _is_running(process: int) -> bool:
-    """Tell whether there is a process of this number; where asking would disturb it, as on Windows, suppose so."""
+    """Return whether a process exists. Assume so on Windows, where the check would disturb the process."""
     if os.name != "posix":
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):  # another user's; no number of a process
+    except (PermissionError, OverflowError):  # another user's process; not a process id
         return True
     return True
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that the rename itself outlives a power cut."""
-    with suppress(OSError):  # not every file system can open a folder
+    """Flush a folder's entries, so that a rename survives a power failure."""
+    with suppress(OSError):  # some file systems cannot open a folder
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

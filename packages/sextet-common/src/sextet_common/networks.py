@@ -1,4 +1,4 @@
-"""Networks of others by name, weights from local files, and what a network costs."""
+"""Networks of torchvision and timm by name, weights from local files, and the cost of a network."""
 
 from __future__ import annotations
 
@@ -16,29 +16,18 @@ from sextet_common.errors import InputError, reading, require
 
 
 def published(name: str, outputs: int | None, *, package: str, own: tuple[str, ...] = ()) -> nn.Module:
-    """Make torchvision's or timm's network of a name, from random weights.
+    """Build a randomly initialised classifier of torchvision or timm.
 
     Parameters
     ----------
     name
-        A classifier's name, such as ``resnet18``. torchvision goes first where both know it; ``timm:NAME`` and
-        ``torchvision:NAME`` ask for one of them.
+        ``resnet18``, ``timm:NAME`` or ``torchvision:NAME``; without a prefix torchvision is searched first.
     outputs
-        How many outputs its last layer has; None leaves that layer out.
+        Number of outputs of the last layer; None leaves that layer out.
     package
-        Whose extra ``timm`` an error asks for.
+        The distribution whose extra ``timm`` an error message suggests.
     own
-        Further names, which an error suggests too.
-
-    Returns
-    -------
-    torch.nn.Module
-        The network.
-
-    Raises
-    ------
-    InputError
-        Where the name is unknown (the nearest are suggested), or the last layer cannot be left out.
+        Further names to suggest when the name is unknown.
 
     Examples
     --------
@@ -59,8 +48,8 @@ def published(name: str, outputs: int | None, *, package: str, own: tuple[str, .
     if library == "timm" or _has_timm(package):
         timm = require("timm", package=package, extra="timm")
         if bare in timm.list_models():
-            made: nn.Module = timm.create_model(bare, pretrained=False, num_classes=outputs or 0)
-            return made
+            model: nn.Module = timm.create_model(bare, pretrained=False, num_classes=outputs or 0)
+            return model
     known = [*own, *models.list_models(module=models), *(_timm_names(package) if _has_timm(package) else [])]
     near = difflib.get_close_matches(bare, known, n=3)
     expected = f"{', '.join(near)}, perhaps" if near else f"{', '.join([*own, 'a name of torchvision or timm'])}"
@@ -68,20 +57,10 @@ def published(name: str, outputs: int | None, *, package: str, own: tuple[str, .
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Load weights from a local file into a module.
+    """Load a module's weights from a .safetensors file, or from a torch file without pickled objects.
 
-    Parameters
-    ----------
-    module
-        What they are for. Entries that it lacks are passed over only where they belong to a classifier's last layer
-        (``fc``, ``classifier``, ``head``, ``heads``), and all that it has must be there.
-    path
-        A .safetensors file, or one of torch's, read without pickled objects.
-
-    Raises
-    ------
-    InputError
-        Where the file is missing, broken or holds another network's weights: the first differing names are told.
+    The file must contain every entry of the module. Additional entries are ignored only if they belong to the last
+    layer of a classifier (``fc``, ``classifier``, ``head``, ``heads``). On error the module keeps its weights.
     """
     if not path.is_file():
         raise InputError(f"{path} is missing", "a file of weights, .safetensors or .pt")
@@ -89,45 +68,34 @@ def load_weights(module: nn.Module, path: Path) -> None:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            found: Any = load_file(path)
+            weights: Any = load_file(path)
         else:
-            # In memory, where nothing can be read that is not there; a file asks for what a length in it says.
-            found = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    found = found.get("state_dict", found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or not all(isinstance(v, Tensor) and isinstance(n, str) for n, v in found.items()):
-        raise InputError(f"{path} holds {type(found).__name__}", "tensors by name")
+            # From memory: torch.load of a file allocates whatever length the file claims.
+            weights = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+    weights = weights.get("state_dict", weights) if isinstance(weights, dict) else weights
+    if not isinstance(weights, dict) or not all(
+        isinstance(v, Tensor) and isinstance(n, str) for n, v in weights.items()
+    ):
+        raise InputError(f"{path} holds {type(weights).__name__}", "tensors by name")
     target = getattr(module, "network", module)
-    wanted = target.state_dict()
-    missing = sorted(set(wanted) - set(found))
+    own = target.state_dict()
+    missing = sorted(set(own) - set(weights))
     heads = ("fc.", "classifier.", "head.", "heads.")
-    extra = sorted(name for name in set(found) - set(wanted) if not name.startswith(heads))
-    unlike = sorted(name for name in set(wanted) & set(found) if wanted[name].shape != found[name].shape)
+    extra = sorted(name for name in set(weights) - set(own) if not name.startswith(heads))
+    unlike = sorted(name for name in set(own) & set(weights) if own[name].shape != weights[name].shape)
     for fault, names in (("lacks", missing), ("has the unknown", extra), ("has another shape of", unlike)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise InputError(f"{path} {fault} {names[0]}{more}", "weights of this network")
     with reading(path, "weights of this network"):
-        target.load_state_dict({name: found[name] for name in wanted})
+        target.load_state_dict({name: weights[name] for name in own})
 
 
 def complexity(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, int]:
-    """Count a module's parameters and the multiply-adds of one input.
+    """Count a module's parameters and its multiply-adds for one input of a shape.
 
-    Parameters
-    ----------
-    module
-        Maps (batch, *input_shape) to anything.
-    input_shape
-        The shape of one input.
+    Multiply-adds are those of convolutions and matrix products, half of what torch's ``FlopCounterMode`` counts.
 
-    Returns
-    -------
-    tuple of int
-        Parameters, and multiply-adds of convolutions and matrix products, as torch's counter has them (it counts two
-        operations for each).
-
-    Examples
-    --------
     >>> complexity(nn.Linear(10, 5), (10,))
     (55, 50)
     """
@@ -139,18 +107,18 @@ def complexity(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, in
 
 
 def _headless(network: nn.Module, name: str) -> nn.Module:
-    """Replace the last layer of a torchvision classifier by nothing."""
+    """Replace the last linear layer of a torchvision classifier by the identity."""
     for last in ("fc", "classifier", "head", "heads"):
-        found = getattr(network, last, None)
-        if isinstance(found, nn.Linear):
+        layers = getattr(network, last, None)
+        if isinstance(layers, nn.Linear):
             setattr(network, last, nn.Identity())
             return network
-        if isinstance(found, nn.Sequential):
-            numbers = [number for number, layer in enumerate(found) if isinstance(layer, nn.Linear)]
+        if isinstance(layers, nn.Sequential):
+            numbers = [number for number, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
             if numbers:
-                found[numbers[-1]] = nn.Identity()
+                layers[numbers[-1]] = nn.Identity()
                 return network
-    raise InputError(f"torchvision's {name!r} has no last linear layer that could be left out", "a classifier")
+    raise InputError(f"torchvision's {name!r} has no last linear layer to leave out", "a classifier")
 
 
 def _has_timm(package: str) -> bool:
@@ -166,13 +134,13 @@ def _timm_names(package: str) -> list[str]:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Return the device of a module's parameters; the CPU where it has none."""
+    """Return the device of a module's parameters; the CPU if it has none."""
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation for a while, and every part of it back as it was."""
+    """Put a module into evaluation mode inside a block, then restore the mode of every submodule."""
     training = {part: part.training for part in module.modules()}
     module.eval()
     try:

@@ -1,7 +1,7 @@
-"""NumPy's files, read without trust: no pickle, and no more memory than the file can fill.
+"""Read NumPy files from untrusted sources: no pickle, and no more memory than the file's size justifies.
 
-The header of a ``.npy`` file says how large its array is, and the folder of an ``.npz`` how large its members are.
-Both are only claims. Here they are held against the bytes that are there before anything is read.
+The header of an ``.npy`` file states the size of its array, the directory of an ``.npz`` archive the sizes of its
+members. Both are compared with the bytes that are present before any data is read.
 """
 
 from __future__ import annotations
@@ -21,22 +21,12 @@ from sextet_common.errors import InputError, reading
 
 _KINDS = "biufcSU"  # numbers and text; no objects, no records, no dates
 _HEADER = 1 << 16  # bytes; NumPy itself reads no header of more than 10,000
-_PIECE = 1 << 22  # bytes that are unpacked at once
-_ROWS = 1 << 28  # bytes of a row, at most, where an array has no rows
+_CHUNK = 1 << 22  # bytes unpacked at once
+_MAX_EMPTY = 1 << 28  # bytes of an empty array's non-zero dimensions
 
 
 class Header(NamedTuple):
-    """What a ``.npy`` file says it holds.
-
-    Parameters
-    ----------
-    shape
-        Of the array.
-    fortran
-        Whether its first index runs fastest.
-    dtype
-        Of its values: numbers or text.
-    """
+    """Header of an ``.npy`` file: the array's shape, whether its first index varies fastest, and its type."""
 
     shape: tuple[int, ...]
     fortran: bool
@@ -53,21 +43,11 @@ def read_npz(
     path
         The file.
     names
-        The arrays that it must have; others are not read.
+        Arrays that it must contain; no others are read.
     optional
-        Those that it may have.
+        Arrays that it may contain.
     expected
-        What it should be, for an error; by default an archive with these names.
-
-    Returns
-    -------
-    dict
-        The arrays by name, each its own.
-
-    Raises
-    ------
-    InputError
-        Where the file is missing or damaged, lacks an array, holds objects or claims more than it has.
+        What the file should be, for error messages; by default an archive with these names.
 
     Examples
     --------
@@ -79,40 +59,19 @@ def read_npz(
     """
     expected = expected or "an .npz file with " + ", ".join(names)
     with reading(path, expected), open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-        there = set(archive.namelist())
-        missing = [name for name in names if f"{name}.npy" not in there]
+        present = set(archive.namelist())
+        missing = [name for name in names if f"{name}.npy" not in present]
         if missing:
             raise InputError(f"{path} has no array {missing[0]!r}", expected)
-        wanted = [*names, *(name for name in optional if f"{name}.npy" in there)]
+        chosen = [*names, *(name for name in optional if f"{name}.npy" in present)]
         claimed = sum(member.file_size for member in archive.infolist())
         files.check_growth(path, claimed, os.fstat(file.fileno()).st_size)
-        return {name: _read_member(archive, f"{name}.npy") for name in wanted}
+        return {name: _read_member(archive, f"{name}.npy") for name in chosen}
 
 
 def read_npy(path: str | os.PathLike[str], *, expected: str = "an .npy file", mapped: bool = False) -> np.ndarray:
-    """Read the array of an ``.npy`` file.
+    """Read the array of an ``.npy`` file; ``mapped`` returns a read-only memory map.
 
-    Parameters
-    ----------
-    path
-        The file.
-    expected
-        What it should be, for an error.
-    mapped
-        Leave it on the disk and map it into memory, read-only.
-
-    Returns
-    -------
-    numpy.ndarray
-        The array.
-
-    Raises
-    ------
-    InputError
-        Where the file is missing or damaged, holds objects or claims more than it has.
-
-    Examples
-    --------
     >>> import tempfile
     >>> path = tempfile.mkdtemp() + "/some.npy"
     >>> np.save(path, np.arange(3))
@@ -124,43 +83,43 @@ def read_npy(path: str | os.PathLike[str], *, expected: str = "an .npy file", ma
             header = _read_header(file, os.fstat(file.fileno()).st_size, "it")
             if not mapped:
                 return _read_values(file, header)
-        found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-        return found
+        mapping: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        return mapping
 
 
 def _read_member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     info = archive.getinfo(name)
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # LZMA's header can ask for gigabytes
-        raise ValueError(f"{name} is compressed in the way number {info.compress_type}, not stored or deflated")
+        raise ValueError(f"{name} has compression method {info.compress_type}, not stored or deflated")
     with archive.open(info) as member:
         return _read_values(member, _read_header(member, info.file_size, name))
 
 
 def _read_header(file: IO[bytes], size: int, named: str) -> Header:
-    """Read a header, hold it against the number of bytes in the file and leave the file where its values begin."""
-    start = io.BytesIO(file.read(_HEADER))  # a header's own length is a claim too
+    """Read a header, compare it with the file's size and leave the file at its first value."""
+    start = io.BytesIO(file.read(_HEADER))  # the header's length is a claim as well
     version = npy_format.read_magic(start)
-    if version not in ((1, 0), (2, 0)):  # 3.0 is for names of fields, which no array of ours has
+    if version not in ((1, 0), (2, 0)):  # 3.0 is for record fields with Unicode names
         raise ValueError(f"{named} has version {version[0]}.{version[1]} of .npy, not 1.0 or 2.0")
     read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
     header = Header(*read(start))
     file.seek(start.tell())
     if header.dtype.kind not in _KINDS or not header.dtype.itemsize:
         raise ValueError(f"{named} holds values of {header.dtype}, not numbers or text")
-    claimed, there = math.prod(header.shape) * header.dtype.itemsize, size - start.tell()
-    if claimed != there or min(header.shape, default=0) < 0:
-        raise ValueError(f"{named} claims {header.shape} of {header.dtype}, and has {there} bytes")
-    if not claimed and math.prod(filter(None, header.shape)) * header.dtype.itemsize > _ROWS:
+    claimed, present = math.prod(header.shape) * header.dtype.itemsize, size - start.tell()
+    if claimed != present or min(header.shape, default=0) < 0:
+        raise ValueError(f"{named} claims {header.shape} of {header.dtype}, and has {present} bytes")
+    if not claimed and math.prod(filter(None, header.shape)) * header.dtype.itemsize > _MAX_EMPTY:
         raise ValueError(f"{named} claims {header.shape}")
     return header
 
 
 def _read_values(file: IO[bytes], header: Header) -> np.ndarray:
     content = np.empty(math.prod(header.shape) * header.dtype.itemsize, dtype=np.uint8)
-    for start in range(0, len(content), _PIECE):
-        place = content[start : start + _PIECE]
-        piece = file.read(len(place))
-        if len(piece) < len(place):
+    for start in range(0, len(content), _CHUNK):
+        chunk = content[start : start + _CHUNK]
+        data = file.read(len(chunk))
+        if len(data) < len(chunk):
             raise ValueError("it ends too early")
-        place[:] = np.frombuffer(piece, dtype=np.uint8)
+        chunk[:] = np.frombuffer(data, dtype=np.uint8)
     return content.view(header.dtype).reshape(header.shape, order="F" if header.fortran else "C")

@@ -1,4 +1,4 @@
-"""Progress bars that are silent where nobody watches."""
+"""Progress bars on stderr; silent without a terminal."""
 
 from __future__ import annotations
 
@@ -13,30 +13,14 @@ T = TypeVar("T")
 
 
 class Bar:
-    """One running bar: made by :func:`bar`, moved by :meth:`advance`.
-
-    Parameters
-    ----------
-    display
-        The rich display, or None where there is no terminal.
-    task
-        The display's task.
-    """
+    """A progress bar, created by :func:`bar`. ``display`` and ``task`` are rich's, or None without a terminal."""
 
     def __init__(self, display: Progress | None, task: TaskID | None) -> None:
         self._display = display
         self._task = task
 
     def advance(self, steps: int = 1, **values: float) -> None:
-        """Move the bar and show some numbers beside it.
-
-        Parameters
-        ----------
-        steps
-            How many steps were done since the last call.
-        values
-            Numbers to show, such as ``loss=0.31``.
-        """
+        """Advance the bar by some steps and show values beside it, such as ``loss=0.31``."""
         if self._display is None or self._task is None:
             return
         self._display.advance(self._task, steps)
@@ -47,23 +31,16 @@ class Bar:
 
 @contextmanager
 def bar(description: str, total: int, *, done: int = 0) -> Iterator[Bar]:
-    """Show a progress bar on stderr while the block runs.
-
-    Without a terminal nothing is printed, so that logs and pipes stay clean.
+    """Show a progress bar on stderr while the block runs; without a terminal, print nothing.
 
     Parameters
     ----------
     description
-        What is running.
+        Text before the bar.
     total
-        How many steps there are.
+        Number of steps.
     done
-        How many of them an earlier, interrupted run has done.
-
-    Yields
-    ------
-    Bar
-        The bar, to be advanced.
+        Number of steps that an earlier, interrupted run completed.
 
     Examples
     --------
@@ -90,24 +67,8 @@ def bar(description: str, total: int, *, done: int = 0) -> Iterator[Bar]:
 
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Iterate with a progress bar.
+    """Yield items while showing a progress bar.
 
-    Parameters
-    ----------
-    items
-        What to iterate over.
-    description
-        What is running.
-    total
-        How many items there are.
-
-    Yields
-    ------
-    T
-        The items, one after another.
-
-    Examples
-    --------
     >>> list(track("abc", "letters", total=3))
     ['a', 'b', 'c']
     """

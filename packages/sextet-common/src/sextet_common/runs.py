@@ -1,7 +1,7 @@
-"""A run folder: what was asked (config.json), what happened (metrics.jsonl), what came out.
+"""Run folders: the configuration (config.json), the metrics (metrics.jsonl) and the checkpoints of a job.
 
-A run that is opened again with the same configuration goes on where it stopped;
-with another one it is refused, so that no folder mixes two experiments.
+Opening a run folder again with the same configuration resumes the run; a different configuration is refused, so that a
+folder never mixes two experiments.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _METRICS = "metrics.jsonl"
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One job's folder: made by :meth:`open`, read again by :meth:`read`.
+    """The folder of one job, created by :meth:`open`.
 
     Parameters
     ----------
     path
         The folder.
     job
-        What ran, such as ``attention-matching distill``.
+        Name of the job, such as ``attention-matching distill``.
     config
-        How it was configured: plain JSON values.
+        The configuration: plain JSON values.
     """
 
     path: Path
@@ -50,30 +50,11 @@ class Run:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], job: str, config: Any) -> Run:
-        """Start a run, or go on with the one that the folder holds.
+        """Create a run folder, or open an existing one to resume it.
 
-        Parameters
-        ----------
-        path
-            The run folder; made where it is missing.
-        job
-            What runs.
-        config
-            A dataclass or a mapping of plain JSON values.
+        An existing folder must hold a run of the same job with the same configuration; an error names the settings that
+        differ. ``config`` is a dataclass or a mapping of plain JSON values.
 
-        Returns
-        -------
-        Run
-            The run.
-
-        Raises
-        ------
-        InputError
-            Where the folder holds another job or another configuration (the settings
-            that differ are named), or files that are no run.
-
-        Examples
-        --------
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp()) / "digits"
         >>> _ = Run.open(folder, "demo", {"steps": 5})
@@ -82,44 +63,28 @@ class Run:
         sextet_common.errors.InputError: ... holds a run with steps=5, not 6; expected: another folder, or ...
         """
         path = Path(path)
-        wanted = to_json(config)
+        settings = to_json(config)
         if path.exists() and not path.is_dir():
-            raise InputError(f"{path} is a file", "a run folder, new or to go on with")
+            raise InputError(f"{path} is a file", "a run folder, new or existing")
         if (path / _CONFIG).exists():
             run = cls.read(path)
             if run.job != job:
                 raise InputError(f"{path} holds a run of {run.job!r}, not {job!r}", "another folder")
-            different = [k for k in sorted({*run.config, *wanted}) if run.config.get(k) != wanted.get(k)]
+            different = [k for k in sorted({*run.config, *settings}) if run.config.get(k) != settings.get(k)]
             if different:
-                told = ", ".join(f"{k}={run.config.get(k)!r}, not {wanted.get(k)!r}" for k in different)
+                details = ", ".join(f"{k}={run.config.get(k)!r}, not {settings.get(k)!r}" for k in different)
                 raise InputError(
-                    f"{path} holds a run with {told}", "another folder, or the same settings to go on with it"
+                    f"{path} holds a run with {details}", "another folder, or the same settings to resume it"
                 )
             return run
         if path.is_dir() and any(p.name[0] != "." for p in path.iterdir()):
             raise InputError(f"{path} is not empty and holds no run", "a new or empty folder")
-        files.write_text(path / _CONFIG, json.dumps({"job": job, "config": wanted}, indent=2) + "\n")
-        return cls(path, job, wanted)
+        files.write_text(path / _CONFIG, json.dumps({"job": job, "config": settings}, indent=2) + "\n")
+        return cls(path, job, settings)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Run:
-        """Read the run that a folder holds.
-
-        Parameters
-        ----------
-        path
-            The run folder.
-
-        Returns
-        -------
-        Run
-            The run.
-
-        Raises
-        ------
-        InputError
-            Where the folder holds no run or its config.json is broken.
-        """
+        """Read an existing run folder."""
         path = Path(path)
         if not (path / _CONFIG).is_file():
             raise InputError(f"{path} holds no run ({_CONFIG} is missing)", "a run folder")
@@ -129,21 +94,12 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of the run's checkpoints."""
+        """Folder of the run's checkpoints."""
         return self.path / "checkpoints"
 
     def log(self, step: int, **values: float | int | str) -> None:
-        """Append one line to metrics.jsonl.
+        """Append a step and named numbers or words as one line to metrics.jsonl.
 
-        Parameters
-        ----------
-        step
-            The step that the values belong to.
-        values
-            Named numbers (or words).
-
-        Examples
-        --------
         >>> import tempfile
         >>> run = Run.open(tempfile.mkdtemp(), "demo", {})
         >>> run.log(1, loss=0.5)
@@ -154,7 +110,7 @@ class Run:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the logged lines, oldest first; a line torn by a kill is left out."""
+        """Return the logged lines, oldest first, without lines that a kill left incomplete."""
         path = self.path / _METRICS
         rows = []
         with reading(path, "lines of named values"):
@@ -167,30 +123,15 @@ class Run:
         return rows
 
     def rewind(self, step: int) -> None:
-        """Drop the lines after a step, so that a resumed job logs nothing twice.
-
-        Parameters
-        ----------
-        step
-            The last step that counts: that of the checkpoint the job resumes from.
-        """
+        """Delete the metrics after a step, so that a job resumed from its checkpoint logs nothing twice."""
         with reading(self.path / _METRICS, "lines with a step"):
             kept = [row for row in self.metrics() if row["step"] <= step]
         files.write_text(self.path / _METRICS, "".join(json.dumps(row) + "\n" for row in kept))
 
     def resume(self, framework: str = "torch") -> checkpoint.Checkpoint | None:
-        """Load the newest checkpoint and rewind the metrics to it.
+        """Load the newest checkpoint, if any, and rewind the metrics to it.
 
-        Parameters
-        ----------
-        framework
-            ``torch`` or ``numpy``: what the arrays come back as.
-
-        Returns
-        -------
-        Checkpoint or None
-            The newest checkpoint, None where the run has none yet. Its ``meta["step"]``
-            is the number of steps done.
+        ``framework`` is ``torch`` or ``numpy``. The checkpoint's ``meta["step"]`` is the number of completed steps.
         """
         newest = checkpoint.latest(self.checkpoints)
         if newest is None:
@@ -205,18 +146,7 @@ class Run:
         return loaded
 
     def export_tensorboard(self) -> Path:
-        """Write the metrics as TensorBoard events into the run folder.
-
-        Returns
-        -------
-        Path
-            The folder for ``tensorboard --logdir``.
-
-        Raises
-        ------
-        InputError
-            Where the extra ``tensorboard`` is not installed, or a line has no step.
-        """
+        """Write the metrics as TensorBoard events and return the folder for ``tensorboard --logdir``."""
         writer_of = require("tensorboardX", package="sextet-common", extra="tensorboard").SummaryWriter
         folder = self.path / "tensorboard"
         for old in folder.glob("events.*"):
@@ -230,25 +160,8 @@ class Run:
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """Turn a configuration into plain JSON values.
+    """Convert a dataclass or mapping to plain JSON values: paths become strings, tuples become lists.
 
-    Parameters
-    ----------
-    config
-        A dataclass instance or a mapping; paths become strings, tuples lists.
-
-    Returns
-    -------
-    dict
-        What a reader of the JSON file would get.
-
-    Raises
-    ------
-    InputError
-        Where a value has no JSON form.
-
-    Examples
-    --------
     >>> to_json({"out": Path("runs"), "sizes": (1, 2)})
     {'out': 'runs', 'sizes': [1, 2]}
     """
@@ -265,20 +178,10 @@ def to_json(config: Any) -> dict[str, Any]:
 
 
 def fingerprint(*arrays: np.ndarray | torch.Tensor) -> str:
-    """Return what a run's record knows its data by: the SHA-256 of the arrays' bytes, one array after another.
+    """Return the SHA-256 of the bytes of NumPy arrays or torch tensors, as 64 hexadecimal digits.
 
-    Parameters
-    ----------
-    arrays
-        NumPy arrays or torch tensors of any shape and device.
+    A run records it to recognise its data.
 
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
-
-    Examples
-    --------
     >>> fingerprint(np.zeros(2, dtype=np.float32), np.zeros(1, dtype=np.int64))[:12]
     '374708fff771'
     """
@@ -296,20 +199,12 @@ def _path_to_text(value: object) -> str:
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Let a loop end a step before Ctrl-C or SIGTERM stops it.
+    """Let a loop complete its step before Ctrl-C or SIGTERM stops it.
 
-    Inside the block the first signal only sets a flag, which the loop asks for after
-    every step: it then writes its checkpoint and leaves. A second signal stops at once.
-    Where the loop left early, the block raises KeyboardInterrupt at its end. Outside
-    the main thread, where Python delivers no signals, nothing is changed.
+    The first signal sets a flag. The loop queries it after every step, writes its checkpoint and leaves; the block then
+    raises KeyboardInterrupt. A second signal interrupts immediately. Outside the main thread, where Python delivers no
+    signals, the flag stays False.
 
-    Yields
-    ------
-    Callable[[], bool]
-        Tells whether a signal has come.
-
-    Examples
-    --------
     >>> with interruptible() as stopping:
     ...     for step in range(3):
     ...         if stopping():
@@ -325,11 +220,11 @@ def interruptible() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(received)
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
     if received:
         raise KeyboardInterrupt

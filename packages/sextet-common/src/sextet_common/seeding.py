@@ -1,9 +1,8 @@
-"""One seed to all random numbers of an experiment.
+"""Random numbers of an experiment, derived from one seed.
 
-Each random decision is keyed: ``generator(seed, "augment", step, label)`` gives the
-same stream wherever and in whatever order it is asked for. Nothing depends on what
-was drawn before, so results are the same for any number of workers, and a resumed
-job needs its step and no saved generator state.
+Every random decision has a key: ``generator(seed, "augment", step, label)`` gives the same stream wherever and in
+whatever order it is created. Results therefore do not depend on the number of workers, and a resumed job needs its
+step but no saved generator state.
 """
 
 from __future__ import annotations
@@ -24,25 +23,14 @@ Key = int | str
 
 
 def derive(seed: int, *keys: Key) -> int:
-    """Derive a seed for one purpose.
+    """Derive the seed of one purpose: the first 63 bits of the SHA-256 of seed and keys, equal on all machines.
 
     Parameters
     ----------
     seed
         The experiment's seed, at least 0.
     keys
-        Names and numbers that say what the seed is for.
-
-    Returns
-    -------
-    int
-        An integer in [0, 2**63), equal on all machines: the first 63 bits of the
-        SHA-256 hash of seed and keys.
-
-    Raises
-    ------
-    InputError
-        Where the seed is negative or not a whole number.
+        Names and numbers that identify the purpose.
 
     Examples
     --------
@@ -53,28 +41,14 @@ def derive(seed: int, *keys: Key) -> int:
     """
     if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
         raise InputError(f"seed is {seed!r}", "a whole number >= 0")
-    # repr keeps 1 and "1" apart, and the separator cannot occur in a repr of either.
+    # repr distinguishes 1 from "1" and never contains the separator.
     text = "\0".join([repr(int(seed)), *(repr(k) if isinstance(k, str) else repr(int(k)) for k in keys)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
 def generator(seed: int, *keys: Key) -> np.random.Generator:
-    """Make the NumPy generator of one purpose.
+    """Return a new NumPy generator (PCG64) seeded by :func:`derive`.
 
-    Parameters
-    ----------
-    seed
-        The experiment's seed, at least 0.
-    keys
-        Names and numbers that say what the generator is for.
-
-    Returns
-    -------
-    numpy.random.Generator
-        A fresh PCG64 stream.
-
-    Examples
-    --------
     >>> float(generator(0, "batch", 5).random()) == float(generator(0, "batch", 5).random())
     True
     """
@@ -82,24 +56,8 @@ def generator(seed: int, *keys: Key) -> np.random.Generator:
 
 
 def torch_generator(seed: int, *keys: Key, device: str | torch.device = "cpu") -> torch.Generator:
-    """Make the torch generator of one purpose.
+    """Return a new torch generator seeded by :func:`derive`. CPU and GPU draw different numbers.
 
-    Parameters
-    ----------
-    seed
-        The experiment's seed, at least 0.
-    keys
-        Names and numbers that say what the generator is for.
-    device
-        Where the numbers are drawn. CPU and GPU draw different numbers.
-
-    Returns
-    -------
-    torch.Generator
-        A freshly seeded generator.
-
-    Examples
-    --------
     >>> import torch
     >>> a, b = (torch.rand(2, generator=torch_generator(1, "noise")) for _ in range(2))
     >>> bool((a == b).all())
@@ -112,20 +70,11 @@ def torch_generator(seed: int, *keys: Key, device: str | torch.device = "cpu") -
 
 @contextmanager
 def torch_seed(seed: int, *keys: Key) -> Iterator[None]:
-    """Seed torch's global CPU generator inside a block and restore it after.
+    """Seed torch's global CPU generator by :func:`derive` inside a block, then restore it.
 
-    For code that draws from the global generator alone, such as the initialisation
-    of layers. Build on the CPU and move afterwards: the same weights on any device.
+    Use it for code that only draws from the global generator, such as the initialisation of layers. Build modules on
+    the CPU and move them afterwards, so that they have the same weights on any device.
 
-    Parameters
-    ----------
-    seed
-        The experiment's seed, at least 0.
-    keys
-        Names and numbers that say what the block is for.
-
-    Examples
-    --------
     >>> import torch
     >>> with torch_seed(0, "network", 1):
     ...     a = torch.nn.Linear(2, 2)
