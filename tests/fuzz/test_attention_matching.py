@@ -1,4 +1,4 @@
-"""attention-matching reads: distilled sets, evaluations, tables across architectures, teachers, and its run folders."""
+"""Files that attention-matching reads: distilled sets, evaluations, architecture tables, teachers, run folders."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from hypothesis import strategies as st
 from run_folders import gone_on_from, left_by
 from sextet_common.data import ImageSet
 
-FEW = settings(fuzz, max_examples=max(1, EXAMPLES // 2))  # a job does more than read
+FEW = settings(fuzz, max_examples=max(1, EXAMPLES // 2))  # a job takes longer than reading
 TRAIN = TrainConfig(epochs=1, batch=8, device="cpu")
 EVALUATE = EvaluateConfig(networks=1, epochs=1, batch=8, width=4, depth=1, device="cpu")
 DISTILL = DistillConfig(ipc=1, steps=1, real_batch=4, width=4, depth=1, device="cpu")
@@ -73,17 +73,17 @@ ONE = Preprocessing(torch.ones(1), torch.ones(1))
 GREY = saved(dataclasses.replace(PLAIN, images=torch.zeros(4, 1, 8, 8), preprocessing=ONE))
 
 
-def distilled_set(found: DistilledSet) -> None:
-    assert found.images.dtype == torch.float32 and found.images.isfinite().all()
-    assert found.labels.dtype == torch.int64 and found.labels.shape == (len(found),)
-    assert all(isinstance(name, str) for name in found.classes)
-    pixels = found.pixels()
-    assert pixels.shape == found.images.shape and pixels.dtype == np.float32
-    assert found.preprocessing(pixels).shape == found.images.shape
-    if found.soft_labels is not None:
-        assert ((found.soft_labels.double().sum(dim=1) - 1).abs() < 1e-2).all()
-    summary(found)
-    data_card(found)
+def check_set(distilled: DistilledSet) -> None:
+    assert distilled.images.dtype == torch.float32 and distilled.images.isfinite().all()
+    assert distilled.labels.dtype == torch.int64 and distilled.labels.shape == (len(distilled),)
+    assert all(isinstance(name, str) for name in distilled.classes)
+    pixels = distilled.pixels()
+    assert pixels.shape == distilled.images.shape and pixels.dtype == np.float32
+    assert distilled.preprocessing(pixels).shape == distilled.images.shape
+    if distilled.soft_labels is not None:
+        assert ((distilled.soft_labels.double().sum(dim=1) - 1).abs() < 1e-2).all()
+    summary(distilled)
+    data_card(distilled)
 
 
 @pytest.mark.parametrize("kind", ["plain", "whitened"])
@@ -91,7 +91,7 @@ def distilled_set(found: DistilledSet) -> None:
 @given(data=st.data())
 def test_distilled_sets(kind: str, data: st.DataObject) -> None:
     content = data.draw(checkpoints(SETS[kind]))
-    holds(DistilledSet.load, content, "distilled.safetensors", sound=distilled_set)
+    holds(DistilledSet.load, content, "distilled.safetensors", sound=check_set)
 
 
 SETS = {"plain": saved(PLAIN), "whitened": saved(WHITENED)}
@@ -105,61 +105,61 @@ EVALUATION = {
 @fuzz
 @given(documents(EVALUATION))
 def test_evaluations(content: bytes) -> None:
-    holds(read_evaluation, content, "evaluation.json", sound=lambda found: data_card(PLAIN, found))
+    holds(read_evaluation, content, "evaluation.json", sound=lambda evaluation: data_card(PLAIN, evaluation))
 
 
 CROSS = {"distilled": {"convnet": [0.5, 0.75], "vgg11": [0.5]}, "random real": {"convnet": [0.25], "vgg11": [0.5]}}
 
 
-def table(found: CrossTable) -> None:
-    found.to_markdown()
-    json.dumps(found.to_json(), allow_nan=False)
-    assert all(0 <= row.mean <= 1 and row.std >= 0 for row in found.distilled.values())
+def check_table(table: CrossTable) -> None:
+    table.to_markdown()
+    json.dumps(table.to_json(), allow_nan=False)
+    assert all(0 <= row.mean <= 1 and row.std >= 0 for row in table.distilled.values())
 
 
 @fuzz
 @given(documents(CROSS))
 def test_tables_across_architectures(content: bytes) -> None:
-    holds(CrossTable.load, content, "cross.json", sound=table)
+    holds(CrossTable.load, content, "cross.json", sound=check_table)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Run folders, gone on with: each job is done, so that what it reads is all that it does.
+# Run folders: each job is already finished, so resuming it only reads.
 
 
 @cache
 def job(name: str) -> tuple[Callable[[Path], Any], dict[str, bytes]]:
-    """Return what goes on with a job, and the files that it left when it was done."""
+    """Return the function that resumes a job, and the files of the finished job."""
     pixels = np.linspace(0, 1, 8 * 4 * 4, dtype=np.float32).reshape(8, 4, 4)
     images = ImageSet.of(pixels, np.arange(8) % 2, pixels[:4], np.arange(4) % 2)
     small = random_real(images, 1)
-    go_on: dict[str, Callable[[Path], Any]] = {
+    resume: dict[str, Callable[[Path], Any]] = {
         "distill": lambda out: Distiller(DISTILL).fit(images, out),
         "evaluate": lambda out: evaluate(small, images, EVALUATE, out),
         "continual": lambda out: continual(images, CONTINUAL, out),
         "search": lambda out: search(images, {"random": random_real(search_data(images, SEARCH), 1)}, SEARCH, out),
         "teacher": lambda out: train_teacher(images, EVALUATE, path=out / "teacher"),
     }
-    return go_on[name], left_by(go_on[name])
+    return resume[name], left_by(resume[name])
 
 
 @pytest.mark.parametrize("name", ["distill", "evaluate", "continual", "search", "teacher"])
 @FEW
 @given(drawn=st.data())
-def test_jobs_that_go_on(name: str, drawn: st.DataObject) -> None:
-    go_on, left = job(name)
-    holds(go_on, drawn.draw(gone_on_from(left, "teacher")), "run")
+def test_resumed_jobs(name: str, drawn: st.DataObject) -> None:
+    resume, files = job(name)
+    holds(resume, drawn.draw(gone_on_from(files, "teacher")), "run")
 
 
 @pytest.mark.parametrize("name", ["distill", "evaluate", "continual", "search", "teacher"])
-def test_a_job_that_is_done_reads_its_folder(name: str) -> None:
-    go_on, left = job(name)
-    assert holds(go_on, left, "run", valid=True) is not None
+def test_a_finished_job_reads_its_folder(name: str) -> None:
+    resume, files = job(name)
+    assert holds(resume, files, "run", valid=True) is not None
 
 
 @FEW
 @given(content=documents({"job": "attention-matching distill", "config": {"data": "digits"}}))
-def test_what_a_distilled_set_was_made_from(content: bytes) -> None:
+def test_the_source_of_a_distilled_set(content: bytes) -> None:
     holds(lambda run: command._finished(run, None), {"config.json": content, "distilled.safetensors": GREY}, "run")
 
 
@@ -172,6 +172,6 @@ FILES: dict[str, tuple[Callable[[Path], Any], bytes]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_the_fuzz_starts_from_is_valid(name: str) -> None:
+def test_the_starting_files_are_valid(name: str) -> None:
     read, content = FILES[name]
     assert holds(read, content, "file", valid=True) is not None

@@ -176,4 +176,5 @@ def _exports() -> Any:
         files = {str(f.relative_to(folder)): f.read_bytes().hex() for f in sorted(Path(folder).rglob("*.png"))}
         am.export_pt(distilled, Path(folder) / "digits.pt")
         stored = torch.load(Path(folder) / "digits.pt", weights_only=True)["data"][0]
-    return files, list(stored), am.data_card(distilled)
+    tables = [line for line in am.data_card(distilled).splitlines() if line.startswith("|")]
+    return files, list(stored), tables

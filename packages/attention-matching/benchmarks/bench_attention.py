@@ -1,16 +1,16 @@
-"""How fast attention maps are made: the fused kernels beside plain torch, torch.compile and a copy of the memory.
+"""Speed of attention maps: the fused kernels compared with plain torch, torch.compile and a copy of the memory.
 
     python benchmarks/bench_attention.py                            # on a CUDA device; about 15 minutes
     python benchmarks/bench_attention.py --only 8x8                 # a part of it
     OMP_NUM_THREADS=1 python benchmarks/bench_attention.py --device cpu
 
-Each row is one activation of the papers' networks. All contestants take turns within a round (A B C, A B C, ...);
-reported are medians of the rounds. "Plain" is the published way: abs, pow, sum, torch's normalize.
+Each row is one activation of the papers' networks. All contestants alternate within a round (A B C, A B C, ...);
+reported are medians of the rounds. "Plain" is the published implementation: abs, pow, sum, torch's normalize.
 
-On CUDA a contestant is recorded into a CUDA graph, many calls over inputs that do not fit the cache together, so that
-the time is the device's and not the interpreter's; the time of plain calls is in the JSON file beside it. The share
-of the copy counts the bytes that the job cannot do without: one read of the activation forward, and one read and one
-write more backward; a copy reads and writes. On the CPU the reference runs beside the plain way.
+On CUDA a contestant is recorded into a CUDA graph, many calls over inputs that together exceed the cache, so that the
+time is that of the device and not of the interpreter; the time of plain calls is also in the JSON file. The share of
+the copy counts the bytes that the job must move: one read of the activation forward, and one more read and write
+backward; a copy reads and writes. On the CPU the reference is compared with the plain implementation.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ SMALL: dict[str, Shape] = {
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One row: what is computed, of what."""
+    """One row: the activation, and what is computed from it."""
 
     activation: str
     shape: Shape
@@ -68,7 +68,7 @@ class Job:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes that have to be read and written, but for the maps themselves."""
+        """Bytes that must be read and written, except the maps themselves."""
         numbers = self.shape[0] * self.shape[1] * self.shape[2] * self.shape[3]
         return numbers * getattr(torch, self.dtype).itemsize * (1 if self.work == "forward" else 3)
 
@@ -86,14 +86,14 @@ def jobs(activations: dict[str, Shape], dtypes: tuple[Literal["float32", "bfloat
 
 
 def plain(features: Tensor, both: bool) -> tuple[Tensor, ...]:
-    """Make the maps as the published code does, in the features' own precision."""
+    """Compute the maps as the published code does, in the precision of the features."""
     powers = features.abs().pow(POWER)
     spatial = functional.normalize(powers.sum(dim=1).flatten(1), dim=1)
     return (spatial, functional.normalize(powers.sum(dim=(2, 3)), dim=1)) if both else (spatial,)
 
 
 def multiplied(features: Tensor, both: bool) -> tuple[Tensor, ...]:
-    """Make the maps with multiplications in the place of pow."""
+    """Compute the maps with multiplications instead of pow."""
     squares = features * features
     powers = squares * squares
     spatial = functional.normalize(powers.sum(dim=1).flatten(1), dim=1)
@@ -101,14 +101,14 @@ def multiplied(features: Tensor, both: bool) -> tuple[Tensor, ...]:
 
 
 def ours(backend: Backend) -> Callable[[Tensor, bool], tuple[Tensor, ...]]:
-    """Return this package's way, by one of its backends."""
+    """Return this package's implementation, by backend."""
     return lambda features, both: tuple(
         m for m in attention_maps(features, POWER, POWER if both else None, backend) if m is not None
     )
 
 
 def inputs(job: Job, device: str, least_bytes: int) -> list[Tensor]:
-    """Draw activations as a ReLU leaves them, so many that they hold least_bytes together."""
+    """Draw activations after a ReLU, as many as hold ``least_bytes`` together."""
     draw = torch.Generator(device).manual_seed(0)
     order = torch.channels_last if job.order == "channels last" else torch.contiguous_format
     count = max(1, -(-least_bytes // (job.n_bytes // (1 if job.work == "forward" else 3))))
@@ -117,35 +117,35 @@ def inputs(job: Job, device: str, least_bytes: int) -> list[Tensor]:
     return [x.contiguous(memory_format=order).requires_grad_(job.work != "forward") for x in drawn]
 
 
-def work(job: Job, made: Callable[[Tensor, bool], tuple[Tensor, ...]], features: list[Tensor]) -> Work:
-    """Return one contestant's call: the maps, and with them the gradient where the job says so."""
+def work(job: Job, maps: Callable[[Tensor, bool], tuple[Tensor, ...]], features: list[Tensor]) -> Work:
+    """Return one contestant's call: the maps, and the gradient if the job includes it."""
     both = job.maps == "both"
     if job.work == "forward":
 
         def forward(number: int) -> object:
             with torch.no_grad():
-                return made(features[number % len(features)], both)
+                return maps(features[number % len(features)], both)
 
         return forward
     with torch.no_grad():
-        weights = [torch.rand_like(m) for m in made(features[0], both)]
+        weights = [torch.rand_like(m) for m in maps(features[0], both)]
 
     def backward(number: int) -> object:
         x = features[number % len(features)]
-        return torch.autograd.grad(made(x, both), x, weights)
+        return torch.autograd.grad(maps(x, both), x, weights)
 
     return backward
 
 
 def copying(features: list[Tensor]) -> Work:
-    """Return the yardstick's call: a copy of one input."""
+    """Return the call of the baseline: a copy of one input."""
     target = torch.empty_like(features[0], requires_grad=False)
     return lambda number: target.copy_(features[number % len(features)].detach())
 
 
 def gpu_contestants(job: Job, features: list[Tensor], backend: Backend, compiler: str = "inductor") -> dict[str, Work]:
-    """Return everybody's call on a GPU."""
-    torch.compiler.reset()  # else the ninth job would run uncompiled
+    """Return the call of each contestant on a GPU."""
+    torch.compiler.reset()  # otherwise the ninth job would run uncompiled
     compiled = torch.compile(plain, backend=compiler, dynamic=False)
     return {
         "copy": copying(features),
@@ -156,7 +156,7 @@ def gpu_contestants(job: Job, features: list[Tensor], backend: Backend, compiler
 
 
 def in_turn(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Let all take turns, and return the seconds of all rounds after one to warm up."""
+    """Time all contestants alternately, and return the seconds of all rounds after one to warm up."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
         for name, timed in contestants.items():
@@ -167,7 +167,7 @@ def in_turn(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[st
 
 
 def called(call: Work, repeats: int, synchronise: Callable[[], object]) -> Callable[[], float]:
-    """Return what measures the seconds of one of many calls, as Python makes them."""
+    """Return a function that measures the seconds per call of many calls from Python."""
 
     def timed() -> float:
         synchronise()
@@ -181,7 +181,7 @@ def called(call: Work, repeats: int, synchronise: Callable[[], object]) -> Calla
 
 
 def recorded(call: Work, repeats: int, pool: Any) -> Callable[[], float]:
-    """Return what measures the seconds of one of many calls that are replayed from a CUDA graph."""
+    """Return a function that measures the seconds per call of many calls replayed from a CUDA graph."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # compiled and tuned before it is recorded
@@ -209,7 +209,7 @@ def on_gpu(job: Job, rounds: int) -> dict[str, Any]:
     features = inputs(job, "cuda", CACHE)
     contestants = gpu_contestants(job, features, "triton")
     repeats = max(len(features), 4, min(50, round(8e9 / job.n_bytes)))
-    pool = torch.cuda.graph_pool_handle()  # the graphs may share their memory: nobody reads what they leave there
+    pool = torch.cuda.graph_pool_handle()  # the graphs may share memory: their results are not read
     graphs = {name: recorded(call, repeats, pool) for name, call in contestants.items()}
     calls = {name: called(call, repeats, torch.cuda.synchronize) for name, call in contestants.items()}
     return {"seconds": in_turn(graphs, rounds), "seconds_called": in_turn(calls, rounds)}
@@ -218,13 +218,13 @@ def on_gpu(job: Job, rounds: int) -> dict[str, Any]:
 def on_cpu(job: Job, rounds: int) -> dict[str, Any]:
     """Measure one row on the CPU."""
     features = inputs(job, "cpu", 0)
-    made = {"plain": plain, "multiplied": multiplied, "ours": ours("reference")}
-    contestants = {name: called(work(job, make, features), 1, lambda: None) for name, make in made.items()}
+    implementations = {"plain": plain, "multiplied": multiplied, "ours": ours("reference")}
+    contestants = {name: called(work(job, maps, features), 1, lambda: None) for name, maps in implementations.items()}
     return {"seconds": in_turn(contestants, rounds)}
 
 
 def compared(row: dict[str, Any]) -> dict[str, float]:
-    """Return a row's figures: our microseconds, our share of the copy's bandwidth, and how often we are as fast."""
+    """Return a row's figures: our microseconds, our share of the copy's bandwidth, and our speed-ups."""
     medians = {name: statistics.median(taken) for name, taken in row["seconds"].items()}
     figures = {"microseconds": 1e6 * medians["ours"]}
     if "copy" in medians:
@@ -243,7 +243,7 @@ HEADS = {
     "times_multiplied": ("over multiplications for pow", "{:.1f}x"),
     "times_torch.compile": ("over torch.compile", "{:.2f}x"),
 }
-"""Of a figure: its column's head and how it is printed."""
+"""Column head and format of each figure."""
 
 
 def table(rows: list[dict[str, Any]]) -> str:

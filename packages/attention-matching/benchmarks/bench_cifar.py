@@ -1,16 +1,16 @@
-"""The papers' main experiment: CIFAR-10 distilled, and what fresh networks learn from it.
+"""The papers' main experiment: distill CIFAR-10, and train fresh networks on the result.
 
 The papers' budget, for a GPU (each paper's row by one command)::
 
     python benchmarks/bench_cifar.py --data npz-jpeg:PATH/cifar10-jpeg --methods datadam
     python benchmarks/bench_cifar.py --data npz-jpeg:PATH/cifar10-jpeg --methods atom
 
-A small budget, for two cores of a laptop; its figures are no paper's::
+A small budget, for two cores of a laptop; its figures are not comparable with the papers'::
 
     python benchmarks/bench_cifar.py --data npz-jpeg:PATH/cifar10-jpeg --budget small
 
-Every distillation and every trained network is kept in --out, and the same command goes on
-with what a stopped one left. Prints a table, writes results/cifar-BUDGET-DEVICE.json and the README's table.
+Every distillation and every accuracy is saved in --out, and the same command resumes a stopped one. Prints a table,
+writes results/cifar-BUDGET-DEVICE.json and updates the README's table.
 """
 
 from __future__ import annotations
@@ -41,26 +41,19 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is spent on a row.
-
-    Parameters
-    ----------
-    ipc, seeds
-        The columns, and the distillations of each.
-    steps
-        Steps of a distillation; the preset's where None.
-    width
-        Of all networks.
-    networks, epochs
-        Fresh networks per distilled set, and their passes.
-    """
+    """Cost of a row."""
 
     ipc: tuple[int, ...]
     seeds: int
+    """Distillations of each number of images per class."""
     steps: int | None
+    """Steps of a distillation; None for the preset's."""
     width: int
+    """Width of all networks."""
     networks: int
+    """Fresh networks per distilled set."""
     epochs: int
+    """Epochs of each fresh network."""
 
 
 BUDGETS = {
@@ -71,15 +64,7 @@ BUDGETS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """The accuracies of one way to get a set, at one number of images per class.
-
-    Parameters
-    ----------
-    preset, method, ipc
-        What was done.
-    accuracies
-        Those of every network of every seed.
-    """
+    """Accuracies of one method at one number of images per class, of every network of every seed."""
 
     preset: str
     method: str
@@ -99,7 +84,7 @@ def measured(
     preprocessing = Preprocessing.fit(data, chosen.whitening or "none")
     cells = []
     for ipc in budget.ipc:
-        found: dict[str, list[float]] = {name: [] for name in ("random real", *methods)}
+        accuracies_of: dict[str, list[float]] = {name: [] for name in ("random real", *methods)}
         for seed in range(budget.seeds):
             training = EvaluateConfig(
                 networks=budget.networks,
@@ -111,7 +96,7 @@ def measured(
             )
             folder = out / preset / f"ipc-{ipc}-seed-{seed}"
             real = evaluate_random_real(data, ipc, training, folder / "random-real", preprocessing=preprocessing)
-            found["random real"] += real.accuracies
+            accuracies_of["random real"] += real.accuracies
             for method in methods:
                 config = DistillConfig(
                     ipc=ipc,
@@ -124,17 +109,17 @@ def measured(
                 )
                 distilled = Distiller(config, preprocessing=preprocessing).fit(data, folder / method)
                 accuracies = evaluate(distilled, data, training, folder / f"{method}-accuracy").accuracies
-                found[method] += accuracies
+                accuracies_of[method] += accuracies
                 print(
                     f"{preset}, {method}, ipc {ipc}, seed {seed}: {100 * statistics.fmean(accuracies):.1f} %",
                     flush=True,
                 )
-        cells += [Cell(preset, name, ipc, tuple(accuracies)) for name, accuracies in found.items()]
+        cells += [Cell(preset, name, ipc, tuple(accuracies)) for name, accuracies in accuracies_of.items()]
     return cells
 
 
 def table(cells: list[Cell]) -> str:
-    """Set the accuracies out in Markdown, with the ratio to random real images."""
+    """Return the accuracies as Markdown, with their ratio to random real images."""
     real = {(c.preset, c.ipc): statistics.fmean(c.accuracies) for c in cells if c.method == "random real"}
     lines = [
         "| preset | images per class | trained on | test accuracy, % | over random real |",
@@ -164,13 +149,13 @@ def main(
     budget
         paper, or small for a CPU: see BUDGETS.
     methods
-        What to distill by.
+        Distillation methods.
     presets
-        Under which settings: DM runs under both, so that a gap is credited to attention only where it is attention's.
+        Settings; DM runs under both, so that attention is credited only with its own gain.
     device_name
         auto, cpu or cuda.
     out
-        Where the runs are kept.
+        Folder of the runs.
     readme
         Put the table into the README.
     """

@@ -1,12 +1,11 @@
-"""Networks trained one by one against several at once, as evaluations train them.
+"""Time of training networks one by one compared with several at once, as evaluations train them.
 
     OMP_NUM_THREADS=1 python benchmarks/bench_evaluate.py                   # on this CPU
     python benchmarks/bench_evaluate.py --device-name cuda --longer 20 --out results/evaluate-cuda.json
 
-All group sizes take turns within a round; reported are the medians of the rounds, in
-milliseconds per network and epoch: of the process's own time on a CPU, where other jobs then
-do not count, and of the clock elsewhere. Each row is a set of the papers' sizes: 1 and 10 images
-of each of ten classes. Writes the JSON file and the README's table.
+All group sizes alternate within a round. Reported are the medians of the rounds in milliseconds per network and epoch:
+of processor time on a CPU, so that other jobs do not count, and of wall-clock time elsewhere. Each row is a set of the
+papers' sizes: 1 and 10 images of each of ten classes. Writes the JSON file and the README's table.
 """
 
 from __future__ import annotations
@@ -20,11 +19,9 @@ from typing import Any
 
 import torch
 import tyro
-from attention_matching import SiameseAugmentation
-from attention_matching.evaluation.config import TrainConfig
-from attention_matching.evaluation.training import train_networks
-from attention_matching.networks.build import build
-from sextet_common import device, files
+from attention_matching import SiameseAugmentation, TrainConfig, build, train_networks
+from sextet_common import device as devices
+from sextet_common import files
 from sextet_common.benchmarks import into_readme
 
 HERE = Path(__file__).resolve().parent
@@ -32,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One row: a set's size, how many networks are trained on it and how long."""
+    """One row: size of the set, number of networks and epochs."""
 
     name: str
     shape: tuple[int, int, int]
@@ -50,12 +47,12 @@ CASES = (
 SIZES = (1, 2, 5, 10)
 
 
-def measure(case: Case, together: int, where: torch.device) -> float:
+def measure(case: Case, together: int, device: torch.device) -> float:
     """Return milliseconds per network and epoch."""
     images = torch.randn(case.images, *case.shape, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(case.images) % 10
-    config = TrainConfig(epochs=case.epochs, together=together, device=str(where))
-    clock = time.process_time if where.type == "cpu" else time.perf_counter
+    config = TrainConfig(epochs=case.epochs, together=together, device=str(device))
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     began = clock()
     train_networks(
         lambda number: build("convnet", case.shape, 10),
@@ -65,13 +62,13 @@ def measure(case: Case, together: int, where: torch.device) -> float:
         SiameseAugmentation(),
         config,
     )
-    if where.type == "cuda":
-        torch.cuda.synchronize(where)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return 1000 * (clock() - began) / case.networks / case.epochs
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the rows as Markdown: milliseconds per network and epoch, and how often one by one takes as long."""
+    """Return the rows as Markdown: milliseconds per network and epoch, and the speed-up over one by one."""
     heads = ["one by one" if size == 1 else f"{size} at once" for size in SIZES]
     lines = ["| set | " + " | ".join(heads) + " |", "|" + " --- |" * (len(SIZES) + 1)]
     for row in rows:
@@ -97,30 +94,30 @@ def main(
     rounds
         Rounds after one to warm up.
     longer
-        A factor on the epochs: on a GPU 20, so that the fixed costs do not count.
+        Factor on the epochs: 20 on a GPU, so that fixed costs do not count.
     out
         The JSON file.
     readme
         Put the table into the README.
     """
-    where = device.pick(device_name)
+    device = devices.pick(device_name)
     rows = []
-    for given in CASES:
-        case = dataclasses.replace(given, epochs=longer * given.epochs)
+    for base in CASES:
+        case = dataclasses.replace(base, epochs=longer * base.epochs)
         sizes = [size for size in SIZES if size <= case.networks]
         times: dict[int, list[float]] = {size: [] for size in sizes}
         for number in range(rounds + 1):
             for size in sizes:
-                taken = measure(case, size, where)
+                taken = measure(case, size, device)
                 if number:
                     times[size].append(taken)
         medians = {size: statistics.median(taken) for size, taken in times.items()}
         rows.append({**dataclasses.asdict(case), "milliseconds": medians, "rounds": times})
         print(table(rows).splitlines()[-1], flush=True)
-    report = {"machine": device.describe(), "device": str(where), "threads": torch.get_num_threads(), "rows": rows}
+    report = {"machine": devices.describe(), "device": str(device), "threads": torch.get_num_threads(), "rows": rows}
     files.write_text(out, json.dumps(report, indent=2) + "\n")
     if readme:
-        into_readme(HERE.parent / "README.md", f"bench_evaluate {where.type}", table(rows))
+        into_readme(HERE.parent / "README.md", f"bench_evaluate {device.type}", table(rows))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""A step's speed at the papers' CIFAR shapes, against the published loop stated again, in turn.
+"""Speed of a step at the papers' CIFAR shapes, compared with a reimplementation of the published loop.
 
-``python benchmarks/bench_step.py [--data npz-jpeg:PATH/cifar10-jpeg]`` prints a table, writes
-results/step-DEVICE.json and puts the table into README.md. Without --data: random pixels in
-the same shapes, which take as long.
+``python benchmarks/bench_step.py [--data npz-jpeg:PATH/cifar10-jpeg]`` prints a table, writes results/step-DEVICE.json
+and updates the table in README.md. Without --data: random pixels in the same shapes, which take as long.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def main(
     Parameters
     ----------
     data
-        The images: npz-jpeg:PREFIX for the CIFAR-10 of the shared data; random pixels where not given.
+        The images, such as npz-jpeg:PREFIX; random pixels by default.
     device_name
         auto, cpu or cuda.
     rounds
@@ -75,7 +74,7 @@ def main(
     presets
         Which settings.
     only
-        Which variants of our step; all where not given.
+        Variants of our step; all by default.
     readme
         Put the table into the README.
     """

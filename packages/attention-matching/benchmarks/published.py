@@ -1,9 +1,8 @@
-"""The published loop, stated again: the yardstick of the step's speed and an oracle of its loss.
+"""Reimplementation of the published loop: the baseline of the step's speed and an oracle of its loss.
 
-Written from the description of DataDAM's public code, none of it copied: index lists are
-permuted per class, the augmentation is called per class with one operation for the class, the
-attention maps are made by clone, abs, pow and sum behind hooks on every ReLU, moved to the CPU,
-averaged there, and the loss is read after every step.
+Written from the description of DataDAM's public code, none of it copied. Index lists are permuted per class, the
+augmentation is called per class with one operation for the class, the attention maps are computed by clone, abs, pow
+and sum behind hooks on every ReLU, moved to the CPU and averaged there, and the loss is read after every step.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch.nn import functional
 
 
 def augmented(images: Tensor, augment: SiameseAugmentation, row: Tensor) -> Tensor:
-    """One operation, the same for all images of a class, drawn by a row of uniform numbers."""
+    """Apply one operation, the same for all images of a class, drawn by a row of uniform numbers."""
     operation = augment.operations[int(row[0] * len(augment.operations))]
     u, v, w = (float(t) for t in row[1:])
     count, _, height, width = images.shape
@@ -55,7 +54,7 @@ def augmented(images: Tensor, augment: SiameseAugmentation, row: Tensor) -> Tens
 
 
 def attention(maps: Tensor, power: int, *, channel: bool = False) -> Tensor:
-    """Normalise the map of each image, in as many passes over memory as its formula has words."""
+    """Normalise the map of each image, with one pass over memory per operation."""
     powered = maps.clone().abs().pow(power)
     summed = powered.sum(dim=(2, 3)) if channel else powered.sum(dim=1).flatten(1)
     return functional.normalize(summed, dim=1)
@@ -63,16 +62,16 @@ def attention(maps: Tensor, power: int, *, channel: bool = False) -> Tensor:
 
 def hooked(network: ConvNet, images: Tensor) -> tuple[list[Tensor], Tensor]:
     """Return the output of every ReLU and the embedding."""
-    seen: list[Tensor] = []
+    outputs: list[Tensor] = []
     hooks = [
-        module.register_forward_hook(lambda _module, _input, output: seen.append(output))
+        module.register_forward_hook(lambda _module, _input, output: outputs.append(output))
         for module in network.modules()
         if isinstance(module, torch.nn.ReLU)
     ]
     embedding = network.features(images).embedding
     for hook in hooks:
         hook.remove()
-    return seen, embedding
+    return outputs, embedding
 
 
 def loss(
@@ -86,7 +85,7 @@ def loss(
     feature_weight: float = 0.01,
     scale: float = 100.0,
 ) -> Tensor:
-    """Return the whole loss of augmented images that lie class after class."""
+    """Return the whole loss of augmented images ordered by class."""
     with torch.no_grad():
         real_maps, real_embedding = hooked(network, real)
     synthetic_maps, synthetic_embedding = hooked(network, synthetic)
@@ -104,7 +103,7 @@ def loss(
 
 
 class PublishedLoop:
-    """The loop's state; calling it makes a step and returns the loss."""
+    """State of the loop; calling it takes a step and returns the loss."""
 
     def __init__(
         self, inputs: Tensor, labels: np.ndarray, ipc: int, *, norm: str, power: int, channel: bool = False
@@ -113,15 +112,15 @@ class PublishedLoop:
         self.members: list[list[int]] = [np.flatnonzero(labels == k).tolist() for k in range(labels.max() + 1)]
         start = [self.batch(k, ipc) for k in range(len(self.members))]
         self.images = torch.cat(start).requires_grad_(True)
-        self.optimiser = torch.optim.SGD([self.images], lr=1.0, momentum=0.5)
+        self.optimizer = torch.optim.SGD([self.images], lr=1.0, momentum=0.5)
         self.augment = SiameseAugmentation()
 
     def batch(self, label: int, size: int) -> Tensor:
-        """Random images of a class."""
+        """Return random images of a class."""
         return self.inputs[np.random.permutation(self.members[label])[:size]]
 
     def __call__(self, real_batch: int = 64, width: int = 128) -> float:
-        """One step."""
+        """Take one step."""
         classes = len(self.members)
         network = ConvNet(tuple(self.inputs.shape[1:]), classes, width=width, norm=self.norm)
         network.pools = torch.nn.ModuleList(torch.nn.AvgPool2d(2) for _ in network.pools)
@@ -130,10 +129,10 @@ class PublishedLoop:
         for label in range(classes):
             row = torch.rand(4)
             real.append(augmented(self.batch(label, real_batch), self.augment, row))
-            mine = self.images[label * self.ipc : (label + 1) * self.ipc]
-            synthetic.append(augmented(mine, self.augment, row))
+            images = self.images[label * self.ipc : (label + 1) * self.ipc]
+            synthetic.append(augmented(images, self.augment, row))
         total = loss(network, torch.cat(real), torch.cat(synthetic), classes, power=self.power, channel=self.channel)
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         total.backward()
-        self.optimiser.step()
+        self.optimizer.step()
         return total.item()

@@ -1,13 +1,13 @@
-"""Ten digits arrive two by two, and one image of each is all that is kept.
+"""Class-incremental learning of ten digits, two by two, with a buffer of one image each.
 
-Takes some minutes on two cores; the same command goes on with a stopped run. Writes ``continual/continual.png``.
+Takes some minutes on two cores; the same command resumes a stopped run. Writes ``continual/continual.png``.
 """
 
 from __future__ import annotations
 
 import sys
 
-from attention_matching.experiments.continual import ContinualConfig, continual
+from attention_matching import ContinualConfig, continual
 from sextet_common.data import load
 
 config = ContinualConfig(steps=5, ipc=1, buffers=("random", "herding", "datadam"), orders=3)

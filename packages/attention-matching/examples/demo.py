@@ -1,7 +1,7 @@
-"""Distill scikit-learn's digits into 1 and 10 images per class by three methods, and measure what they are worth.
+"""Distill scikit-learn's digits into 1 and 10 images per class by three methods, and evaluate the sets.
 
 Run by ``python3 tools/dev.py demo``; alone: ``python examples/demo.py --out demo``.
-Writes result.json (what the page shows), picture.png and the two run folders.
+Writes result.json (the contents of the page), picture.png and the run folders.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def main(
     Parameters
     ----------
     out
-        Where to write.
+        Output folder.
     steps
-        Steps of each distillation; the package's default where not given.
+        Steps of each distillation; by default the package's.
     networks
         Fresh networks per row of the table.
     epochs
@@ -64,7 +64,7 @@ def main(
             accuracies[method] = evaluate(distilled, digits, training)
             gains[str(ipc)][method] = 100 * (accuracies[method].mean - real.mean)
             if ipc == 1 or method == "atom":
-                # A column per class: image j of every class stands in row j.
+                # A column per class: image j of every class is in row j.
                 by_class = distilled.pixels().reshape(digits.n_classes, ipc, *digits.image_shape)
                 shown = "one image" if ipc == 1 else f"{ipc} images"
                 title = f"{shown} of each class, distilled by {METHODS[method]}"
@@ -74,13 +74,13 @@ def main(
     rows.append([f"all {len(digits.train_labels)}", str(whole), "", "", ""])
     figures.save_panels(panels, out / "picture.png", columns=digits.n_classes)
     best = {ipc: max(gain, key=lambda method: gain[method]) for ipc, gain in gains.items()}
-    told = {ipc: f"{gains[ipc][best[ipc]]:.1f} points ({METHODS[best[ipc]]})" for ipc in gains}
+    largest = {ipc: f"{gains[ipc][best[ipc]]:.1f} points ({METHODS[best[ipc]]})" for ipc in gains}
     result = {
         "title": f"Ten images that stand for {len(digits.train_labels)}",
         "sentence": (
             f"Trained on one distilled image per class, fresh networks read {len(digits.test_labels)} unseen "
-            f"digits up to {told['1']} better than those trained on a random real image per class; "
-            f"with ten per class the largest gain is {told['10']}."
+            f"digits up to {largest['1']} better than those trained on a random real image per class; "
+            f"with ten per class the largest gain is {largest['10']}."
         ),
         "columns": ["training images", "random real", *METHODS.values()],
         "rows": rows,

@@ -1,4 +1,4 @@
-"""Distill the digits into one image per class, compare with random real ones, and save the set."""
+"""Distill the digits into one image per class, compare it with random real images, and save the set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Match something of your own: here the standard deviation of every channel, beside DataDAM's attention maps."""
+"""A custom loss: match the standard deviation of every channel, in addition to DataDAM's attention maps."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class WithSpread(AttentionMatchingLoss):
-    """DataDAM's terms, and one more."""
+    """DataDAM's terms and one more."""
 
     def statistics(self, features: Features, n_classes: int) -> tuple[Tensor, ...]:
-        """Add the channels' mean standard deviation over the positions of the first map."""
+        """Add the mean over images of each channel's standard deviation over positions, in the first block."""
         spread = features.maps[0].flatten(2).std(dim=2)
         return *super().statistics(features, n_classes), spread.unflatten(0, (n_classes, -1)).mean(dim=1)
 

@@ -1,6 +1,6 @@
-"""Which of 96 ConvNets suits digits? Rank them by training on ten images per class, and see whether that was right.
+"""Rank 96 ConvNets by training on ten images per class, and compare with training on all digits.
 
-Takes some minutes on two cores; the same command goes on with a stopped run. Writes ``search/ranking/search.png``.
+Takes some minutes on two cores; the same command resumes a stopped run. Writes ``search/ranking/search.png``.
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from attention_matching.experiments.search import SearchConfig, search, search_data
-from attention_matching.experiments.small_sets import small_sets
+from attention_matching import SearchConfig, search, search_data, small_sets
 from sextet_common.data import load
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "search")
 digits, config = load("digits"), SearchConfig()
-part = search_data(digits, config)  # without the images that the ranking is measured on
-proxies = small_sets(["random", "herding", "datadam"], part, ipc=10, out=folder / "proxies")
+remaining = search_data(digits, config)  # without the images that the ranking is measured on
+proxies = small_sets(["random", "herding", "datadam"], remaining, ipc=10, out=folder / "proxies")
 result = search(digits, proxies, config, folder / "ranking")
 print(result.to_markdown())

@@ -157,5 +157,5 @@ def test_a_set_with_unequal_classes_is_refused(digits: data.ImageSet) -> None:
     uneven = DistilledSet(torch.zeros(11, 1, 8, 8), torch.tensor([*range(10), 3]), digits.classes, prepared)
     with pytest.raises(InputError, match="1 to 2 images per class; expected: the same number of every class"):
         robust_scores(uneven, digits, QUICK)
-    with pytest.raises(InputError, match="weight must be .*, got 2"):
+    with pytest.raises(InputError, match=r"weight must be .*, got 2"):
         robust_scores(random_real(digits, 1), digits, QUICK, weight=2)

@@ -44,12 +44,6 @@ def compare(
 
     Parameters
     ----------
-    training
-        The set.
-    data
-        The real images.
-    config
-        How to train the networks.
     out
         A folder with a run folder per row, named by row and settings; interrupted rows resume.
     random_real, whole

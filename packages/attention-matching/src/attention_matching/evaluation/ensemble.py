@@ -109,10 +109,10 @@ def learner_of(networks: Sequence[nn.Module], config: TrainConfig) -> Learner:
 def group_size(network: nn.Module, shape: Sequence[int], config: TrainConfig, device: torch.device) -> int:
     """Choose how many networks to train at once.
 
-    Networks that ``torch.func.vmap`` cannot run (dropout, control flow that depends on values) are trained one by one.
-    Otherwise ``config.together`` decides. Where it is None, a CPU trains one at a time, since
-    benchmarks/bench_evaluate.py measures stacks to be slower there except on the smallest sets, and a GPU up to ten:
-    fewer where fewer fill it, an estimate that has not been measured.
+    ``config.together``, if given. Otherwise a CPU trains one at a time, since benchmarks/bench_evaluate.py measures
+    stacks to be slower there except on the smallest sets, and a GPU up to ten: fewer where fewer fill it, an estimate
+    that has not been measured. Networks that ``torch.func.vmap`` cannot run (dropout, control flow that depends on
+    values) are trained one by one, with a warning if ``config.together`` asks for more.
 
     Parameters
     ----------
@@ -120,15 +120,6 @@ def group_size(network: nn.Module, shape: Sequence[int], config: TrainConfig, de
         One of the networks.
     shape
         Images, channels, height and width of the training set.
-    config
-        Its ``together`` and ``batch``.
-    device
-        Where they are trained.
-
-    Warns
-    -----
-    UserWarning
-        If ``together`` asks for more than one and the networks cannot be stacked.
 
     Examples
     --------

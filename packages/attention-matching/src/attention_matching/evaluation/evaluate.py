@@ -41,14 +41,10 @@ def evaluate(
 
     Parameters
     ----------
-    training
-        The set to train on.
     data
         Source of the test images and, with ``choose="held-out"``, of the images that choose the step: a share of the
         training images, without any that is in the set itself. A distillation has seen them all the same, so the
         choice is made on familiar images; the reported accuracy is measured on the test images alone.
-    config
-        How to train.
     out
         A run folder; each network's accuracy is saved as soon as it is known, and an interrupted evaluation resumes
         bit-identically.
@@ -94,10 +90,6 @@ def evaluate_random_real(
 
     Parameters
     ----------
-    data
-        The images.
-    ipc
-        Images per class.
     config
         How to train. With ``choose="held-out"`` the held-out images are not chosen from.
     out
@@ -183,7 +175,8 @@ def _evaluate(
     first = examples([0])
     with seeding.torch_seed(config.seed, "form"):
         together = group_size(make(0).to(device), first[0].shape[-4:], config, device)
-    run, accuracies = None, []
+    run: runs.Run | None = None
+    accuracies: list[float] = []
     if out is not None:
         content = [*first, inputs, labels, *([] if held_out is None else [held_out.inputs, held_out.labels])]
         record = {"data": data.source, "sha256": runs.fingerprint(*content), **runs.to_json(config)}

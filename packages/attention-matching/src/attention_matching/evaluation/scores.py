@@ -1,4 +1,4 @@
-"""DD-Ranking's two scores of a distilled set, computed here for any data set.
+"""DD-Ranking's two scores of a distilled set (arXiv 2505.13300), computed here for any data set.
 
 Accuracy alone also rewards what is not in the images: a teacher's soft labels, and strong augmentation. These scores
 compare a set with random real images under the same training. The formulas are DD-Ranking's with accuracies as
@@ -27,6 +27,8 @@ from attention_matching.images.distilled import DistilledSet
 def label_robust_score(hard_label_recovery: float, improvement_over_random: float, weight: float = 0.5) -> float:
     """Return DD-Ranking's label-robust score, in [0, 1]; 0.269 if the weighted sum is 0.
 
+    Source: arXiv 2505.13300, alpha = w IOR - (1 - w) HLR, squashed.
+
     Parameters
     ----------
     hard_label_recovery
@@ -37,10 +39,6 @@ def label_robust_score(hard_label_recovery: float, improvement_over_random: floa
         under the same training: in [-1, 1].
     weight
         Weight of the improvement, in [0, 1]; the recovery has the rest.
-
-    References
-    ----------
-    DD-Ranking (arXiv 2505.13300): alpha = w IOR - (1 - w) HLR, squashed.
 
     Examples
     --------
@@ -56,17 +54,15 @@ def label_robust_score(hard_label_recovery: float, improvement_over_random: floa
 def augmentation_robust_score(with_augmentation: float, without_augmentation: float, weight: float = 0.5) -> float:
     """Return DD-Ranking's augmentation-robust score, in [0, 1]; 0.269 for a set no better than random images.
 
+    Source: arXiv 2505.13300, beta, squashed.
+
     Parameters
     ----------
     with_augmentation, without_augmentation
         Accuracy of the distilled set minus that of as many random real images, both trained with, or both without
         augmentation: in [-1, 1].
     weight
-        Weight of the improvement with augmentation, in [0, 1].
-
-    References
-    ----------
-    DD-Ranking (arXiv 2505.13300): beta, squashed.
+        Weight of the difference with augmentation, in [0, 1].
 
     Examples
     --------
@@ -143,23 +139,15 @@ def robust_scores(
     Parameters
     ----------
     distilled
-        The set: the same number of images of every class.
-    data
-        The real images.
+        A set with the same number of images of every class.
     config
         How to train, and with which labels of the set; without augmentation means ``augment=()``.
-    whole_epochs
-        Passes over the whole set.
     weight
         Weight of the first term of each score, in [0, 1].
     label
         With soft labels: adds them to random real images, see :func:`evaluate_random_real`.
     out
         A folder for the run folders of the evaluations; interrupted ones resume.
-
-    References
-    ----------
-    DD-Ranking (arXiv 2505.13300).
 
     Examples
     --------

@@ -34,8 +34,6 @@ def soft_labels_from(
 
     Parameters
     ----------
-    training
-        The set.
     data
         Images to train the teacher on, with their hard labels.
     config
@@ -77,10 +75,6 @@ def train_teacher(
 
     Parameters
     ----------
-    data
-        The images.
-    config
-        The network and its training.
     preprocessing
         From pixels to inputs; by default the training images' mean and std.
     path

@@ -61,8 +61,6 @@ def train_networks(
         network, one such row per network in front.
     augment
         The transforms; ``SiameseAugmentation(())`` for none.
-    config
-        The settings.
     held_out
         Measure each network on these images twenty times, evenly over its epochs, and return it as it was at its best
         measurement (the last of equals). By default it is returned as it is after the last step.

@@ -102,15 +102,12 @@ def continual(
 
     Parameters
     ----------
-    data
-        The images.
-    config
-        The settings.
     out
         A run folder for the accuracies one by one (metrics.jsonl), the distillations, the result (continual.json) and
         its picture (continual.png). An interrupted run resumes bit-identically; a kill loses the current training.
     custom_buffers
-        User-defined buffers by name, beside those of ``config``; each is called at every step.
+        User-defined buffers by name, beside those of ``config``. Each is called at every step with the images of the
+        new classes alone, numbered from 0, and a seed, and returns any number of images of each of them.
     own
         Deprecated name of ``custom_buffers``.
 

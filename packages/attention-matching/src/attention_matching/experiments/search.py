@@ -59,17 +59,8 @@ def search_data(data: ImageSet, config: SearchConfig | None = None) -> ImageSet:
     """Split off the images that the ranking is measured on; make proxies from what remains.
 
     The held-out images become the test images of the result; the test images of ``data`` take no part. Mean and std
-    are those of all training images.
+    are those of all training images. ``config.held_out`` and ``config.seed`` choose the split.
 
-    Parameters
-    ----------
-    data
-        The images.
-    config
-        Its ``held_out`` and ``seed`` choose the split.
-
-    Examples
-    --------
     >>> from sextet_common.data import load
     >>> remaining = search_data(load("digits"))
     >>> len(remaining.train_images), len(remaining.test_images)
@@ -97,14 +88,10 @@ def search(
 
     Parameters
     ----------
-    data
-        The images.
     proxies
         Small sets by name, made from the training images of :func:`search_data`: a proxy that contains held-out images
         would look better than it is. The whole set is preprocessed as the first of them. The seconds it took to make a
         proxy are read from ``meta["seconds"]``, where :func:`~attention_matching.small_set` stores them.
-    config
-        The settings.
     out
         A run folder for the accuracies one by one (metrics.jsonl), the result (search.json) and its picture
         (search.png). An interrupted run resumes bit-identically; a kill loses the current training.

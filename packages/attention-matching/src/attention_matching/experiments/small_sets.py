@@ -41,12 +41,6 @@ def small_set(
     ----------
     source
         ``random``, ``k-centre`` or ``herding`` select real images; ``dm``, ``datadam`` and ``atom`` distill.
-    data
-        The images.
-    ipc
-        Images per class.
-    seed
-        Seed of all random numbers.
     distill
         How to distill; method, ipc and seed are replaced by the arguments.
     out

@@ -55,7 +55,7 @@ def export_folder(distilled: DistilledSet, path: str | os.PathLike[str]) -> None
     Parameters
     ----------
     distilled
-        The set, with at least one image of every class.
+        A set with at least one image of every class.
     path
         A new or empty folder, written atomically.
 
@@ -93,8 +93,6 @@ def export_pt(
 
     Parameters
     ----------
-    distilled
-        The set.
     path
         With ``"dc"`` a new file, with ``"mtt"`` a new or empty folder; written atomically.
     layout
@@ -174,8 +172,6 @@ def export(distilled: DistilledSet, path: str | os.PathLike[str], kind: Export, 
 
     Parameters
     ----------
-    distilled
-        The set.
     path
         With ``"pt-dc"`` a new file, else a new or empty folder.
     kind
