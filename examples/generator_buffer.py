@@ -90,7 +90,7 @@ def main(
         training=TrainConfig(epochs=epochs),
         width=32,
     )
-    found = continual(digits, config, out / "continual", own={"generator": generator_of})
+    found = continual(digits, config, out / "continual", custom_buffers={"generator": generator_of})
     found.save_picture(out / "curves.png")
     ends = (0, *found.classes_seen)
     arrived = [found.orders[0][start:end] for start, end in itertools.pairwise(ends)]
