@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 from gmr_metric import GaussianMixture, pairwise_distances, reduce
 from gmr_metric.plotting import ellipses
-from probmcl import Config, ProbMCL
+from probmcl import Config, ContrastiveConfig, HeadConfig, ProbMCL
 from probmcl.scenes import GROUPS, compose, digits
 from sextet_common import figures, files
 
@@ -73,7 +73,8 @@ def main(
         Of everything.
     """
     data = compose(digits(), sizes=(scenes, 100, 600), seed=seed)
-    config = Config(label_aware="each", epochs=epochs, classifier_epochs=3, dim=16, hidden=(128,), seed=seed)
+    head, contrastive = HeadConfig(dim=16, hidden=(128,)), ContrastiveConfig(label_aware="each")
+    config = Config(epochs=epochs, classifier_epochs=3, head=head, contrastive=contrastive, seed=seed)
     model = ProbMCL("convnet", config=config, width=width).fit(data, out / "probmcl")
     mixtures = model.mixtures(data.test)
     points = (mixtures.log_weights.exp()[..., None] * mixtures.means).sum(dim=1).double().numpy()

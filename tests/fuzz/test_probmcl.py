@@ -18,14 +18,13 @@ from hostile import archives, checkpoints, documents, mutated, npy, npy_files, s
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from probmcl import Config, MultiLabelSet, ProbMCL, load
-from probmcl import __main__ as command
+from probmcl import Config, HeadConfig, MultiLabelSet, ProbMCL, commands, load
 from probmcl.data import read_image
 from probmcl.scenes import compose, digits
 from run_folders import gone_on_from, left_by
 from sextet_common import checkpoint
 
-importlib.import_module("torchvision.datasets")  # the first time it brings what makes a folder for compiled code
+importlib.import_module("torchvision.datasets")  # its first import makes a folder for compiled code
 FEW = settings(fuzz, max_examples=max(1, EXAMPLES // 3))
 
 
@@ -157,7 +156,7 @@ def test_vocs_annotations(content: bytes) -> None:
 @cache
 def model() -> bytes:
     with TemporaryDirectory() as folder:
-        config = Config(epochs=1, classifier_epochs=1, batch_size=16, dim=4, hidden=(), device="cpu")
+        config = Config(epochs=1, classifier_epochs=1, batch_size=16, head=HeadConfig(dim=4, hidden=()), device="cpu")
         data = compose(digits(), sizes=(24, 12, 12))
         ProbMCL("convnet", config=config, width=2).fit(data).save(Path(folder, "x"))
         return Path(folder, "x").read_bytes()
@@ -206,7 +205,7 @@ def test_a_training_that_goes_on(data: st.DataObject) -> None:
 @given(data=st.data())
 def test_a_run_that_is_used(data: st.DataObject) -> None:
     files = data.draw(gone_on_from({name: left()[name] for name in ("config.json", "model.safetensors")}))
-    holds(lambda run: command._trained(run, None, None, "cpu"), files, "run")
+    holds(lambda run: commands._trained_run(run, None, None, "cpu"), files, "run")
 
 
 VALID: list[tuple[Any, Any, str]] = [

@@ -1,15 +1,15 @@
-"""What ProbMCL is worth on scenes of real digits: its rivals and its settings, at one budget.
+"""ProbMCL on scenes of real digits: rivals and settings, at one budget.
 
     OMP_NUM_THREADS=1 python benchmarks/bench_scenes.py            # about 45 minutes on two cores
     OMP_NUM_THREADS=1 python benchmarks/bench_scenes.py --part settings
 
-1000 scenes to train on, 500 to validate with (the calibration alone), 1000 to test with; the digits of the parts are
-different images. Every method has the same encoder, two views of every scene in every epoch and the same number of
+1000 scenes for training, 500 for validation (used by the calibration only), 1000 for testing; the parts use different
+digit images. Every method has the same encoder, two views of every scene in every epoch and the same number of
 epochs, 40: with a frozen encoder 30 of them contrastive, with one that is fine-tuned 20. Scores at the threshold 0.5
 after calibration, means over seeds (of scenes, weights and batches) with their standard errors; the settings have one
 seed.
 
-Every result is kept in results/scenes/, so that a stopped benchmark goes on.
+Every result is kept in results/scenes/, so that a stopped benchmark resumes.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def run(name: str, options: dict[str, Any], seed: int, folder: Path) -> dict[str, Any]:
-    """Train and measure once, or return what was measured."""
+    """Train and measure once, or return the stored result."""
     path = folder / f"{name.replace(' ', '_').replace(',', '')}-{seed}.json"
     if path.exists():
         return dict(json.loads(path.read_text()))
     torch.set_num_threads(1)
     data = compose(digits(), sizes=SIZES, seed=seed)
-    model = ProbMCL("convnet", 10, Config(**{"seed": seed, "device": "cpu", **options}), width=WIDTH).fit(data)
+    model = ProbMCL("convnet", 10, Config.flat(**{"seed": seed, "device": "cpu", **options}), width=WIDTH).fit(data)
     scores = model.evaluate(data.test)
     parameters, operations = complexity(model.inference(), data.input_shape)
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "name": name, "options": options, "seed": seed, "map": scores.mean_ap, "cf1": scores.cf1, "of1": scores.of1,
         "macro_f1": scores.macro_f1, "calibration_error": scores.calibration_error,
         "parameters": parameters, "multiply_adds": operations,
@@ -75,10 +75,10 @@ def run(name: str, options: dict[str, Any], seed: int, folder: Path) -> dict[str
         wrong = (model.predict_proba(data.test).numpy() > 0.5) != np.array(data.test.labels, dtype=bool)
         parts = model.uncertainty(data.test)
         for part, values in (("between", parts.between), ("within", parts.within), ("total", parts.total)):
-            found[part] = error_by_quantile(values.numpy(), wrong.any(axis=1)).tolist()
-    files.write_text(path, json.dumps(found, indent=1) + "\n")
+            result[part] = error_by_quantile(values.numpy(), wrong.any(axis=1)).tolist()
+    files.write_text(path, json.dumps(result, indent=1) + "\n")
     print(f"{name}, seed {seed}: mAP {100 * scores.mean_ap:.2f}", flush=True)
-    return found
+    return result
 
 
 def main(part: Literal["all", "methods", "settings"] = "all", workers: int = 2) -> None:
@@ -87,9 +87,9 @@ def main(part: Literal["all", "methods", "settings"] = "all", workers: int = 2) 
     Parameters
     ----------
     part
-        Which half; the README is written where both are there.
+        Which half; the README is written after both.
     workers
-        Processes at once, of one thread each.
+        Number of processes, with one thread each.
     """
     folder = HERE / "results" / "scenes"
     jobs = []
@@ -98,11 +98,11 @@ def main(part: Literal["all", "methods", "settings"] = "all", workers: int = 2) 
     if part != "methods":
         jobs += [(name, {**AWARE, **FROZEN, **options}, 0, folder) for name, options in SETTINGS.items()]
     with ProcessPoolExecutor(workers) as pool:
-        found = [future.result() for future in [pool.submit(run, *job) for job in jobs]]
+        results = [future.result() for future in [pool.submit(run, *job) for job in jobs]]
     if part != "all":
         return
-    rows = {name: [x for x in found if x["name"] == name] for name in METHODS}
-    store(HERE, "scenes", {"results": found})
+    rows = {name: [x for x in results if x["name"] == name] for name in METHODS}
+    store(HERE, "scenes", {"results": results})
     lines = [
         "| method | mAP | CF1 | OF1 | calibration error | parameters | multiply-adds |",
         "|---|---|---|---|---|---|---|",
@@ -115,7 +115,7 @@ def main(part: Literal["all", "methods", "settings"] = "all", workers: int = 2) 
         "bench_scenes",
         "\n".join(lines) + f"\n\n`python benchmarks/bench_scenes.py` on {machine()}.",
     )
-    chosen = {x["name"]: x for x in found if x["name"] in SETTINGS}
+    chosen = {x["name"]: x for x in results if x["name"] in SETTINGS}
     lines = ["| setting | mAP | CF1 | OF1 |", "|---|---|---|---|"]
     lines += [
         f"| {name} | " + " | ".join(f"{100 * x[key]:.1f}" for key in ("map", "cf1", "of1")) + " |"

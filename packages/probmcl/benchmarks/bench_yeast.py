@@ -1,4 +1,4 @@
-"""ProbMCL on the yeast benchmark (14 labels, 103 features), beside binary relevance and the asymmetric loss.
+"""ProbMCL on the yeast benchmark (14 labels, 103 features), compared with binary relevance and the asymmetric loss.
 
     OMP_NUM_THREADS=1 python benchmarks/bench_yeast.py --data PATH/yeast.npz
 
@@ -61,13 +61,13 @@ def main(data: Path) -> None:
         yeast.npz.
     """
     torch.set_num_threads(1)
-    found = load(f"npz:{data}")
-    results: dict[str, list[Scores]] = {"binary relevance, logistic regression": [logistic(found)]}
+    dataset = load(f"npz:{data}")
+    results: dict[str, list[Scores]] = {"binary relevance, logistic regression": [logistic(dataset)]}
     for name, options in METHODS.items():
         results[name] = []
         for seed in SEEDS:
-            model = ProbMCL("mlp", 14, Config(**{**HALF, **options, "seed": seed})).fit(found)
-            results[name].append(model.evaluate(found.test))
+            model = ProbMCL("mlp", 14, Config.flat(**{**HALF, **options, "seed": seed})).fit(dataset)
+            results[name].append(model.evaluate(dataset.test))
         print(name, mean_and_error([scores.mean_ap for scores in results[name]]), flush=True)
     keys = ("mean_ap", "cf1", "of1", "calibration_error")
     store(HERE, "yeast", {"results": {name: [s.as_dict() for s in each] for name, each in results.items()}})

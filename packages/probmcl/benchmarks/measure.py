@@ -1,4 +1,4 @@
-"""How probmcl's benchmarks tell a mean."""
+"""Means as probmcl's benchmarks print them."""
 
 from __future__ import annotations
 

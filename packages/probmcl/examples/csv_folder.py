@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from probmcl import Config, ProbMCL, export, load
+from probmcl import Config, HeadConfig, ProbMCL, export, load
 from probmcl.scenes import compose, digits
 
 folder = Path(tempfile.mkdtemp())
@@ -22,7 +22,7 @@ for number, (pixels, labels) in enumerate(zip(scenes.inputs, scenes.labels, stri
 (folder / "labels.csv").write_text("\n".join(lines) + "\n")
 
 data = load(f"csv:{folder}", size=32)
-config = Config(epochs=2, classifier_epochs=2, batch_size=16, dim=16, hidden=(32,))
+config = Config(epochs=2, classifier_epochs=2, batch_size=16, head=HeadConfig(dim=16, hidden=(32,)))
 model = ProbMCL("convnet", data.n_labels, config, width=4).fit(data, folder / "run")
 print(model.evaluate(data.test).table(data.label_names))
 print(export(model, folder / "model.pt2").name)

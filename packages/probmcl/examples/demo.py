@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from probmcl import Config, MultiLabelSet, ProbMCL, complexity, save_map
+from probmcl import Config, ContrastiveConfig, MultiLabelSet, ProbMCL, complexity, save_map
 from probmcl.plotting import prototypes
 from probmcl.scenes import GROUPS, compose, digits
 from sextet_common import files
 
+SCHEDULE = {"epochs": 15, "classifier_epochs": 3}
 METHODS = {
-    "asymmetric loss": Config(method="asymmetric", epochs=15, classifier_epochs=3),
-    "ProbMCL, encoder frozen": Config(label_aware="each", epochs=15, classifier_epochs=3),
+    "asymmetric loss": Config(method="asymmetric", **SCHEDULE),
+    "ProbMCL, encoder frozen": Config(contrastive=ContrastiveConfig(label_aware="each"), **SCHEDULE),
 }
 
 
@@ -36,11 +37,11 @@ def main(out: Path, scenes: int = 2000, width: int = 8) -> None:
     Parameters
     ----------
     out
-        Where to write.
+        Output folder.
     scenes
-        Scenes to train on.
+        Number of training scenes.
     width
-        Of the encoder.
+        Width of the encoder.
     """
     data = compose(digits(), sizes=(scenes, 300, 1000))
     rows = []
@@ -55,13 +56,13 @@ def main(out: Path, scenes: int = 2000, width: int = 8) -> None:
     result = {
         "title": "Which digits are in the picture",
         "sentence": (
-            "Nobody told ProbMCL which digits are drawn together more often, but its map knows: the others lie "
+            "ProbMCL is not given which digits appear together more often, but its map shows it: the others lie "
             f"{ratio:.1f} times as far from each other, on average."
         ),
         "columns": ["method", "mAP", "CF1", "OF1", "calibration error", "parameters at inference"],
         "rows": rows,
         "note": (
-            f"{scenes} scenes of 1 to 5 handwritten digits (scikit-learn's) to train on, 1000 to test with; same small "
+            f"{scenes} training scenes of 1 to 5 handwritten digits (scikit-learn's), 1000 test scenes; same small "
             "encoder, 18 passes each, scores at the threshold 0.5. The picture: labels and test images on a plane "
             "(t-SNE); digits of the groups 012, 345 and 6789 appear together more often than others."
         ),

@@ -1,4 +1,4 @@
-"""The metrics alone, for any model's probabilities: thresholds, absent labels and top-k rules are stated, not assumed.
+"""The metrics alone, for the probabilities of any model, with explicit thresholds, absent labels and top-k rules.
 
 python examples/evaluate_predictions.py
 """

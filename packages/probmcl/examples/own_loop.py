@@ -1,4 +1,4 @@
-"""The losses in a training loop of one's own: no trainer, a memory queue, a mixture density head.
+"""The losses in a custom training loop: no trainer, a memory queue, a mixture density head.
 
 python examples/own_loop.py
 """
@@ -33,7 +33,7 @@ for step in range(8):
     labels = torch.from_numpy(data.train.labels[rows.numpy()]).repeat(2, 1)
     points = head.project(encoder(views))
     loss = probabilistic(head.mixture(points), points.roll(16, dims=0), labels)
-    if step:  # what earlier batches hold takes part too
+    if step:  # earlier batches take part too
         loss = loss + 0.1 * supervised(points, labels, queue.embeddings, queue.labels, present=queue.present)
     queue.add(points.detach(), labels)
     optimizer.zero_grad()

@@ -64,5 +64,5 @@ def test_features_are_dropped_at_their_rate() -> None:
 
 @pytest.mark.parametrize("name", ["shift", "noise", "cutout", "dropout"])
 def test_a_share_outside_zero_to_one_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"the augmentation's {name} is 1.5"):
+    with pytest.raises(InputError, match=rf"{name} must be a number in \[0, 1\], got 1.5"):
         Augmentation(**{name: 1.5})

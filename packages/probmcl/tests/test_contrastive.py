@@ -13,7 +13,7 @@ from probmcl import (
     ProbabilisticContrastiveLoss,
     mixture_similarity,
 )
-from probmcl.overlap import Overlap
+from probmcl.losses.overlap import Overlap
 from sextet_common.errors import InputError
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -179,11 +179,11 @@ def test_half_precision_embeddings_are_computed_in_float32() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "the temperature is 0"),
-        ({"threshold": 0.0}, "the threshold of overlap is 0"),
-        ({"measure": "hamming"}, "measure is 'hamming'"),
-        ({"weight": "idf"}, "weight is 'idf'"),
-        ({"reduction": "max"}, "reduction is 'max'"),
+        ({"temperature": 0.0}, "temperature must be a number > 0, got 0"),
+        ({"threshold": 0.0}, r"threshold must be a number in \(0, 1\], got 0"),
+        ({"measure": "hamming"}, "measure must be jaccard, dice, cosine, overlap or containment, got 'hamming'"),
+        ({"weight": "idf"}, "weight must be none or overlap, got 'idf'"),
+        ({"reduction": "max"}, "reduction must be mean, sum or none, got 'max'"),
     ],
 )
 def test_options_outside_what_is_accepted_are_refused(options: dict[str, Any], message: str) -> None:

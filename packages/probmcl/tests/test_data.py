@@ -49,23 +49,23 @@ def test_labels_are_checked_by_value_and_width() -> None:
         checked_labels(np.array([[np.nan]]), 1, "x")
     with pytest.raises(InputError, match="x: labels are <U1"):
         checked_labels(np.array([["a"]]), 1, "x")
-    with pytest.raises(InputError, match="x: row 4 has no label; expected: one at least"):
+    with pytest.raises(InputError, match="x: row 4 has no label; expected: at least one"):
         checked_labels(np.eye(6, 4), 4, "x", at_least_one=True)
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("digit", "'digit' is unknown; expected: digits, perhaps; "),
+        ("digit", r"'digit' is unknown \(did you mean digits\?\); expected: digits, mnist"),
         ("digits:3", "unknown"),
-        ("coco", "unknown; expected: coco, perhaps"),
+        ("coco", r"unknown \(did you mean coco\?\)"),
         ("nothing", "expected: digits, mnist, npz:PATH"),
     ],
 )
 def test_an_unknown_source_is_refused_and_the_nearest_suggested(spec: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load(spec)
-    with pytest.raises(InputError, match="size is 0"):
+    with pytest.raises(InputError, match="size must be a whole number >= 1, got 0"):
         load("digits", size=0)
 
 
@@ -113,7 +113,7 @@ def test_mnist_comes_from_mlxtends_wheel() -> None:
 def test_scenes_that_cannot_be_are_refused() -> None:
     with pytest.raises(InputError, match="sizes are"):
         compose(digits(), sizes=(10, 1, 10))
-    with pytest.raises(InputError, match="noise is -1"):
+    with pytest.raises(InputError, match="noise must be a number >= 0, got -1"):
         compose(digits(), noise=-1)
 
 

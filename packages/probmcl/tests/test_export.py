@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from probmcl import Config, ProbMCL, export
+from probmcl import Config, HeadConfig, ProbMCL, export
 from probmcl.scenes import compose, digits
 from sextet_common.errors import InputError
 from torch import nn
 
 DATA = compose(digits(), sizes=(48, 24, 24))
-SMALL = {"epochs": 1, "classifier_epochs": 1, "batch_size": 16, "dim": 8, "hidden": (), "device": "cpu"}
+SMALL = {"epochs": 1, "classifier_epochs": 1, "batch_size": 16, "head": HeadConfig(8, hidden=()), "device": "cpu"}
 
 
 @pytest.fixture(scope="module")

@@ -77,15 +77,15 @@ def test_batches_are_selected_and_joined(draw) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"in_features": 0}, "in_features is 0"),
-        ({"n_components": 0}, "n_components is 0"),
-        ({"dim": -1}, "dim is -1"),
-        ({"covariance": "full"}, "covariance is 'full'; expected: isotropic or diagonal"),
-        ({"hidden": (4, 0)}, "hidden is"),
-        ({"mean": "matrix"}, "mean is 'matrix'"),
-        ({"positive": "relu"}, "positive is 'relu'"),
-        ({"min_std": 0.0}, "min_std is 0"),
-        ({"min_std": math.inf}, "min_std is inf"),
+        ({"in_features": 0}, "in_features must be a whole number >= 1, got 0"),
+        ({"n_components": 0}, "n_components must be a whole number >= 1, got 0"),
+        ({"dim": -1}, "dim must be a whole number >= 1, got -1"),
+        ({"covariance": "full"}, "covariance must be isotropic or diagonal, got 'full'"),
+        ({"hidden": (4, 0)}, r"hidden\[1\] must be a whole number >= 1, got 0"),
+        ({"mean": "matrix"}, "mean must be vector or scalar, got 'matrix'"),
+        ({"positive": "relu"}, "positive must be elu, softplus or exp, got 'relu'"),
+        ({"min_std": 0.0}, "min_std must be a number > 0, got 0"),
+        ({"min_std": math.inf}, "min_std must be a number > 0, got inf"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_by_name(options: dict[str, object], message: str) -> None:

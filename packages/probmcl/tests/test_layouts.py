@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from probmcl import load
-from probmcl.layouts import VOC_LABELS, voc
+from probmcl.data.objects import VOC_LABELS, voc
 from sextet_common.errors import InputError
 
 

@@ -6,8 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from probmcl import AsymmetricLoss, MixtureDensityHead, MixtureNLL, MixtureParameters, ProbMCLLoss
-from probmcl.contrastive import ProbabilisticContrastiveLoss
+from probmcl import (
+    AsymmetricLoss,
+    MixtureDensityHead,
+    MixtureNLL,
+    MixtureParameters,
+    ProbabilisticContrastiveLoss,
+    ProbMCLLoss,
+)
 from sextet_common.errors import InputError
 from torch import distributions as td
 from torch.nn import functional
@@ -155,12 +161,12 @@ def test_autocast_and_half_precision_are_computed_in_float32() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: AsymmetricLoss(-1), "gamma_positive is -1"),
-        (lambda: AsymmetricLoss(0, math.inf), "gamma_negative is inf"),
-        (lambda: AsymmetricLoss(margin=1.0), "margin is 1"),
-        (lambda: AsymmetricLoss(reduction="max"), "reduction is 'max'"),
-        (lambda: MixtureNLL("max"), "reduction is 'max'"),
-        (lambda: ProbMCLLoss(weight=-1), "the weight of the contrastive term is -1"),
+        (lambda: AsymmetricLoss(-1), "gamma_positive must be a number >= 0, got -1"),
+        (lambda: AsymmetricLoss(0, math.inf), "gamma_negative must be a number >= 0, got inf"),
+        (lambda: AsymmetricLoss(margin=1.0), r"margin must be a number in \[0, 1\), got 1"),
+        (lambda: AsymmetricLoss(reduction="max"), "reduction must be mean, batchmean, sum or none, got 'max'"),
+        (lambda: MixtureNLL("max"), "reduction must be mean, sum or none, got 'max'"),
+        (lambda: ProbMCLLoss(weight=-1), "weight must be a number >= 0, got -1"),
         (lambda: ProbMCLLoss(likelihood=MixtureNLL("none")), "reduction 'none'"),
         (lambda: AsymmetricLoss()(torch.zeros(2, 3), torch.zeros(2, 4)), r"\(2, 3\) and \(2, 4\)"),
     ],

@@ -115,13 +115,13 @@ def test_no_threshold_is_better_than_the_best(score: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threshold": 1.0}, "the threshold of probabilities is 1"),
-        ({"threshold": -0.1}, "the threshold of probabilities is -0.1"),
-        ({"absent": "nan"}, "absent is 'nan'; expected: ignore or zero"),
-        ({"top_k_rule": "both"}, "top_k_rule is 'both'"),
-        ({"k": 7}, "k is 7 of 6 labels"),
-        ({"k": 0}, "k is 0"),
-        ({"bins": 0}, "bins is 0"),
+        ({"threshold": 1.0}, r"threshold must be a number in \[0, 1\), got 1"),
+        ({"threshold": -0.1}, r"threshold must be a number in \[0, 1\), got -0.1"),
+        ({"absent": "nan"}, "absent must be ignore or zero, got 'nan'"),
+        ({"top_k_rule": "both"}, "top_k_rule must be only or and_threshold, got 'both'"),
+        ({"k": 7}, r"k must be a whole number in \[1, 6\], got 7"),
+        ({"k": 0}, r"k must be a whole number in \[1, 6\], got 0"),
+        ({"bins": 0}, "bins must be a whole number >= 1, got 0"),
     ],
 )
 def test_options_outside_what_is_accepted_are_refused(options: dict[str, object], message: str) -> None:
@@ -137,7 +137,7 @@ def test_data_that_do_not_fit_are_refused() -> None:
         evaluate(probabilities, truth * 2)
     with pytest.raises(InputError, match="no label has a positive row"):
         evaluate(probabilities, np.zeros_like(truth))
-    with pytest.raises(InputError, match="the score to tune for is 'map'"):
+    with pytest.raises(InputError, match="score must be cf1 or of1, got 'map'"):
         best_threshold(probabilities, truth, "map")
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from probmcl import Config, MultiLabelSet, ProbMCL, complexity, evaluate
+from probmcl import Config, ContrastiveConfig, HeadConfig, MultiLabelSet, ProbMCL, complexity, evaluate
 from probmcl.scenes import compose, digits
-from probmcl.train import calibrate
+from probmcl.training.calibration import calibrate
 from sextet_common.errors import InputError
 from torch import nn
 
-SMALL = {"epochs": 2, "classifier_epochs": 2, "batch_size": 16, "dim": 8, "hidden": (16,), "device": "cpu"}
+SMALL = {"epochs": 2, "classifier_epochs": 2, "batch_size": 16, "head": HeadConfig(8, hidden=(16,)), "device": "cpu"}
 METHODS = ["probmcl", "supcon", "asymmetric", "bce"]
 
 
@@ -95,15 +95,15 @@ def test_a_run_that_was_killed_goes_on_to_the_same_numbers(tmp_path: Path, metho
         import sys
         import numpy as np
         import torch
-        from probmcl import Config, MultiLabelSet, ProbMCL
+        from probmcl import Config, HeadConfig, MultiLabelSet, ProbMCL
 
         torch.set_num_threads(1)
         random = np.random.default_rng(0)
         y = (random.random((120, 5)) < 0.3).astype(np.uint8)
         x = y @ random.normal(size=(5, 12)) + random.normal(size=(120, 12))
         data = MultiLabelSet.of((x, y), None, (x, y))
-        config = Config(method={method!r}, epochs=25, classifier_epochs=25, batch_size=20, dim=8, hidden=(16,),
-                        checkpoint_every=7, device="cpu")
+        config = Config(method={method!r}, epochs=25, classifier_epochs=25, batch_size=20, checkpoint_every=7,
+                        head=HeadConfig(8, hidden=(16,)), device="cpu")
         ProbMCL("mlp", 5, config, width=16).fit(data, sys.argv[1])
         """)
     )
@@ -171,12 +171,12 @@ def test_calibration_is_the_best_scale_and_shift(scenes: MultiLabelSet) -> None:
     )
 
 
-def test_an_encoder_of_ones_own_is_trained_saved_and_asked_for_again(scenes: MultiLabelSet, tmp_path: Path) -> None:
+def test_a_custom_encoder_is_trained_saved_and_required_when_loading(scenes: MultiLabelSet, tmp_path: Path) -> None:
     def own() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(1024, 6))
 
     model = ProbMCL(own(), 10, Config(**SMALL, method="bce")).fit(scenes, tmp_path)
-    with pytest.raises(InputError, match="a module of one's own; expected: that module, as encoder"):
+    with pytest.raises(InputError, match="has a custom module as its encoder; expected: that module"):
         ProbMCL.load(tmp_path)
     again = ProbMCL.load(tmp_path, encoder=own())
     assert torch.equal(again.predict_proba(scenes.test), model.predict_proba(scenes.test))
@@ -189,22 +189,26 @@ def test_images_without_labels_are_nobodys_positives_or_are_refused(covariance: 
     random = np.random.default_rng(0)
     x, y = random.normal(size=(40, 4)), np.eye(40, 3, dtype=int)
     data = MultiLabelSet.of((x, y), (x, y), (x, y))
-    options = {**SMALL, "covariance": covariance, "label_aware": "each"}
+    options = {**SMALL, "head": HeadConfig(8, covariance=covariance, hidden=(16,))}
+    options["contrastive"] = ContrastiveConfig(label_aware="each")
     model = ProbMCL("mlp", 3, Config(**options), width=8).fit(data)
     assert bool(model.predict_proba(data.test).isfinite().all())
-    with pytest.raises(InputError, match="train: row 3 has no label; expected: one at least"):
+    with pytest.raises(InputError, match="train: row 3 has no label; expected: at least one"):
         ProbMCL("mlp", 3, Config(**options, require_labels=True), width=8).fit(data)
     nothing = MultiLabelSet.of((x, 0 * y), (x, y), (x, y))
     with pytest.raises(InputError, match="no training row has a label"):
         ProbMCL("mlp", 3, Config(**SMALL), width=8).fit(nothing)
 
 
-def test_a_loss_that_is_no_number_is_told_with_its_step(scenes: MultiLabelSet, tmp_path: Path) -> None:
+def test_a_non_finite_loss_is_reported_with_its_step(scenes: MultiLabelSet, tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(40, 4)) * 1e30
     y = np.eye(40, 3, dtype=int)
     data = MultiLabelSet.of((x, y), (x, y), (x, y))
     linear = nn.Linear(4, 4)
-    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d+ \(contrastive\), seed 0"):
+    with pytest.raises(
+        InputError,
+        match=r"the loss is (nan|inf) at step \d+, seed 0; .* a learning rate below 0.002 in the contrastive stage",
+    ):
         ProbMCL(linear, 3, Config(**SMALL)).fit(data, tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
 
@@ -213,7 +217,7 @@ def test_what_is_asked_of_a_model_that_is_not_trained_is_refused(scenes: MultiLa
     for work in (lambda m: m.predict_proba(scenes.test), lambda m: m.save(tmp_path / "x"), lambda m: m.inference()):
         with pytest.raises(InputError, match="the model is not trained"):
             work(small())
-    with pytest.raises(InputError, match="n_labels is 0"):
+    with pytest.raises(InputError, match="n_labels must be a whole number >= 1, got 0"):
         ProbMCL(n_labels=0)
     with pytest.raises(InputError, match="the data have 10 labels; expected: n_labels, 9"):
         ProbMCL("convnet", 9, Config(**SMALL)).fit(scenes)

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from probmcl import Config, MultiLabelSet, ProbMCL, save_map, save_uncertain
+from probmcl import Config, HeadConfig, MultiLabelSet, ProbMCL, save_map, save_uncertain
 from probmcl.plotting import prototypes
 from probmcl.scenes import compose, digits
 from sextet_common.errors import InputError
 
 DATA = compose(digits(), sizes=(48, 24, 60))
-SMALL = {"epochs": 1, "classifier_epochs": 1, "batch_size": 16, "dim": 8, "hidden": (), "device": "cpu"}
+SMALL = {"epochs": 1, "classifier_epochs": 1, "batch_size": 16, "head": HeadConfig(8, hidden=()), "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_the_least_sure_images_are_those_of_the_largest_variance_between(model: 
 
 
 def test_what_cannot_be_drawn_is_refused(model: ProbMCL, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the projection is 'umap'; expected: tsne or pca"):
+    with pytest.raises(InputError, match="projection must be tsne or pca, got 'umap'"):
         save_map(model, DATA.test, tmp_path / "m.png", projection="umap")
     few = MultiLabelSet.of(*[(DATA.test.inputs[:9], DATA.test.labels[:9])] * 3)
     with pytest.raises(InputError, match="a map of 9 images"):

@@ -42,7 +42,7 @@ def test_it_is_saved_with_a_state_dict_and_keeps_no_history() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(InputError, match="the queue's size is 0"):
+    with pytest.raises(InputError, match="size must be a whole number >= 1, got 0"):
         MemoryQueue(0, 2, 2)
     queue = MemoryQueue(4, 2, 3)
     for embeddings, labels in (((2, 3), (2, 3)), ((2, 2), (2, 2)), ((2, 2), (3, 3))):

@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from gmr_metric.metrics import similarity
-from gmr_metric.mixture import GaussianMixture
+from gmr_metric import GaussianMixture, similarity
 from probmcl import MixtureParameters, mixture_similarity
-from probmcl.similarity import Similarity
+from probmcl.mixtures.similarity import Similarity
 from scipy.integrate import dblquad, quad
 from sextet_common.errors import InputError
 from torch import Tensor
@@ -172,7 +171,7 @@ def test_the_gradient_of_the_log_cosine_lives_where_that_of_the_cosine_is_dead()
 
 def test_what_does_not_fit_is_refused(draw) -> None:
     f = draw(0, 2, 3, 2)
-    with pytest.raises(InputError, match="'euclid'; expected: log_cosine"):
+    with pytest.raises(InputError, match="kind must be log_cosine, cosine, angular or aligned, got 'euclid'"):
         mixture_similarity(f, kind="euclid")
     with pytest.raises(InputError, match="per_dimension is given with 'cosine'"):
         mixture_similarity(f, kind="cosine", per_dimension=True)

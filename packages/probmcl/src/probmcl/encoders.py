@@ -1,4 +1,4 @@
-"""Encoders: small ones made here, any of torchvision's or timm's by name, or a module of one's own."""
+"""Encoders: two small ones, any of torchvision's or timm's by name, or a custom module."""
 
 from __future__ import annotations
 
@@ -16,15 +16,7 @@ OWN = ("convnet", "mlp")
 
 
 class Encoder(nn.Module):
-    """A module that maps inputs to features, and knows how wide they are.
-
-    Parameters
-    ----------
-    body
-        Maps (batch, *input) to (batch, out_features).
-    out_features
-        Width of the features.
-    """
+    """A module that maps inputs (batch, *input_shape) to features (batch, out_features)."""
 
     def __init__(self, body: nn.Module, out_features: int) -> None:
         super().__init__()
@@ -37,16 +29,16 @@ class Encoder(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """A small convolutional network: convolution, batch norm and ReLU per block, then each map's mean and maximum.
+    """A small convolutional network: two of convolution, batch norm, ReLU a block, then each map's mean and maximum.
 
     Parameters
     ----------
     channels
-        Of the images.
+        Channels of the images.
     width
         Channels of the first block; every block doubles them.
     depth
-        Blocks. All but the first halve height and width before they begin.
+        Number of blocks. All but the first begin by halving height and width.
     """
 
     def __init__(self, channels: int, width: int = 32, depth: int = 3) -> None:
@@ -69,19 +61,7 @@ class ConvNet(nn.Module):
 
 
 class MLP(nn.Module):
-    """A perceptron for plain features: layers of linear, batch norm, ReLU and dropout.
-
-    Parameters
-    ----------
-    in_features
-        Width of the inputs.
-    width
-        Width of every layer.
-    depth
-        Layers.
-    dropout
-        Share of the units that a training step leaves out.
-    """
+    """A perceptron for plain features: `depth` layers of linear, batch norm, ReLU and dropout."""
 
     def __init__(self, in_features: int, width: int = 256, depth: int = 2, dropout: float = 0.3) -> None:
         super().__init__()
@@ -100,30 +80,19 @@ class MLP(nn.Module):
 def build(
     name: str, input_shape: tuple[int, ...], *, width: int | None = None, weights: Path | str | None = None
 ) -> Encoder:
-    """Make an encoder.
+    """Build an encoder by name.
 
     Parameters
     ----------
     name
-        ``convnet``, ``mlp``, or a classifier's name in torchvision (``resnet18``) or timm (extra ``timm``), whose last
-        layer is left out; torchvision goes first where both know a name, ``timm:NAME`` asks for timm's. Networks of
-        either start from random weights.
+        ``convnet``, ``mlp``, or the name of a classifier in torchvision (``resnet18``) or timm (extra ``timm``), whose
+        last layer is left out. torchvision is asked first; ``timm:NAME`` asks timm. Both start from random weights.
     input_shape
-        (channels, height, width) or (features,). Images of one channel are repeated for networks that want three.
+        (channels, height, width) or (features,). Grey images are repeated for networks with three channels.
     width
-        Of ``convnet`` (32) and ``mlp`` (256); no other network has it.
+        Width of ``convnet`` (32) and ``mlp`` (256); not accepted for other networks.
     weights
-        A local file of weights, .safetensors or torch's .pt. A classifier's last layer in it is passed over.
-
-    Returns
-    -------
-    Encoder
-        The encoder.
-
-    Raises
-    ------
-    InputError
-        For an unknown name (the nearest are suggested), inputs that do not suit it, or weights of another network.
+        A local file of weights, .safetensors or torch's .pt. A classifier's last layer in it is ignored.
 
     Examples
     --------
@@ -134,38 +103,21 @@ def build(
         raise InputError(f"width {width} is given for {name}", f"a whole number >= 1, for {' or '.join(OWN)}")
     if (name == "mlp") != (len(input_shape) == 1):
         fits = "mlp for plain features, any other encoder for images"
-        raise InputError(f"the encoder {name!r} is asked for inputs of shape {input_shape}", fits)
+        raise InputError(f"the encoder {name!r} does not fit inputs of shape {input_shape}", fits)
     if name == "convnet":
         convnet = ConvNet(input_shape[0], width or 32)
         encoder = Encoder(convnet, convnet.out_features)
     elif name == "mlp":
         encoder = Encoder(MLP(input_shape[0], width or 256), width or 256)
     else:
-        encoder = wrap(_Three(published(name, None, package="probmcl", own=OWN)), input_shape)
+        encoder = wrap(_ThreeChannels(published(name, None, package="probmcl", own=OWN)), input_shape)
     if weights is not None:
         load_weights(encoder.body, Path(weights))
     return encoder
 
 
 def wrap(module: nn.Module, input_shape: tuple[int, ...]) -> Encoder:
-    """Make an encoder of a module, whose width is found by one pass of zeros.
-
-    Parameters
-    ----------
-    module
-        Maps (batch, *input_shape) to (batch, features).
-    input_shape
-        The shape of one input.
-
-    Returns
-    -------
-    Encoder
-        The encoder.
-
-    Raises
-    ------
-    InputError
-        Where the module does not take such inputs, or returns something else than a row of numbers for each.
+    """Turn a module from (batch, *input_shape) to (batch, features) into an encoder, measuring its width with zeros.
 
     Examples
     --------
@@ -177,17 +129,16 @@ def wrap(module: nn.Module, input_shape: tuple[int, ...]) -> Encoder:
             features = module(torch.zeros(2, *input_shape, device=device_of(module)))
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"the encoder does not take inputs of shape {input_shape}: {first}", "one that does"
-        ) from error
+        summary = f"the encoder does not take inputs of shape {input_shape}: {first}"
+        raise InputError(summary, "one that does") from error
     if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2:
-        given = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise InputError(f"the encoder returns {given} for two inputs", "a tensor (batch, features)")
+        received = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise InputError(f"the encoder returns {received} for two inputs", "a tensor (batch, features)")
     return Encoder(module, features.shape[1])
 
 
-class _Three(nn.Module):
-    """A network for three channels that is given images of one or three."""
+class _ThreeChannels(nn.Module):
+    """A network for three channels that accepts images with one or three."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

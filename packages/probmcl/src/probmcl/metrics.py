@@ -1,13 +1,14 @@
-"""What a multi-label classifier is measured with, every convention of it chosen by name. torchmetrics computes."""
+"""Scores of a multi-label classifier, with every convention chosen by name; torchmetrics computes them."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
+from sextet_common.checks import Bounds, Count, ShareBelowOne, check
 from sextet_common.errors import InputError
 from torch import Tensor
 
@@ -20,75 +21,50 @@ _THRESHOLDS = np.arange(1, 100) / 100
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """A classifier's scores on a data set. All of them are shares in [0, 1], not per cent.
-
-    Parameters
-    ----------
-    mean_ap
-        Mean over the labels of the average precision. It knows no threshold.
-    cp, cr
-        Per-class precision and recall: means over the labels.
-    cf1
-        Harmonic mean of `cp` and `cr`, as the tables of ML-GCN and its followers have it.
-    macro_f1
-        Mean over the labels of their F1, as scikit-learn's and torchmetrics' macro average: another number.
-    op, orr, of1
-        Overall precision, recall and F1: all labels of all rows counted together.
-    top_k
-        The same seven without `mean_ap`, where only the `k` best labels of a row may be positive.
-    k, top_k_rule
-        How many labels, and whether these must pass the threshold too ("and_threshold") or not ("only").
-    calibration_error
-        Expected calibration error over all (row, label) pairs, in bins of equal width.
-    exact_match
-        Share of rows whose labels are all right.
-    per_label_ap
-        Average precision of every label; NaN for one that is absent.
-    threshold
-        What a probability must exceed to be a positive.
-    n_labels_used
-        Labels with a positive row at least. The others are left out of means over labels, or count as 0: `absent`.
-    absent
-        "ignore" or "zero".
-    """
+    """A classifier's scores on a data set, as shares in [0, 1]."""
 
     mean_ap: float
+    """Mean over the labels of the average precision. It needs no threshold."""
     cp: float
+    """Per-class precision: mean over the labels."""
     cr: float
+    """Per-class recall: mean over the labels."""
     cf1: float
+    """Harmonic mean of `cp` and `cr`, as in the tables of ML-GCN and its followers."""
     macro_f1: float
+    """Mean over the labels of their F1, the macro average of scikit-learn and torchmetrics."""
     op: float
+    """Overall precision: all labels of all rows counted together."""
     orr: float
+    """Overall recall."""
     of1: float
+    """Overall F1."""
     top_k: dict[str, float]
+    """The same seven without `mean_ap`, if only the `k` best labels of a row may be positive."""
     k: int
     top_k_rule: TopKRule
+    """Whether the k best labels must also exceed the threshold ("and_threshold") or not ("only")."""
     calibration_error: float
+    """Expected calibration error over all (row, label) pairs, in bins of equal width."""
     exact_match: float
+    """Share of rows whose labels are all right."""
     per_label_ap: tuple[float, ...]
+    """Average precision of every label; NaN for an absent one."""
     threshold: float
+    """A label is predicted if its probability exceeds it."""
     n_labels_used: int
+    """Labels with at least one positive row. `absent` says what becomes of the others."""
     absent: Absent
+    """Absent labels are left out of means over labels ("ignore") or count as 0 ("zero")."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; the average precision of an absent label is None."""
+        """Return JSON values; the average precision of an absent label is None."""
         plain = dataclasses.asdict(self)
         plain["per_label_ap"] = [None if np.isnan(value) else value for value in self.per_label_ap]
         return plain
 
     def table(self, label_names: tuple[str, ...] | None = None) -> str:
-        """Return the scores as lines to print, in per cent.
-
-        Parameters
-        ----------
-        label_names
-            Names for the lines of single labels, which are left out without.
-
-        Returns
-        -------
-        str
-            The lines.
-        """
+        """Return the scores as lines to print, in per cent; with names, one line for every label."""
         names = ("cp", "cr", "cf1", "macro_f1", "op", "orr", "of1")
         shown = {"cp": "CP", "cr": "CR", "cf1": "CF1", "macro_f1": "macro F1", "op": "OP", "orr": "OR", "of1": "OF1"}
         lines = [f"mAP {100 * self.mean_ap:6.2f}   (mean over {self.n_labels_used} of {len(self.per_label_ap)} labels)"]
@@ -119,36 +95,25 @@ def evaluate(
     Parameters
     ----------
     probabilities
-        In [0, 1], shape (rows, labels): of the whole data set, for a mean over batches is another number.
+        In [0, 1], shape (rows, labels), of the whole data set: a mean over batches differs.
     labels
         Zeros and ones, shape (rows, labels).
     threshold
-        A label is predicted where its probability exceeds it. Published code takes 0.5 or 0.8; numbers at different
-        thresholds are not comparable. Choose it on validation data: see `best_threshold`.
+        A label is predicted if its probability exceeds it. Published code uses 0.5 or 0.8; scores at different
+        thresholds are not comparable. Choose it on validation data with `best_threshold`.
     absent
-        What becomes of labels that no row has, whose average precision and recall are undefined: left out of every
-        mean over labels ("ignore"), or counted as 0 ("zero").
+        Labels that no row has have no average precision or recall: they are left out of every mean over labels
+        ("ignore"), or count as 0 ("zero").
     k
-        For the top-k scores, at most the number of labels.
+        Number of labels of the top-k scores.
     top_k_rule
-        "only": the k best labels of a row are its positives. "and_threshold": those of them above the threshold.
+        "only": the k best labels of a row are predicted. "and_threshold": those of them above the threshold.
     bins
-        Of the calibration error.
-
-    Returns
-    -------
-    Scores
-        The scores.
-
-    Raises
-    ------
-    InputError
-        Where a value is not a probability (logits must pass a sigmoid first), a label is not 0 or 1, shapes differ, no
-        label has a positive row, or an option is outside what is accepted.
+        Number of bins of the calibration error.
 
     References
     ----------
-    CP, CR, CF1, OP, OR, OF1 as in arXiv 2401.01448's tables and those it compares with.
+    CP, CR, CF1, OP, OR, OF1 as in the tables of arXiv 2401.01448 and of the papers it compares with.
 
     Examples
     --------
@@ -158,21 +123,17 @@ def evaluate(
     """
     scores, truth = _checked(probabilities, labels)
     n_labels = truth.shape[1]
-    if not 0 <= threshold < 1:
-        raise InputError(f"the threshold of probabilities is {threshold}", "a number in [0, 1)")
-    for name, chosen, known in (("absent", absent, Absent), ("top_k_rule", top_k_rule, TopKRule)):
-        if chosen not in get_args(known):
-            raise InputError(f"{name} is {chosen!r}", " or ".join(get_args(known)))
-    if not 1 <= k <= n_labels:
-        raise InputError(f"k is {k} of {n_labels} labels", f"a whole number from 1 to {n_labels}")
-    if bins < 1:
-        raise InputError(f"bins is {bins}", "a whole number >= 1")
-    from torchmetrics.functional import classification as tm  # brings torchvision and more: not for every import
+    check("threshold", threshold, ShareBelowOne)
+    check("absent", absent, Absent)
+    check("top_k_rule", top_k_rule, TopKRule)
+    check("k", k, Annotated[int, Bounds(1, n_labels)])
+    check("bins", bins, Count)
+    from torchmetrics.functional import classification as tm  # slow to import: it brings torchvision
 
     present = truth.any(dim=0)
     used = int(present.sum())
     if not used:
-        raise InputError("no label has a positive row", "one positive at least")
+        raise InputError("no label has a positive row", "at least one positive")
     ap = torch.full((n_labels,), torch.nan, dtype=torch.float64)
     for label in present.nonzero().flatten().tolist():
         ap[label] = tm.binary_average_precision(scores[:, label], truth[:, label], thresholds=None)
@@ -199,42 +160,24 @@ def best_threshold(
     labels: Shaped[Tensor, "rows labels"] | Shaped[np.ndarray, "rows labels"],
     score: Tuned = "of1",
 ) -> float:
-    """Find the threshold, of 0.01 to 0.99, at which a score is highest. For validation data, never for test data.
-
-    Parameters
-    ----------
-    probabilities, labels
-        As for `evaluate`.
-    score
-        "of1" or "cf1".
-
-    Returns
-    -------
-    float
-        The threshold; the lowest of several equal ones.
-
-    Raises
-    ------
-    InputError
-        As `evaluate`.
+    """Return the threshold from 0.01 to 0.99 with the highest score, the lowest of equal ones; on validation data.
 
     Examples
     --------
     >>> best_threshold(np.array([[0.3], [0.2], [0.1]]), np.array([[1], [1], [0]]))
     0.1
     """
-    if score not in get_args(Tuned):
-        raise InputError(f"the score to tune for is {score!r}", " or ".join(get_args(Tuned)))
+    check("score", score, Tuned)
     scores, truth = _checked(probabilities, labels)
     present = truth.any(dim=0)
     if not present.any():
-        raise InputError("no label has a positive row", "one positive at least")
-    found = [_thresholded(scores > value, truth, present, "ignore")[score] for value in _THRESHOLDS]
-    return float(_THRESHOLDS[int(np.argmax(found))])
+        raise InputError("no label has a positive row", "at least one positive")
+    values = [_thresholded(scores > value, truth, present, "ignore")[score] for value in _THRESHOLDS]
+    return float(_THRESHOLDS[int(np.argmax(values))])
 
 
 def _thresholded(predicted: Tensor, truth: Tensor, present: Tensor, absent: Absent) -> dict[str, float]:
-    """Compute the scores of predictions that are made already."""
+    """Compute the scores of binary predictions."""
     from torchmetrics.functional import classification as tm
 
     counted = present if absent == "ignore" else torch.ones_like(present)
@@ -242,7 +185,7 @@ def _thresholded(predicted: Tensor, truth: Tensor, present: Tensor, absent: Abse
     n_labels = truth.shape[1]
 
     def mean(function: Any) -> float:
-        # From counts, since torchmetrics' macro average counts absent labels whatever one would like.
+        # torchmetrics' own macro average always counts absent labels.
         if n_labels == 1:
             return float(function("binary")(chosen[:, 0], target[:, 0]))
         each = function("multilabel")(chosen, target, num_labels=n_labels, average="none").double()
@@ -267,18 +210,18 @@ def _thresholded(predicted: Tensor, truth: Tensor, present: Tensor, absent: Abse
 
 
 def _checked(probabilities: Any, labels: Any) -> tuple[Tensor, Tensor]:
-    """Bring both to tensors on the CPU, probabilities float32, so that no metric takes them for logits."""
-    # A copy of an array: torch warns of those that are read-only.
+    """Return both as tensors on the CPU, probabilities as float32 in [0, 1]: no metric must take them for logits."""
+    # torch.tensor copies: torch warns about read-only arrays.
     scores, truth = (x.detach().cpu() if isinstance(x, Tensor) else torch.tensor(x) for x in (probabilities, labels))
     if scores.ndim != 2 or scores.shape != truth.shape or not scores.numel():
-        given = f"probabilities and labels have shapes {tuple(scores.shape)} and {tuple(truth.shape)}"
-        raise InputError(given, "(rows, labels) both, one row at least")
+        shapes = f"probabilities and labels have shapes {tuple(scores.shape)} and {tuple(truth.shape)}"
+        raise InputError(shapes, "(rows, labels) both, at least one row")
     scores = scores.float()
     wrong = (~((scores >= 0) & (scores <= 1))).nonzero()
     if len(wrong):
         row, column = wrong[0].tolist()
-        given = f"the probability in row {row}, column {column} is {float(scores[row, column]):g}"
-        raise InputError(given, "numbers in [0, 1]: logits must pass a sigmoid first")
+        summary = f"the probability in row {row}, column {column} is {float(scores[row, column]):g}"
+        raise InputError(summary, "numbers in [0, 1]: logits must pass a sigmoid first")
     odd = ((truth != 0) & (truth != 1)).nonzero()
     if len(odd):
         row, column = odd[0].tolist()

@@ -1,8 +1,8 @@
-"""A multi-label classifier with a mixture of every image behind it: fit, predict, be unsure, save."""
+"""A multi-label classifier with a mixture behind every image: fit, predict, uncertainty, save and load."""
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -10,22 +10,26 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from sextet_common import checkpoint, device, runs
+from sextet_common import checkpoint, checks, runs, training
+from sextet_common import device as devices
 from sextet_common.errors import InputError, reading
 from sextet_common.seeding import torch_seed
 from torch import Tensor, nn
 
-from probmcl import encoders, metrics, train
-from probmcl.augment import Augmentation
-from probmcl.config import Config
-from probmcl.data import ArraySplit, MultiLabelSet, Split, checked_labels
-from probmcl.encoders import Encoder
-from probmcl.head import MixtureParameters
-from probmcl.uncertainty import Uncertainty, uncertainty
+from probmcl import encoders, metrics
+from probmcl.data.augmentation import Augmentation
+from probmcl.data.sets import ArraySplit, MultiLabelSet, Split, checked_labels
+from probmcl.mixtures.parameters import MixtureParameters
+from probmcl.mixtures.uncertainty import Uncertainty, uncertainty
+from probmcl.training.calibration import calibrate
+from probmcl.training.config import Config
+from probmcl.training.network import Network, batches, infer
+from probmcl.training.stages import LOG_EVERY, Training
 
 JOB = "probmcl train"
 FILE = "model.safetensors"
-_OWN = "a module of one's own"
+_CUSTOM = "a custom module"
+_CUSTOM_MARKS = (_CUSTOM, "a module of one's own")  # in saved files, the second by release 0.1
 
 Inputs = Split | np.ndarray | Tensor
 
@@ -33,20 +37,21 @@ Inputs = Split | np.ndarray | Tensor
 class ProbMCL:
     """A multi-label classifier, trained in two stages (ProbMCL) or by one of its rivals.
 
-    First stage: two views of every image pass the encoder and a mixture density head, and the mixtures of images whose
-    label sets overlap are drawn together. Second stage: the encoder is frozen and a linear classifier learns on its
-    features. The head is kept for `uncertainty` alone: a prediction costs the encoder and one linear layer.
+    First stage: two views of every image pass through the encoder and a mixture density head, and the mixtures of
+    images whose label sets overlap are drawn together. Second stage: the encoder is frozen and a linear classifier
+    learns on its features. The head is kept for `uncertainty` only: a prediction costs the encoder and one linear
+    layer.
 
     Parameters
     ----------
     encoder
-        A name, as for `probmcl.encoders.build`, or a module that maps inputs to features.
+        A name, as in `probmcl.build`, or a module that maps inputs to features.
     n_labels
-        How many labels there are; where not given, as many as the data have.
+        Number of labels; by default that of the data.
     config
-        How to train.
+        Settings of the training.
     width, weights
-        Of an encoder that is named: its width, and a local file of pre-trained weights.
+        For a named encoder: its width, and a local file of pre-trained weights.
 
     References
     ----------
@@ -54,9 +59,10 @@ class ProbMCL:
 
     Examples
     --------
+    >>> from probmcl import HeadConfig
     >>> from probmcl.scenes import compose, digits
     >>> data = compose(digits(), sizes=(64, 32, 32))
-    >>> config = Config(epochs=1, classifier_epochs=1, batch_size=32, dim=8, hidden=(16,))
+    >>> config = Config(epochs=1, classifier_epochs=1, batch_size=32, head=HeadConfig(dim=8, hidden=(16,)))
     >>> model = ProbMCL("convnet", 10, config, width=4).fit(data)
     >>> model.predict_proba(data.test).shape, model.uncertainty(data.test).between.shape
     (torch.Size([32, 10]), torch.Size([32]))
@@ -71,55 +77,51 @@ class ProbMCL:
         width: int | None = None,
         weights: str | os.PathLike[str] | None = None,
     ) -> None:
-        if n_labels is not None and n_labels < 1:
-            raise InputError(f"n_labels is {n_labels}", "a whole number >= 1")
+        checks.check("n_labels", n_labels, checks.Count | None)
         self.encoder, self.n_labels, self.config = encoder, n_labels, config or Config()
         self.width, self.weights = width, None if weights is None else Path(weights)
         self.label_names: tuple[str, ...] = ()
         self.input_shape: tuple[int, ...] = ()
         self.source = ""
-        self._network: train.Network | None = None
-        self._where = torch.device("cpu")
+        self._network: Network | None = None
+        self._device = torch.device("cpu")
 
     def fit(self, data: MultiLabelSet, out: str | os.PathLike[str] | None = None) -> ProbMCL:
-        """Train.
+        """Train and return this object.
 
         Parameters
         ----------
         data
-            What to learn from. The validation part serves the calibration.
+            The data; the validation part is used for the calibration.
         out
-            A run folder, for checkpoints, metrics.jsonl and the model. A folder that holds an unfinished run with the
-            same settings and data is gone on with, to the same numbers.
-
-        Returns
-        -------
-        ProbMCL
-            This object.
+            A run folder for checkpoints, metrics.jsonl and the model. An unfinished run with the same settings and data
+            resumes bit-identically.
 
         Raises
         ------
-        InputError
-            Where a setting does not fit the data, the folder holds something else, or the loss is no longer finite.
         KeyboardInterrupt
-            After Ctrl-C or SIGTERM, once the step is done and checkpointed.
+            After Ctrl-C or SIGTERM, once the step is done and saved.
         """
         if self.n_labels not in (None, data.n_labels):
             raise InputError(f"the data have {data.n_labels} labels", f"n_labels, {self.n_labels}")
-        needed = self.config.require_labels
-        labels = checked_labels(data.train.labels, data.n_labels, f"{data.source}, train", at_least_one=needed)
+        required = self.config.require_labels
+        labels = checked_labels(data.train.labels, data.n_labels, f"{data.source}, train", at_least_one=required)
         if not labels.any():
             raise InputError(f"{data.source}: no training row has a label", "positives to learn from")
-        where = device.pick(self.config.device)
-        network = self._build(data.input_shape, data.n_labels).to(where)
-        run = None
-        if out is not None:
-            run = runs.Run.open(out, JOB, self._record(data))
-        train.train(network, data, self.config, where, run)
+        device = devices.pick(self.config.device)
+        network = self._build(data.input_shape, data.n_labels).to(device)
+        run = training.run(
+            Training(network, data, self.config, device),
+            name=JOB,
+            out=out,
+            record=None if out is None else self._record(data),
+            cadence=training.Cadence(log=LOG_EVERY, checkpoint=self.config.checkpoint_every),
+            label=self.config.method,
+        )
         if self.config.calibrate:
-            train.calibrate(network, data.validation, where)
+            calibrate(network, data.validation, device)
         network.eval().requires_grad_(False)
-        self._network, self._where = network, where
+        self._network, self._device = network, device
         self.n_labels, self.label_names, self.input_shape = data.n_labels, data.label_names, data.input_shape
         self.source = data.source
         if run is not None:
@@ -127,120 +129,51 @@ class ProbMCL:
         return self
 
     def predict_proba(self, inputs: Inputs) -> Float[Tensor, "rows labels"]:
-        """Predict every label's probability.
+        """Predict the probability of every label, float32 on the CPU.
 
         Parameters
         ----------
         inputs
             A part of a data set, or an array or tensor of shape (rows, *input_shape).
-
-        Returns
-        -------
-        Tensor
-            Shape (rows, labels), float32, on the CPU.
-
-        Raises
-        ------
-        InputError
-            Before `fit`, or where the inputs have another shape.
         """
         network = self._fitted()
-        return train.infer(network, self._split(inputs), self._where, lambda x: network.logits(x).sigmoid())
+        return infer(network, self._split(inputs), self._device, lambda x: network.logits(x).sigmoid())
 
     def embed(self, inputs: Inputs) -> Float[Tensor, "rows features"]:
-        """Compute the encoder's features, shape (rows, features); inputs and errors as in `predict_proba`."""
+        """Compute the encoder's features; inputs as in `predict_proba`."""
         network = self._fitted()
-        return train.infer(network, self._split(inputs), self._where, network.encoder)
+        return infer(network, self._split(inputs), self._device, network.encoder)
 
     def mixtures(self, inputs: Inputs) -> MixtureParameters:
-        """Compute the images' mixtures, on the CPU.
+        """Compute the images' mixtures, on the CPU; inputs as in `predict_proba`.
 
-        Parameters
-        ----------
-        inputs
-            As in `predict_proba`.
-
-        Returns
-        -------
-        MixtureParameters
-            One mixture a row.
-
-        Raises
-        ------
-        InputError
-            As in `predict_proba`, for a model without a mixture head, and for one whose encoder was fine-tuned after
-            the head had been trained.
+        A model without a mixture head is refused, and so is one whose encoder was fine-tuned after its head.
         """
         network = self._fitted()
         if self.config.fine_tune:
             raise InputError("the encoder was fine-tuned after its mixture head", "a model trained without fine_tune")
         network.eval()
         with torch.inference_mode():
-            found = [network.mixtures(batch) for batch in train.batches(self._split(inputs), self._where)]
-        return MixtureParameters(*(tensor.cpu().clone() for tensor in MixtureParameters.cat(found)))
+            mixtures = [network.mixtures(batch) for batch in batches(self._split(inputs), self._device)]
+        return MixtureParameters(*(tensor.cpu().clone() for tensor in MixtureParameters.cat(mixtures)))
 
     def uncertainty(self, inputs: Inputs) -> Uncertainty:
-        """Compute how unsure the images' mixtures are, between and within their components.
-
-        Parameters
-        ----------
-        inputs
-            As in `predict_proba`.
-
-        Returns
-        -------
-        Uncertainty
-            Shape (rows,) each.
-
-        Raises
-        ------
-        InputError
-            As in `mixtures`.
-        """
+        """Compute the variance between and within the components of the images' mixtures; inputs as in `mixtures`."""
         return uncertainty(self.mixtures(inputs))
 
     def evaluate(self, data: Split, **options: Any) -> metrics.Scores:
-        """Measure predictions on a part of a data set.
-
-        Parameters
-        ----------
-        data
-            The part, such as ``data.test``.
-        options
-            As for `probmcl.metrics.evaluate`: threshold, absent, k, top_k_rule, bins.
-
-        Returns
-        -------
-        Scores
-            The scores.
-
-        Raises
-        ------
-        InputError
-            As `predict_proba` and `probmcl.metrics.evaluate`.
-        """
+        """Measure predictions on a part of a data set, with the options of `probmcl.evaluate`."""
         options.setdefault("k", min(3, data.labels.shape[1]))
         return metrics.evaluate(self.predict_proba(data), np.array(data.labels), **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to one file, whole or not at all.
-
-        Parameters
-        ----------
-        path
-            A .safetensors file.
-
-        Raises
-        ------
-        InputError
-            Before `fit`.
-        """
+        """Write the model to one .safetensors file, completely or not at all."""
         network = self._fitted()
         meta = {
             "model": "probmcl",
-            "encoder": self.encoder if isinstance(self.encoder, str) else _OWN,
+            "encoder": self.encoder if isinstance(self.encoder, str) else _CUSTOM,
             "width": self.width,
-            "config": runs.to_json(self.config),
+            "config": runs.to_json(self.config.as_flat()),
             "label_names": list(self.label_names),
             "input_shape": list(self.input_shape),
             "source": self.source,
@@ -249,26 +182,16 @@ class ProbMCL:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, encoder: nn.Module | None = None, on: str = "auto") -> ProbMCL:
-        """Read a model that `save` wrote, or the one of a run folder.
+        """Read a model that `save` wrote.
 
         Parameters
         ----------
         path
             The file, or the folder of a finished run.
         encoder
-            The module, for a model whose encoder was one's own; its weights are in the file.
+            The module, for a model with a custom encoder; its weights are in the file.
         on
             The device: auto, cpu, cuda, cuda:N or mps.
-
-        Returns
-        -------
-        ProbMCL
-            The model.
-
-        Raises
-        ------
-        InputError
-            Where the file is missing, damaged or no such model, or its encoder is not given.
         """
         path = Path(path)
         if path.is_dir():
@@ -276,55 +199,46 @@ class ProbMCL:
             if not path.exists():
                 raise InputError(f"{path.parent} holds no model", "the folder of a finished probmcl train")
         loaded = checkpoint.load(path, "torch")
-        if loaded.meta.get("model") != "probmcl":
+        meta = loaded.meta
+        if meta.get("model") != "probmcl":
             raise InputError(f"{path} is no model of probmcl", "a file that ProbMCL.save wrote")
-        if loaded.meta.get("encoder") == _OWN and encoder is None:
-            raise InputError(f"{path} has an encoder that was {_OWN}", "that module, as encoder")
+        if meta.get("encoder") in _CUSTOM_MARKS and encoder is None:
+            raise InputError(f"{path} has {_CUSTOM} as its encoder", "that module, as encoder")
         with reading(path, "a file that ProbMCL.save wrote, and the encoder that was trained"):
-            told = loaded.meta
-            model = cls(encoder or told["encoder"], config=_config(told["config"]), width=told["width"])
-            model.label_names, model.input_shape = tuple(map(str, told["label_names"])), tuple(told["input_shape"])
-            model.n_labels, model.source = len(model.label_names), str(told["source"])
+            model = cls(encoder or meta["encoder"], config=_config(meta["config"]), width=meta["width"])
+            model.label_names, model.input_shape = tuple(map(str, meta["label_names"])), tuple(meta["input_shape"])
+            model.n_labels, model.source = len(model.label_names), str(meta["source"])
             if encoder is None:
-                with torch.device("meta"):  # no memory yet: the settings may be anything
-                    wanted = model._build(model.input_shape, model.n_labels).state_dict()
-                if {n: a.shape for n, a in wanted.items()} != {n: a.shape for n, a in loaded.arrays.items()}:
+                with torch.device("meta"):  # no memory yet: the settings are not trusted
+                    expected = model._build(model.input_shape, model.n_labels).state_dict()
+                if {n: a.shape for n, a in expected.items()} != {n: a.shape for n, a in loaded.arrays.items()}:
                     raise InputError(f"{path} has weights that do not fit its settings", "what ProbMCL.save wrote")
             network = model._build(model.input_shape, model.n_labels)
             network.load_state_dict(loaded.arrays)
-        model._where = device.pick(on)
-        model._network = network.to(model._where).eval().requires_grad_(False)
+        model._device = devices.pick(on)
+        model._network = network.to(model._device).eval().requires_grad_(False)
         return model
 
     def inference(self) -> nn.Module:
-        """Return encoder and classifier alone, as a module on the CPU that maps inputs to logits: what is deployed.
-
-        Raises
-        ------
-        InputError
-            Before `fit`.
-        """
-        import copy
-
+        """Return what is deployed: a copy of encoder and classifier on the CPU that maps inputs to logits."""
         network = self._fitted()
         return nn.Sequential(copy.deepcopy(network.encoder), copy.deepcopy(network.classifier)).cpu().eval()
 
-    def _build(self, input_shape: tuple[int, ...], n_labels: int) -> train.Network:
+    def _build(self, input_shape: tuple[int, ...], n_labels: int) -> Network:
         with torch_seed(self.config.seed, "encoder"):
-            encoder = (
-                encoders.build(self.encoder, input_shape, width=self.width, weights=self.weights)
-                if isinstance(self.encoder, str)
-                else self.encoder
-                if isinstance(self.encoder, Encoder)
-                else encoders.wrap(self.encoder, input_shape)
-            )
-        return train.Network(encoder, n_labels, self.config)
+            if isinstance(self.encoder, str):
+                encoder = encoders.build(self.encoder, input_shape, width=self.width, weights=self.weights)
+            elif isinstance(self.encoder, encoders.Encoder):
+                encoder = self.encoder
+            else:
+                encoder = encoders.wrap(self.encoder, input_shape)
+        return Network(encoder, n_labels, self.config)
 
     def _record(self, data: MultiLabelSet) -> dict[str, Any]:
-        """Say what a run folder is for: settings, encoder and data."""
+        """Return what identifies a run: settings, encoder and data."""
         inputs = [data.train.inputs] if isinstance(data.train, ArraySplit) else []
         return {
-            **runs.to_json(self.config),
+            **self.config.as_flat(),
             "encoder": self.encoder if isinstance(self.encoder, str) else f"own {type(self.encoder).__qualname__}",
             "width": self.width,
             "weights": None if self.weights is None else str(self.weights),
@@ -332,7 +246,7 @@ class ProbMCL:
             "data_sha256": runs.fingerprint(*inputs, data.train.labels, data.validation.labels),
         }
 
-    def _fitted(self) -> train.Network:
+    def _fitted(self) -> Network:
         if self._network is None:
             raise InputError("the model is not trained", "fit or load first")
         return self._network
@@ -347,9 +261,7 @@ class ProbMCL:
 
 
 def _config(table: dict[str, Any]) -> Config:
-    """Make the configuration again from its JSON form."""
-    fields = {field.name for field in dataclasses.fields(Config)}
-    known: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in table.items() if name in fields
-    }
-    return Config(**{**known, "augmentation": Augmentation(**table["augmentation"])})
+    """Rebuild the settings from their JSON form, without names that this release does not know."""
+    names = Config().as_flat().keys() & table.keys()
+    known = {name: tuple(table[name]) if isinstance(table[name], list) else table[name] for name in names}
+    return Config.flat(**{**known, "augmentation": Augmentation(**table["augmentation"])})

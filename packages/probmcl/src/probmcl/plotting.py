@@ -1,18 +1,19 @@
-"""Two pictures: the map of labels and images, and the images that a model is least sure of."""
+"""Two pictures: the map of labels and images, and the images with the highest uncertainty."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 from sextet_common import figures
+from sextet_common.checks import check
 from sextet_common.errors import InputError
 from sextet_common.seeding import derive
 
-from probmcl.data import Split
+from probmcl.data.sets import Split
 from probmcl.model import ProbMCL
 
 Projection = Literal["tsne", "pca"]
@@ -21,31 +22,15 @@ Projection = Literal["tsne", "pca"]
 def prototypes(model: ProbMCL, data: Split) -> tuple[Float[np.ndarray, "rows dims"], Float[np.ndarray, "labels dims"]]:
     """Compute a point for every image and one for every label, in one space.
 
-    An image's point is its mixture's mean, or its features where the model has no mixtures. A label's point is the mean
-    over the images that have it, weighted so that an image of few labels counts more: 1 / its number of labels.
-
-    Parameters
-    ----------
-    model
-        A trained model.
-    data
-        The images, every label in one of them at least.
-
-    Returns
-    -------
-    tuple of arrays
-        Shapes (rows, dims) and (labels, dims).
-
-    Raises
-    ------
-    InputError
-        Where a label has no image.
+    An image's point is its mixture's mean, or its features if the model has no mixtures. A label's point is the mean
+    over its images, weighted by 1 / number of labels, so that an image with few labels counts more. Every label needs
+    an image.
     """
     labels = np.array(data.labels, dtype=np.float64)
     absent = np.flatnonzero(labels.sum(axis=0) == 0)
     if len(absent):
         raise InputError(f"label {model.label_names[absent[0]]!r} has no image", "an image of every label")
-    if model.config.method == "probmcl" and not model.config.fine_tune:
+    if model.config.has_mixtures:
         mixtures = model.mixtures(data)
         points = (mixtures.log_weights.exp()[..., None] * mixtures.means).sum(dim=1).double().numpy()
     else:
@@ -57,35 +42,24 @@ def prototypes(model: ProbMCL, data: Split) -> tuple[Float[np.ndarray, "rows dim
 def save_map(
     model: ProbMCL, data: Split, path: str | os.PathLike[str], *, projection: Projection = "tsne", seed: int = 0
 ) -> Path:
-    """Draw labels and images in two dimensions: labels that are seen together or look alike lie close.
+    """Draw labels and images in two dimensions and return the file; labels that are seen together lie close.
 
     Parameters
     ----------
     model
         A trained model.
     data
-        The images.
+        At least 10 images, with every label.
     path
-        The PNG file.
+        A PNG file.
     projection
-        "tsne" (scikit-learn's, neighbours kept) or "pca" (linear, distances comparable).
+        "tsne" (scikit-learn's, keeps neighbours) or "pca" (linear, distances are comparable).
     seed
-        Of t-SNE.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    InputError
-        For an unknown projection, fewer than 10 images, or a label without an image.
+        Seed of t-SNE.
     """
-    if projection not in get_args(Projection):
-        raise InputError(f"the projection is {projection!r}", " or ".join(get_args(Projection)))
+    check("projection", projection, Projection)
     if len(data) < 10:
-        raise InputError(f"a map of {len(data)} images", "10 at least")
+        raise InputError(f"a map of {len(data)} images", "at least 10")
     points, centres = prototypes(model, data)
     flat = _flattened(np.concatenate([points, centres]), projection, seed)
     images, labels = flat[: len(points)], flat[len(points) :]
@@ -118,30 +92,25 @@ def save_map(
 def save_uncertain(
     model: ProbMCL, data: Split, path: str | os.PathLike[str], *, count: int = 20, surest: bool = True
 ) -> list[int]:
-    """Draw the images whose components disagree most, and for comparison those where they agree most.
+    """Draw the images whose components disagree most, and for comparison those whose components agree most.
 
     Parameters
     ----------
     model
         A trained model with mixtures.
     data
-        Images of one or three channels.
+        Images with one or three channels.
     path
-        The PNG file.
+        A PNG file.
     count
-        How many of either.
+        Number of images of each kind.
     surest
-        Also show the surest ones.
+        Also show the images with the lowest uncertainty.
 
     Returns
     -------
     list of int
-        The rows of the least sure images, the least sure first.
-
-    Raises
-    ------
-    InputError
-        Where the model has no mixtures, the data are no images, or there are fewer than `count`.
+        Rows of the images with the highest uncertainty, in falling order.
     """
     if len(model.input_shape) != 3 or model.input_shape[0] not in (1, 3):
         raise InputError(f"inputs of shape {model.input_shape}", "images of one or three channels")

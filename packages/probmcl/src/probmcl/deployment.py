@@ -1,4 +1,4 @@
-"""What is deployed: encoder and classifier without the head, as ONNX or as torch's exported program."""
+"""Export of encoder and classifier, without the head, as ONNX or as torch's exported program."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from sextet_common import files
@@ -15,18 +15,11 @@ from torch import nn
 
 from probmcl.model import ProbMCL
 
-Format = Literal["onnx", "pt2"]
 OUTPUT = "probabilities"
 
 
 class Deployed(nn.Module):
-    """Encoder and classifier: inputs to probabilities.
-
-    Parameters
-    ----------
-    logits
-        What `ProbMCL.inference` returned.
-    """
+    """Encoder and classifier, from inputs to probabilities."""
 
     def __init__(self, logits: nn.Module) -> None:
         super().__init__()
@@ -38,33 +31,23 @@ class Deployed(nn.Module):
 
 
 def export(model: ProbMCL, path: str | os.PathLike[str]) -> Path:
-    """Write a model's encoder and classifier for use without this library; any number of rows at a time.
+    """Write a model's encoder and classifier for use without this library, for any number of rows; return the file.
 
     Parameters
     ----------
     model
         A trained model.
     path
-        ``.onnx`` (extra ``onnx``): input "inputs", output "probabilities", the labels' names as JSON in the metadata
-        "label_names". ``.pt2``: what ``torch.export.load`` reads, the names in the extra file "label_names".
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    InputError
-        For another ending, a model that is not trained, or an encoder that cannot be exported.
+        ``.onnx`` (extra ``onnx``): input "inputs", output "probabilities", the names of the labels as JSON in the
+        metadata "label_names". ``.pt2``: read by ``torch.export.load``, the names in the extra file "label_names".
 
     Examples
     --------
     >>> import tempfile
-    >>> from probmcl.config import Config
+    >>> from probmcl import Config
     >>> from probmcl.scenes import compose, digits
     >>> data = compose(digits(), sizes=(32, 16, 16))
-    >>> config = Config(epochs=1, classifier_epochs=1, batch_size=32, dim=8, hidden=())
+    >>> config = Config(epochs=1, classifier_epochs=1, batch_size=32)
     >>> model = ProbMCL("convnet", config=config, width=4).fit(data)
     >>> path = export(model, Path(tempfile.mkdtemp()) / "model.pt2")
     >>> program = torch.export.load(path).module()
@@ -83,11 +66,11 @@ def export(model: ProbMCL, path: str | os.PathLike[str]) -> Path:
     names = json.dumps(list(model.label_names))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporters' own deprecations
+            warnings.simplefilter("ignore")  # deprecations inside the exporters
             program = torch.export.export(deployed, (example,), dynamic_shapes=dynamic)
-    except Exception as error:  # torch.export has many kinds, all about the encoder's code
+    except Exception as error:  # torch.export raises many kinds, all about the encoder's code
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"the encoder cannot be exported: {first}", "one that torch.export takes") from error
+        raise InputError(f"the encoder cannot be exported: {first}", "one that torch.export accepts") from error
     with files.replacing(path) as temporary:
         if path.suffix == ".pt2":
             with open(temporary, "wb") as file:
@@ -100,10 +83,10 @@ def export(model: ProbMCL, path: str | os.PathLike[str]) -> Path:
 def _write_onnx(program: Any, path: Path, names: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made: Any = torch.onnx.export(
+        exported: Any = torch.onnx.export(
             program, dynamo=True, input_names=["inputs"], output_names=[OUTPUT], verbose=False
         )
-    proto = made.model_proto
+    proto = exported.model_proto
     entry = proto.metadata_props.add()
     entry.key, entry.value = "label_names", names
     path.write_bytes(proto.SerializeToString())

@@ -1,62 +1,55 @@
 """Contrastive losses for rows that carry several labels: of mixtures (ProbMCL) and of plain embeddings (SupCon).
 
-Both are the same loss over another similarity. For an anchor i with positives A(i), similarities s and temperature t
+Both are the same loss over different similarities. For an anchor i with positives A(i), similarities s and temperature
+t,
 
     L_i = log sum_{n != i} exp(s_in / t)  -  mean over j in A(i) of s_ij / t
 
 An anchor without positives has no loss: it is left out of the mean, and a batch of such anchors gives 0 with gradients
-of 0. Nothing here waits for the device, so the values of labels are not looked at; shapes are.
+of 0. Nothing here waits for the device, so label values are not checked; shapes are.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Shaped
+from sextet_common.checks import Positive, PositiveShare, check
 from sextet_common.errors import InputError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from probmcl.head import MixtureParameters
-from probmcl.overlap import Overlap, checked_threshold, label_overlap
-from probmcl.similarity import Similarity, mixture_similarity
+from probmcl.losses.overlap import Overlap, label_overlap, reaches
+from probmcl.losses.reduction import Reduction
+from probmcl.mixtures.parameters import MixtureParameters
+from probmcl.mixtures.similarity import Similarity, mixture_similarity
 
-Reduction = Literal["mean", "sum", "none"]
 Weight = Literal["none", "overlap"]
 
 
 class _ContrastiveLoss(nn.Module):
-    """What the two losses share: positives by label overlap, and the loss over a table of similarities."""
+    """The loss over a table of similarities, with positives by label overlap."""
 
     def __init__(
         self, temperature: float, threshold: float, measure: Overlap, weight: Weight, reduction: Reduction
     ) -> None:
         super().__init__()
-        if not temperature > 0 or not math.isfinite(temperature):
-            raise InputError(f"the temperature is {temperature}", "a positive number")
-        for name, chosen, known in (
-            ("measure", measure, Overlap),
-            ("weight", weight, Weight),
-            ("reduction", reduction, Reduction),
-        ):
-            if chosen not in get_args(known):
-                raise InputError(f"{name} is {chosen!r}", " or ".join(get_args(known)))
-        self.temperature, self.threshold = temperature, checked_threshold(threshold)
+        check("temperature", temperature, Positive)
+        check("threshold", threshold, PositiveShare)
+        check("measure", measure, Overlap)
+        check("weight", weight, Weight)
+        check("reduction", reduction, Reduction)
+        self.temperature, self.threshold = temperature, threshold
         self.measure, self.weight, self.reduction = measure, weight, reduction
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}, threshold={self.threshold}, measure={self.measure}"
 
     def _reduced(
-        self,
-        similarity: Tensor,
-        labels: Tensor,
-        other_labels: Tensor | None,
-        present: Tensor | None,
+        self, similarity: Tensor, labels: Tensor, other_labels: Tensor | None, present: Tensor | None
     ) -> Tensor:
-        """Compute the loss from similarities (batch, others), the labels of both, and which others are there at all."""
+        """Compute the loss from similarities (batch, others), the labels of both and which others are present."""
         overlap = label_overlap(labels, other_labels, self.measure)
         if overlap.shape != similarity.shape:
             expected = f"as many as the rows that are compared, {tuple(similarity.shape)}"
@@ -66,7 +59,7 @@ class _ContrastiveLoss(nn.Module):
             compared.fill_diagonal_(False)
         if present is not None:
             compared &= present
-        chosen = compared & (overlap >= self.threshold * (1 - 1e-6))  # n / sqrt(n n) may round
+        chosen = compared & reaches(overlap, self.threshold)
         share = overlap.masked_fill(~chosen, 0.0) if self.weight == "overlap" else chosen.float()
         total = share.sum(dim=1)
         valid = total > 0
@@ -87,33 +80,28 @@ class ProbabilisticContrastiveLoss(_ContrastiveLoss):
     temperature
         Divides the similarities. They are logarithms by default, whose size grows with the dimensions.
     threshold
-        The least overlap of a positive, in (0, 1].
+        Smallest overlap of a positive, in (0, 1].
     measure
-        The overlap of label sets, as in `label_overlap`.
+        Overlap of label sets, as in `label_overlap`.
     similarity
         As in `mixture_similarity`.
     per_dimension
         Divide a logarithmic similarity by the number of dimensions.
     weight
-        "none", every positive alike, or "overlap", a mean of the positives weighted with their overlap.
+        "none", all positives alike, or "overlap", a mean of the positives weighted by their overlap.
     reduction
         "mean" over the anchors that have positives, "sum", or "none".
     chunk_size
-        How many pairs of components are evaluated at once, as in ``gmr_metric.torch``.
-
-    Raises
-    ------
-    InputError
-        For an option outside what is accepted.
+        Number of pairs of components evaluated at once, as in ``gmr_metric.torch``.
 
     References
     ----------
-    arXiv 2401.01448. Temperature and threshold are defaults to start from; log cosine, its division and the weights are
-    *ours*.
+    arXiv 2401.01448. Temperature and threshold are defaults to start from. Not specified in the paper: the log cosine,
+    its division and the weights.
 
     Examples
     --------
-    Two images of the same labels and one of others; equal mixtures give log(batch - 1):
+    Two images with the same labels and one with others; equal mixtures give log(batch - 1):
 
     >>> labels = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]])
     >>> mixtures = MixtureParameters(torch.zeros(3, 1), torch.zeros(3, 1, 2), torch.zeros(3, 1))
@@ -134,8 +122,7 @@ class ProbabilisticContrastiveLoss(_ContrastiveLoss):
         chunk_size: int | None = None,
     ) -> None:
         super().__init__(temperature, threshold, measure, weight, reduction)
-        if similarity not in get_args(Similarity):
-            raise InputError(f"the kind of similarity is {similarity!r}", ", ".join(get_args(Similarity)))
+        check("similarity", similarity, Similarity)
         self.similarity, self.per_dimension, self.chunk_size = similarity, per_dimension, chunk_size
 
     def forward(
@@ -145,7 +132,7 @@ class ProbabilisticContrastiveLoss(_ContrastiveLoss):
         reference: MixtureParameters | None = None,
         reference_labels: Shaped[Tensor, "others labels"] | None = None,
     ) -> Tensor:
-        """Compute the loss.
+        """Compute the loss: a scalar, or shape (batch,) without reduction.
 
         Parameters
         ----------
@@ -154,20 +141,9 @@ class ProbabilisticContrastiveLoss(_ContrastiveLoss):
         labels
             Zeros and ones, shape (batch, labels).
         reference, reference_labels
-            Rows to compare the anchors with in the place of the rest of their batch.
-
-        Returns
-        -------
-        Tensor
-            A scalar, or shape (batch,) without reduction.
-
-        Raises
-        ------
-        InputError
-            Where shapes do not fit, or one of the references is given without the other.
+            Rows to compare the anchors with instead of the rest of their batch.
         """
-        if (reference is None) != (reference_labels is None):
-            raise InputError("one of reference and reference_labels is given", "both of them or none")
+        _check_references(reference, reference_labels)
         similarity = mixture_similarity(
             mixtures, reference, self.similarity, per_dimension=self.per_dimension, chunk_size=self.chunk_size
         )
@@ -175,19 +151,14 @@ class ProbabilisticContrastiveLoss(_ContrastiveLoss):
 
 
 class MultiLabelSupConLoss(_ContrastiveLoss):
-    """The supervised contrastive loss for rows of several labels, on the cosine of plain embeddings.
+    """The supervised contrastive loss for rows with several labels, on the cosine of plain embeddings.
 
     Parameters
     ----------
     temperature
         Divides the cosines.
     threshold, measure, weight, reduction
-        As for `ProbabilisticContrastiveLoss`.
-
-    Raises
-    ------
-    InputError
-        For an option outside what is accepted.
+        As in `ProbabilisticContrastiveLoss`.
 
     References
     ----------
@@ -220,43 +191,37 @@ class MultiLabelSupConLoss(_ContrastiveLoss):
         *,
         present: Bool[Tensor, " others"] | None = None,
     ) -> Tensor:
-        """Compute the loss.
+        """Compute the loss: a scalar, or shape (batch,) without reduction.
 
         Parameters
         ----------
         embeddings
-            One a row, of any length: they are normalised here, in float32 or wider.
+            Of any length: they are normalised here, in float32 or wider.
         labels
             Zeros and ones, shape (batch, labels).
         reference, reference_labels
-            Rows to compare the anchors with in the place of the rest of their batch: other embeddings, or what a
-            `MemoryQueue` holds.
+            Rows to compare the anchors with instead of the rest of their batch: other embeddings, or those of a
+            `MemoryQueue`.
         present
-            Which of the references are there, shape (others,): a queue's rows are filled one after another.
-
-        Returns
-        -------
-        Tensor
-            A scalar, or shape (batch,) without reduction.
-
-        Raises
-        ------
-        InputError
-            Where shapes do not fit, or the references are not given whole.
+            Which references count, shape (others,): the rows of a queue are filled one after another.
         """
-        if (reference is None) != (reference_labels is None):
-            raise InputError("one of reference and reference_labels is given", "both of them or none")
+        _check_references(reference, reference_labels)
         if embeddings.ndim != 2 or not embeddings.is_floating_point():
             raise InputError(f"embeddings are {embeddings.dtype} of shape {tuple(embeddings.shape)}", "(batch, dims)")
         if reference is not None and reference.shape[1:] != embeddings.shape[1:]:
-            given = f"the references have shape {tuple(reference.shape)}"
-            raise InputError(given, f"(others, {embeddings.shape[1]}), as the embeddings")
+            expected = f"(others, {embeddings.shape[1]}), as the embeddings"
+            raise InputError(f"the references have shape {tuple(reference.shape)}", expected)
         if present is not None and (reference is None or present.shape != reference.shape[:1]):
             raise InputError(f"present has shape {tuple(present.shape)}", "one truth value for each reference")
         with torch.autocast(embeddings.device.type, enabled=False):
             rows = _normalised(embeddings)
             similarity = rows @ (rows if reference is None else _normalised(reference).to(rows.dtype)).mT
             return self._reduced(similarity, labels, reference_labels, present)
+
+
+def _check_references(reference: object, reference_labels: object) -> None:
+    if (reference is None) != (reference_labels is None):
+        raise InputError("only one of reference and reference_labels is given", "both of them or none")
 
 
 def _normalised(embeddings: Tensor) -> Tensor:

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float, Shaped
+from sextet_common.checks import Count, check
 from sextet_common.errors import InputError
 from torch import Tensor, nn
 
 
 class MemoryQueue(nn.Module):
-    """The last rows that were put in, with their labels, as buffers of a module.
+    """The last rows that were added, with their labels, as buffers of a module.
 
-    It moves with ``.to(device)`` and is saved with a state dict. Rows are replaced oldest first, on the device, without
-    making the host wait; which of them have been filled is in `present`.
+    It moves with ``.to(device)`` and is saved with a state dict. The oldest rows are replaced first, on the device and
+    without making the host wait; `present` says which rows have been filled.
 
     Parameters
     ----------
     size
-        How many rows it holds.
+        Number of rows.
     dim
         Width of an embedding.
     n_labels
-        Labels of a row.
-
-    Raises
-    ------
-    InputError
-        For a size below 1.
+        Number of labels of a row.
 
     Examples
     --------
-    >>> from probmcl.contrastive import MultiLabelSupConLoss
+    >>> from probmcl import MultiLabelSupConLoss
     >>> queue, loss = MemoryQueue(size=4, dim=3, n_labels=2), MultiLabelSupConLoss()
     >>> embeddings, labels = torch.eye(3), torch.tensor([[1, 0], [1, 0], [0, 1]])
     >>> queue.add(embeddings, labels)
@@ -47,8 +43,7 @@ class MemoryQueue(nn.Module):
     def __init__(self, size: int, dim: int, n_labels: int) -> None:
         super().__init__()
         for name, value in {"size": size, "dim": dim, "n_labels": n_labels}.items():
-            if value < 1:
-                raise InputError(f"the queue's {name} is {value}", "a whole number >= 1")
+            check(name, value, Count)
         self.register_buffer("embeddings", torch.zeros(size, dim))
         self.register_buffer("labels", torch.zeros(size, n_labels, dtype=torch.uint8))
         self.register_buffer("present", torch.zeros(size, dtype=torch.bool))
@@ -56,24 +51,11 @@ class MemoryQueue(nn.Module):
 
     @torch.no_grad()
     def add(self, embeddings: Float[Tensor, "batch dim"], labels: Shaped[Tensor, "batch labels"]) -> None:
-        """Put rows in, in the place of the oldest; of more rows than it holds, the last ones stay.
-
-        Parameters
-        ----------
-        embeddings
-            Shape (batch, dim). They are kept without their history.
-        labels
-            Zeros and ones, shape (batch, labels).
-
-        Raises
-        ------
-        InputError
-            Where the shapes do not fit the queue or each other.
-        """
-        wanted = (self.embeddings.shape[1:], self.labels.shape[1:])
-        if (embeddings.shape[1:], labels.shape[1:]) != wanted or len(embeddings) != len(labels):
-            given = f"embeddings and labels have shapes {tuple(embeddings.shape)} and {tuple(labels.shape)}"
-            raise InputError(given, f"(batch, {wanted[0][0]}) and (batch, {wanted[1][0]})")
+        """Store detached rows in the place of the oldest; of more rows than the queue holds, the last ones stay."""
+        expected = (self.embeddings.shape[1:], self.labels.shape[1:])
+        if (embeddings.shape[1:], labels.shape[1:]) != expected or len(embeddings) != len(labels):
+            shapes = f"embeddings and labels have shapes {tuple(embeddings.shape)} and {tuple(labels.shape)}"
+            raise InputError(shapes, f"(batch, {expected[0][0]}) and (batch, {expected[1][0]})")
         size = len(self.present)
         embeddings, labels = embeddings[-size:], labels[-size:]
         places = (self._next + torch.arange(len(embeddings), device=self._next.device)).remainder(size)

@@ -1,4 +1,4 @@
-"""Rows of all processes together, with gradients, for a contrastive loss over the global batch."""
+"""Rows of all processes with gradients, for a contrastive loss over the global batch."""
 
 from __future__ import annotations
 
@@ -7,24 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from probmcl.head import MixtureParameters
+from probmcl.mixtures.parameters import MixtureParameters
 
 
 def gather(rows: Tensor) -> Tensor:
-    """Return the rows of all processes, in the order of their ranks; gradients flow back to the process they belong to.
+    """Return the rows of all processes in the order of their ranks; gradients flow back to the process they belong to.
 
-    Every process then computes the same loss over the global batch. The gradient of a process's rows is the sum of what
-    all processes ask for, and DistributedDataParallel divides by their number: together the gradient of that one loss.
+    Every process then computes the same loss over the global batch. The gradient of a process's rows is the sum over
+    all processes, and DistributedDataParallel divides by their number: the result is the gradient of that one loss.
 
     Parameters
     ----------
     rows
-        This process's rows, as many in every process, shape (batch, ...).
-
-    Returns
-    -------
-    Tensor
-        Shape (processes * batch, ...); `rows` itself where no process group is initialised.
+        This process's rows, equally many in every process, shape (batch, ...). Without a process group they are
+        returned unchanged.
 
     Examples
     --------
@@ -38,7 +34,7 @@ def gather(rows: Tensor) -> Tensor:
 
 
 def gather_mixtures(mixtures: MixtureParameters) -> MixtureParameters:
-    """Return the mixtures of all processes, as `gather` does rows."""
+    """Return the mixtures of all processes, as `gather` does with rows."""
     return MixtureParameters(*(gather(tensor) for tensor in mixtures))
 
 
@@ -46,7 +42,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         ctx.batch = len(rows)
-        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(_world())]
+        world = distributed.get_world_size()
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world)]
         distributed.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
@@ -56,7 +53,3 @@ class _Gather(torch.autograd.Function):
         distributed.all_reduce(total)
         first = distributed.get_rank() * ctx.batch
         return total[first : first + ctx.batch]
-
-
-def _world() -> int:
-    return int(distributed.get_world_size())

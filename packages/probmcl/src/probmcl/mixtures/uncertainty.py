@@ -1,4 +1,4 @@
-"""How unsure the mixture of an image is: the spread of its components, and the spread within them."""
+"""The uncertainty of an image's mixture: the variance between its components and within them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from jaxtyping import Float, Shaped
 from sextet_common.errors import InputError
 from torch import Tensor
 
-from probmcl.head import MixtureParameters
+from probmcl.mixtures.parameters import MixtureParameters
 
 
 class Uncertainty(NamedTuple):
-    """The variance of every mixture, in two parts: a mean over its dimensions.
+    """The variance of every mixture in two parts, each averaged over the dimensions.
 
     Attributes
     ----------
@@ -21,7 +21,7 @@ class Uncertainty(NamedTuple):
         Variance of the components' means under the weights: the components disagree about where the image lies, the
         epistemic part. Shape (batch,), in the square of the means' unit.
     within
-        Mean of the components' variances under the weights: what each of them leaves open, the aleatoric part.
+        Mean of the components' variances under the weights: how wide the components are, the aleatoric part.
     """
 
     between: Float[Tensor, " batch"]
@@ -29,27 +29,12 @@ class Uncertainty(NamedTuple):
 
     @property
     def total(self) -> Float[Tensor, " batch"]:
-        """The variance of the mixture: the sum of both, by the law of total variance."""
+        """The variance of the mixture: the sum of both parts, by the law of total variance."""
         return self.between + self.within
 
 
 def uncertainty(mixtures: MixtureParameters) -> Uncertainty:
     """Compute the variance between and within the components of every mixture.
-
-    Parameters
-    ----------
-    mixtures
-        One an image.
-
-    Returns
-    -------
-    Uncertainty
-        Both parts, a mean over the dimensions, shape (batch,) each.
-
-    Raises
-    ------
-    InputError
-        Where the mixture's tensors do not fit each other.
 
     References
     ----------
@@ -76,27 +61,18 @@ def uncertainty(mixtures: MixtureParameters) -> Uncertainty:
 def error_by_quantile(
     values: Shaped[np.ndarray, " rows"], errors: Shaped[np.ndarray, " rows"], quantiles: int = 5
 ) -> Float[np.ndarray, " quantiles"]:
-    """Compute the mean error of rows that are sorted by their uncertainty and cut into equal parts.
+    """Compute the mean error in equal parts of the rows, sorted from the lowest uncertainty to the highest.
+
+    An informative uncertainty makes the errors rise.
 
     Parameters
     ----------
     values
-        Each row's uncertainty.
+        Uncertainty of every row.
     errors
-        Each row's error, such as its share of wrong labels.
+        Error of every row, such as its share of wrong labels.
     quantiles
-        How many parts.
-
-    Returns
-    -------
-    array
-        Mean errors, from the surest part to the least sure, shape (quantiles,). An uncertainty that knows something
-        makes them rise.
-
-    Raises
-    ------
-    InputError
-        Where there are fewer rows than parts, or not as many errors as values.
+        Number of parts.
 
     Examples
     --------

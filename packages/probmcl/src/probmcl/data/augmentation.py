@@ -1,60 +1,40 @@
-"""Two views of a batch: random changes that leave the labels true, drawn on the batch's device from one generator."""
+"""Two views of a batch: random changes that leave the labels valid, drawn on the batch's device from one generator."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from sextet_common.errors import InputError
+from sextet_common.checks import Share, check_fields
 from torch import Tensor
 from torch.nn import functional
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a view may be from its image. What is 0 is not done.
+    """How far a view may differ from its image; zero disables a change."""
 
-    Parameters
-    ----------
-    shift
-        Largest shift, as a share of height and width.
-    scale
-        Largest growth or shrinkage, as a share.
-    contrast
-        Largest change of contrast, as a share, about the image's mean.
-    brightness
-        Largest amount added to every pixel.
-    noise
-        Standard deviation of the noise on every pixel or feature.
-    cutout
-        Side of a square that is blanked, as a share of height and width.
-    flip
-        Mirror every other image, on average. Not for digits.
-    dropout
-        Share of plain features that are set to 0, their mean.
-
-    Raises
-    ------
-    InputError
-        For a number outside [0, 1].
-    """
-
-    shift: float = 0.08
-    scale: float = 0.1
-    contrast: float = 0.3
-    brightness: float = 0.1
-    noise: float = 0.05
-    cutout: float = 0.0
+    shift: Share = 0.08
+    """Largest shift, as a share of height and width."""
+    scale: Share = 0.1
+    """Largest change of size, as a share."""
+    contrast: Share = 0.3
+    """Largest change of contrast about the image's mean, as a share."""
+    brightness: Share = 0.1
+    """Largest amount added to every pixel."""
+    noise: Share = 0.05
+    """Standard deviation of the noise on every pixel or feature."""
+    cutout: Share = 0.0
+    """Side of a square that is set to 0, as a share of height and width."""
     flip: bool = False
-    dropout: float = 0.1
+    """Mirror every image with probability one half. Not suitable for digits."""
+    dropout: Share = 0.1
+    """Share of plain features that are set to 0, their mean."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not 0 <= value <= 1:
-                raise InputError(f"the augmentation's {field.name} is {value}", "a number in [0, 1]")
+        check_fields(self)
 
     def __call__(self, batch: Float[Tensor, "batch ..."], draw: torch.Generator) -> Float[Tensor, "batch ..."]:
         """Return one view of a batch.
@@ -64,27 +44,12 @@ class Augmentation:
         batch
             Images in [0, 1], shape (batch, channels, height, width), or features, shape (batch, features).
         draw
-            Where the randomness comes from, on the batch's device.
-
-        Returns
-        -------
-        Tensor
-            Of the same shape.
+            Random generator on the device of the batch.
         """
         return self._images(batch, draw) if batch.ndim == 4 else self._features(batch, draw)
 
     def views(self, batch: Float[Tensor, "batch ..."], draw: torch.Generator) -> Float[Tensor, "views ..."]:
         """Return two views of a batch, all first ones and then all second ones.
-
-        Parameters
-        ----------
-        batch, draw
-            As for a single view.
-
-        Returns
-        -------
-        Tensor
-            Twice as many rows.
 
         Examples
         --------
@@ -103,13 +68,7 @@ class Augmentation:
     def _images(self, batch: Tensor, draw: torch.Generator) -> Tensor:
         count, _, height, width = batch.shape
         if self.shift or self.scale or self.flip:
-            moved = 2 * self.shift * (2 * _uniform((count, 2), draw) - 1)
-            grown = 1 + self.scale * (2 * _uniform((count,), draw) - 1)
-            mirrored = torch.where(_uniform((count,), draw) < 0.5, -1.0, 1.0) if self.flip else torch.ones_like(grown)
-            zero = torch.zeros_like(grown)
-            rows = [torch.stack([grown * mirrored, zero, moved[:, 0]], 1), torch.stack([zero, grown, moved[:, 1]], 1)]
-            where = functional.affine_grid(torch.stack(rows, 1), list(batch.shape), align_corners=False)
-            batch = functional.grid_sample(batch, where, align_corners=False)
+            batch = self._moved(batch, draw)
         if self.contrast or self.brightness:
             mean = batch.mean(dim=(1, 2, 3), keepdim=True)
             factor = 1 + self.contrast * (2 * _uniform((count, 1, 1, 1), draw) - 1)
@@ -121,8 +80,19 @@ class Augmentation:
             batch = batch * ~self._squares(count, height, width, draw)
         return batch.clamp(0, 1)
 
+    def _moved(self, batch: Tensor, draw: torch.Generator) -> Tensor:
+        """Shift, scale and mirror every image by one affine map."""
+        count = len(batch)
+        shifts = 2 * self.shift * (2 * _uniform((count, 2), draw) - 1)
+        scales = 1 + self.scale * (2 * _uniform((count,), draw) - 1)
+        mirrored = torch.where(_uniform((count,), draw) < 0.5, -1.0, 1.0) if self.flip else torch.ones_like(scales)
+        zero = torch.zeros_like(scales)
+        rows = [torch.stack([scales * mirrored, zero, shifts[:, 0]], 1), torch.stack([zero, scales, shifts[:, 1]], 1)]
+        grid = functional.affine_grid(torch.stack(rows, 1), list(batch.shape), align_corners=False)
+        return functional.grid_sample(batch, grid, align_corners=False)
+
     def _squares(self, count: int, height: int, width: int, draw: torch.Generator) -> Tensor:
-        """Draw a square for every image, (count, 1, height, width), whole or cut by the image's edge."""
+        """Draw a square mask for every image, (count, 1, height, width), possibly cut by the edge."""
         masks = []
         for size, shape in ((height, (1, 1, height, 1)), (width, (1, 1, 1, width))):
             side = max(1, math.floor(self.cutout * size))

@@ -1,0 +1,205 @@
+"""Multi-label data in three parts: images in memory or on disk, or plain features."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer, Shaped, UInt8
+from sextet_common.data import decode
+from sextet_common.errors import InputError, reading
+from sextet_common.seeding import generator
+from torch import Tensor
+
+VALIDATION_SHARE = 0.15
+_DECODERS = 4  # threads that decode image files: Pillow releases the interpreter lock
+
+Rows = Integer[np.ndarray, " batch"] | Sequence[int]
+Part = tuple[np.ndarray, np.ndarray]
+
+
+class Split(ABC):
+    """Rows with their labels. Labels are always in memory; inputs are produced on request."""
+
+    labels: UInt8[np.ndarray, "rows labels"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def batch(self, rows: Rows) -> Float[Tensor, "batch ..."]:
+        """Return the inputs of the given rows as float32, images in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class ArraySplit(Split):
+    """Rows in memory."""
+
+    inputs: Float[np.ndarray, "rows ..."]
+    """Images in [0, 1], shape (rows, channels, height, width), or features, shape (rows, features); float32."""
+    labels: UInt8[np.ndarray, "rows labels"]
+    """Zeros and ones, uint8, shape (rows, labels)."""
+
+    def batch(self, rows: Rows) -> Float[Tensor, "batch ..."]:
+        """Return the inputs of the given rows."""
+        return torch.from_numpy(self.inputs[np.asarray(rows, dtype=np.int64)])
+
+
+@dataclass(frozen=True)
+class FileSplit(Split):
+    """Rows that are image files, decoded on request."""
+
+    paths: tuple[Path, ...]
+    labels: UInt8[np.ndarray, "rows labels"]
+    """Zeros and ones, uint8, shape (rows, labels)."""
+    size: int
+    """Height and width, in pixels, to which every image is scaled and cropped."""
+
+    def batch(self, rows: Rows) -> Float[Tensor, "batch 3 size size"]:
+        """Decode the images of the given rows as RGB."""
+        chosen = [self.paths[int(row)] for row in rows]
+        with ThreadPoolExecutor(_DECODERS) as pool:
+            images = list(pool.map(lambda path: read_image(path, self.size), chosen))
+        return torch.from_numpy(np.stack(images))
+
+
+@dataclass(frozen=True)
+class MultiLabelSet:
+    """Multi-label data in three parts."""
+
+    train: Split
+    validation: Split
+    test: Split
+    label_names: tuple[str, ...]
+    """Names of the labels, in the order of their columns."""
+    input_shape: tuple[int, ...]
+    """(channels, height, width) of an image, or (features,)."""
+    source: str = ""
+    """Where the data come from: the argument of `load`, or a free text."""
+
+    @classmethod
+    def of(
+        cls,
+        train: Part,
+        validation: Part | None,
+        test: Part,
+        label_names: tuple[str, ...] | None = None,
+        *,
+        source: str = "the given arrays",
+    ) -> MultiLabelSet:
+        """Build a set from arrays and check it.
+
+        Parameters
+        ----------
+        train, validation, test
+            Inputs and labels of each part. Inputs: images (n, channels, height, width) in [0, 1] or features (n,
+            features). Labels: zeros and ones, (n, labels). Without a validation part, 15 % of the training rows
+            become one.
+        label_names
+            By default the numbers of the columns.
+        source
+            Name of the data in error messages.
+
+        Examples
+        --------
+        >>> x, y = np.zeros((10, 4)), np.eye(10, 3)
+        >>> MultiLabelSet.of((x, y), None, (x, y)).train.labels.shape
+        (8, 3)
+        """
+        names = label_names or tuple(map(str, range(np.asarray(train[1]).shape[-1])))
+        shape = np.asarray(train[0]).shape[1:]
+        splits = {
+            part: _array_split(*arrays, names, shape, f"{source}, {part}")
+            for part, arrays in (("train", train), ("validation", validation), ("test", test))
+            if arrays is not None
+        }
+        if validation is None:
+            whole = splits["train"]
+            for part, rows in zip(("train", "validation"), held_out(len(whole), source), strict=True):
+                splits[part] = ArraySplit(whole.inputs[rows], whole.labels[rows])
+        return cls(splits["train"], splits["validation"], splits["test"], names, tuple(shape), source)
+
+    @property
+    def n_labels(self) -> int:
+        """Number of labels."""
+        return len(self.label_names)
+
+
+def _array_split(
+    inputs: np.ndarray, labels: np.ndarray, names: tuple[str, ...], shape: tuple[int, ...], source: str
+) -> ArraySplit:
+    inputs, labels = _checked_inputs(inputs, source), checked_labels(labels, len(names), source)
+    if len(inputs) != len(labels):
+        raise InputError(f"{source}: {len(inputs)} inputs and {len(labels)} rows of labels", "as many of each")
+    if not len(inputs):
+        raise InputError(f"{source} is empty", "at least one row")
+    if inputs.shape[1:] != shape:
+        raise InputError(f"{source}: inputs of shape {inputs.shape[1:]}", f"{shape}, as in the training part")
+    return ArraySplit(inputs, labels)
+
+
+def checked_labels(
+    labels: Shaped[np.ndarray, "rows labels"], n_labels: int, source: str, *, at_least_one: bool = False
+) -> UInt8[np.ndarray, "rows labels"]:
+    """Return labels as a read-only uint8 table, or raise InputError with the offending value, row and column.
+
+    Parameters
+    ----------
+    labels
+        Zeros and ones of any dtype.
+    n_labels
+        Required number of columns.
+    source
+        Name of the data in error messages.
+    at_least_one
+        Refuse rows without labels.
+    """
+    table = np.asarray(labels)
+    if table.ndim != 2 or table.shape[1] != n_labels:
+        raise InputError(f"{source}: labels have shape {table.shape}", f"(rows, {n_labels})")
+    if table.dtype.kind not in "biuf":
+        raise InputError(f"{source}: labels are {table.dtype}", "zeros and ones")
+    wrong = np.argwhere((table != 0) & (table != 1))
+    if len(wrong):
+        row, column = map(int, wrong[0])
+        raise InputError(f"{source}: label {table[row, column]} in row {row}, column {column}", "0 or 1")
+    binary = table.astype(np.uint8)
+    if at_least_one and not binary.any(axis=1).all():
+        raise InputError(f"{source}: row {int(np.flatnonzero(~binary.any(axis=1))[0])} has no label", "at least one")
+    binary.setflags(write=False)
+    return binary
+
+
+def held_out(rows: int, source: str) -> tuple[np.ndarray, np.ndarray]:
+    """Split row numbers into training and validation rows, identically on every machine."""
+    if rows < 2:
+        raise InputError(f"{source} has {rows} training rows", "at least 2: a share of them is held out")
+    count = max(1, round(VALIDATION_SHARE * rows))
+    chosen = generator(0, "validation").permutation(rows)
+    return np.sort(chosen[count:]), np.sort(chosen[:count])
+
+
+def read_image(path: Path, size: int) -> Float[np.ndarray, "3 size size"]:
+    """Decode an image file as RGB, float32 in [0, 1], scaled and cropped to a square of `size` pixels a side."""
+    with reading(path, "an image file"):
+        pixels = decode(path.read_bytes(), str(path), size)
+    return (np.asarray(pixels, dtype=np.float32) / 255).transpose(2, 0, 1)
+
+
+def _checked_inputs(inputs: np.ndarray, source: str) -> np.ndarray:
+    array = np.asarray(inputs)
+    if array.ndim not in (2, 4) or array.dtype.kind not in "biuf":
+        shapes = "numbers of shape (n, channels, height, width) or (n, features)"
+        raise InputError(f"{source}: inputs are {array.dtype} of shape {array.shape}", shapes)
+    array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise InputError(f"{source}: row {int(np.argwhere(~np.isfinite(array))[0][0])} is not finite", "finite numbers")
+    if array.ndim == 4 and array.size and not (array.min() >= 0 and array.max() <= 1):
+        raise InputError(f"{source}: images have values from {array.min():g} to {array.max():g}", "values in [0, 1]")
+    array.setflags(write=False)
+    return array

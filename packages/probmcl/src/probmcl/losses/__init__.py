@@ -1,0 +1,1 @@
+"""Losses for any training loop: label overlap, the contrastive losses, the likelihood and the asymmetric loss."""

@@ -1,0 +1,189 @@
+"""The likelihood of mixtures, and ProbMCL's loss: the likelihood with a contrastive term."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Shaped
+from sextet_common.checks import NonNegative, check
+from sextet_common.errors import InputError
+from torch import Tensor, nn
+
+from probmcl.losses.contrastive import ProbabilisticContrastiveLoss
+from probmcl.losses.reduction import Reduction, reduce
+from probmcl.mixtures.parameters import MixtureParameters
+
+LabelAware = Literal["none", "any", "each"]
+
+_LEAST_VARIANCE = 1e-6  # keeps the division finite in dimensions where all points agree
+
+
+class MixtureNLL(nn.Module):
+    """The negative log likelihood of one point under each mixture, in nats.
+
+    Parameters
+    ----------
+    reduction
+        "mean" over the batch, "sum" or "none".
+    per_dimension
+        Divide by the number of dimensions, so that the weight of other terms means the same for any number.
+    label_aware
+        "none", or a second term for which component k is label k's. With r_k the share ``pi_k N_k / sum_l pi_l N_l``
+        of component k in the density at the point: "any" asks that the point comes from a component of one of its
+        labels, ``-log sum_k y_k r_k``; "each" asks for equal shares of all of its labels, ``-mean over them of
+        log r_k``. The term is not divided by the dimensions; with `per_dimension` N_k enters it with the power
+        1 / dimensions, since otherwise the weights would not matter. A row without labels has no such term.
+
+    References
+    ----------
+    The likelihood in the figure of arXiv 2401.01448 sees no labels. "any" is the term of KMCL, by the same authors,
+    with normalised components. "each" is not in either paper.
+
+    Examples
+    --------
+    >>> mixtures = MixtureParameters(torch.zeros(1, 1), torch.zeros(1, 1, 1), torch.zeros(1, 1))
+    >>> MixtureNLL()(mixtures, torch.zeros(1, 1))  # log(2 pi) / 2
+    tensor(0.9189)
+    """
+
+    def __init__(
+        self, reduction: Reduction = "mean", *, per_dimension: bool = False, label_aware: LabelAware = "none"
+    ) -> None:
+        super().__init__()
+        check("reduction", reduction, Reduction)
+        check("label_aware", label_aware, LabelAware)
+        self.reduction, self.per_dimension, self.label_aware = reduction, per_dimension, label_aware
+
+    def forward(
+        self,
+        mixtures: MixtureParameters,
+        targets: Float[Tensor, "batch dims"],
+        labels: Shaped[Tensor, "batch labels"] | None = None,
+    ) -> Tensor:
+        """Compute the loss: a scalar, or shape (batch,) without reduction.
+
+        Parameters
+        ----------
+        mixtures
+            One a row.
+        targets
+            The points, shape (batch, dims).
+        labels
+            Zeros and ones, one column a component; needed for a label-aware likelihood.
+        """
+        with torch.autocast(mixtures.means.device.type, enabled=False):
+            joint = mixtures.log_joint(targets)
+            density = torch.logsumexp(joint, dim=1)
+            loss = -density / mixtures.means.shape[2] if self.per_dimension else -density
+            if self.label_aware != "none":
+                if labels is None or labels.shape != joint.shape:
+                    received = "no labels" if labels is None else f"labels of shape {tuple(labels.shape)}"
+                    raise InputError(f"{received} for a label-aware likelihood", f"{tuple(joint.shape)}, as components")
+                if self.per_dimension:  # densities differ by hundreds of nats, weights by a few
+                    joint = mixtures.log_weights + (joint - mixtures.log_weights) / mixtures.means.shape[2]
+                loss = loss + self._label_term(joint.log_softmax(dim=1), labels != 0)
+            return reduce(loss, self.reduction)
+
+    def _label_term(self, log_shares: Tensor, present: Tensor) -> Tensor:
+        """Compute the label-aware term from the log shares r_k and which labels are present."""
+        if self.label_aware == "each":
+            count = present.sum(dim=1).clamp(min=1)
+            return -log_shares.masked_fill(~present, 0.0).sum(dim=1) / count
+        own = log_shares.masked_fill(~present, torch.finfo(log_shares.dtype).min)
+        return -torch.logsumexp(own, dim=1).masked_fill(~present.any(dim=1), 0.0)
+
+
+class LossParts(NamedTuple):
+    """ProbMCL's loss and its two terms: total = likelihood + weight * contrastive."""
+
+    total: Float[Tensor, ""]
+    likelihood: Float[Tensor, ""]
+    contrastive: Float[Tensor, ""]
+
+
+class ProbMCLLoss(nn.Module):
+    """The loss of the first stage: the likelihood of an image's other view, plus the weighted contrastive term.
+
+    Parameters
+    ----------
+    contrastive
+        The contrastive term; by default `ProbabilisticContrastiveLoss` with its defaults.
+    weight
+        Lambda, which multiplies the contrastive term.
+    likelihood
+        The likelihood term; by default `MixtureNLL` with its defaults.
+    detach_targets
+        Let no gradient reach the points. Otherwise they learn too, and may collapse onto the means.
+    standardise_targets
+        Standardise every dimension of the points over the batch. Otherwise the likelihood is highest if the encoder
+        maps all images to one point.
+
+    References
+    ----------
+    arXiv 2401.01448. Not specified in the paper; we use the other view's projection as the point, detached and
+    standardised.
+
+    Examples
+    --------
+    >>> from probmcl import MixtureDensityHead
+    >>> head = MixtureDensityHead(in_features=6, n_components=3, dim=4, hidden=())
+    >>> features = torch.randn(4, 6)  # two images, first views, then second views
+    >>> labels = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 0, 1], [0, 1, 0]])
+    >>> points = head.project(features)
+    >>> loss = ProbMCLLoss(weight=0.3)
+    >>> parts = loss.parts(head.mixture(points), points.roll(2, dims=0), labels)
+    >>> bool(torch.isclose(parts.total, parts.likelihood + 0.3 * parts.contrastive))
+    True
+    """
+
+    def __init__(
+        self,
+        contrastive: ProbabilisticContrastiveLoss | None = None,
+        weight: float = 0.3,
+        likelihood: MixtureNLL | None = None,
+        *,
+        detach_targets: bool = True,
+        standardise_targets: bool = True,
+    ) -> None:
+        super().__init__()
+        check("weight", weight, NonNegative)
+        self.contrastive = contrastive or ProbabilisticContrastiveLoss()
+        self.likelihood = likelihood or MixtureNLL()
+        if "none" in (self.contrastive.reduction, self.likelihood.reduction):
+            raise InputError("a term has the reduction 'none'", "mean or sum: the terms are added")
+        self.weight, self.detach_targets, self.standardise_targets = weight, detach_targets, standardise_targets
+
+    def parts(
+        self,
+        mixtures: MixtureParameters,
+        targets: Float[Tensor, "batch dims"],
+        labels: Shaped[Tensor, "batch labels"],
+    ) -> LossParts:
+        """Compute the loss and its terms.
+
+        Parameters
+        ----------
+        mixtures
+            One a row, both views of every image.
+        targets
+            For every row the projection of the image's other view, at which the likelihood is evaluated.
+        labels
+            Zeros and ones.
+        """
+        targets = targets.detach() if self.detach_targets else targets
+        if self.standardise_targets:
+            spread = targets.var(dim=0, correction=0, keepdim=True)
+            targets = (targets - targets.mean(dim=0, keepdim=True)) * (spread + _LEAST_VARIANCE).rsqrt()
+        likelihood = self.likelihood(mixtures, targets, labels)
+        contrastive = self.contrastive(mixtures, labels)
+        return LossParts(likelihood + self.weight * contrastive, likelihood, contrastive)
+
+    def forward(
+        self,
+        mixtures: MixtureParameters,
+        targets: Float[Tensor, "batch dims"],
+        labels: Shaped[Tensor, "batch labels"],
+    ) -> Float[Tensor, ""]:
+        """Compute the loss; parameters as in `parts`."""
+        return self.parts(mixtures, targets, labels).total

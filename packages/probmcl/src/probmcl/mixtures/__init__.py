@@ -1,0 +1,1 @@
+"""Gaussian mixtures: their parameters, the head that predicts them, their similarity and their uncertainty."""
