@@ -151,11 +151,11 @@ def test_buffers_are_compared_with_the_same_networks_and_orders(
 def test_every_source_gives_images_of_each_class_real_ones_or_distilled_ones(digits: data.ImageSet) -> None:
     few = only_classes(digits, [7, 3])
     sets = {source: small_set(source, few, 2, 3, SMALL.distill) for source in SOURCES}
-    for source, made in sets.items():
-        assert made.labels.tolist() == [0, 0, 1, 1] and made.classes == ("7", "3")
-        nearest = [np.abs(few.train_images - image).max(axis=(1, 2, 3)).min() for image in made.pixels()]
+    for source, small in sets.items():
+        assert small.labels.tolist() == [0, 0, 1, 1] and small.classes == ("7", "3")
+        nearest = [np.abs(few.train_images - image).max(axis=(1, 2, 3)).min() for image in small.pixels()]
         assert (max(nearest) < 1e-5) == (source in ("random", "k-centre", "herding"))
-    assert len({made.images.numpy().tobytes() for made in sets.values()}) == len(SOURCES)
+    assert len({small.images.numpy().tobytes() for small in sets.values()}) == len(SOURCES)
     assert torch.equal(small_set("atom", few, 2, 3, SMALL.distill).images, sets["atom"].images)
     assert not torch.equal(small_set("atom", few, 2, 4, SMALL.distill).images, sets["atom"].images)
 
@@ -168,10 +168,10 @@ def test_several_sets_share_the_distillations_preprocessing_and_know_what_they_c
     sets = small_sets(["random", "dm"], few, 2, 3, whitened, tmp_path)
     alone = {source: small_set(source, few, 2, 3, whitened) for source in sets}
     assert alone["random"].preprocessing.whitening == "none"  # nothing is said of real images
-    for source, made in sets.items():
-        assert made.preprocessing.whitening == "zca" and made.meta["seconds"] >= 0
+    for source, small in sets.items():
+        assert small.preprocessing.whitening == "zca" and small.meta["seconds"] >= 0
         # Whitened and back in single precision: errors of some 1e-6 of pixels up to 1.
-        np.testing.assert_allclose(made.pixels(), alone[source].pixels(), atol=1e-4)
+        np.testing.assert_allclose(small.pixels(), alone[source].pixels(), atol=1e-4)
     (tmp_path / "dm" / "metrics.jsonl").write_text(
         "".join(f'{{"step": {n}, "seconds": {clock}}}\n' for n, clock in enumerate((1.5, 4.0, 0.5, 2.0)))
     )  # gone on with after 4 seconds, for another 2
@@ -183,8 +183,8 @@ def test_a_distillation_has_a_run_folder_of_its_own(tmp_path: Path, digits: data
     result = continual(digits, config, tmp_path)
     assert result.accuracies["datadam"].shape == (1, 3, 1)
     for step, classes in enumerate((4, 3, 3)):  # ten classes in three steps
-        made = DistilledSet.load(tmp_path / "buffers" / f"datadam-order-0-step-{step}" / "distilled.safetensors")
-        assert (len(made), made.meta["method"], len(made.classes)) == (2 * classes, "datadam", classes)
+        small = DistilledSet.load(tmp_path / "buffers" / f"datadam-order-0-step-{step}" / "distilled.safetensors")
+        assert (len(small), small.meta["method"], len(small.classes)) == (2 * classes, "datadam", classes)
 
 
 def test_some_digits_are_still_digits_and_are_not_mirrored(digits: data.ImageSet) -> None:
@@ -212,7 +212,7 @@ def start_job(out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", program, str(out)], stderr=subprocess.PIPE, text=True)
 
 
-def test_a_killed_run_goes_on_to_the_same_numbers(
+def test_a_killed_run_resumes_bit_identically(
     tmp_path: Path, shades: data.ImageSet, uninterrupted: ContinualResult
 ) -> None:
     metrics = tmp_path / "run" / "metrics.jsonl"
@@ -231,7 +231,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     assert [json.loads(row)["step"] for row in rows] == list(range(1, 13))
 
 
-def test_a_signal_ends_the_training_at_hand_and_the_run_goes_on(
+def test_a_signal_ends_the_current_training_and_the_run_resumes(
     tmp_path: Path, shades: data.ImageSet, uninterrupted: ContinualResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = module.train_networks

@@ -57,9 +57,9 @@ def two_halves(wrong: int = 0) -> data.ImageSet:
     pixels[1::2, :, 4:] = 1
     pixels += np.linspace(0, 0.5, 40)[:, None, None] * (pixels == 0)  # no two images alike
     labels = np.arange(40) % 2
-    told = labels.copy()
-    told[:wrong] = 1 - told[:wrong]
-    return data.ImageSet.of(pixels, labels, pixels, told)
+    test_labels = labels.copy()
+    test_labels[:wrong] = 1 - test_labels[:wrong]
+    return data.ImageSet.of(pixels, labels, pixels, test_labels)
 
 
 def test_networks_learn_from_real_images_and_the_numbers_repeat(digits: data.ImageSet) -> None:
@@ -276,7 +276,7 @@ def test_a_group_that_a_kill_cut_short_is_trained_again_as_a_whole(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_after_the_epoch_and_the_evaluation_goes_on(
+def test_a_signal_stops_after_the_epoch_and_the_evaluation_resumes(
     tmp_path: Path, digits: data.ImageSet, trained: list[Any], monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     training = random_real(digits, 1)
@@ -299,9 +299,7 @@ def test_a_signal_stops_after_the_epoch_and_the_evaluation_goes_on(
 
 
 @pytest.mark.slow
-def test_a_killed_evaluation_goes_on_to_the_same_numbers(
-    tmp_path: Path, digits: data.ImageSet, trained: list[Any]
-) -> None:
+def test_a_killed_evaluation_resumes_bit_identically(tmp_path: Path, digits: data.ImageSet, trained: list[Any]) -> None:
     config = EvaluateConfig(networks=6, epochs=150, width=8)
     program = (
         "import sys; from attention_matching import *; from sextet_common.data import load; "

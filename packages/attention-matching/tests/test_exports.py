@@ -50,27 +50,27 @@ def build(
 def test_a_folder_of_png_files_holds_the_pixels_rounded_to_eight_bits(
     tmp_path: Path, channels: int, whitening: bool
 ) -> None:
-    made = build(channels=channels, whitening=whitening)
-    export_folder(made, tmp_path / "set")
+    distilled = build(channels=channels, whitening=whitening)
+    export_folder(distilled, tmp_path / "set")
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
     files = sorted(path.relative_to(tmp_path / "set").as_posix() for path in (tmp_path / "set").rglob("*.*"))
     assert files == [f"{name}/0000{number}.png" for name in ("cat", "dog", "eel") for number in (0, 1)]
-    for file, expected in zip(files, made.pixels(), strict=True):
+    for file, expected in zip(files, distilled.pixels(), strict=True):
         with Image.open(tmp_path / "set" / file) as picture:
-            found = np.asarray(picture)
-        found = found[None] if channels == 1 else found.transpose(2, 0, 1)
-        assert np.array_equal(found, np.rint(255 * expected.astype(np.float64)).astype(np.uint8))
+            loaded = np.asarray(picture)
+        loaded = loaded[None] if channels == 1 else loaded.transpose(2, 0, 1)
+        assert np.array_equal(loaded, np.rint(255 * expected.astype(np.float64)).astype(np.uint8))
 
 
 def test_a_png_folder_is_read_as_the_same_classes(tmp_path: Path) -> None:
-    made = build(classes=("zebra", "T-shirt/top", "apple"), ipc=5)
-    export_folder(made, tmp_path / "set")
-    found = data.load(f"folder:{tmp_path / 'set'}")
-    assert found.classes == ("0_zebra", "1_T-shirt_top", "2_apple")
-    eight_bits = (made.pixels() * 255).round() / 255
-    for image, label in zip(found.train_images, found.train_labels, strict=True):
+    distilled = build(classes=("zebra", "T-shirt/top", "apple"), ipc=5)
+    export_folder(distilled, tmp_path / "set")
+    loaded = data.load(f"folder:{tmp_path / 'set'}")
+    assert loaded.classes == ("0_zebra", "1_T-shirt_top", "2_apple")
+    eight_bits = (distilled.pixels() * 255).round() / 255
+    for image, label in zip(loaded.train_images, loaded.train_labels, strict=True):
         distance = np.abs(eight_bits - image).max(axis=(1, 2, 3))
-        assert distance.min() < 1e-6 and made.labels[distance.argmin()] == label
+        assert distance.min() < 1e-6 and distilled.labels[distance.argmin()] == label
 
 
 @settings(deadline=None)  # the first example waits for hypothesis to load its tables
@@ -91,8 +91,8 @@ def test_names_that_can_be_folders_stay_and_others_get_their_numbers() -> None:
 
 
 def test_a_class_without_an_image_is_not_exported_to_folders(tmp_path: Path) -> None:
-    made = build()
-    some = DistilledSet(made.images[:4], made.labels[:4], made.classes, made.preprocessing)
+    distilled = build()
+    some = DistilledSet(distilled.images[:4], distilled.labels[:4], distilled.classes, distilled.preprocessing)
     with pytest.raises(InputError, match="class 'eel' has no image"):
         export_folder(some, tmp_path / "set")
     assert not list(tmp_path.iterdir())
@@ -154,21 +154,23 @@ def test_nothing_is_overwritten_and_an_empty_folder_is_filled(tmp_path: Path) ->
 
 
 def test_both_layouts_are_read_without_unpickling_code(tmp_path: Path) -> None:
-    made = build(ipc=3)
-    export_pt(made, tmp_path / "set.pt", "dc")
+    distilled = build(ipc=3)
+    export_pt(distilled, tmp_path / "set.pt", "dc")
     ((images, labels),) = torch.load(tmp_path / "set.pt", weights_only=True)["data"]
-    assert torch.equal(images, made.images) and torch.equal(labels, made.labels)
+    assert torch.equal(images, distilled.images) and torch.equal(labels, distilled.labels)
     assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
-    export_pt(made, tmp_path / "mtt", "mtt")
-    for name, expected in (("images_best", made.images), ("labels_best", made.labels)):
+    export_pt(distilled, tmp_path / "mtt", "mtt")
+    for name, expected in (("images_best", distilled.images), ("labels_best", distilled.labels)):
         assert torch.equal(torch.load(tmp_path / "mtt" / f"{name}.pt", weights_only=True), expected)
     with pytest.raises(InputError, match="layout 'idc' is unknown; expected: dc or mtt"):
-        export_pt(made, tmp_path / "other", "idc")
+        export_pt(distilled, tmp_path / "other", "idc")
 
 
 def test_only_the_images_asked_for_are_stored(tmp_path: Path) -> None:
-    made = build(ipc=50, side=8)
-    part = DistilledSet(made.images[:3], torch.arange(3), made.classes, made.preprocessing)  # a view of all 150
+    distilled = build(ipc=50, side=8)
+    part = DistilledSet(
+        distilled.images[:3], torch.arange(3), distilled.classes, distilled.preprocessing
+    )  # a view of all 150
     export_pt(part, tmp_path / "part.pt")
     assert (tmp_path / "part.pt").stat().st_size < 3 * 3 * 64 * 4 + 4000
 
@@ -199,17 +201,17 @@ def test_images_get_the_readers_normalisation_and_are_not_clipped(
 def test_whitened_images_stay_so_for_readers_that_whiten_and_are_normalised_for_those_that_do_not(
     tmp_path: Path,
 ) -> None:
-    made = build(CIFAR10, whitening=True)
-    export_pt(made, tmp_path / "mtt", "mtt", "CIFAR10")
-    assert torch.equal(torch.load(tmp_path / "mtt" / "images_best.pt", weights_only=True), made.images)
-    export_ddranking(made, tmp_path / "ddr", "CIFAR10")
-    assert torch.equal(torch.load(tmp_path / "ddr" / "images.pt", weights_only=True), made.images)
+    distilled = build(CIFAR10, whitening=True)
+    export_pt(distilled, tmp_path / "mtt", "mtt", "CIFAR10")
+    assert torch.equal(torch.load(tmp_path / "mtt" / "images_best.pt", weights_only=True), distilled.images)
+    export_ddranking(distilled, tmp_path / "ddr", "CIFAR10")
+    assert torch.equal(torch.load(tmp_path / "ddr" / "images.pt", weights_only=True), distilled.images)
     assert json.loads((tmp_path / "ddr" / "config.json").read_text())["use_zca"] is True
-    export_pt(made, tmp_path / "set.pt", "dc", "CIFAR10")
+    export_pt(distilled, tmp_path / "set.pt", "dc", "CIFAR10")
     images = torch.load(tmp_path / "set.pt", weights_only=True)["data"][0][0]
     back = images * torch.tensor([0.2023, 0.1994, 0.2010])[:, None, None]
     back += torch.tensor([0.4914, 0.4822, 0.4465])[:, None, None]
-    np.testing.assert_allclose(back, made.pixels(), atol=1e-5)
+    np.testing.assert_allclose(back, distilled.pixels(), atol=1e-5)
 
 
 def test_a_data_set_that_the_reader_does_not_know_is_refused(tmp_path: Path) -> None:
@@ -221,10 +223,14 @@ def test_a_data_set_that_the_reader_does_not_know_is_refused(tmp_path: Path) -> 
 
 
 def test_ddranking_gets_its_normalisation_class_after_class(tmp_path: Path) -> None:
-    made = build(CIFAR10, soft=True)
+    distilled = build(CIFAR10, soft=True)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
     mixed = DistilledSet(
-        made.images[order], made.labels[order], CIFAR10, made.preprocessing, soft_labels=made.soft_labels[order]
+        distilled.images[order],
+        distilled.labels[order],
+        CIFAR10,
+        distilled.preprocessing,
+        soft_labels=distilled.soft_labels[order],
     )
     export_ddranking(mixed, tmp_path / "set", "CIFAR10")
     names = {path.name for path in (tmp_path / "set").iterdir()}
@@ -241,7 +247,7 @@ def test_ddranking_gets_its_normalisation_class_after_class(tmp_path: Path) -> N
         distance = np.abs(pixels - by_hand).max(axis=(1, 2, 3))
         assert distance.min() < 1e-5 and mixed.labels[distance.argmin()] == label
     # Its losses take a softmax of what they are given.
-    torch.testing.assert_close(soft.softmax(dim=1), made.soft_labels)
+    torch.testing.assert_close(soft.softmax(dim=1), distilled.soft_labels)
 
 
 def test_the_configuration_for_ddranking_has_what_it_reads(tmp_path: Path) -> None:
@@ -273,7 +279,7 @@ def test_a_set_that_ddranking_would_score_wrongly_is_refused(tmp_path: Path) -> 
     one_more = build(CIFAR10)
     uneven = DistilledSet(one_more.images[:-1], one_more.labels[:-1], CIFAR10, one_more.preprocessing)
     wordnet = tuple(f"n{k:08d}" for k in range(200))
-    for made, dataset, match in (
+    for distilled, dataset, match in (
         (build(), "CIFAR10", "3 classes; expected: 10, as CIFAR10 has"),
         (build(), "SVHN", "data set 'SVHN' is unknown to DD-Ranking; expected: CIFAR10, CIFAR100, TinyImageNet"),
         (uneven, "CIFAR10", "1 to 2 images per class; expected: the same number of every class"),
@@ -283,22 +289,22 @@ def test_a_set_that_ddranking_would_score_wrongly_is_refused(tmp_path: Path) -> 
         (build(tuple(f"name {k:03d}" for k in range(200)), ipc=1), "TinyImageNet", "WordNet numbers"),
     ):
         with pytest.raises(InputError, match=match):
-            export_ddranking(made, tmp_path / "set", dataset)
+            export_ddranking(distilled, tmp_path / "set", dataset)
     assert not list(tmp_path.iterdir())
     export_ddranking(build(wordnet, ipc=1), tmp_path / "set", "TinyImageNet")
     export_ddranking(build(tuple(map(str, range(100))), ipc=1), tmp_path / "numbers", "CIFAR100")
 
 
 def test_an_export_by_name_is_the_export(tmp_path: Path) -> None:
-    made = build(CIFAR10)
+    distilled = build(CIFAR10)
     for kind, write in (
-        ("folder", lambda path: export_folder(made, path)),
-        ("pt-dc", lambda path: export_pt(made, path, "dc", "CIFAR10")),
-        ("pt-mtt", lambda path: export_pt(made, path, "mtt", "CIFAR10")),
-        ("ddranking", lambda path: export_ddranking(made, path, "CIFAR10")),
+        ("folder", lambda path: export_folder(distilled, path)),
+        ("pt-dc", lambda path: export_pt(distilled, path, "dc", "CIFAR10")),
+        ("pt-mtt", lambda path: export_pt(distilled, path, "mtt", "CIFAR10")),
+        ("ddranking", lambda path: export_ddranking(distilled, path, "CIFAR10")),
     ):
         write(tmp_path / "direct" / kind)
-        export(made, tmp_path / "named" / kind, kind, None if kind == "folder" else "CIFAR10")
+        export(distilled, tmp_path / "named" / kind, kind, None if kind == "folder" else "CIFAR10")
     direct, named = (
         {path.relative_to(tmp_path / top): path.read_bytes() for path in (tmp_path / top).rglob("*") if path.is_file()}
         for top in ("direct", "named")
@@ -306,8 +312,8 @@ def test_an_export_by_name_is_the_export(tmp_path: Path) -> None:
     assert {path.as_posix() for path in direct} >= {"folder/cat/00000.png", "pt-dc", "pt-mtt/images_best.pt"}
     assert direct == named
     with pytest.raises(InputError, match="export 'tfds' is unknown; expected: folder, pt-dc, pt-mtt, ddranking"):
-        export(made, tmp_path / "other", "tfds")
+        export(distilled, tmp_path / "other", "tfds")
     with pytest.raises(InputError, match="data set '' is unknown to DD-Ranking"):
-        export(made, tmp_path / "other", "ddranking")
+        export(distilled, tmp_path / "other", "ddranking")
     with pytest.raises(InputError, match="data set 'CIFAR10' for PNG files"):
-        export(made, tmp_path / "other", "folder", "CIFAR10")
+        export(distilled, tmp_path / "other", "folder", "CIFAR10")

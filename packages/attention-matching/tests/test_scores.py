@@ -87,10 +87,10 @@ def test_the_scores_are_made_of_the_means() -> None:
     def of(*values: float) -> Evaluation:
         return Evaluation(values)
 
-    made = RobustScores(of(0.8, 0.9), of(0.6), of(0.3, 0.4), of(0.5), of(0.2), hard=of(0.45), weight=0.25)
+    result = RobustScores(of(0.8, 0.9), of(0.6), of(0.3, 0.4), of(0.5), of(0.2), hard=of(0.45), weight=0.25)
     # Recovery 0.85 - 0.45, improvement 0.6 - 0.35; without augmentation 0.5 - 0.2.
-    assert made.label_robust == pytest.approx(squashed(0.25 * 0.25 - 0.75 * 0.40), abs=1e-12)
-    assert made.augmentation_robust == pytest.approx(squashed(0.25 * 0.25 + 0.75 * 0.30), abs=1e-12)
+    assert result.label_robust == pytest.approx(squashed(0.25 * 0.25 - 0.75 * 0.40), abs=1e-12)
+    assert result.augmentation_robust == pytest.approx(squashed(0.25 * 0.25 + 0.75 * 0.30), abs=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -103,17 +103,17 @@ QUICK = EvaluateConfig(networks=2, epochs=4, width=4)
 
 def test_the_trainings_are_the_evaluations_with_and_without_augmentation(digits: data.ImageSet, tmp_path: Path) -> None:
     training = random_real(digits, 2, seed=7)
-    found = robust_scores(training, digits, QUICK, whole_epochs=1, out=tmp_path)
+    result = robust_scores(training, digits, QUICK, whole_epochs=1, out=tmp_path)
     plain = dataclasses.replace(QUICK, augment=())
-    assert found.distilled == found.hard == evaluate(training, digits, QUICK)
-    assert found.distilled_plain == evaluate(training, digits, plain)
-    assert found.random == evaluate_random_real(digits, 2, QUICK)
-    assert found.random_plain == evaluate_random_real(digits, 2, plain)
-    assert found.whole == evaluate_whole(digits, dataclasses.replace(QUICK, epochs=1))
+    assert result.distilled == result.hard == evaluate(training, digits, QUICK)
+    assert result.distilled_plain == evaluate(training, digits, plain)
+    assert result.random == evaluate_random_real(digits, 2, QUICK)
+    assert result.random_plain == evaluate_random_real(digits, 2, plain)
+    assert result.whole == evaluate_whole(digits, dataclasses.replace(QUICK, epochs=1))
     assert {path.name for path in tmp_path.iterdir()} == {
         "whole", "distilled", "random", "distilled-plain", "random-plain",
     }  # fmt: skip
-    assert robust_scores(training, digits, QUICK, whole_epochs=1, out=tmp_path) == found
+    assert robust_scores(training, digits, QUICK, whole_epochs=1, out=tmp_path) == result
 
 
 def test_with_soft_labels_recovery_is_measured_with_hard_ones(
@@ -138,7 +138,7 @@ def test_with_soft_labels_recovery_is_measured_with_hard_ones(
     def teacher(given: DistilledSet) -> DistilledSet:
         return given
 
-    found = robust_scores(soft, digits, EvaluateConfig(labels="soft", epochs=9), whole_epochs=3, label=teacher)
+    result = robust_scores(soft, digits, EvaluateConfig(labels="soft", epochs=9), whole_epochs=3, label=teacher)
     assert sorted(call[:4] for call in calls if call[2] is None) == [
         ("distilled", "hard", None, 9), ("distilled", "soft", None, 9), ("random", "soft", None, 9),
         ("whole", "hard", None, 3),
@@ -149,7 +149,7 @@ def test_with_soft_labels_recovery_is_measured_with_hard_ones(
     for name, *_, named in calls:
         assert name == "distilled" or named["preprocessing"] is soft.preprocessing
         assert name != "random" or named["label"] is teacher
-    assert found.label_robust == pytest.approx(squashed(0.5 * (0.6 - 0.4) - 0.5 * (0.8 - 0.3)), abs=1e-12)
+    assert result.label_robust == pytest.approx(squashed(0.5 * (0.6 - 0.4) - 0.5 * (0.8 - 0.3)), abs=1e-12)
 
 
 def test_a_set_with_unequal_classes_is_refused(digits: data.ImageSet) -> None:

@@ -79,9 +79,9 @@ def equal(a: SearchResult, b: SearchResult) -> bool:
 @given(PAIRS)
 def test_rank_correlations_are_those_of_counted_pairs_and_averaged_ranks(pairs: list[tuple[int, int]]) -> None:
     a, b = (np.array(side, dtype=float) for side in zip(*pairs, strict=True))
-    found = rank_correlation(a, b)
+    agreement = rank_correlation(a, b)
     if len(set(a)) == 1 or len(set(b)) == 1:
-        assert math.isnan(found.spearman) and math.isnan(found.kendall)
+        assert math.isnan(agreement.spearman) and math.isnan(agreement.kendall)
         return
     agree = differ = tied_a = tied_b = 0
     for i in range(len(a)):
@@ -92,9 +92,9 @@ def test_rank_correlations_are_those_of_counted_pairs_and_averaged_ranks(pairs: 
     pairs_in_all = len(a) * (len(a) - 1) / 2
     tau = (agree - differ) / math.sqrt((pairs_in_all - tied_a) * (pairs_in_all - tied_b))
     ranks = [[sum(y < x for y in side) + (sum(y == x for y in side) + 1) / 2 for x in side] for side in (a, b)]
-    assert found.kendall == pytest.approx(tau, abs=1e-12)
-    assert found.spearman == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-12)
-    assert found.count == len(a)
+    assert agreement.kendall == pytest.approx(tau, abs=1e-12)
+    assert agreement.spearman == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-12)
+    assert agreement.count == len(a)
 
 
 def test_lists_of_different_lengths_cannot_be_ranked_together() -> None:
@@ -239,7 +239,7 @@ def start_job(out: Path, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", program, str(out), str(folder)], stderr=subprocess.PIPE, text=True)
 
 
-def test_a_killed_search_goes_on_to_the_same_numbers(
+def test_a_killed_search_resumes_bit_identically(
     tmp_path: Path, sides: data.ImageSet, proxies: dict[str, DistilledSet], uninterrupted: SearchResult
 ) -> None:
     names = ("train_images", "train_labels", "test_images", "test_labels")
@@ -263,7 +263,7 @@ def test_a_killed_search_goes_on_to_the_same_numbers(
     assert [json.loads(row)["step"] for row in rows] == list(range(1, 13))
 
 
-def test_a_signal_ends_the_training_at_hand_and_the_search_goes_on(
+def test_a_signal_ends_the_current_training_and_the_search_resumes(
     tmp_path: Path,
     sides: data.ImageSet,
     proxies: dict[str, DistilledSet],

@@ -118,12 +118,14 @@ def test_a_loss_that_is_not_finite_names_network_epoch_and_learning_rate(
         return ConvNet((1, 8, 8), 3, width=8, norm="none")
 
     config = TrainConfig(epochs=30, lr=1e9, seed=2, together=together)
-    told = r"loss of network 5 is (nan|inf) in epoch \d+ at learning rate 1e\+0[89], seed 2; expected: .* lr below 1e"
-    with pytest.raises(InputError, match=told):
+    message = (
+        r"loss of network 5 is (nan|inf) in epoch \d+ at learning rate 1e\+0[89], seed 2; expected: .* lr below 1e"
+    )
+    with pytest.raises(InputError, match=message):
         train_networks(wild, [5, 6], images, labels, PLAIN, config)
 
 
-def test_a_full_gpu_is_told_with_the_options_that_help(images: torch.Tensor, labels: torch.Tensor) -> None:
+def test_a_full_gpu_gives_an_error_that_names_the_options_that_help(images: torch.Tensor, labels: torch.Tensor) -> None:
     class Hungry(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

@@ -176,14 +176,8 @@ def cross_architecture(
     """Evaluate a set on networks of other architectures than it was distilled with.
 
     The parameters are those of :func:`compare`; the architecture of ``config`` is replaced, its width and depth are
-    those of the ConvNet.
+    those of the ConvNet. DataDAM (arXiv 2310.00093) and ATOM (arXiv 2405.01373) have such tables.
 
-    References
-    ----------
-    DataDAM (arXiv 2310.00093) and ATOM (arXiv 2405.01373), their tables of cross-architecture generalisation.
-
-    Examples
-    --------
     >>> from attention_matching.images.select import k_centre
     >>> from sextet_common.data import load
     >>> digits = load("digits")

@@ -44,7 +44,8 @@ def train_networks(
     """Train fresh networks from scratch, each with its own order of the images and its own transforms.
 
     SGD with momentum on the cross entropy. Every batch is augmented by one operation whose amounts differ from image
-    to image, and the learning rate falls to a tenth half-way. The networks are returned on the training device, in
+    to image, and the learning rate falls to a tenth half-way, as in the evaluation of DM (arXiv 2110.04181), which
+    DataDAM and ATOM use. The networks are returned on the training device, in
     the order of ``numbers``.
 
     Parameters
@@ -66,10 +67,6 @@ def train_networks(
         measurement (the last of equals). By default it is returned as it is after the last step.
     advance
         Called after every epoch with the number of networks trained; may raise to stop the training.
-
-    References
-    ----------
-    DM (arXiv 2110.04181), whose evaluation DataDAM and ATOM use.
 
     Examples
     --------
