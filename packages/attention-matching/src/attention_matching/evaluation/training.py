@@ -45,8 +45,7 @@ def train_networks(
 
     SGD with momentum on the cross entropy. Every batch is augmented by one operation whose amounts differ from image
     to image, and the learning rate falls to a tenth half-way, as in the evaluation of DM (arXiv 2110.04181), which
-    DataDAM and ATOM use. The networks are returned on the training device, in
-    the order of ``numbers``.
+    DataDAM and ATOM use. The networks are returned on the training device, in the order of ``numbers``.
 
     Parameters
     ----------
