@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from esac import ESAC, ESACConfig, NumpyPolicy, PolicyShape
-from esac import __main__ as command
-from esac.outputs import Outputs
-from esac.records import Record, read
+from esac import ESAC, ESACConfig, NumpyPolicy, PolicyShape, commands
+from esac.results.outputs import Outputs
+from esac.results.records import Record, read
 from harness import EXAMPLES, fuzz, holds
 from hostile import archives, checkpoints, documents, mutated, npy, stored
 from hypothesis import example, given, settings
@@ -122,7 +121,7 @@ def test_a_monitor_that_is_gone_on_with(content: bytes) -> None:
 @example(json.dumps({**SETTINGS, "config": {**SETTINGS["config"], "env": "antigravity:X-v0"}}).encode())  # type: ignore[dict-item]
 def test_what_a_runs_policy_is_for(content: bytes) -> None:
     best = stored([(f"{name}.npy", npy(array)) for name, array in POLICY.items()])
-    holds(lambda path: command._policy(path, None), {"config.json": content, "best.npz": best}, "run")
+    holds(lambda path: commands._load_policy(path, None), {"config.json": content, "best.npz": best}, "run")
 
 
 def test_a_file_chooses_no_module_to_import(tmp_path: Path) -> None:
@@ -131,7 +130,7 @@ def test_a_file_chooses_no_module_to_import(tmp_path: Path) -> None:
 
     (tmp_path / "config.json").write_bytes(named("antigravity:X-v0"))
     with pytest.raises(InputError, match="names the environment 'antigravity:X-v0'"):
-        command._policy(tmp_path, None)
+        commands._load_policy(tmp_path, None)
 
 
 def test_a_saved_learner_chooses_no_module_to_import(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def faulty() -> Any:
     return numbers(model), seen
 
 
-def told() -> Any:
+def summarised() -> Any:
     """Summarise runs."""
     with tempfile.TemporaryDirectory() as folder:
         runs = [Path(folder, f"{mode}-{seed}") for mode in ("esac", "es") for seed in (0, 1)]
@@ -179,6 +179,6 @@ def jobs() -> dict[str, Callable[[], object]]:
         "two workers": functools.partial(resumed, workers=2),
         "saved": saved,
         "faulty": faulty,
-        "summaries": told,
+        "summaries": summarised,
         "calculated": calculated,
     }

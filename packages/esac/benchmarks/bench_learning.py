@@ -1,9 +1,9 @@
-"""What ESAC, its halves and Stable-Baselines3's SAC learn, at equal environment steps and at equal seconds.
+"""Compare what ESAC, its halves and Stable-Baselines3's SAC learn at equal environment steps and at equal seconds.
 
-Run it: ``python benchmarks/bench_learning.py``; about two hours on one core. Every run that is done is kept in
-runs/bench_learning and not run again, so that several processes may share the work: ``--envs Swimmer``.
-All policies and critics have two layers of 64 units, all methods one thread; seconds are the processor's, without
-evaluations, so that other work on the machine counts little.
+``python benchmarks/bench_learning.py`` takes about two hours on one core. Finished runs are kept in runs/bench_learning
+and not repeated, so that several processes can share the work: ``--envs Swimmer``. All policies and critics have two
+layers of 64 units, and all methods use one thread; seconds are processor seconds without evaluations, so that other
+work on the machine has little influence.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import torch
 import tyro
 from esac import ESAC, ESACConfig
 from esac.config import changed
+from esac.play.environment import horizon, make
+from esac.play.rollout import episode
 from esac.presets import SB3_SAC
-from esac.rollout import episode, horizon, make
 from sextet_common import files
 from sextet_common.benchmarks import into_readme, machine, store
 
@@ -42,7 +43,7 @@ ENVS: dict[str, tuple[str, dict[str, Any], int, int]] = {
 }
 """Name, options, environment steps and steps between evaluations."""
 OWN: dict[str, dict[str, Any]] = {"Swimmer": {"sac_episodes": 1}}
-"""What an environment changes of SHARED: an episode of Swimmer is 1000 steps, a generation stays a tenth of all."""
+"""Changes of SHARED by environment: episodes of Swimmer have 1000 steps, a generation stays a tenth of all steps."""
 METHODS: dict[str, dict[str, Any]] = {
     "ESAC": {},
     "SAC": {"mode": "sac", "start_steps": 100},
@@ -55,32 +56,32 @@ METHODS: dict[str, dict[str, Any]] = {
 PEERS = {"SB3 SAC": 0.99, "SB3 SAC, discount 0.9999": 0.9999}
 MAIN = ("ESAC", "SAC", "ES", "SB3 SAC")
 ABLATION = ("ESAC", "no crossover", "no tuning", "no injection", "stored")
-ES_STEPS = 5  # times the others': it is that much quicker
+ES_STEPS = 5  # times the steps of the others: it is that much faster
 
 
 def ours(env: str, method: str, seed: int) -> dict[str, Any]:
-    """Learn with this package."""
+    """Train with this package."""
     name, options, steps, every = ENVS[env]
     settings = {**SHARED, **OWN.get(env, {}), "eval_every": every, **METHODS[method]}
     model = ESAC(name, changed(settings, ESACConfig()), seed=seed, options=options)
     model.learn(steps * (ES_STEPS if method == "ES" else 1), progress_bar=False)
-    found = model.evaluations
-    rows = np.array(found.when)
+    history = model.evaluations
+    rows = np.array(history.when)
     return {
-        "steps": rows[:, 0].tolist(), "seconds": rows[:, 2].tolist(), "returns": found.returns,
+        "steps": rows[:, 0].tolist(), "seconds": rows[:, 2].tolist(), "returns": history.returns,
         "updates": model.collector.updates, "total_seconds": model.cpu_seconds, "total_steps": model.steps,
     }  # fmt: skip
 
 
 def theirs(env: str, method: str, seed: int) -> dict[str, Any]:
-    """Learn with Stable-Baselines3, evaluated as ours is."""
+    """Train with Stable-Baselines3, evaluated in the same way."""
     from stable_baselines3 import SAC
     from stable_baselines3.common.callbacks import BaseCallback
 
     name, options, steps, every = ENVS[env]
     judge = make(name, options)
     resets = (np.random.SeedSequence((seed, 0xEA)).generate_state(EPISODES) >> 1).tolist()
-    found: dict[str, Any] = {"steps": [], "seconds": [], "returns": {"sac": []}}
+    results: dict[str, Any] = {"steps": [], "seconds": [], "returns": {"sac": []}}
 
     class Watch(BaseCallback):
         spent = 0.0
@@ -90,15 +91,15 @@ def theirs(env: str, method: str, seed: int) -> dict[str, Any]:
 
         def _on_step(self) -> bool:
             if self.num_timesteps % every == 0:
-                found["seconds"].append(time.process_time() - self.began - self.spent)
+                results["seconds"].append(time.process_time() - self.began - self.spent)
                 began = time.process_time()
                 policy = lambda seen: self.model.predict(seen, deterministic=True)[0]  # noqa: E731
                 totals = [
-                    episode(judge, policy, reset, most=horizon(judge), on_nan="raise").total  # type: ignore[arg-type]
+                    episode(judge, policy, reset, max_steps=horizon(judge), on_nan="raise").total  # type: ignore[arg-type]
                     for reset in resets
                 ]
-                found["steps"].append(self.num_timesteps)
-                found["returns"]["sac"].append(totals)
+                results["steps"].append(self.num_timesteps)
+                results["returns"]["sac"].append(totals)
                 self.spent += time.process_time() - began
             return True
 
@@ -109,7 +110,7 @@ def theirs(env: str, method: str, seed: int) -> dict[str, Any]:
     )  # fmt: skip
     model.learn(steps, callback=watch)
     total = time.process_time() - watch.began - watch.spent
-    return {**found, "updates": model._n_updates, "total_seconds": total, "total_steps": steps}
+    return {**results, "updates": model._n_updates, "total_seconds": total, "total_steps": steps}
 
 
 def main(
@@ -119,18 +120,18 @@ def main(
     ablation: tuple[str, ...] = ("InvertedDoublePendulum", "HalfCheetah"),
     collect: bool = True,
 ) -> None:
-    """Measure.
+    """Run the benchmark.
 
     Parameters
     ----------
     envs
-        Of ENVS.
+        Names from ENVS.
     seeds
-        Of each method.
+        Number of seeds per method.
     work
-        Where runs are kept.
+        Folder of the runs.
     ablation
-        Environments in which ESAC's parts are left out one at a time.
+        Environments for which ESAC's parts are left out one at a time.
     collect
         Write the tables, which needs every run.
     """
@@ -143,10 +144,10 @@ def main(
             for method in methods:
                 place = work / f"{env} {method} {seed}.json"
                 if not place.exists():
-                    found = (theirs if method in PEERS else ours)(env, method, seed)
-                    files.write_text(place, json.dumps(found) + "\n")
-                    last = {name: f"{np.mean(rows[-1]):.1f}" for name, rows in found["returns"].items()}
-                    print(f"{env}, {method}, seed {seed}: {last}, {found['total_seconds']:.0f} s", flush=True)
+                    results = (theirs if method in PEERS else ours)(env, method, seed)
+                    files.write_text(place, json.dumps(results) + "\n")
+                    last = {name: f"{np.mean(rows[-1]):.1f}" for name, rows in results["returns"].items()}
+                    print(f"{env}, {method}, seed {seed}: {last}, {results['total_seconds']:.0f} s", flush=True)
     if collect:
         runs: dict[str, list[dict[str, Any]]] = {}
         for place in sorted(work.glob("*.json")):
@@ -157,12 +158,12 @@ def main(
 
 
 def at(run: dict[str, Any], axis: str, where: float) -> dict[str, float]:
-    """Return each policy's mean return at the last evaluation up to a place on an axis."""
+    """Return the mean return of each policy at the last evaluation up to a point of an axis."""
     last = max((i for i, value in enumerate(run[axis]) if value <= where), default=0)
     return {name: float(np.mean(rows[last])) for name, rows in run["returns"].items()}
 
 
-def told(runs: list[dict[str, Any]], axis: str, where: float, policy: str) -> str:
+def mean_and_std(runs: list[dict[str, Any]], axis: str, where: float, policy: str) -> str:
     """Return mean and standard deviation over seeds."""
     values = [at(run, axis, where)[policy] for run in runs]
     return f"{statistics.mean(values):.0f} ± {statistics.stdev(values) if len(values) > 1 else 0:.0f}"
@@ -182,7 +183,7 @@ def write(report: dict[str, Any]) -> None:
         seconds = min(run["total_seconds"] for m in ("ESAC", "SAC", "SB3 SAC") for run in runs[f"{env} {m}"])
         for axis, where, name in (("steps", steps, f"{steps:,} steps"), ("seconds", seconds, f"{seconds:.0f} s")):
             cells = [
-                told(runs[f"{env} {m}"], axis, where * (1.1 if axis == "steps" else 1), policy)
+                mean_and_std(runs[f"{env} {m}"], axis, where * (1.1 if axis == "steps" else 1), policy)
                 if f"{env} {m}" in runs
                 else ""
                 for m, policy in COLUMNS.values()
@@ -199,7 +200,7 @@ def write(report: dict[str, Any]) -> None:
     for env in report["ablation"]:
         steps = ENVS[env][2]
         cells = [
-            " / ".join(told(runs[f"{env} {m}"], "steps", 1.1 * steps, policy) for policy in ("sac", "mean"))
+            " / ".join(mean_and_std(runs[f"{env} {m}"], "steps", 1.1 * steps, policy) for policy in ("sac", "mean"))
             for m in ABLATION
         ]
         lines.append(f"| {env} | " + " | ".join(cells) + " |")

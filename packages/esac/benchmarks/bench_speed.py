@@ -1,7 +1,7 @@
-"""How fast environments are stepped, policies updated and generations done: against torch and Stable-Baselines3.
+"""Compare the speed of environment steps, updates and generations with torch and Stable-Baselines3.
 
-Run it: ``python benchmarks/bench_speed.py``; about five minutes on two free cores. Every figure is a median; peers take
-turns; rates of one process count processor time.
+``python benchmarks/bench_speed.py`` takes about five minutes on two free cores. Every figure is a median; peers take
+turns; rates of one process are per processor second.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import numpy as np
 import torch
 import tyro
 from esac import SAC, PolicyShape, Replay, SACConfig
+from esac.play.environment import make
+from esac.play.rollout import pack
+from esac.play.task import Job
 from esac.plotting import scaling as draw_scaling
-from esac.rollout import make
 from esac.scaling import rates, scaling_table
-from esac.worker import Job
 from sextet_common.benchmarks import into_readme, machine, store
 from stable_baselines3 import SAC as Theirs
 from stable_baselines3.common.logger import configure
@@ -39,16 +40,16 @@ def updates(repeats: int = 7, each: int = 20) -> dict[str, float]:
     env.action_space.seed(0)
     for _ in range(5000):
         action = env.action_space.sample()
-        following, reward, terminated, truncated, _ = env.step(action)
-        peer.replay_buffer.add(seen, following, action, np.array([reward]), np.array([terminated]), [{}])
-        replay.add(np.concatenate([seen, action, [reward], following, [1 - terminated]]).astype(np.float32)[None])
-        seen = following if not (terminated or truncated) else env.reset()[0]
+        next_observation, reward, terminated, truncated, _ = env.step(action)
+        peer.replay_buffer.add(seen, next_observation, action, np.array([reward]), np.array([terminated]), [{}])
+        replay.add(pack(seen, action, float(reward), next_observation, terminated)[None])
+        seen = next_observation if not (terminated or truncated) else env.reset()[0]
     noises = torch.Generator().manual_seed(0)
     shape, acts = PolicyShape(17, 6), env.action_space
 
     def ours(compiled: bool) -> Callable[[], Any]:
-        made = SAC(shape, acts.low, acts.high, SACConfig(auto_alpha=True, alpha=1.0, compile=compiled))  # type: ignore[attr-defined]
-        return lambda: made.update(replay.sample(random, 256), torch.randn(2, 256, 6, generator=noises))
+        agent = SAC(shape, acts.low, acts.high, SACConfig(auto_alpha=True, alpha=1.0, compile=compiled))  # type: ignore[attr-defined]
+        return lambda: agent.update(replay.sample(random, 256), torch.randn(2, 256, 6, generator=noises))
 
     ways: dict[str, tuple[int, Callable[[], Any]]] = {
         "esac": (1, ours(False)),
@@ -57,7 +58,7 @@ def updates(repeats: int = 7, each: int = 20) -> dict[str, float]:
         "Stable-Baselines3": (1, lambda: peer.train(1, 256)),
         "Stable-Baselines3, two threads": (2, lambda: peer.train(1, 256)),
     }
-    found: dict[str, list[float]] = {name: [] for name in ways}
+    milliseconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(repeats + 1):
         for name, (threads, way) in ways.items():
             torch.set_num_threads(threads)
@@ -65,23 +66,23 @@ def updates(repeats: int = 7, each: int = 20) -> dict[str, float]:
             began = clock()
             for _ in range(each):
                 way()
-            if turn:  # the first turn compiles, and fills caches
-                found[name].append(1000 * (clock() - began) / each)
+            if turn:  # the first turn compiles and fills caches
+                milliseconds[name].append(1000 * (clock() - began) / each)
     torch.set_num_threads(1)
-    return {name: statistics.median(values) for name, values in found.items()}
+    return {name: statistics.median(values) for name, values in milliseconds.items()}
 
 
 def main(steps: int = 5000, repeats: int = 5, workers: tuple[int, ...] = (1, 2, 4)) -> None:
-    """Measure.
+    """Run the benchmark.
 
     Parameters
     ----------
     steps
-        Environment steps of each turn.
+        Environment steps per turn.
     repeats
-        Turns.
+        Number of turns.
     workers
-        Numbers of worker processes that are measured.
+        Numbers of worker processes to measure.
     """
     torch.set_num_threads(1)
     job = Job("HalfCheetah-v5")

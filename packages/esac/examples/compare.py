@@ -1,4 +1,4 @@
-"""ESAC and its halves on one environment, over seeds, with curves and numbers that say how sure they are."""
+"""Compare ESAC and its halves on one environment over seeds: curves and statistics with confidence intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learn to balance a pendulum on a cart, by evolution and gradients together, until it never falls.
+"""Train a policy that balances a pendulum on a cart, by evolution and gradients together.
 
 Run by ``python3 tools/dev.py demo``; alone: ``python examples/demo.py --out demo``.
 Writes result.json (what the page shows), picture.png and the run folder.
@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tyro
-from esac import ESAC, StopOnReward, changed, preset
+from esac import ESAC, Generation, StopOnReward, changed, preset
 from sextet_common import figures, files
 
 ENV = "InvertedPendulum-v5"
-SOLVED = 1000.0  # a reward of 1 for each step that it stands; an episode has 1000
+SOLVED = 1000.0  # a reward of 1 per step upright; an episode has 1000 steps
 
 
 def main(out: Path, seed: int = 0, workers: int = 2) -> None:
@@ -28,23 +27,23 @@ def main(out: Path, seed: int = 0, workers: int = 2) -> None:
     out
         Where to write.
     seed
-        Of everything.
+        Seed of all random draws.
     workers
         Processes that evaluate the population.
     """
     chosen = preset(ENV)
     config = changed({**chosen.settings, "workers": workers})
     model = ESAC(ENV, config, seed=seed)
-    won: Counter[str] = Counter()
+    winners: Counter[str] = Counter()
     solved = StopOnReward(SOLVED)
 
-    def watch(model: ESAC, brought: Any) -> bool:
-        won.update(brought.winners)
-        return solved(model, brought)
+    def watch(model: ESAC, generation: Generation) -> bool:
+        winners.update(generation.winners)
+        return solved(model, generation)
 
     model.learn(chosen.steps, watch, out / "run")
     final = {name: model.evaluate(name, 10, seed=seed + 1) for name in ("best", "mean", "sac")}
-    means = {name: float(np.mean([e.total for e in found])) for name, found in final.items()}
+    means = {name: float(np.mean([e.total for e in episodes])) for name, episodes in final.items()}
     history = model.evaluations
     steps = [int(when[0]) for when in history.when]
     curves = {
@@ -55,11 +54,11 @@ def main(out: Path, seed: int = 0, workers: int = 2) -> None:
         {name: (steps, values) for name, values in curves.items()}, out / "picture.png",
         x_label="environment steps", y_label="mean return of 10 episodes",
     )  # fmt: skip
-    total = max(1, sum(won.values()))
+    total = max(1, sum(winners.values()))
     names = {"sac": "gradient-trained", "crossed": "mean crossed with winners", "mean": "mean"}
     rows = [
         ["best so far", f"{means['best']:.0f}", ""],
-        *([names[o], f"{means[o]:.0f}" if o in means else "", f"{100 * won[o] / total:.0f} %"] for o in names),
+        *([names[o], f"{means[o]:.0f}" if o in means else "", f"{100 * winners[o] / total:.0f} %"] for o in names),
     ]
     result = {
         "title": "A pendulum that stands",

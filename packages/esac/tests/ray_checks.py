@@ -12,9 +12,9 @@ import time
 from typing import Any
 
 import numpy as np
-from esac.engine import SerialEngine
-from esac.engine_ray import RayEngine
-from esac.worker import Evaluator, Job, Task
+from esac.engines.ray import RayEngine
+from esac.engines.serial import SerialEngine
+from esac.play.task import Evaluator, Job, Task
 
 TASKS = [Task(m % 2, 1, m, sign, 0.1, keep=m == 0) for m in range(4) for sign in (1, -1)]
 

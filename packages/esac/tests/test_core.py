@@ -14,15 +14,19 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from esac import evolution, rollout, saving
 from esac.algorithm import ESAC
 from esac.config import ESACConfig
-from esac.engine import ProcessEngine, SerialEngine
-from esac.ledger import WorkerError
-from esac.policy import NumpyPolicy, PolicyShape
-from esac.replay import Batch, Replay
-from esac.sac import SAC, Actor, SACConfig
-from esac.worker import Evaluator, Job, Task
+from esac.engines.ledger import WorkerError
+from esac.engines.process import ProcessEngine
+from esac.engines.serial import SerialEngine
+from esac.es import evolution
+from esac.play import rollout
+from esac.play.policy import NumpyPolicy, PolicyShape
+from esac.play.task import Evaluator, Job, Task, noise
+from esac.sac.actor import Actor
+from esac.sac.config import SACConfig
+from esac.sac.replay import Batch, Replay
+from esac.sac.update import SAC
 from gymnasium import spaces
 from scipy import stats
 from sextet_common.errors import InputError
@@ -84,27 +88,27 @@ def test_the_numpy_policy_is_the_torch_module() -> None:
     np.testing.assert_allclose(np.stack([policy(row) for row in seen]), wanted, rtol=1e-5, atol=1e-6)
     assert (policy.batch(seen) >= LOW).all() and (policy.batch(seen) <= HIGH).all()
     other = Actor(SHAPE, LOW, HIGH)
-    other.take(actor.vector())
+    other.load_vector(actor.vector())
     np.testing.assert_array_equal(other.vector(), actor.vector())
 
 
 def test_a_log_density_is_that_of_the_transformed_normal() -> None:
     torch.manual_seed(0)
     actor = Actor(PolicyShape(2, 1, (4,)), np.array([-2.0]), np.array([2.0])).double()
-    seen, noise = torch.zeros(1, 2).double(), torch.tensor([[0.3]]).double()
-    action, density = actor.sample(seen, noise)
-    mean, log_std = (float(x.detach()) for x in actor._both(seen))
+    seen, draw = torch.zeros(1, 2).double(), torch.tensor([[0.3]]).double()
+    action, log_prob = actor.sample(seen, draw)
+    mean, log_std = (float(x.detach()) for x in actor.distribution(seen))
     squash = torch.distributions.TransformedDistribution(
         torch.distributions.Normal(mean, math.exp(log_std)),
         [torch.distributions.TanhTransform(), torch.distributions.AffineTransform(0.0, 2.0)],
     )
-    assert float(density.detach()) == pytest.approx(float(squash.log_prob(action.detach())), abs=1e-5)
+    assert float(log_prob.detach()) == pytest.approx(float(squash.log_prob(action.detach())), abs=1e-5)
 
 
 def test_the_losses_are_a_literal_reference_in_double_precision() -> None:
     torch.manual_seed(1)
     sac = SAC(SHAPE, LOW, HIGH, SACConfig(gamma=0.9, alpha=0.3))
-    for module in (sac.actor, sac.critics, sac.slow):
+    for module in (sac.actor, sac.critics, sac.target_critics):
         module.double()
     random = torch.Generator().manual_seed(0)
 
@@ -112,7 +116,7 @@ def test_the_losses_are_a_literal_reference_in_double_precision() -> None:
         return torch.randn(*shape, generator=random).double()
 
     batch = Batch(draw(6, 5), draw(6, 2), draw(6), draw(6, 5), torch.tensor([1, 0, 1, 1, 0, 1]).double())
-    noise = draw(6, 2)
+    drawn = draw(6, 2)
 
     def q(critics: torch.nn.Module, which: int, seen: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         x = torch.cat([seen, action])
@@ -123,31 +127,31 @@ def test_the_losses_are_a_literal_reference_in_double_precision() -> None:
 
     total, policy = [], []
     for i in range(6):
-        action, density = sac.actor.sample(batch.following[i : i + 1], noise[i : i + 1])
-        value = min(q(sac.slow, k, batch.following[i], action[0]) for k in range(2)) - 0.3 * density[0]
-        wanted = batch.rewards[i] + 0.9 * batch.mask[i] * value
-        total.append(sum((q(sac.critics, k, batch.observations[i], batch.actions[i]) - wanted) ** 2 for k in range(2)))
-        action, density = sac.actor.sample(batch.observations[i : i + 1], noise[i : i + 1])
-        policy.append(0.3 * density[0] - min(q(sac.critics, k, batch.observations[i], action[0]) for k in range(2)))
-    wide = float(sac.critic_loss(batch, noise).detach())
+        action, log_prob = sac.actor.sample(batch.next_observations[i : i + 1], drawn[i : i + 1])
+        value = min(q(sac.target_critics, k, batch.next_observations[i], action[0]) for k in range(2))
+        target = batch.rewards[i] + 0.9 * batch.mask[i] * (value - 0.3 * log_prob[0])
+        total.append(sum((q(sac.critics, k, batch.observations[i], batch.actions[i]) - target) ** 2 for k in range(2)))
+        action, log_prob = sac.actor.sample(batch.observations[i : i + 1], drawn[i : i + 1])
+        policy.append(0.3 * log_prob[0] - min(q(sac.critics, k, batch.observations[i], action[0]) for k in range(2)))
+    wide = float(sac.critic_loss(batch, drawn).detach())
     assert wide == pytest.approx(float(torch.stack(total).mean().detach()), rel=1e-6)
-    loss, _ = sac.actor_loss(batch, noise)
+    loss, _ = sac.actor_loss(batch, drawn)
     assert float(loss.detach()) == pytest.approx(float(torch.stack(policy).mean().detach()), rel=1e-6)
 
 
-def test_an_update_moves_everything_and_the_slow_critics_a_little() -> None:
+def test_an_update_moves_everything_and_the_target_critics_a_little() -> None:
     torch.manual_seed(0)
     sac = SAC(SHAPE, LOW, HIGH, SACConfig(auto_alpha=True, tau=0.25))
-    with pytest.raises(InputError, match="the replay's capacity is 1000000000000000"):
+    with pytest.raises(InputError, match="the replay's capacity is 1000000000000000 transitions"):
         Replay(10**15, 5, 2)
     replay = Replay(100, 5, 2)
     replay.add(np.random.default_rng(0).normal(size=(50, 14)).astype(np.float32))
-    before = [p.clone() for p in sac.slow.parameters()]
+    before = [p.clone() for p in sac.target_critics.parameters()]
     alpha = float(sac.log_alpha.detach())
     told = sac.update(replay.sample(np.random.default_rng(0), 16), torch.randn(2, 16, 2))
     assert all(math.isfinite(float(v)) for v in told.values()) and float(sac.log_alpha.detach()) != alpha
-    for old, slow, fast in zip(before, sac.slow.parameters(), sac.critics.parameters(), strict=True):
-        torch.testing.assert_close(slow.detach(), old.lerp(fast.detach(), 0.25))
+    for old, target, fast in zip(before, sac.target_critics.parameters(), sac.critics.parameters(), strict=True):
+        torch.testing.assert_close(target.detach(), old.lerp(fast.detach(), 0.25))
 
 
 def test_antithetic_pairs_are_exact() -> None:
@@ -158,7 +162,7 @@ def test_antithetic_pairs_are_exact() -> None:
         evaluator(Task(0, 3, 1, sign, 0.5), both)
         seen.append(evaluator.policy.vector.copy())
     np.testing.assert_allclose((seen[0] + seen[1]) / 2, both[0], atol=1e-6)
-    drawn = evolution.noise(0, 3, 1, both.shape[1])
+    drawn = noise(0, 3, 1, both.shape[1])
     np.testing.assert_allclose((seen[0] - seen[1]) / 2, 0.5 * drawn, rtol=1e-5, atol=1e-6)
     assert stats.kstest(drawn, "norm").pvalue > 0.01
 
@@ -217,7 +221,7 @@ def test_the_mean_climbs_a_hill() -> None:
     goal, mean = np.random.default_rng(1).normal(size=20).astype(np.float32), np.zeros(20, np.float32)
     ascent = evolution.Ascent(20, 0.05)
     for t in range(200):
-        noises = np.stack([evolution.noise(0, t, m, 20) for m in range(10)])
+        noises = np.stack([noise(0, t, m, 20) for m in range(10)])
         totals = np.array([[-np.square(mean + s * 0.1 * e - goal).sum() for s in (1, -1)] for e in noises])
         ranks = evolution.shaped_ranks(totals.flatten()).reshape(-1, 2)
         ascent.step(mean, evolution.gradient(ranks, noises, 0.1))
@@ -226,7 +230,7 @@ def test_the_mean_climbs_a_hill() -> None:
 
 def test_a_gradient_of_a_line_points_along_it() -> None:
     direction = np.random.default_rng(0).normal(size=8).astype(np.float32)
-    noises = np.stack([evolution.noise(0, 0, m, 8) for m in range(4000)])
+    noises = np.stack([noise(0, 0, m, 8) for m in range(4000)])
     ranks = np.stack([noises @ direction, -(noises @ direction)], axis=1)
     found = evolution.gradient(ranks, noises, 1.0)
     assert float(found @ direction / np.linalg.norm(found) / np.linalg.norm(direction)) > 0.99
@@ -267,16 +271,16 @@ def test_a_killed_worker_s_task_is_done_again_to_the_same_result() -> None:
 
 
 def test_workers_import_no_torch() -> None:
-    script = "import sys, esac.engine; print('torch' in sys.modules)"
+    script = "import sys, esac.engines.process; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "False"
 
 
-def test_what_is_no_number_is_penalised_or_raised_and_never_stored() -> None:
+def test_what_is_not_finite_is_penalised_or_raised_and_never_stored() -> None:
     env = Walk(fault=True)
     policy = rollout.numpy_policy(env, (4,))
     found = rollout.episode(env, policy, 0, keep=True)
     assert found.failed and found.total == -math.inf and found.transitions is None and found.length == 5
-    with pytest.raises(rollout.NotANumber, match="reward of step 5"):
+    with pytest.raises(rollout.NonFiniteError, match="reward of step 5"):
         rollout.episode(env, policy, 0, on_nan="raise")
     with pytest.raises(InputError, match="8 of 8 episodes of generation 0 failed"):
         ESAC(lambda: Walk(fault=True), dataclasses.replace(SMALL, mode="es", injected=0)).learn(100)
@@ -296,12 +300,11 @@ def learner(seed: int = 0, **words: Any) -> ESAC:
 
 
 def same(a: ESAC, b: ESAC) -> bool:
-    (x, m), (y, n) = saving.state(a), saving.state(b)
-    for each in (m, n):
-        each.pop("seconds"), each.pop("cpu_seconds")
+    x, y = a.state(), b.state()
     for each in (x, y):
+        each.pop("seconds"), each.pop("cpu_seconds")
         each["evaluations.when"] = each["evaluations.when"][:, 0]
-    return m == n and x.keys() == y.keys() and all(torch.equal(torch.as_tensor(x[k]), torch.as_tensor(y[k])) for k in x)
+    return x.keys() == y.keys() and all(np.array_equal(x[k], y[k]) for k in x)
 
 
 def test_a_run_in_parts_is_the_run_in_one_whoever_evaluates(tmp_path: Path) -> None:
@@ -334,10 +337,10 @@ def test_every_mode_learns_and_counts_its_steps(mode: str) -> None:
 
 def test_an_injected_policy_without_mutation_scores_as_the_gradient_trained_one() -> None:
     made = learner().learn(300)
-    found = made._evaluator(Task(0, 9, 2, 0, made.population.sigma), made.sac.actor.vector()[None])
+    found = Evaluator(made.job)(Task(0, 9, 2, 0, made.population.sigma), made.sac.actor.vector()[None])
     reset = int(np.random.SeedSequence((0, 0xE5, 9, 2)).generate_state(1)[0]) >> 1
     policy = made.policy("sac")
-    assert rollout.episode(made.env, policy, reset, most=15) == found
+    assert rollout.episode(made.env, policy, reset, max_steps=15) == found
     with torch.no_grad():
         wanted = made.to_module("sac")(torch.ones(1, 3)).numpy()[0]
     np.testing.assert_allclose(policy(np.ones(3, np.float32)), wanted, rtol=1e-5, atol=1e-6)
@@ -346,8 +349,8 @@ def test_an_injected_policy_without_mutation_scores_as_the_gradient_trained_one(
 def test_a_callback_is_told_and_may_stop() -> None:
     seen = []
 
-    def stop(model: ESAC, brought: Any) -> bool:
-        seen.append(brought)
+    def stop(model: ESAC, generation: Any) -> bool:
+        seen.append(generation)
         return len(seen) < 2
 
     made = learner().learn(10_000, stop)
@@ -363,10 +366,10 @@ def test_a_callback_is_told_and_may_stop() -> None:
     ("words", "message"),
     [
         ({"elite": 0.9, "injected": 2}, "3 crossed and 2 injected members of 4"),
-        ({"population": 0}, "population is 0"),
-        ({"sigma": 0.0}, "sigma is 0"),
-        ({"most_failed": 2.0}, "most_failed is 2"),
-        ({"workers": -1}, "workers is -1"),
+        ({"population": 0}, "population must be a whole number >= 1, got 0"),
+        ({"sigma": 0.0}, "sigma must be a number > 0, got 0"),
+        ({"most_failed": 2.0}, r"most_failed must be a number in \[0, 1\], got 2"),
+        ({"workers": -1}, "workers must be a whole number >= 0, got -1"),
     ],
 )
 def test_settings_outside_what_is_accepted(words: dict[str, Any], message: str) -> None:

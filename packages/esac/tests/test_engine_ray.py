@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from esac.worker import Job
+from esac.play.task import Job
 from sextet_common.errors import InputError
 
 pytest.importorskip("ray")
 
-from esac.engine_ray import RayEngine
+from esac.engines.ray import RayEngine
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_a_killed_actor_s_task_is_done_again_to_the_same_result(found: dict[str,
 def test_what_no_cluster_answers_for_is_one_clear_error() -> None:
     with pytest.raises(InputError, match="'NoSuch-v0' cannot be made"):
         RayEngine(Job("NoSuch-v0"), 1)
-    with pytest.raises(InputError, match="workers is 0"):
+    with pytest.raises(InputError, match="workers must be a whole number >= 1, got 0"):
         RayEngine(Job("Pendulum-v1"), 0)
     with pytest.raises(InputError, match="no Ray cluster at '127\\.0"):
         RayEngine(Job("Pendulum-v1"), 1, address="127.0.0.1:1")
@@ -50,5 +50,5 @@ def test_what_no_cluster_answers_for_is_one_clear_error() -> None:
 
 @pytest.mark.parametrize("wrong", [{"restarts": -1}, {"timeout": 0.0}, {"task_tries": 0}])
 def test_numbers_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="expected: "):
+    with pytest.raises(InputError, match="must be "):
         RayEngine(Job("Pendulum-v1"), 1, **wrong)

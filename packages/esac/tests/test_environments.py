@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from esac import rollout
+from esac.play import environment, rollout
 from gymnasium import spaces
 from sextet_common.errors import InputError
 
@@ -25,10 +25,10 @@ class Spaces(gymnasium.Env[Any, Any]):
         (spaces.Dict({"a": BOX}), BOX, r"a Dict; expected: a flat Box: wrap it in gymnasium\.wrappers\.Flatten"),
         (spaces.Tuple((BOX, BOX)), BOX, r"a Tuple; expected: a flat Box: wrap it in gymnasium\.wrappers\.Flatten"),
         (spaces.Discrete(3), BOX, r"observations are Discrete\(3\); expected: a Box of one dimension"),
-        (spaces.Box(0, 255, (84, 84, 3), np.uint8), BOX, r"images of shape \(84, 84, 3\); expected: .* features"),
+        (spaces.Box(0, 255, (84, 84, 3), np.uint8), BOX, r"images of shape \(84, 84, 3\); expected: .*features"),
         (spaces.Box(-1.0, 1.0, (3, 2)), BOX, r"a table of shape \(3, 2\); expected: .*FlattenObservation"),
         (BOX, spaces.Discrete(3), r"actions are Discrete\(3\); expected: a Box: .* continuous"),
-        (BOX, spaces.Box(-np.inf, np.inf, (2,)), r"Box\(-inf.*; expected: a Box with finite ends.*TransformAction"),
+        (BOX, spaces.Box(-np.inf, np.inf, (2,)), r"Box\(-inf.*; expected: a Box with finite bounds.*TransformAction"),
         (BOX, spaces.Box(-1.0, 1.0, (2, 2)), r"actions are of shape \(2, 2\); expected: .*TransformAction"),
     ],
 )
@@ -36,7 +36,7 @@ def test_spaces_that_cannot_be_learned_name_their_remedy(
     seen: spaces.Space[Any], acts: spaces.Space[Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        rollout.make(lambda: Spaces(seen, acts))
+        environment.make(lambda: Spaces(seen, acts))
 
 
 def test_the_remedies_are_remedies() -> None:
@@ -53,20 +53,20 @@ def test_the_remedies_are_remedies() -> None:
         flat = gymnasium.wrappers.FlattenObservation(wide)
         return gymnasium.wrappers.TransformAction(flat, lambda action: action.reshape(2, 1), BOX)
 
-    env = rollout.make(mended)
+    env = environment.make(mended)
     assert rollout.episode(env, rollout.numpy_policy(env, (4,)), 0).total == 1.0
 
 
 def test_what_is_no_environment_is_refused() -> None:
     with pytest.raises(InputError, match="is a int; expected: a gymnasium environment"):
-        rollout.make(lambda: 3)  # type: ignore[arg-type, return-value]
+        environment.make(lambda: 3)  # type: ignore[arg-type, return-value]
     with pytest.raises(InputError, match=r"cannot be made: .*nonsense"):
-        rollout.make("Pendulum-v1", {"nonsense": 1})
+        environment.make("Pendulum-v1", {"nonsense": 1})
 
 
 def test_an_environment_s_own_limit_is_the_horizon() -> None:
-    assert rollout.horizon(rollout.make("Pendulum-v1", {"max_episode_steps": 7})) == 7
-    assert rollout.horizon(Spaces(BOX, BOX), 99) == 99
+    assert environment.horizon(environment.make("Pendulum-v1", {"max_episode_steps": 7})) == 7
+    assert environment.horizon(Spaces(BOX, BOX), 99) == 99
 
 
 @pytest.mark.parametrize("missing", ["shimmy", "dm_control"])
@@ -76,7 +76,7 @@ def test_dm_control_without_its_extra_says_what_to_install(missing: str, monkeyp
     monkeypatch.delitem(sys.modules, missing)
     monkeypatch.setattr(sys, "meta_path", [_Without(missing), *sys.meta_path])
     with pytest.raises(InputError, match=rf"{missing} is not installed; expected: pip install 'esac\[dm-control\]'"):
-        rollout.make("dm_control/cartpole-swingup-v0")
+        environment.make("dm_control/cartpole-swingup-v0")
 
 
 class _Without:
@@ -94,10 +94,10 @@ class _Without:
 def test_a_task_of_dm_control_is_one_vector_and_gives_equal_episodes(tmp_path: Path) -> None:
     pytest.importorskip("shimmy")
     pytest.importorskip("dm_control")
-    env = rollout.make("dm_control/cartpole-swingup-v0")
-    assert env.observation_space.shape == (5,) and rollout.horizon(env) == 1000
+    env = environment.make("dm_control/cartpole-swingup-v0")
+    assert env.observation_space.shape == (5,) and environment.horizon(env) == 1000
     policy = rollout.numpy_policy(env, (8,))
     policy.vector[:] = policy.shape.initial(np.random.default_rng(0))
-    first, other, again = (rollout.episode(env, policy, seed, most=100).total for seed in (3, 4, 3))
-    fresh = rollout.episode(rollout.make("dm_control/cartpole-swingup-v0"), policy, 3, most=100).total
+    first, other, again = (rollout.episode(env, policy, seed, max_steps=100).total for seed in (3, 4, 3))
+    fresh = rollout.episode(environment.make("dm_control/cartpole-swingup-v0"), policy, 3, max_steps=100).total
     assert first == again == fresh != other and first > 0

@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import torch
-from esac import saving
 from esac.algorithm import ESAC
 from esac.config import ESACConfig, changed
-from esac.engine import Engine, ProcessEngine, SerialEngine
-from esac.ledger import WorkerError
-from esac.rollout import Episode
-from esac.worker import Evaluator, Job, Task
+from esac.engines.ledger import WorkerError
+from esac.engines.process import ProcessEngine
+from esac.engines.serial import Engine, SerialEngine
+from esac.play.rollout import Episode
+from esac.play.task import Evaluator, Job, Task
 from sextet_common.errors import InputError
 
 HERE = Path(__file__).parent
@@ -98,7 +97,7 @@ def test_an_episode_that_hangs_twice_has_failed(healthy: list[Episode]) -> None:
 
 def test_an_episode_that_kills_every_worker_ends_the_run_and_is_named() -> None:
     right = next(task for task in TASKS if begins_right(task))
-    with pytest.raises(WorkerError, match=rf"3 times in a row; the last: {right}: a worker ended with exit code 3"):
+    with pytest.raises(WorkerError, match=rf"3 times in a row; .*: {right}: a worker ended with exit code 3"):
         done(ProcessEngine(job("exit"), 1, restarts=2), [right])
 
 
@@ -143,10 +142,10 @@ def test_a_function_that_workers_cannot_import_is_refused_with_the_remedy() -> N
 
 def test_numbers_out_of_range_are_refused() -> None:
     makers: list[tuple[str, Callable[[], object]]] = [
-        ("workers is 0", lambda: ProcessEngine(job(), 0)),
-        ("restarts is -1", lambda: ProcessEngine(job(), 1, restarts=-1)),
-        ("timeout is 0", lambda: ProcessEngine(job(), 1, timeout=0)),
-        ("0 tries", lambda: SerialEngine(job(), task_tries=0)),
+        ("workers must be a whole number >= 1, got 0", lambda: ProcessEngine(job(), 0)),
+        ("restarts must be a whole number >= 0, got -1", lambda: ProcessEngine(job(), 1, restarts=-1)),
+        ("timeout must be a number > 0, got 0", lambda: ProcessEngine(job(), 1, timeout=0)),
+        ("tries must be a whole number >= 1, got 0", lambda: SerialEngine(job(), task_tries=0)),
     ]
     for message, make in makers:
         with pytest.raises(InputError, match=message):
@@ -159,8 +158,8 @@ def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
         textwrap.dedent(
             """
             import numpy as np
-            from esac.engine import ProcessEngine
-            from esac.worker import Job, Task
+            from esac.engines.process import ProcessEngine
+            from esac.play.task import Job, Task
 
             with ProcessEngine(Job("Pendulum-v1", {"max_episode_steps": 5}, (4,)), 1) as engine:
                 engine.start(np.zeros((1, 21), np.float32), [Task(0, 0, 0, 1, 0.1)])
@@ -181,13 +180,12 @@ SETTINGS: dict[str, Any] = {
 STEPS = 2600
 SCRIPT = """
 import sys, time
-from esac import saving
 from esac.algorithm import ESAC
 from esac.config import changed
 
-def tell(model, brought):
-    print(brought.number, flush=True)
-    time.sleep(0.3 if brought.number == 3 else 0.0)
+def tell(model, generation):
+    print(generation.number, flush=True)
+    time.sleep(0.3 if generation.number == 3 else 0.0)
 
 if __name__ == "__main__":
     made = ESAC("Pendulum-v1", changed({settings!r}), options={{"max_episode_steps": 50}})
@@ -200,15 +198,14 @@ def learner() -> ESAC:
     return ESAC("Pendulum-v1", config, options={"max_episode_steps": 50})
 
 
-def state(made: ESAC) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    arrays, meta = saving.state(made)
-    arrays["evaluations.when"] = arrays["evaluations.when"][:, 0]  # the others are times
-    kept = {key: value for key, value in meta.items() if "seconds" not in key}
-    return {key: torch.as_tensor(array).numpy() for key, array in arrays.items()}, kept
+def state(made: ESAC) -> dict[str, np.ndarray]:
+    values = {key: value for key, value in made.state().items() if "seconds" not in key}
+    values["evaluations.when"] = values["evaluations.when"][:, 0]  # the others are times
+    return {key: np.asarray(value) for key, value in values.items()}
 
 
 @pytest.fixture(scope="module")
-def whole() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def whole() -> dict[str, np.ndarray]:
     return state(learner().learn(STEPS))
 
 
@@ -223,7 +220,7 @@ def eventually(question: Callable[[], bool], seconds: float = 20.0) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_stopped_leaves_nothing_behind_and_goes_on_to_the_same_numbers(
-    sent: signal.Signals, whole: tuple[dict[str, np.ndarray], dict[str, Any]], tmp_path: Path
+    sent: signal.Signals, whole: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     script, out = tmp_path / "script.py", tmp_path / "run"
     script.write_text(SCRIPT.format(settings={**SETTINGS, "workers": 2}, steps=STEPS))
@@ -245,7 +242,7 @@ def test_a_run_that_is_stopped_leaves_nothing_behind_and_goes_on_to_the_same_num
         assert process.wait(60) != 0
     assert eventually(lambda: not any(child.is_running() for child in family))
     assert list((out / "checkpoints").glob("*.safetensors"))
-    arrays, meta = state(learner().learn(STEPS, out=out))
-    assert meta == whole[1] and arrays.keys() == whole[0].keys()
+    arrays = state(learner().learn(STEPS, out=out))
+    assert arrays.keys() == whole.keys()
     for key, array in arrays.items():
-        np.testing.assert_array_equal(array, whole[0][key], err_msg=key)
+        np.testing.assert_array_equal(array, whole[key], err_msg=key)

@@ -5,9 +5,10 @@ import sys
 
 import numpy as np
 import pytest
-from esac.engine import ProcessEngine, SerialEngine
-from esac.memory import Block, View
-from esac.worker import Evaluator, Job, Task
+from esac.engines.memory import Block, View
+from esac.engines.process import ProcessEngine
+from esac.engines.serial import SerialEngine
+from esac.play.task import Evaluator, Job, Task
 
 nameless = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere all blocks have names")
 

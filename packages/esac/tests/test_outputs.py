@@ -10,8 +10,10 @@ from esac import ESAC, All, NumpyPolicy, PolicyShape, SaveEvery, StopOnReward, c
 from esac.__main__ import main
 from esac.config import ESACConfig
 from esac.presets import PRESETS, SB3_SAC
-from esac.replay import Replay
-from esac.sac import SAC, Explorer, SACConfig
+from esac.sac.actor import Explorer
+from esac.sac.config import SACConfig
+from esac.sac.replay import Replay
+from esac.sac.update import SAC
 from sextet_common import checkpoint
 from sextet_common.errors import InputError
 
@@ -193,13 +195,13 @@ def test_presets_are_settings_that_exist_and_the_papers_own_ones() -> None:
 
 def test_the_released_code_s_mistakes_are_what_a_generation_then_does() -> None:
     made = ESAC("Pendulum-v1", release(changed(TINY)), seed=0, options={"max_episode_steps": 15})
-    brood = made.population.brood(0, made.sac.actor.vector())
-    assert [task.sign for task in brood.tasks] == [1, 0] * 4  # forward differences
-    assert set(brood.origins) == {"mean", "sac"}  # nobody is crossed
+    offspring = made.population.offspring(0, made.sac.actor.vector())
+    assert [task.sign for task in offspring.tasks] == [1, 0] * 4  # forward differences
+    assert set(offspring.origins) == {"mean", "sac"}  # nobody is crossed
     made.learn(60)
     assert made.counted == 60 == made.generation * 15 and made.steps > 60  # a horizon a generation
     assert made.population.sigma > made.config.sigma  # tuned by ranks, whose gap never vanishes
-    assert {task.sigma for task in made.population.brood(9, made.population.mean).tasks} == {
+    assert {task.sigma for task in made.population.offspring(9, made.population.mean).tasks} == {
         made.config.sigma
     }  # for nobody
     seen = np.array([9.0, -9.0, 9.0], np.float32)
@@ -232,7 +234,7 @@ def test_the_best_policy_keeps_the_map_that_it_was_evaluated_with(tmp_path: Path
 def test_every_switch_learns_and_changes_what_is_learned(words: dict[str, object]) -> None:
     seen: list[list[np.ndarray]] = [[], []]
     plain, other = (
-        learner(**{"elite": 0.5, **changes}).learn(700, lambda _, brought, rows=rows: rows.append(brought.returns))
+        learner(**{"elite": 0.5, **changes}).learn(700, lambda _, done, rows=rows: rows.append(done.returns))
         for changes, rows in (({}, seen[0]), (words, seen[1]))
     )
     assert np.isfinite(other.population.mean).all()
@@ -243,13 +245,14 @@ def test_every_switch_learns_and_changes_what_is_learned(words: dict[str, object
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"mode": "evolution"}, "mode is 'evolution'; expected: esac or es or sac"),
-        ({"crossover": "columns"}, "crossover is 'columns'"),
-        ({"hidden": ()}, "hidden is"),
-        ({"updates_per_step": -1}, "updates_per_step is -1"),
-        ({"threads": 0}, "threads is 0"),
-        ({"nonsense": 1}, "the setting 'nonsense'"),
-        ({"sac": {"nonsense": 1}}, "those of SACConfig"),
+        ({"mode": "evolution"}, "mode must be esac, es or sac, got 'evolution'"),
+        ({"crossover": "columns"}, "crossover must be row, neuron or none, got 'columns'"),
+        ({"hidden": ()}, "hidden must have at least one layer"),
+        ({"hidden": (8, 0)}, r"hidden\[1\] must be a whole number >= 1, got 0"),
+        ({"updates_per_step": -1}, "updates_per_step must be a number >= 0, got -1"),
+        ({"threads": 0}, "threads must be a whole number >= 1, got 0"),
+        ({"nonsense": 1}, "unknown setting 'nonsense'"),
+        ({"sac": {"nonsense": 1}}, "a field of SACConfig"),
     ],
 )
 def test_settings_that_are_none(words: dict[str, object], message: str) -> None:
@@ -272,7 +275,7 @@ def test_the_command_line_trains_goes_on_evaluates_and_draws(
     told = json.loads(capsys.readouterr().out)
     assert told["returns"] == report["best"]["returns"]
     assert main(["evaluate", "run/best.npz", "--episodes", "1"]) == 2
-    assert "does not say its environment" in capsys.readouterr().err
+    assert "does not state its environment" in capsys.readouterr().err
     assert main(["evaluate", "run/best.npz", "--env", "InvertedPendulum-v5", "--episodes", "1"]) == 2
     assert "a policy of 3 observations" in capsys.readouterr().err
     assert main(["plot", "run", "--out", "plots"]) == 0
@@ -290,10 +293,10 @@ def test_the_command_line_trains_goes_on_evaluates_and_draws(
 
 
 def test_a_preset_is_the_command_line_s_default(capsys: pytest.CaptureFixture[str]) -> None:
-    from esac.__main__ import _default
+    from esac.commands import _default_config
 
-    assert _default(["train", "--env", "Ant-v5"]).sac_episodes == 10
-    assert _default(["train", "--env=Ant-v5", "--no-preset"]) == ESACConfig()
+    assert _default_config(["train", "--env", "Ant-v5"]).sac_episodes == 10
+    assert _default_config(["train", "--env=Ant-v5", "--no-preset"]) == ESACConfig()
 
 
 def test_the_scaling_model_simulates_what_a_loop_over_time_does() -> None:
@@ -310,7 +313,7 @@ def test_the_scaling_model_simulates_what_a_loop_over_time_does() -> None:
         free[worker] += seconds
     assert generation_seconds(Costs(tasks, 0.0, 0.0), 3) == pytest.approx(max(free))
     assert generation_seconds(Costs((1.0,) * 4, 0.0, 0.0), 4, cores=2) == pytest.approx(2.0)
-    with pytest.raises(InputError, match="0 workers"):
+    with pytest.raises(InputError, match="workers must be a whole number >= 1, got 0"):
         generation_seconds(Costs(tasks, 0.0, 0.0), 0)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from esac import plotting, records, summaries
+from esac.results import plotting, records, summaries
 from matplotlib.axes import Axes
 from PIL import Image
 from scipy import stats
@@ -211,7 +211,7 @@ def test_the_mutation_and_the_schedule_are_drawn_over_environment_steps(tmp_path
 def test_scaling_draws_predictions_and_measurements(tmp_path: Path) -> None:
     table = {"workers": [1, 2, 4], "predicted": [4.0, 2.0, 1.0], "measured": {"10": 3.0, "2": 2.5}, "here": {"2": 2.1}}
     [axis] = plotting.scaling(table, tmp_path / "scaling.png").axes
-    np.testing.assert_array_equal(line(axis, "predicted, a core a worker"), [[1, 4], [2, 2], [4, 1]])
+    np.testing.assert_array_equal(line(axis, "predicted, one core per worker"), [[1, 4], [2, 2], [4, 1]])
     np.testing.assert_array_equal(line(axis, "measured, this machine"), [[2, 2.5], [10, 3]])
     np.testing.assert_array_equal(line(axis, "predicted, this machine"), [[2, 2.1]])
     assert axis.get_xscale() == axis.get_yscale() == "log"
@@ -425,15 +425,15 @@ def test_flipped_bytes_never_bring_about_another_error(tmp_path: Path) -> None:
         ("config.json", '{"job": "esac train", "config": {"env": "a"}}', "config.json cannot be read"),
         ("config.json", '{"job": "x", "config": {"env": "a", "seed": 0, "config": 3}}', "config.json cannot be read"),
         ("config.json", '{"job": "x", "config": {"env": "a", "seed": [0], "config": {"mode": "es"}}}', "has seed"),
-        ("config.json", '{"job": "x", "config": {"env": 3, "seed": 0, "config": {"mode": "es"}}}', "is called 3"),
-        ("config.json", '{"job": "x", "config": {"env": "\\ud800", "seed": 0, "config": {"mode": "es"}}}', "is called"),
+        ("config.json", '{"job": "x", "config": {"env": 3, "seed": 0, "config": {"mode": "es"}}}', "is named 3"),
+        ("config.json", '{"job": "x", "config": {"env": "\\ud800", "seed": 0, "config": {"mode": "es"}}}', "is named"),
         ("metrics.jsonl", "[1]", "metrics.jsonl cannot be read"),
         ("metrics.jsonl", "[" * 100_000, "metrics.jsonl cannot be read"),
         ("metrics.jsonl", '{"step": 1, "es/sigma": 1, "time/env_steps": "many"}', "time/env_steps is 'many'"),
         ("metrics.jsonl", '{"step": 1, "es/sigma": null, "time/env_steps": 1}', "es/sigma is None"),
         ("metrics.jsonl", '{"step": 1, "es/sigma": 1, "time/env_steps": 1' + "0" * 400 + "}", "time/env_steps is 1000"),
-        ("metrics.jsonl", '{"step": 1, "es/sigma": 1}', "time/env_steps are absent or fall"),
-        ("metrics.jsonl", '{"step": 1, "es/sigma": 1, "time/env_steps": -1}', "time/env_steps are absent or fall"),
+        ("metrics.jsonl", '{"step": 1, "es/sigma": 1}', "time/env_steps is missing or decreases"),
+        ("metrics.jsonl", '{"step": 1, "es/sigma": 1, "time/env_steps": -1}', "time/env_steps is missing or decreases"),
     ],
 )
 def test_a_damaged_run_folder_is_named(tmp_path: Path, name: str, content: str, words: str) -> None:
@@ -449,13 +449,13 @@ def test_what_is_no_run_is_named(tmp_path: Path) -> None:
         (lambda: records.read([]), "no run folder"),
         (lambda: records.read([tmp_path / "nowhere"]), "nowhere holds no run"),
         (lambda: plotting.learning_curves([], "x.png", "hours"), "axis 'hours'"),  # type: ignore[arg-type] # what is wrong
-        (lambda: records.read([made(tmp_path / "a")], lambda _: ""), "is called ''"),
+        (lambda: records.read([made(tmp_path / "a")], lambda _: ""), "is named ''"),
     ]
     for call, words in calls:
         with pytest.raises(InputError, match=words):
             call()
     (tmp_path / "b" / "evaluations.npz").mkdir(parents=True)
-    with pytest.raises(InputError, match="is no file"):
+    with pytest.raises(InputError, match="is not a file"):
         records.read([tmp_path / "b"])
 
 

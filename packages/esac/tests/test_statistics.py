@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from esac.statistics import (
+from esac.results.statistics import (
     band,
     interval,
     iqm,
@@ -150,8 +150,8 @@ def test_a_grid_takes_the_last_value_that_was_known() -> None:
         (lambda: iqm(np.zeros((2, 0))), r"scores of shape \(2, 0\)"),
         (lambda: iqm(np.zeros((2, 2, 2))), r"scores of shape \(2, 2, 2\)"),
         (lambda: iqm(np.array([1.0, np.nan])), "1 not finite"),
-        (lambda: iqm(np.array(["a"])), "no array of numbers"),
-        (lambda: iqm([[1.0], [1.0, 2.0]]), "no array of numbers"),  # type: ignore[arg-type] # what is wrong here
+        (lambda: iqm(np.array(["a"])), "not an array of numbers"),
+        (lambda: iqm([[1.0], [1.0, 2.0]]), "not an array of numbers"),  # type: ignore[arg-type] # what is wrong here
         (lambda: optimality_gap(np.ones(2), np.inf), "gamma is inf"),
         (lambda: probability_of_improvement(np.ones((2, 2)), np.ones((2, 3))), "on 2 and on 3 tasks"),
         (lambda: performance_profile(np.ones(2), np.array([np.nan])), "1 of them NaN"),
@@ -161,7 +161,7 @@ def test_a_grid_takes_the_last_value_that_was_known() -> None:
         (lambda: interval(iqm, np.ones(2), seed=-1), "seed -1"),
         (lambda: band(np.ones(3)), r"curves of shape \(3,\)"),
         (lambda: band(np.array([[np.inf]])), "1 values infinite"),
-        (lambda: on_grid(np.array([1.0, 3.0, 2.0]), np.ones(3), np.ones(1)), "fall at number 2"),
+        (lambda: on_grid(np.array([1.0, 3.0, 2.0]), np.ones(3), np.ones(1)), "decrease at index 2"),
         (lambda: on_grid(np.ones(2), np.ones(3), np.ones(1)), r"values of shape \(3,\)"),
     ],
 )
@@ -171,5 +171,5 @@ def test_bad_input_is_named(call, words: str) -> None:
 
 
 def test_the_module_needs_no_torch() -> None:
-    code = "import sys, esac.statistics; assert 'torch' not in sys.modules and 'scipy' not in sys.modules"
+    code = "import sys, esac.statistics, esac.summaries; assert not {'torch', 'scipy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

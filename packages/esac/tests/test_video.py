@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from esac.video import record
+from esac.results.video import record
 from gymnasium import spaces
 from sextet_common.errors import InputError
 
@@ -126,8 +126,8 @@ def test_a_policy_that_fails_midway_leaves_the_old_film(tmp_path: Path) -> None:
     ("env", "name", "message"),
     [
         (Dot, "film.webm", "ends in '.webm'; expected: .mp4 or .gif"),
-        (lambda: Dot(), "film.gif", "draws no frames: its render_mode is None; expected: .*rgb_array"),
-        (lambda: Dot("rgb_array", "nothing"), "film.gif", "draws NoneType"),
+        (lambda: Dot(), "film.gif", "renders no frames: render_mode is None; expected: .*rgb_array"),
+        (lambda: Dot("rgb_array", "nothing"), "film.gif", "renders NoneType"),
         (lambda: Dot("rgb_array", "no display"), "film.gif", "OSMesa.*; expected: a display, .*MUJOCO_GL=egl"),
     ],
 )
@@ -153,7 +153,7 @@ MUJOCO = """
 import importlib.util
 import sys
 import numpy as np
-from esac.video import record
+from esac.results.video import record
 
 try:
     record("InvertedPendulum-v5", lambda seen: np.zeros(1), sys.argv[1], options={"max_episode_steps": 8}, width=120)

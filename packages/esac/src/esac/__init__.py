@@ -1,65 +1,11 @@
-"""Evolution-based soft actor-critic: a population that evolves beside a policy that learns by gradients.
+"""Evolution-based soft actor-critic: a population evolves beside a policy that is trained by gradients.
 
-Names are imported when they are asked for: workers use the parts that need no torch.
+Names are imported at first use, so that workers need no torch.
 """
 
-from __future__ import annotations
+from importlib.metadata import version
 
-import importlib
-from typing import Any
+import lazy_loader
 
-_WHERE = {
-    "All": "callbacks",
-    "SaveEvery": "callbacks",
-    "StopOnReward": "callbacks",
-    "changed": "config",
-    "preset": "presets",
-    "release": "presets",
-    "ESAC": "algorithm",
-    "ESACConfig": "config",
-    "Generation": "algorithm",
-    "Episode": "rollout",
-    "NumpyPolicy": "policy",
-    "PolicyShape": "policy",
-    "ProcessEngine": "engine",
-    "RayEngine": "engine_ray",
-    "Replay": "replay",
-    "SAC": "sac",
-    "SACConfig": "sac",
-    "SerialEngine": "engine",
-    "WorkerError": "ledger",
-    "record": "video",
-}
-
-__all__ = [
-    "ESAC",
-    "SAC",
-    "All",
-    "ESACConfig",
-    "Episode",
-    "Generation",
-    "NumpyPolicy",
-    "PolicyShape",
-    "ProcessEngine",
-    "RayEngine",
-    "Replay",
-    "SACConfig",
-    "SaveEvery",
-    "SerialEngine",
-    "StopOnReward",
-    "WorkerError",
-    "changed",
-    "preset",
-    "record",
-    "release",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(importlib.import_module(f"esac.{_WHERE[name]}"), name)
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("esac")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__version__ = version("esac")

@@ -1,64 +1,48 @@
-"""What may be asked of a learner after every generation."""
+"""Callbacks: functions of the learner and a generation, called after each one; returning False stops learning."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sextet_common.errors import InputError
+from sextet_common import checks
+from sextet_common.checks import Count
 
 if TYPE_CHECKING:
-    from esac.algorithm import ESAC, Generation
-
-Callback = Callable[["ESAC", "Generation"], bool | None]
-"""Called with the learner and what the generation brought; returning False stops."""
+    from esac.algorithm import ESAC, Callback
+    from esac.generation import Generation
 
 
 class StopOnReward:
-    """Stops once an evaluation's mean return reaches a threshold.
-
-    Parameters
-    ----------
-    threshold
-        The return.
-    """
+    """Stops once the mean return of an evaluation reaches a threshold."""
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
 
-    def __call__(self, model: ESAC, brought: Generation) -> bool:
-        """Tell whether to go on."""
+    def __call__(self, model: ESAC, generation: Generation) -> bool:
+        """Return whether to continue."""
         return model.best.reward < self.threshold
 
 
 class SaveEvery:
-    """Saves the whole learner every so many environment steps, each time under another name.
+    """Saves the learner every so many environment steps as ``esac-STEPS.safetensors``.
 
     Parameters
     ----------
-    folder
-        Where files ``esac-STEPS.safetensors`` go.
     every
-        Environment steps.
+        Environment steps between two files.
     replay
         Save the transitions too.
-
-    Raises
-    ------
-    InputError
-        Where `every` is below 1.
     """
 
     def __init__(self, folder: str | os.PathLike[str], every: int, *, replay: bool = False) -> None:
-        if every < 1:
-            raise InputError(f"every is {every}", "a whole number >= 1")
+        checks.check("every", every, Count)
         self.folder, self.every, self.replay = Path(folder), every, replay
         self._saved = 0
 
-    def __call__(self, model: ESAC, brought: Generation) -> None:
-        """Save where it is time."""
+    def __call__(self, model: ESAC, generation: Generation) -> None:
+        """Save the learner if it is time."""
         if model.steps // self.every > self._saved:
             self._saved = model.steps // self.every
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -66,17 +50,11 @@ class SaveEvery:
 
 
 class All:
-    """Several callbacks, one after another; one that stops, stops.
-
-    Parameters
-    ----------
-    callbacks
-        The callbacks.
-    """
+    """Calls several callbacks in turn; learning stops if one of them stops it."""
 
     def __init__(self, *callbacks: Callback) -> None:
         self.callbacks = callbacks
 
-    def __call__(self, model: ESAC, brought: Generation) -> bool:
-        """Call all of them, and tell whether to go on."""
-        return all([callback(model, brought) is not False for callback in self.callbacks])
+    def __call__(self, model: ESAC, generation: Generation) -> bool:
+        """Call all callbacks and return whether to continue."""
+        return all([callback(model, generation) is not False for callback in self.callbacks])

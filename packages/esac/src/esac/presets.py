@@ -1,4 +1,4 @@
-"""Settings by environment, each with its source, and the paper's public code's behaviour as far as it still runs."""
+"""Settings by environment with their sources, and the behaviour of the paper's public code."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 from esac.config import ESACConfig, changed
 
 _CODE = "defaults and flags of ESAC's public code"
-_OURS = "ours"
+_OURS = "not specified in the paper: chosen here"
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What an environment is trained with.
+    """Training settings of an environment.
 
-    Parameters
+    Attributes
     ----------
     steps
-        Environment steps, where not asked otherwise. The public code's budgets count a horizon a generation: its
-        million is up to twenty million steps of the population.
+        Environment steps. The public code counts one horizon per generation: its million steps are up to twenty
+        million steps of the population.
     settings
-        Of `ESACConfig`, where they differ from the defaults.
+        Fields of `ESACConfig` that differ from the defaults.
     source
-        Where they are from.
+        Origin of the settings.
     """
 
     steps: int = 1_000_000
@@ -45,7 +45,7 @@ PRESETS = {
     "Swimmer": Preset(1_000_000, {"sac_episodes": 1, "injected": 1}),
     "Hopper": Preset(2_000_000, {"sac_episodes": 10}),
     "Reacher": Preset(2_000_000),
-    "BipedalWalker": Preset(source="defaults of ESAC's public code, which names no flags of its own"),
+    "BipedalWalker": Preset(source="defaults of ESAC's public code, which lists no flags for it"),
     "InvertedPendulum": Preset(
         60_000,
         {"hidden": (64, 64), "population": 3, "elite": 0.34, "injected": 1, "sigma": 0.05, "es_lr": 0.02,
@@ -69,37 +69,21 @@ PRESETS = {
     "walker-walk": _dm_control(5),
     "walker-run": _dm_control(5),
 }  # fmt: skip
-"""By the environment's name without its version, and without dm_control's prefix."""
+"""Presets by the name of the environment without version and dm_control prefix."""
 
 SB3_SAC: dict[str, Any] = {"mode": "sac", "start_steps": 100, "sac": {"auto_alpha": True, "alpha": 1.0}}
-"""Stable-Baselines3's defaults of SAC, for a comparison of like with like."""
+"""Stable-Baselines3's defaults of SAC, for a fair comparison."""
 
 RELEASE: dict[str, Any] = {
-    "mirrored": "forward",
-    "crossover": "none",
-    "amt_input": "ranks",
-    "amt_apply": "gradient",
-    "es_action": "clip",
+    "mirrored": "forward", "crossover": "none", "amt_input": "ranks", "amt_apply": "gradient", "es_action": "clip",
     "step_counter": "generation",
-}
-"""See `release`."""
+}  # fmt: skip
+"""Settings of `release`."""
 
 
 def preset(env: str) -> Preset:
-    """Return an environment's preset: the defaults where it has none.
+    """Return the preset of an environment, named with or without version; the defaults if it has none.
 
-    Parameters
-    ----------
-    env
-        Its name, with or without version, as ``HalfCheetah-v5`` or ``dm_control/cheetah-run-v0``.
-
-    Returns
-    -------
-    Preset
-        The preset.
-
-    Examples
-    --------
     >>> preset("Ant-v5").settings
     {'sac_episodes': 10, 'es_lr': 0.001}
     >>> preset("dm_control/walker-walk-v0").settings["sigma"]
@@ -107,28 +91,16 @@ def preset(env: str) -> Preset:
     """
     name = env.rpartition("/")[2]
     stem, mark, version = name.rpartition("-v")
-    return PRESETS.get(stem if mark and version.isdigit() else name, Preset(source="defaults: no preset of its name"))
+    return PRESETS.get(stem if mark and version.isdigit() else name, Preset(source="defaults: no preset of this name"))
 
 
 def release(config: ESACConfig | None = None) -> ESACConfig:
-    """Return a configuration with what ESAC's public code does instead of what it means to, as far as that still runs.
+    """Return a configuration, by default the default one, that reproduces the bugs of ESAC's public code.
 
-    The second episode of a member is at its base, winners donate nothing, the mutation's tuning looks at ranks and
-    reaches no mutation, the population's actions are clipped rather than squashed, and a generation counts as one
-    horizon. Its faults that only crash or hang are not here.
+    The second episode of a member is at its base, winners do not donate, the tuning of the mutation uses ranks and does
+    not reach the mutations, the population's actions are clipped rather than squashed, and a generation counts as one
+    horizon. Bugs that only crash or hang are not reproduced.
 
-    Parameters
-    ----------
-    config
-        What to change; the defaults where not given.
-
-    Returns
-    -------
-    ESACConfig
-        The changed configuration.
-
-    Examples
-    --------
     >>> release().mirrored, release().crossover
     ('forward', 'none')
     """

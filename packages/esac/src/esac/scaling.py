@@ -1,4 +1,4 @@
-"""How long a generation takes: measured rates of this machine, and a model that says it for any number of workers."""
+"""The time of a generation: measured on this machine, and modelled for any number of workers."""
 
 from __future__ import annotations
 
@@ -10,27 +10,23 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from sextet_common import checks
+from sextet_common.checks import Count
 from sextet_common.errors import InputError
 
-from esac import rollout
-from esac.engine import ProcessEngine, SerialEngine
-from esac.worker import Evaluator, Job, Task
+from esac.engines.process import ProcessEngine
+from esac.engines.serial import SerialEngine
+from esac.play import environment, rollout
+from esac.play.task import Evaluator, Job, Task
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a generation's time is made of, in seconds.
+    """Parts of the time of a generation, in seconds.
 
-    Parameters
-    ----------
-    tasks
-        Each episode's time in a worker.
-    message
-        Of the learner for a task: handing it out and hearing of it.
-    broadcast
-        Of the learner for a generation: writing the bases where workers read them.
-    gradients
-        Of soft actor-critic in a generation, beside the evaluation.
+    ``tasks`` are the episodes in a worker, ``message`` is the learner's time per task (sending it and receiving its
+    result), ``broadcast`` its time per generation (writing the bases to shared memory), and ``gradients`` the time of
+    soft actor-critic, which runs beside the evaluation.
     """
 
     tasks: tuple[float, ...]
@@ -40,28 +36,15 @@ class Costs:
 
     def __post_init__(self) -> None:
         if not self.tasks or min(*self.tasks, self.message, self.broadcast, self.gradients, 0.0) < 0:
-            raise InputError(f"costs of {len(self.tasks)} tasks, some below 0", "at least one task, seconds >= 0")
+            raise InputError(f"costs of {len(self.tasks)} tasks, some negative", "at least one task, seconds >= 0")
 
 
 def generation_seconds(costs: Costs, workers: int, cores: int | None = None) -> float:
-    """Predict a generation's time by simulation of its tasks.
+    """Predict the time of a generation by simulating its tasks.
 
-    The learner hands out tasks one after another, to whoever is free first; it hears of each one too, and neither goes
-    on beside another message. Soft actor-critic runs beside the evaluation, and what is later ends the generation.
-
-    Parameters
-    ----------
-    costs
-        What is measured on one machine.
-    workers
-        How many there are.
-    cores
-        How many of them can run at once; as many as there are workers, where not given: one machine more each time.
-
-    Returns
-    -------
-    float
-        Seconds.
+    The learner sends tasks one after another to the first free worker and receives results one by one. Soft
+    actor-critic runs beside the evaluation; the later of the two ends the generation. `cores` limits how many workers
+    run at once; by default each has its own core.
 
     Examples
     --------
@@ -69,44 +52,28 @@ def generation_seconds(costs: Costs, workers: int, cores: int | None = None) -> 
     >>> round(generation_seconds(costs, 1), 2), round(generation_seconds(costs, 10), 2)
     (20.25, 2.16)
     """
-    if workers < 1 or (cores is not None and cores < 1):
-        raise InputError(f"{workers} workers on {cores} cores", "whole numbers >= 1")
-    slower = max(1.0, min(workers, len(costs.tasks)) / cores) if cores else 1.0
+    checks.check("workers", workers, Count)
+    checks.check("cores", cores, Count | None)
+    slowdown = max(1.0, min(workers, len(costs.tasks)) / cores) if cores else 1.0
     learner = costs.broadcast
     half = costs.message / 2
     running: list[float] = []
     for seconds in costs.tasks:
-        if len(running) == workers:  # the first that ends is heard of, and given the next task
+        if len(running) == workers:  # receive the first result and reuse its worker
             learner = max(learner, heapq.heappop(running)) + half
         learner += half
-        heapq.heappush(running, learner + seconds * slower)
+        heapq.heappush(running, learner + seconds * slowdown)
     while running:
         learner = max(learner, heapq.heappop(running)) + half
     return max(learner, costs.gradients)
 
 
 def measured_costs(job: Job, pairs: int = 10, repeats: int = 3, gradients: float = 0.0) -> Costs:
-    """Measure what a generation's time is made of, with one worker process.
+    """Measure the costs of a generation of `pairs` members with one worker process; medians of `repeats`.
 
-    Parameters
-    ----------
-    job
-        The environment and policies.
-    pairs
-        Members of a generation.
-    repeats
-        Generations; each task's median counts.
-    gradients
-        Seconds of soft actor-critic in a generation, where there is any.
-
-    Returns
-    -------
-    Costs
-        The costs.
+    `gradients` is the time of soft actor-critic in a generation, if there is any.
     """
-    evaluator = Evaluator(job)
-    bases = np.stack([evaluator.policy.shape.initial(np.random.default_rng(m)) for m in range(pairs)])
-    tasks = [Task(m, 0, m, sign, 0.01) for m in range(pairs) for sign in (1, -1)]
+    evaluator, bases, tasks = _workload(job, pairs)
     times = []
     for _ in range(repeats):
         row = []
@@ -126,7 +93,7 @@ def measured_costs(job: Job, pairs: int = 10, repeats: int = 3, gradients: float
             began = time.perf_counter()
             pool.start(bases, tasks)
             pool.finish()
-            if number:  # the first one waits for the worker's start
+            if number:  # the first one includes the start of the worker
                 whole.append(time.perf_counter() - began)
     broadcast = statistics.median(broadcasts[1:])
     rest = statistics.median(whole) - sum(each) - broadcast
@@ -134,35 +101,31 @@ def measured_costs(job: Job, pairs: int = 10, repeats: int = 3, gradients: float
 
 
 def generation_measured(job: Job, workers: int, pairs: int = 10, repeats: int = 3) -> float:
-    """Measure a generation's median time with so many worker processes (0: this process)."""
-    evaluator = Evaluator(job)
-    bases = np.stack([evaluator.policy.shape.initial(np.random.default_rng(m)) for m in range(pairs)])
-    tasks = [Task(m, 0, m, sign, 0.01) for m in range(pairs) for sign in (1, -1)]
-    found = []
+    """Measure the median time of a generation with worker processes (0: in this process)."""
+    _, bases, tasks = _workload(job, pairs)
+    seconds = []
     with ProcessEngine(job, workers) if workers else SerialEngine(job) as engine:
         for number in range(repeats + 1):
             began = time.perf_counter()
             engine.start(bases, tasks)
             engine.finish()
             if number:
-                found.append(time.perf_counter() - began)
-    return statistics.median(found)
+                seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def _workload(job: Job, pairs: int) -> tuple[Evaluator, np.ndarray, list[Task]]:
+    evaluator = Evaluator(job)
+    bases = np.stack([evaluator.policy.shape.initial(np.random.default_rng(m)) for m in range(pairs)])
+    return evaluator, bases, [Task(m, 0, m, sign, 0.01) for m in range(pairs) for sign in (1, -1)]
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Environment steps a second of one process.
+    """Environment steps per second of one process.
 
-    Parameters
-    ----------
-    bare
-        With random actions.
-    numpy
-        With this package's policy.
-    torch
-        With the same policy as a torch module, one observation at a time.
-    peers
-        With others' policies, by name.
+    ``bare`` is with random actions, ``numpy`` with this package's policy, ``torch`` with the same policy as a torch
+    module, one observation at a time, and ``peers`` with other policies by name.
     """
 
     bare: float
@@ -177,33 +140,40 @@ def rates(
     repeats: int = 5,
     peers: Mapping[str, Callable[[np.ndarray], np.ndarray]] | None = None,
 ) -> Rates:
-    """Measure environment steps a second, in turn; processor time counts, so that other jobs disturb less.
+    """Measure environment steps per second of processor time, so that other processes disturb less.
 
-    Parameters
-    ----------
-    job
-        The environment and policies.
-    steps
-        Steps of each turn.
-    repeats
-        Turns; medians count.
-    peers
-        Others' policies, from an observation to an action, that take turns too.
-
-    Returns
-    -------
-    Rates
-        The rates.
+    The policies take turns of `steps` steps; medians of `repeats` turns. `peers` are other policies, from an
+    observation to an action.
     """
+    env = environment.make(job.env, job.options)
+    ways = _ways_to_act(env, job, steps, peers or {})
+    measured: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, act in ways.items():
+            observation, _ = env.reset(seed=job.seed)
+            began = time.process_time()
+            for number in range(steps):
+                observation, _, terminated, truncated, _ = env.step(act(observation, number))
+                if terminated or truncated:
+                    observation, _ = env.reset()
+            measured[name].append(steps / (time.process_time() - began))
+    env.close()
+    medians = {name: statistics.median(values) for name, values in measured.items()}
+    return Rates(medians.pop("bare"), medians.pop("numpy"), medians.pop("torch"), medians)
+
+
+def _ways_to_act(
+    env: Any, job: Job, steps: int, peers: Mapping[str, Callable[[np.ndarray], np.ndarray]]
+) -> dict[str, Callable[[np.ndarray, int], np.ndarray]]:
+    """Return functions from an observation and the number of a step to an action."""
     import torch
 
-    from esac.sac import Actor
+    from esac.sac.actor import Actor
 
-    env = rollout.make(job.env, job.options)
     policy = rollout.numpy_policy(env, job.hidden)
     policy.vector[:] = policy.shape.initial(np.random.default_rng(job.seed))
     module = Actor(policy.shape, policy.low, policy.high)
-    module.take(policy.vector)
+    module.load_vector(policy.vector)
     random = np.random.default_rng(job.seed)
     drawn = random.uniform(policy.low, policy.high, (steps, len(policy.low))).astype(np.float32)
 
@@ -217,44 +187,18 @@ def rates(
         "numpy": lambda observation, number: policy(observation),
         "torch": with_torch,
     }
-    for name, peer in (peers or {}).items():
+    for name, peer in peers.items():
         ways[name] = lambda observation, number, peer=peer: peer(observation)
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, act in ways.items():
-            observation, _ = env.reset(seed=job.seed)
-            began = time.process_time()
-            for number in range(steps):
-                observation, _, terminated, truncated, _ = env.step(act(observation, number))
-                if terminated or truncated:
-                    observation, _ = env.reset()
-            found[name].append(steps / (time.process_time() - began))
-    env.close()
-    medians = {name: statistics.median(values) for name, values in found.items()}
-    return Rates(medians.pop("bare"), medians.pop("numpy"), medians.pop("torch"), medians)
+    return ways
 
 
 def scaling_table(
     job: Job, measured: Sequence[int] = (1, 2, 4), cores: int | None = None, pairs: int = 10, repeats: int = 3
 ) -> dict[str, Any]:
-    """Predict a generation's time for 1 to 1024 workers, and measure it for a few.
+    """Predict the time of a generation for 1 to 1024 workers, and measure it for a few.
 
-    Parameters
-    ----------
-    job
-        The environment and policies.
-    measured
-        Numbers of workers that are measured here.
-    cores
-        Of this machine, for the predictions that are held against measurements; elsewhere each worker has its own.
-    pairs, repeats
-        Members of a generation, and generations.
-
-    Returns
-    -------
-    dict
-        ``workers``, ``predicted`` (seconds), ``here`` (predicted for this machine) and ``measured`` by workers,
-        ``costs``: what `plotting.scaling` draws.
+    Returns what `esac.plotting.scaling` draws: ``workers`` and ``predicted`` (seconds, a core each), ``measured`` and
+    ``here`` (predicted for this machine's `cores`) by number of workers, and ``costs``.
     """
     costs = measured_costs(job, pairs, repeats)
     workers = [2**k for k in range(11)]

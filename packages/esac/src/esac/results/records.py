@@ -1,4 +1,4 @@
-"""What run folders hold, read back with care: their evaluations, metrics, environment and label."""
+"""Reading run folders: evaluations, metrics, environment and label, checked since files may be damaged."""
 
 from __future__ import annotations
 
@@ -15,39 +15,35 @@ from sextet_common import npy
 from sextet_common.errors import InputError, reading
 from sextet_common.runs import Run
 
-from esac.statistics import Band, band, on_grid
+from esac.results.statistics import Band, band, on_grid
 
 Folder = str | os.PathLike[str]
 XAxis = Literal["steps", "seconds", "cpu_seconds"]
 Labels = Mapping[Any, str] | Callable[[Path], str] | None
-"""What a run is called: by its folder (a path or text), or told of its folder; its mode where nothing is said."""
+"""Labels of runs: a table by folder (a path or text), or a function of the folder; by default a run's mode."""
 
 LARGEST = 1e100
-"""The largest number that is read: beyond it sums overflow and axes fail."""
+"""The largest number that is accepted: beyond it sums overflow and axes fail."""
 
 _STORED = {"timesteps": "steps", "results": "mean", "seconds": "seconds", "cpu_seconds": "cpu_seconds"}
-_LONGEST = 100  # letters of a name
-_POINTS = 200  # of a curve, so that a band over many evaluations stays quick
+_LONGEST = 100  # characters of a name
+_POINTS = 200  # of a curve: bounds the time of its band
 _UNKNOWN = "environment not recorded"
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a run folder holds.
+    """Content of a run folder.
 
     Attributes
     ----------
-    path
-        The folder.
-    env, label
-        Its environment, and what the run is called.
     seed
-        The run's, None where the folder does not say.
+        Seed of the run; None if the folder does not record it.
     rows
-        Its metrics, a row a generation.
+        Metrics, a row per generation.
     evaluations
-        Arrays of one length: ``steps``, ``mean`` (return of an evaluation's episodes, NaN where that is not finite),
-        and ``seconds`` and ``cpu_seconds`` where the file has them; empty where there is no evaluation.
+        Arrays of equal length: ``steps``, ``mean`` (mean return of each evaluation, NaN if not finite), and
+        ``seconds`` and ``cpu_seconds`` if the file has them; empty without evaluations.
     """
 
     path: Path
@@ -58,59 +54,39 @@ class Record:
     evaluations: dict[str, Float[np.ndarray, " n"]]
 
     def column(self, name: str) -> Float[np.ndarray, " rows"]:
-        """Return a metric of every generation, NaN where it is absent.
-
-        Raises
-        ------
-        InputError
-            Where a value is no number, or too large a one.
-        """
-        found = [row.get(name, math.nan) for row in self.rows]
-        for value in found:
+        """Return a metric of every generation, NaN where it is missing."""
+        values = [row.get(name, math.nan) for row in self.rows]
+        for value in values:
             if not isinstance(value, int | float) or abs(value) > LARGEST:
                 raise InputError(f"{self.path}: {name} is {repr(value)[:80]}", f"numbers up to {LARGEST:g}")
-        return np.array(found, dtype=np.float64)
+        return np.array(values, dtype=np.float64)
 
     def steps(self) -> tuple[Float[np.ndarray, " known"], Bool[np.ndarray, " rows"]]:
-        """Return the environment steps after each generation that tells them, and which ones do.
-
-        Raises
-        ------
-        InputError
-            Where none does, or the steps fall.
-        """
-        found = self.column("time/env_steps")
-        known = np.isfinite(found)
-        if not known.any() or (np.diff(found[known], prepend=0.0) < 0).any():
-            raise InputError(f"{self.path}: time/env_steps are absent or fall", "the metrics that esac train wrote")
-        return found[known], known
+        """Return the environment steps after each generation that records them, and a mask of these generations."""
+        steps = self.column("time/env_steps")
+        known = np.isfinite(steps)
+        if not known.any() or (np.diff(steps[known], prepend=0.0) < 0).any():
+            raise InputError(
+                f"{self.path}: time/env_steps is missing or decreases", "the metrics that esac train wrote"
+            )
+        return steps[known], known
 
     def has(self, *names: str) -> bool:
-        """Tell whether a generation has one of these metrics."""
+        """Return whether a generation has one of these metrics."""
         return any(name in row for row in self.rows for name in names)
 
 
 def read(folders: Sequence[Folder], label: Labels = None) -> list[Record]:
     """Read run folders.
 
+    Refused are damaged runs, a folder given twice, and two runs of one environment and label with the same seed: they
+    must differ in something else.
+
     Parameters
     ----------
     folders
-        Folders that ``esac train`` wrote, or with an evaluations.npz of Stable-Baselines3's EvalCallback and no
-        config.json: such a one is called by its name, and belongs to the others' environment where they have but one.
-    label
-        Folder to label, or a function of the folder; the run's mode where nothing is said.
-
-    Returns
-    -------
-    list of Record
-        In the order of the folders.
-
-    Raises
-    ------
-    InputError
-        Where there is no folder, one holds no run or a damaged one, is given twice, or two runs of one environment and
-        label have the same seed, so that they differ in more than that.
+        Folders that ``esac train`` wrote, or that hold only the evaluations.npz of Stable-Baselines3's EvalCallback.
+        The latter are labelled by their name and share the other folders' environment if that is unique.
 
     Examples
     --------
@@ -128,13 +104,13 @@ def read(folders: Sequence[Folder], label: Labels = None) -> list[Record]:
     named = {record.env for record in records} - {_UNKNOWN}
     if len(named) == 1:
         records = [replace(record, env=next(iter(named))) for record in records]
-    places: set[Path] = set()
+    paths: set[Path] = set()
     seeds: dict[tuple[str, str, int], Path] = {}
     for record in records:
-        place = record.path.resolve()
-        if place in places:
+        path = record.path.resolve()
+        if path in paths:
             raise InputError(f"{record.path} is given twice", "each run once")
-        places.add(place)
+        paths.add(path)
         if record.seed is not None:
             other = seeds.setdefault((record.env, record.label, record.seed), record.path)
             if other != record.path:
@@ -146,45 +122,29 @@ def read(folders: Sequence[Folder], label: Labels = None) -> list[Record]:
 
 
 def grouped(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
-    """Sort records by environment, then by label, each in the order of its first record."""
-    found: dict[str, dict[str, list[Record]]] = {}
+    """Group records by environment, then by label, in the order of their first records."""
+    groups: dict[str, dict[str, list[Record]]] = {}
     for record in records:
-        found.setdefault(record.env, {}).setdefault(record.label, []).append(record)
-    return found
+        groups.setdefault(record.env, {}).setdefault(record.label, []).append(record)
+    return groups
 
 
 def seeds_curve(records: Sequence[Record], axis: XAxis) -> tuple[Float[np.ndarray, " points"], Band]:
-    """Return the mean return of runs over an axis, with its 95 % bootstrap band.
+    """Return the mean return of runs over an axis of `Record.evaluations`, with its 95 % bootstrap band.
 
-    Parameters
-    ----------
-    records
-        Runs that differ in their seeds, each with evaluations by this axis.
-    axis
-        One of `Record.evaluations`.
-
-    Returns
-    -------
-    points
-        Where one of the runs was evaluated and all have been, at most 200: so the same seeds count everywhere.
-    band
-        Mean and band there, of each run's last evaluation so far.
-
-    Raises
-    ------
-    InputError
-        Where one run ends before another's first evaluation.
+    The points, at most 200, are those at which one run was evaluated and all have been, so that the same seeds count
+    everywhere. Each run contributes its last evaluation so far.
     """
-    own = [record.evaluations[axis] for record in records]
-    start, stop = max(x[0] for x in own), min(x[-1] for x in own)
+    axes = [record.evaluations[axis] for record in records]
+    start, stop = max(x[0] for x in axes), min(x[-1] for x in axes)
     if start > stop:
         paths = ", ".join(str(record.path) for record in records)
         raise InputError(f"{paths} have no {axis} in common", "runs of similar length, or other labels")
-    points = np.unique(np.concatenate(own))
+    points = np.unique(np.concatenate(axes))
     points = points[(points >= start) & (points <= stop)]
     if len(points) > _POINTS:
         points = np.linspace(start, stop, _POINTS)
-    curves = [on_grid(x, each.evaluations["mean"], points) for x, each in zip(own, records, strict=True)]
+    curves = [on_grid(x, each.evaluations["mean"], points) for x, each in zip(axes, records, strict=True)]
     return points, band(np.stack(curves))
 
 
@@ -208,29 +168,29 @@ def _record(path: Path, label: Labels) -> Record:
         name = {Path(key): value for key, value in label.items()}.get(path, name)
     for text in (env, name):
         if not isinstance(text, str) or not text.isprintable() or not 0 < len(text) <= _LONGEST:
-            raise InputError(f"{path} is called {repr(text)[:80]}", f"a name of 1 to {_LONGEST} printable letters")
+            raise InputError(f"{path} is named {repr(text)[:80]}", f"1 to {_LONGEST} printable characters")
     return Record(path, env, name, seed, rows, _evaluations(stored) if stored.exists() else {})
 
 
 def _evaluations(path: Path) -> dict[str, Float[np.ndarray, " n"]]:
     expected = "Stable-Baselines3's arrays timesteps (n,) in order, results (n, episodes)"
     if not path.is_file():
-        raise InputError(f"{path} is no file", expected)
+        raise InputError(f"{path} is not a file", expected)
     names = ("timesteps", "results")
     arrays = npy.read_npz(path, names, [name for name in _STORED if name not in names], expected=expected)
     with reading(path, expected):
-        found = {ours: _numbers(arrays[name]) for name, ours in _STORED.items() if name in arrays}
-        count = len(found["steps"])
-        if found["mean"].ndim != 2 or not found["mean"].shape[1]:
-            raise ValueError(f"results have shape {found['mean'].shape}")
-        finite = np.isfinite(found["mean"]).all(axis=1)
-        found["mean"] = np.where(finite, np.where(finite[:, None], found["mean"], 0.0).mean(axis=1), np.nan)
-        for name, values in found.items():
+        columns = {ours: _numbers(arrays[name]) for name, ours in _STORED.items() if name in arrays}
+        count, results = len(columns["steps"]), columns["mean"]
+        if results.ndim != 2 or not results.shape[1]:
+            raise ValueError(f"results have shape {results.shape}")
+        finite = np.isfinite(results).all(axis=1)
+        columns["mean"] = np.where(finite, np.where(finite[:, None], results, 0.0).mean(axis=1), np.nan)
+        for name, values in columns.items():
             if values.shape != (count,):
-                raise ValueError(f"{name} of {len(values)} evaluations, steps of shape {found['steps'].shape}")
+                raise ValueError(f"{name} of {len(values)} evaluations, steps of shape {columns['steps'].shape}")
             if name != "mean" and not (np.isfinite(values).all() and (np.diff(values, prepend=0.0) >= 0).all()):
-                raise ValueError(f"{name} fall, are below 0 or are not finite")
-    return found if count else {}
+                raise ValueError(f"{name} decrease, are negative or are not finite")
+    return columns if count else {}
 
 
 def _numbers(array: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""One policy in two forms: a vector of float32 numbers for NumPy, which workers run, and a module for torch.
+"""Policies as flat float32 vectors, evaluated with NumPy alone.
 
-The network is obs - hidden - hidden - mean, ReLU between, and an action is ``tanh(mean) * scale + bias``: one map for
-all policies, evolved, injected or trained by gradients. The layers that lead to the mean are the vector; the log
-deviation, which an evolved policy has no use for, is the torch module's alone.
+The network is observation - hidden - hidden - mean with ReLU in between; ``tanh(mean) * scale + bias`` is the action of
+every policy, whether evolved, injected or trained by gradients. The vector holds the layers up to the mean. The log
+standard deviation, which evolved policies do not use, belongs to the torch module (`esac.sac.actor.Actor`) only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-from sextet_common import files, npy
+from sextet_common import checks, files, npy
+from sextet_common.checks import Count
 from sextet_common.errors import InputError, reading
 
 ActionMap = Literal["tanh", "clip"]
@@ -23,62 +24,41 @@ ActionMap = Literal["tanh", "clip"]
 
 @dataclass(frozen=True)
 class PolicyShape:
-    """What a policy's vector holds: weights (out, in) and biases of each layer, layer after layer.
+    """Layout of a policy vector: weights (out, in), then biases (out,), layer by layer.
 
-    Parameters
-    ----------
-    observations, actions
-        How many numbers an observation and an action have.
-    hidden
-        Units of the hidden layers.
-
-    Raises
-    ------
-    InputError
-        Where a number is below 1.
-
-    Examples
-    --------
     >>> PolicyShape(17, 6).size
     71942
     """
 
-    observations: int
-    actions: int
-    hidden: tuple[int, ...] = (256, 256)
+    observations: Count
+    actions: Count
+    hidden: tuple[Count, ...] = (256, 256)
     layers: tuple[tuple[int, int], ...] = field(init=False)
 
     def __post_init__(self) -> None:
         sizes = (self.observations, *self.hidden, self.actions)
-        if min(sizes) < 1:
-            raise InputError(f"a policy of sizes {sizes}", "whole numbers >= 1")
         object.__setattr__(self, "layers", tuple(zip(sizes[1:], sizes[:-1], strict=True)))
+        checks.check_fields(self)
 
     @property
     def size(self) -> int:
-        """How many numbers the vector has."""
+        """Length of the vector."""
         return sum(rows * columns + rows for rows, columns in self.layers)
 
     def parts(self, vector: Float[np.ndarray, " size"]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return views of each layer's weights (out, in) and biases (out,).
-
-        Raises
-        ------
-        InputError
-            Where the vector has another length.
-        """
+        """Return views of the weights (out, in) and biases (out,) of each layer."""
         if vector.shape != (self.size,):
-            raise InputError(f"a policy vector of shape {vector.shape}", f"({self.size},)")
-        found, start = [], 0
+            raise InputError(f"a policy vector has shape ({self.size},), got {vector.shape}")
+        parts, start = [], 0
         for rows, columns in self.layers:
             weights = vector[start : start + rows * columns].reshape(rows, columns)
             start += rows * columns
-            found.append((weights, vector[start : start + rows]))
+            parts.append((weights, vector[start : start + rows]))
             start += rows
-        return found
+        return parts
 
     def initial(self, random: np.random.Generator) -> Float[np.ndarray, " size"]:
-        """Draw weights uniformly by Xavier's rule, with biases of 0."""
+        """Draw weights by Xavier's uniform rule; biases are 0."""
         vector = np.zeros(self.size, dtype=np.float32)
         for weights, _ in self.parts(vector):
             bound = math.sqrt(6 / sum(weights.shape))
@@ -87,23 +67,16 @@ class PolicyShape:
 
 
 class NumpyPolicy:
-    """A policy that acts by NumPy alone, on preallocated arrays: what rollout workers run.
+    """Deterministic policy in NumPy with preallocated arrays.
 
     Parameters
     ----------
-    shape
-        The vector's layout.
     low, high
-        Ends of the actions, shape (actions,).
+        Bounds of the actions, shape (actions,).
     vector
-        The weights; zeros where not given.
+        The weights; zeros by default.
     action
-        "tanh", or "clip": the mean itself between -1 and 1, as ESAC's public code lets its population act.
-
-    Raises
-    ------
-    InputError
-        Where the actions' ends are not finite, or the map is another.
+        "tanh", or "clip": the mean clipped to [-1, 1], as the population acts in ESAC's public code.
 
     Examples
     --------
@@ -120,8 +93,7 @@ class NumpyPolicy:
         vector: Float[np.ndarray, " size"] | None = None,
         action: ActionMap = "tanh",
     ) -> None:
-        if action not in ("tanh", "clip"):
-            raise InputError(f"the action map {action!r}", "tanh or clip")
+        checks.check("action", action, ActionMap)
         self.shape, self.action = shape, action
         self.low, self.high = np.asarray(low, dtype=np.float32), np.asarray(high, dtype=np.float32)
         self.scale, self.bias = action_map(low, high)
@@ -133,7 +105,7 @@ class NumpyPolicy:
             self.vector[:] = vector
 
     def __call__(self, observation: Float[np.ndarray, " observations"]) -> Float[np.ndarray, " actions"]:
-        """Return the action for an observation: a new array."""
+        """Return the action for one observation as a new array."""
         x = self._input
         x[:] = observation
         last = len(self._layers) - 1
@@ -143,7 +115,7 @@ class NumpyPolicy:
             if number < last:
                 np.maximum(out, 0, out=out)
             x = out
-        return self._mapped(x)
+        return self._to_actions(x)
 
     def batch(self, observations: Float[np.ndarray, "n observations"]) -> Float[np.ndarray, "n actions"]:
         """Return the actions for many observations."""
@@ -152,16 +124,10 @@ class NumpyPolicy:
             x = x @ weights.T + biases
             if number < len(self._layers) - 1:
                 x = np.maximum(x, 0)
-        return self._mapped(x)
+        return self._to_actions(x)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the policy as an npz file, from which `load` makes it again without torch.
-
-        Parameters
-        ----------
-        path
-            The file; whole, or not there at all.
-        """
+        """Write an npz file atomically; `load` reads it without torch."""
         content = io.BytesIO()
         np.savez(
             content, vector=self.vector, low=self.low, high=self.high, hidden=np.array(self.shape.hidden, np.int64),
@@ -172,23 +138,7 @@ class NumpyPolicy:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NumpyPolicy:
-        """Read a policy that `save` wrote.
-
-        Parameters
-        ----------
-        path
-            The file.
-
-        Returns
-        -------
-        NumpyPolicy
-            The policy.
-
-        Raises
-        ------
-        InputError
-            Where the file is missing, damaged, or holds something else.
-        """
+        """Read a policy that `save` wrote."""
         expected = "the npz file that NumpyPolicy.save wrote"
         table = npy.read_npz(path, ("low", "high", "vector", "hidden", "observations", "action"), expected=expected)
         with reading(path, expected):
@@ -197,26 +147,21 @@ class NumpyPolicy:
             shape = PolicyShape(int(table["observations"]), low.size, hidden)
             action: Any = str(table["action"])
         if vector.shape != (shape.size,) or low.ndim != 1:
-            raise InputError(f"{path} holds {vector.size} weights", f"{shape.size}, which its layers need")
+            raise InputError(f"{path} holds {vector.size} weights", f"{shape.size}, as its layers need")
         return cls(shape, low, high, vector, action)
 
-    def _mapped(self, mean: np.ndarray) -> np.ndarray:
+    def _to_actions(self, mean: np.ndarray) -> np.ndarray:
+        actions: np.ndarray
         if self.action == "clip":
-            clipped: np.ndarray = np.clip(np.clip(mean, -1, 1), self.low, self.high)
-            return clipped
-        found: np.ndarray = np.tanh(mean) * self.scale + self.bias
-        return found
+            actions = np.clip(np.clip(mean, -1, 1), self.low, self.high)
+        else:
+            actions = np.tanh(mean) * self.scale + self.bias
+        return actions
 
 
 def action_map(low: Any, high: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return scale and bias that map [-1, 1] to the actions' box.
-
-    Raises
-    ------
-    InputError
-        Where the box is not bounded.
-    """
+    """Return the scale and bias that map [-1, 1] to the bounds of the actions."""
     low, high = np.asarray(low, dtype=np.float32), np.asarray(high, dtype=np.float32)
     if low.shape != high.shape or not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
-        raise InputError(f"actions from {low} to {high}", "finite ends, low below high")
+        raise InputError(f"the actions range from {low} to {high}", "finite bounds, low below high")
     return (high - low) / 2, (high + low) / 2

@@ -1,4 +1,4 @@
-"""Films of policies: episodes of an environment that draws itself, as .mp4 or .gif (extra video)."""
+"""Videos of policies as .mp4 or .gif (extra video)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from jaxtyping import UInt8
 from sextet_common import files
 from sextet_common.errors import InputError, require
 
-from esac import rollout
+from esac.play import environment
+from esac.play.environment import EnvSource
 
 Frame = UInt8[np.ndarray, "height width 3"]
 _GIF_FPS = 50  # viewers show shorter delays than 20 ms as 100 ms
 
 
 def record(
-    env: str | Callable[[], gymnasium.Env[Any, Any]],
+    env: EnvSource,
     policy: Callable[[np.ndarray], np.ndarray],
     path: str | os.PathLike[str],
     *,
@@ -34,40 +35,23 @@ def record(
     fps: float | None = None,
     width: int | None = None,
 ) -> Path:
-    """Film episodes of a policy.
+    """Record episodes of a policy, one after another, in a file that is written atomically.
 
-    On Linux without a display, MuJoCo is told to draw by EGL, unless the variable MUJOCO_GL says otherwise.
+    On Linux without a display, MuJoCo renders with EGL unless the variable MUJOCO_GL says otherwise.
 
     Parameters
     ----------
     env
-        The environment's name, or a function that makes one with ``render_mode="rgb_array"``; a function that has a
-        parameter of that name is given it.
+        A name for ``gymnasium.make``, or a function that makes an environment with ``render_mode="rgb_array"``; the
+        mode is passed if the function has a parameter of that name.
     policy
-        From an observation, shape (observations,), to an action, shape (actions,): a `NumpyPolicy`, for one.
-    path
-        The file, .mp4 or .gif; whole, or not there at all.
-    options
-        For gymnasium's make.
+        From an observation, shape (observations,), to an action, shape (actions,), such as a `NumpyPolicy`.
     seed
-        Of the first episode's reset; each other one's is one more.
-    episodes
-        How many, one after another.
+        Seed of the first reset; it increases by one per episode.
     fps
-        Frames a second; the environment's own speed where not given. A .gif of more than 50 leaves frames out.
+        Frames per second; by default the environment's own speed. A .gif of more than 50 drops frames.
     width
-        Pixels; as the environment draws where not given.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    InputError
-        Where the suffix is another, the environment draws no frames or this machine cannot draw them, a number is out
-        of range, or the extra is missing.
+        Width in pixels; by default that of the environment's frames.
 
     Examples
     --------
@@ -87,81 +71,82 @@ def record(
         write = _write_mp4
     headless = sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     if headless and "MUJOCO_GL" not in os.environ:
-        os.environ["MUJOCO_GL"] = "egl"  # MuJoCo's own choice, GLFW, wants a display
-    rollout.before_drawing()
-    drawing = _drawing(env, options)
+        os.environ["MUJOCO_GL"] = "egl"  # MuJoCo's default, GLFW, needs a display
+    environment.import_triton_before_mesa()
+    rendering = _make_rendering(env, options)
     try:
-        speed = float(fps or _fps(drawing))
-        frames = (_resized(image, frame, width) for frame in _frames(drawing, policy, seed, episodes))
+        speed = float(fps or _fps(rendering))
+        frames = (_resize(image, frame, width) for frame in _frames(rendering, policy, seed, episodes))
         with files.replacing(target) as temporary:
             write(temporary, frames, speed)
     finally:
-        drawing.close()
+        rendering.close()
     return target
 
 
-def _drawing(env: str | Callable[..., gymnasium.Env[Any, Any]], options: dict[str, Any] | None) -> Any:
-    """Make an environment that draws into arrays."""
+def _make_rendering(env: str | Callable[..., gymnasium.Env[Any, Any]], options: dict[str, Any] | None) -> Any:
+    """Make an environment that renders into arrays."""
     mode = {"render_mode": "rgb_array"}
     remedy = 'an environment that can be made with render_mode="rgb_array"'
     try:
         if isinstance(env, str):
-            made = rollout.make(env, {**(options or {}), **mode})
+            instance = environment.make(env, {**(options or {}), **mode})
         elif "render_mode" in inspect.signature(env).parameters:
-            made = rollout.make(lambda: env(**mode))
+            instance = environment.make(lambda: env(**mode))
         else:
-            made = rollout.make(env)
+            instance = environment.make(env)
     except InputError as error:
         if "render_mode" in error.given:
-            raise InputError(f"the environment {env!r} draws no frames", remedy) from error
+            raise InputError(f"the environment {env!r} renders no frames", remedy) from error
         raise
-    if made.render_mode != "rgb_array":
-        made.close()
-        raise InputError(f"the environment {env!r} draws no frames: its render_mode is {made.render_mode}", remedy)
-    return made
+    if instance.render_mode != "rgb_array":
+        instance.close()
+        raise InputError(f"the environment {env!r} renders no frames: render_mode is {instance.render_mode}", remedy)
+    return instance
 
 
 def _fps(env: gymnasium.Env[Any, Any]) -> float:
-    """Return how many steps an environment takes in a second of its own time."""
+    """Return the steps per second of simulated time."""
     if type(env.unwrapped).__module__.startswith("shimmy.dm_control"):
-        return float(1 / env.unwrapped.dt)  # type: ignore[attr-defined]  # shimmy's render_fps is the step's milliseconds
+        return float(1 / env.unwrapped.dt)  # type: ignore[attr-defined]  # shimmy's render_fps holds milliseconds
     return float(env.metadata.get("render_fps") or 30)
 
 
 def _frames(
     env: gymnasium.Env[Any, Any], policy: Callable[[np.ndarray], np.ndarray], seed: int, episodes: int
 ) -> Iterator[Frame]:
-    """Draw what a policy does: the start, and what follows each step."""
-    most = rollout.horizon(env)
+    """Render the start of every episode and each of its steps."""
+    max_steps = environment.horizon(env)
     for number in range(episodes):
         observation, _ = env.reset(seed=seed + number)
-        yield _drawn(env)
-        for _ in range(most):
+        yield _render(env)
+        for _ in range(max_steps):
             observation, _, terminated, truncated, _ = env.step(policy(observation))
-            yield _drawn(env)
+            yield _render(env)
             if terminated or truncated:
                 break
 
 
-def _drawn(env: gymnasium.Env[Any, Any]) -> Frame:
+def _render(env: gymnasium.Env[Any, Any]) -> Frame:
     try:
-        found = env.render()
-    except Exception as error:  # GL's libraries have one each for a machine that cannot draw
+        rendered = env.render()
+    except Exception as error:  # each GL library raises its own
         first = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"frames cannot be drawn here: {first}", rollout.DISPLAY) from error
-    frame = np.asarray(found)
+        raise InputError(f"frames cannot be rendered here: {first}", environment.DISPLAY) from error
+    frame = np.asarray(rendered)
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
         raise InputError(
-            f"the environment draws {type(found).__name__} of shape {frame.shape}", "frames (height, width, 3) of uint8"
+            f"the environment renders {type(rendered).__name__} of shape {frame.shape}",
+            "frames (height, width, 3) of uint8",
         )
     return frame
 
 
-def _resized(image: Any, frame: Frame, width: int | None) -> Frame:
-    height, now = frame.shape[:2]
-    if width is None or width == now:
+def _resize(image: Any, frame: Frame, width: int | None) -> Frame:
+    height, current = frame.shape[:2]
+    if width is None or width == current:
         return frame
-    return np.asarray(image.fromarray(frame).resize((width, max(2, round(height * width / now)))))
+    return np.asarray(image.fromarray(frame).resize((width, max(2, round(height * width / current)))))
 
 
 def _write_gif(path: Path, frames: Iterable[Frame], fps: float) -> None:
@@ -176,7 +161,7 @@ def _write_mp4(path: Path, frames: Iterable[Frame], fps: float) -> None:
     ffmpeg = require("imageio_ffmpeg", package="esac", extra="video")
     iterator = iter(frames)
     first = next(iterator)
-    height, width = (n - n % 2 for n in first.shape[:2])  # players want even numbers
+    height, width = (n - n % 2 for n in first.shape[:2])  # players need even numbers
     writer = ffmpeg.write_frames(
         str(path), (width, height), fps=fps, quality=7, macro_block_size=2, output_params=["-f", "mp4"]
     )
@@ -187,4 +172,4 @@ def _write_mp4(path: Path, frames: Iterable[Frame], fps: float) -> None:
     finally:
         writer.close()
     if not path.exists() or not path.stat().st_size:
-        raise InputError("ffmpeg wrote no film: what it said is above", "an ffmpeg with H.264, or a .gif file")
+        raise InputError("ffmpeg wrote no video; its message is above", "an ffmpeg with H.264, or a .gif file")

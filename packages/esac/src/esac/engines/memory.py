@@ -1,8 +1,8 @@
-"""Memory that a process shares with its workers, and that nothing is left of when they have ended, however they did.
+"""Memory shared with worker processes, of which nothing remains after they end, however they end.
 
-On Linux it is a file without a name, which workers open through their parent's entry in /proc: where a kill takes all
-processes at once, nobody would be left to remove a name. Elsewhere it is multiprocessing's, whose names its tracker
-removes.
+On Linux it is an anonymous file that workers open through the parent's entry in /proc: if a kill takes all processes at
+once, nobody is left to remove a name. Elsewhere it is multiprocessing's shared memory, whose resource tracker removes
+the name.
 """
 
 from __future__ import annotations
@@ -17,36 +17,31 @@ _numbers = itertools.count()
 
 
 class Block:
-    """Some bytes that workers can read.
-
-    Parameters
-    ----------
-    size
-        How many, at least 1.
+    """Bytes that workers can read.
 
     Attributes
     ----------
     size
-        How many.
+        Number of bytes, at least 1.
     buf
         The bytes, for `numpy.ndarray`.
     address
-        What `View` opens it by; never that of an earlier block.
+        What `View` opens the block by; no two blocks have the same one.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._named: shared_memory.SharedMemory | None = None
-        self._file = _nameless(size)
+        self._file = _anonymous_file(size)
         self.buf: mmap.mmap | memoryview | None
         if self._file is None:
             self._named = shared_memory.SharedMemory(create=True, size=size)
             self.buf, self.address = self._named.buf, self._named.name
         else:
-            self.buf, self.address = mmap.mmap(self._file, size), f"{_place(self._file)} {next(_numbers)}"
+            self.buf, self.address = mmap.mmap(self._file, size), f"{_path(self._file)} {next(_numbers)}"
 
     def close(self) -> None:
-        """Give it back."""
+        """Free the memory."""
         if self._file is not None:
             assert isinstance(self.buf, mmap.mmap)
             self.buf.close()
@@ -58,20 +53,7 @@ class Block:
 
 
 class View:
-    """A block as a worker sees it.
-
-    Parameters
-    ----------
-    address
-        The block's.
-
-    Attributes
-    ----------
-    address
-        The block's.
-    buf
-        Its bytes, which are not to be written.
-    """
+    """A worker's read-only view of a block, opened by its address; ``buf`` holds the bytes."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -81,33 +63,33 @@ class View:
             with open(address.partition(" ")[0], "rb") as file:
                 self.buf = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # unmapped with its last array
         else:
-            self._named = _attached(address)
+            self._named = _attach(address)
             self.buf = self._named.buf
 
     def close(self) -> None:
-        """Give it back."""
+        """Detach from the block."""
         if self._named is not None:
             self._named.close()
 
 
-def _nameless(size: int) -> int | None:
-    """Return the descriptor of a file in memory, None where workers could not open it."""
+def _anonymous_file(size: int) -> int | None:
+    """Return the descriptor of a file in memory, or None where workers could not open it."""
     if not hasattr(os, "memfd_create"):
         return None
     file = os.memfd_create("esac")
-    if not os.path.exists(_place(file)):  # no /proc
+    if not os.path.exists(_path(file)):  # no /proc
         os.close(file)
         return None
     os.ftruncate(file, size)
     return file
 
 
-def _place(file: int) -> str:
+def _path(file: int) -> str:
     return f"/proc/{os.getpid()}/fd/{file}"
 
 
-def _attached(name: str) -> shared_memory.SharedMemory:
-    """Open the parent's block; workers share the parent's tracker, which the parent alone tells to forget it."""
+def _attach(name: str) -> shared_memory.SharedMemory:
+    """Open the parent's block without tracking it: workers share the parent's tracker, and the parent unregisters."""
     try:
         return shared_memory.SharedMemory(name=name, track=False)  # type: ignore[call-arg]
     except TypeError:  # before Python 3.13

@@ -1,0 +1,76 @@
+"""The code that runs in a worker: NumPy and gymnasium, no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing as mp
+import os
+import signal
+import threading
+import traceback
+from multiprocessing import connection
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from esac.engines.memory import View
+from esac.play.rollout import NonFiniteError
+from esac.play.task import Evaluator, Job, Task
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+Answer = tuple[str, Any]
+"""A worker's message: ("ready", None), ("done", episode), ("nan", message) or ("error", traceback)."""
+
+
+def answer(evaluator: Evaluator, task: Task, bases: Float[np.ndarray, "bases size"]) -> Answer:
+    """Run a task and return the result, or the error, in a form that can be sent."""
+    try:
+        return "done", evaluator(task, bases)
+    except NonFiniteError as error:
+        return "nan", str(error)
+    except Exception:  # the parent reports it
+        return "error", traceback.format_exc()
+
+
+def work(pipe: connection.Connection, job: Job, tries: int) -> None:
+    """Run tasks until the parent sends None or ends: the target of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent decides when its workers end
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked by the parent during the start
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    with contextlib.suppress(EOFError, OSError):  # the parent closed the pipe
+        try:
+            evaluator = Evaluator(job, tries)
+        except Exception:
+            pipe.send(("error", traceback.format_exc()))
+            return
+        pipe.send(("ready", None))
+        bases = _SharedBases(evaluator.policy.shape.size)
+        with contextlib.closing(evaluator):
+            while (message := pipe.recv()) is not None:
+                task, address, count = message
+                pipe.send(answer(evaluator, task, bases.at(address, count)))
+
+
+class _SharedBases:
+    """The parent's shared memory as an array."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.view: View | None = None
+
+    def at(self, address: str, count: int) -> np.ndarray:
+        if self.view is None or self.view.address != address:
+            if self.view is not None:
+                self.view.close()
+            self.view = View(address)
+        return np.ndarray((count, self.size), dtype=np.float32, buffer=self.view.buf)
+
+
+def _exit_with_parent() -> None:
+    """Exit as soon as the parent has ended, even in the middle of an episode."""
+    parent = mp.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

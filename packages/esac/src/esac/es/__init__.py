@@ -1,0 +1,1 @@
+"""The evolution strategy: the population and the formulas that move its mean."""

@@ -1,0 +1,1 @@
+"""Policies, environments and the episodes that workers run: NumPy and gymnasium, no torch."""

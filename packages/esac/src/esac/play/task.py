@@ -1,0 +1,118 @@
+"""Tasks, the units of work of a generation, and their evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import traceback
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from sextet_common import checks
+from sextet_common.checks import Count
+
+from esac.play import environment, rollout
+from esac.play.environment import EnvSource
+from esac.play.policy import ActionMap
+from esac.play.rollout import Episode, NonFiniteError, OnNan
+
+
+def noise(seed: int, generation: int, member: int, size: int) -> Float[np.ndarray, " size"]:
+    """Draw the standard normal noise of a member, a function of (seed, generation, member) alone.
+
+    >>> bool((noise(0, 3, 1, 5) == noise(0, 3, 1, 5)).all()), bool((noise(0, 3, 1, 5) == noise(0, 3, 2, 5)).any())
+    (True, False)
+    """
+    entropy = np.random.SeedSequence((seed, 0x4E53, generation, member))
+    return np.random.Generator(np.random.Philox(entropy)).standard_normal(size, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One episode of the policy ``bases[base] + sign * sigma * noise(seed, generation, member)``.
+
+    ``sign`` is 1, -1, or 0 for the base itself; `generation` and `member` are the keys of the reset too. With ``keep``
+    the episode returns its transitions.
+    """
+
+    base: int
+    generation: int
+    member: int
+    sign: int
+    sigma: float
+    keep: bool = False
+
+    def __str__(self) -> str:
+        return f"member {self.member} of generation {self.generation}, sign {self.sign}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every task of a run shares: environment, policy and the seed of noise and resets.
+
+    See `esac.play.environment.make` for `env` (a function must be importable by workers) and `options`,
+    `esac.play.rollout.episode` for `on_nan`, and `NumpyPolicy` for `action`.
+    """
+
+    env: EnvSource
+    options: dict[str, Any] = field(default_factory=dict)
+    hidden: tuple[int, ...] = (256, 256)
+    seed: int = 0
+    on_nan: OnNan = "penalise"
+    action: ActionMap = "tanh"
+
+
+class Evaluator:
+    """One environment and one policy, reused for task after task.
+
+    An environment that raises is closed and made again, and the episode restarts from the same reset. An episode that
+    raises in each of `tries` attempts has failed: its total is -inf.
+
+    Examples
+    --------
+    >>> evaluator = Evaluator(Job("Pendulum-v1", {"max_episode_steps": 5}, hidden=(4,)))
+    >>> evaluator(Task(base=0, generation=0, member=0, sign=0, sigma=0.1), np.zeros((1, 21), np.float32)).length
+    5
+    """
+
+    def __init__(self, job: Job, tries: int = 3) -> None:
+        checks.check("tries", tries, Count)
+        self.job, self.tries = job, tries
+        self.env = environment.make(job.env, job.options)
+        self.policy = rollout.numpy_policy(self.env, job.hidden, action=job.action)
+        self.horizon = environment.horizon(self.env)
+        self._broken = self._warned = False
+
+    def __call__(self, task: Task, bases: Float[np.ndarray, "bases size"]) -> Episode:
+        """Run the episode of a task."""
+        vector = self.policy.vector
+        vector[:] = bases[task.base]
+        if task.sign:
+            drawn = noise(self.job.seed, task.generation, task.member, len(vector))
+            vector += np.float32(task.sign * task.sigma) * drawn
+        reset = int(np.random.SeedSequence((self.job.seed, 0xE5, task.generation, task.member)).generate_state(1)[0])
+        error = ""
+        for _ in range(self.tries):
+            try:
+                if self._broken:
+                    self.env, self._broken = environment.make(self.job.env, self.job.options), False
+                return rollout.episode(
+                    self.env, self.policy, reset >> 1, max_steps=self.horizon, on_nan=self.job.on_nan, keep=task.keep
+                )
+            except NonFiniteError:
+                raise
+            except Exception:  # environments raise anything
+                error = traceback.format_exc()
+                self._broken = True
+                self.close()
+        if not self._warned:  # once: a broken environment fails the same way in every episode
+            self._warned = True
+            logging.getLogger("esac").warning("The episode of %s failed %d times.\n%s", task, self.tries, error)
+        return Episode.failure(error.strip().splitlines()[-1])
+
+    def close(self) -> None:
+        """Close the environment, ignoring its errors."""
+        with contextlib.suppress(Exception):
+            self.env.close()

@@ -1,0 +1,94 @@
+"""Episodes of the gradient-trained policy, with updates after every step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from sextet_common.errors import InputError
+from sextet_common.seeding import generator
+
+from esac.play import rollout
+from esac.play.environment import horizon
+from esac.play.rollout import Episode, NonFiniteError, OnNan
+from esac.sac.actor import Explorer
+from esac.sac.replay import Batch, Replay
+from esac.sac.update import SAC
+
+
+class Collector:
+    """Runs episodes of the gradient-trained policy, stores their transitions and updates the policy after each step.
+
+    Parameters
+    ----------
+    updates_per_step
+        Updates for each environment step; may be below 1.
+    start_steps
+        Number of first steps with uniformly random actions.
+    """
+
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], sac: SAC, replay: Replay, seed: int, *, updates_per_step: float = 1.0,
+        start_steps: int = 10_000, on_nan: OnNan = "penalise",
+    ) -> None:  # fmt: skip
+        self.env, self.sac, self.replay, self.seed = env, sac, replay, seed
+        self.updates_per_step, self.start_steps, self.on_nan = updates_per_step, start_steps, on_nan
+        self.horizon = horizon(env)
+        self.steps = self.updates = 0
+        self._explore = Explorer(sac.actor)
+
+    def episode(self, generation: int, number: int) -> tuple[Episode, dict[str, float]]:
+        """Run episode `number` of a generation; return it with the losses of its last update.
+
+        Raises
+        ------
+        NonFiniteError
+            If the environment returns non-finite numbers and ``on_nan`` is "raise".
+        """
+        random = generator(self.seed, "episode", generation, number)
+        noises = torch.Generator(self.sac.device).manual_seed(int(random.integers(2**62)))
+        observation, _ = self.env.reset(seed=int(random.integers(2**31)))
+        total, length, due, done, fault = 0.0, 0, 0.0, False, ""
+        losses: dict[str, torch.Tensor] = {}
+        while not done and length < self.horizon:
+            action = self._action(observation, random)
+            next_observation, reward, terminated, truncated, _ = self.env.step(action)
+            length += 1
+            self.steps += 1
+            if not math.isfinite(float(reward)) or not np.isfinite(next_observation).all():
+                fault = f"step {length} of the gradient-trained policy's episode has a non-finite number"
+                if self.on_nan == "raise":
+                    raise NonFiniteError(f"{fault}, generation {generation}, seed {self.seed}")
+                break
+            row = rollout.pack(observation, action, float(reward), next_observation, bool(terminated))
+            self.replay.add(row[None])
+            total += float(reward)
+            due += self.updates_per_step
+            while due >= 1 and len(self.replay) > self.sac.config.batch_size:
+                losses = self.sac.update(*self._batch(random, noises))
+                self._explore.refresh()
+                self.updates += 1
+                due -= 1
+            due = min(due, 1.0)  # updates missed for lack of a whole batch are not made up for
+            observation, done = next_observation, bool(terminated or truncated)
+        values = {f"sac/{name}": float(value) for name, value in losses.items()}
+        if not all(map(math.isfinite, values.values())):
+            raise InputError(f"a loss of soft actor-critic is not finite in generation {generation}, seed {self.seed}",
+                             f"finite losses: try an lr below {self.sac.config.lr:g}")  # fmt: skip
+        return (Episode.failure(fault, length) if fault else Episode(total, length)), values
+
+    def _action(self, observation: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        space = self.env.action_space
+        assert isinstance(space, gymnasium.spaces.Box)
+        if self.steps < self.start_steps:
+            return random.uniform(space.low, space.high).astype(np.float32)
+        return self._explore(observation, random.standard_normal(space.shape[0], dtype=np.float32))
+
+    def _batch(self, random: np.random.Generator, noises: torch.Generator) -> tuple[Batch, torch.Tensor]:
+        """Draw the transitions and the noise of an update."""
+        size, device = self.sac.config.batch_size, self.sac.device
+        batch = self.replay.sample(random, size, device)
+        return batch, torch.randn(2, size, batch.actions.shape[1], generator=noises, device=device)
