@@ -8,13 +8,13 @@ from sextet_common import benchmarks, device
 from sextet_common.errors import InputError
 
 
-def test_a_stored_report_says_what_machine_it_is_from(tmp_path: Path) -> None:
+def test_a_stored_report_describes_the_machine(tmp_path: Path) -> None:
     path = benchmarks.store(tmp_path, "speed", {"seconds": [1.0, 2.0]})
     assert path == tmp_path / "results" / "speed.json"
     assert json.loads(path.read_text()) == {"machine": device.describe(), "seconds": [1.0, 2.0]}
 
 
-def test_a_table_replaces_what_stood_between_its_own_marks_alone(tmp_path: Path) -> None:
+def test_a_table_replaces_only_the_text_between_its_markers(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text("a\n<!-- one -->\nold\n<!-- /one -->\nb\n<!-- two -->\n<!-- /two -->\nc\n")
     benchmarks.into_readme(page, "two", "x\ny")
@@ -23,7 +23,7 @@ def test_a_table_replaces_what_stood_between_its_own_marks_alone(tmp_path: Path)
 
 
 @pytest.mark.parametrize("text", ["no marks", "<!-- one -->\nopen", "<!-- /one -->\n<!-- one -->\n"])
-def test_a_page_without_marks_is_left_as_it_is(tmp_path: Path, text: str) -> None:
+def test_a_page_without_markers_is_unchanged(tmp_path: Path, text: str) -> None:
     page = tmp_path / "README.md"
     page.write_text(text)
     with pytest.raises(InputError, match="no markers for one"):

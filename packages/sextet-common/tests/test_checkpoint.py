@@ -27,7 +27,7 @@ DTYPES = st.sampled_from(["bool", "uint8", "int16", "int64", "float16", "float32
     ),
     st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(max_size=5), st.none(), st.booleans())),
 )
-def test_what_was_saved_is_loaded(tmp_path_factory, arrays: dict, meta: dict) -> None:
+def test_loading_returns_what_was_saved(tmp_path_factory, arrays: dict, meta: dict) -> None:
     path = tmp_path_factory.mktemp("c") / "x.safetensors"
     checkpoint.save(path, arrays, meta)
     loaded = checkpoint.load(path)
@@ -61,7 +61,7 @@ def saved(tmp_path):
     return path
 
 
-def test_every_single_flipped_bit_is_noticed(saved) -> None:
+def test_any_flipped_bit_is_detected(saved) -> None:
     whole = saved.read_bytes()
     for position in range(0, len(whole), 7):
         damaged = bytearray(whole)
@@ -73,7 +73,7 @@ def test_every_single_flipped_bit_is_noticed(saved) -> None:
     assert checkpoint.load(saved).arrays["a"][99] == 99
 
 
-def test_every_truncation_is_noticed_and_so_is_anything_added(saved) -> None:
+def test_truncated_and_extended_files_are_refused(saved) -> None:
     whole = saved.read_bytes()
     for length in (0, 5, 8, 9, len(whole) // 4, len(whole) // 2, len(whole) - 1):
         saved.write_bytes(whole[:length])
@@ -112,13 +112,13 @@ def test_an_array_that_cannot_be_stored_is_named_and_nothing_is_written(tmp_path
 
 
 @pytest.mark.parametrize("meta", [{"x": float("nan")}, {"x": object()}, {"x": {1, 2}}])
-def test_a_description_that_is_no_json_is_refused(tmp_path, meta: dict) -> None:
+def test_a_description_that_is_not_json_is_refused(tmp_path, meta: dict) -> None:
     with pytest.raises(InputError, match="meta cannot be stored"):
         checkpoint.save(tmp_path / "x", {}, meta)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_last_few_steps_stay_and_leftovers_of_killed_writers_go(tmp_path) -> None:
+def test_the_newest_steps_are_kept_and_temporary_files_of_killed_writers_are_deleted(tmp_path) -> None:
     (tmp_path / ".step-00000001.safetensors.99.tmp").write_bytes(b"torn")
     (tmp_path / "notes.txt").write_text("kept")
     for step in (1, 2, 30, 100000000, 4):
@@ -166,7 +166,7 @@ print(step, torn)
 """
 
 
-def test_a_writer_killed_at_sixty_random_moments_always_leaves_a_whole_newest_file(tmp_path) -> None:
+def test_a_writer_killed_at_sixty_random_moments_always_leaves_an_intact_newest_file(tmp_path) -> None:
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", KILL_LOOP, str(tmp_path), "60", "0"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -176,7 +176,7 @@ def test_a_writer_killed_at_sixty_random_moments_always_leaves_a_whole_newest_fi
     assert torn > 10, "the kills fell inside writes, so the test tested something"
 
 
-def test_the_header_says_what_the_file_is(saved) -> None:
+def test_the_header_names_format_and_version(saved) -> None:
     raw = saved.read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
     assert (header["format"], header["version"]) == ("sextet-checkpoint", "1")

@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_digits_are_split_the_same_way_for_ever() -> None:
+def test_the_digits_have_a_fixed_split() -> None:
     found = data.load("digits")
     assert found.train_images.shape == (1437, 1, 8, 8) and found.test_images.shape == (360, 1, 8, 8)
     assert found.train_images.dtype == np.float32 and found.classes == tuple("0123456789")
@@ -51,7 +51,7 @@ def test_the_arrays_cannot_be_changed_by_accident() -> None:
         data.load("digits").train_images[0] = 1
 
 
-def test_a_folder_with_a_split_is_read_as_it_lies(folder: Path) -> None:
+def test_a_folder_with_a_split_keeps_it(folder: Path) -> None:
     (folder / "train" / ".hidden").mkdir()
     (folder / "train" / "cat" / "notes.txt").write_text("not an image")
     for spec in (f"folder:{folder}", str(folder)):
@@ -73,12 +73,12 @@ def test_a_folder_without_a_split_holds_out_a_fifth_of_every_class(tmp_path: Pat
     assert sorted((both * 255).round()) == list(range(10))
 
 
-def test_images_of_many_sizes_are_cropped_when_told(folder: Path) -> None:
+def test_images_of_different_sizes_are_cropped_on_request(folder: Path) -> None:
     write_image(folder / "train" / "cat" / "9.png", 50, size=(20, 10))
     assert data.load(str(folder), size=4).image_shape == (3, 4, 4)
 
 
-def test_every_fault_of_a_folder_names_the_file(folder: Path, tmp_path: Path) -> None:
+def test_every_error_in_a_folder_names_the_file(folder: Path, tmp_path: Path) -> None:
     def fails(match: str) -> None:
         with pytest.raises(InputError, match=match):
             data.load(f"folder:{folder}")
@@ -126,7 +126,7 @@ def test_an_npz_is_read_in_any_usual_layout(tmp_path: Path, layout: str, dtype: 
     assert data.load(str(tmp_path / "x.npz")).source == f"npz:{tmp_path / 'x.npz'}"
 
 
-def test_every_fault_of_an_npz_names_the_file(tmp_path: Path) -> None:
+def test_every_error_in_an_npz_names_the_file(tmp_path: Path) -> None:
     good = {
         "train_images": np.zeros((2, 4, 4), np.uint8),
         "train_labels": np.array([0, 1]),
@@ -203,7 +203,7 @@ def test_a_pair_of_jpeg_archives_is_decoded(tmp_path: Path) -> None:
     assert len(found.test_labels) == 4
 
 
-def test_every_fault_of_a_jpeg_archive_names_the_file(tmp_path: Path) -> None:
+def test_every_error_in_a_jpeg_archive_names_the_file(tmp_path: Path) -> None:
     jpegs(tmp_path / "set-test.npz", 4)
     train = tmp_path / "set-train.npz"
     jpegs(train, 3, offsets=np.array([0, 10, 20]))
@@ -229,7 +229,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
         file.write(header + array.tobytes())
 
 
-def test_a_torchvision_set_on_disk_is_read_and_never_fetched_unasked(tmp_path: Path) -> None:
+def test_a_torchvision_set_on_disk_is_read_and_only_downloaded_on_request(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"mnist:.* cannot be read: .*; expected: the data on disk, or --download"):
         data.load(f"mnist:{tmp_path}")
     raw = tmp_path / "MNIST" / "raw"
@@ -286,13 +286,13 @@ def test_an_unknown_source_lists_the_accepted_ones(spec: str) -> None:
         data.load(spec)
 
 
-def test_a_label_beyond_all_images_is_refused_before_names_are_made_for_all_below_it() -> None:
+def test_a_huge_label_is_refused_without_creating_as_many_class_names() -> None:
     pixels = np.zeros((2, 4, 4), dtype=np.uint8)
     with pytest.raises(InputError, match="class '1' has no training image"):
         data.ImageSet.of(pixels, np.array([0, 2**62]), pixels, np.array([0, 0]))
 
 
-def test_only_the_formats_of_the_endings_are_opened_whatever_a_file_is_called(folder: Path) -> None:
+def test_only_listed_formats_are_decoded_regardless_of_the_file_name(folder: Path) -> None:
     for form, taken in (("JPEG", True), ("GIF", False), ("EPS", False)):  # Pillow hands EPS to another program
         Image.new("RGB", (6, 4)).save(folder / "train" / "cat" / "0.png", form)
         if taken:
@@ -302,7 +302,7 @@ def test_only_the_formats_of_the_endings_are_opened_whatever_a_file_is_called(fo
                 data.load(str(folder))
 
 
-def test_an_image_that_unpacks_to_far_more_than_its_file_is_refused_before_it_does(folder: Path) -> None:
+def test_an_image_that_claims_far_more_pixels_than_its_file_can_hold_is_refused_before_decoding(folder: Path) -> None:
     path = folder / "train" / "cat" / "0.png"
     Image.new("1", (6000, 6000)).save(path)
     assert path.stat().st_size < 20_000

@@ -22,7 +22,7 @@ def test_a_missing_optional_dependency_names_its_extra() -> None:
         require("no_such_module.inside", package="sextet-common", extra="figures")
 
 
-def test_a_fault_inside_an_installed_dependency_is_not_blamed_on_the_extra(tmp_path, monkeypatch) -> None:
+def test_a_broken_installed_dependency_is_not_reported_as_a_missing_extra(tmp_path, monkeypatch) -> None:
     (tmp_path / "half_installed.py").write_text("import a_module_that_is_not_there")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_there"):
@@ -45,12 +45,12 @@ def test_a_block_that_writes_nothing_is_an_error_and_changes_nothing(tmp_path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_can_be_printed_whatever_it_quotes() -> None:
+def test_an_error_with_lone_surrogates_can_be_printed() -> None:
     error = InputError("the name '\ud800'", "one without \udcff")
     assert str(error).encode("utf-8") == b"the name '\\ud800'; expected: one without \\udcff"
 
 
-def test_what_a_parser_raises_becomes_one_error_that_names_the_file(tmp_path) -> None:
+def test_any_exception_of_a_parser_becomes_an_error_that_names_the_file(tmp_path) -> None:
     for failure in (
         KeyError("a"),
         OverflowError("too large"),
@@ -79,12 +79,12 @@ def test_content_may_unpack_to_a_hundred_times_its_size_or_to_64_mib(tmp_path) -
             files.check_growth("a", claimed, there)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="elsewhere nobody can ask whether a process is there")
-def test_a_write_deletes_what_a_killed_writer_of_the_same_file_left_and_nothing_else(tmp_path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="other systems cannot query a process")
+def test_a_write_deletes_only_temporary_files_of_killed_writers_of_the_same_file(tmp_path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     left = [tmp_path / f".{name}.{gone.pid}.tmp" for name in ("a", "a.json", "b")]
-    left += [tmp_path / f".a.{os.getppid()}.tmp", tmp_path / ".a.x.tmp"]  # one who lives may be writing
+    left += [tmp_path / f".a.{os.getppid()}.tmp", tmp_path / ".a.x.tmp"]  # of a running process
     for path in left:
         path.touch()
     files.write_text(tmp_path / "a", "whole")
@@ -108,12 +108,12 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in target.iterdir()] == ["second"] and list(tmp_path.iterdir()) == [target]
 
 
-def test_folders_that_killed_writers_left_are_deleted_and_others_stay(tmp_path: Path) -> None:
+def test_only_temporary_folders_of_killed_writers_are_deleted(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     for name in (f".set.{int(ended.stdout)}.tmp", f".set.{int(ended.stdout)}.old.tmp", f".set.{os.getppid()}.tmp"):
         (tmp_path / name).mkdir()
     (tmp_path / f".other.{int(ended.stdout)}.tmp").mkdir()
-    for name in (f".set.{os.getpid()}.tmp", f".set.{os.getpid()}.old.tmp"):  # one that had this process's number
+    for name in (f".set.{os.getpid()}.tmp", f".set.{os.getpid()}.old.tmp"):  # an earlier process with the same id
         (tmp_path / name).mkdir()
         (tmp_path / name / "part").touch()
     with files.replacing_folder(tmp_path / "set"):

@@ -11,7 +11,7 @@ from torch import nn
 
 
 @pytest.mark.parametrize("name", ["resnet18", "torchvision:mobilenet_v3_small", "vit_b_16", "densenet121"])
-def test_torchvisions_classifiers_come_with_outputs_or_without_their_last_layer(name: str) -> None:
+def test_torchvision_classifiers_are_built_with_or_without_their_last_layer(name: str) -> None:
     size = 224 if "vit" in name else 64
     images = torch.rand(2, 3, size, size)
     with torch.no_grad():
@@ -21,7 +21,7 @@ def test_torchvisions_classifiers_come_with_outputs_or_without_their_last_layer(
         assert headless(images).shape[1] > 5
 
 
-def test_timms_classifiers_go_by_name_too() -> None:
+def test_timm_classifiers_are_built_by_name() -> None:
     pytest.importorskip("timm")
     images = torch.rand(2, 3, 64, 64)
     assert published("timm:resnet10t", 3, package="sextet-common").eval()(images).shape == (2, 3)
@@ -37,7 +37,7 @@ def test_timms_classifiers_go_by_name_too() -> None:
         ("squeezenet1_1", "no last linear layer"),
     ],
 )
-def test_a_name_that_is_none_is_refused_with_the_nearest(name: str, message: str) -> None:
+def test_an_unknown_name_is_refused_with_similar_names(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         published(name, None, package="sextet-common", own=("mine",))
 
@@ -70,7 +70,7 @@ def test_parameters_and_multiply_adds_are_counted() -> None:
     assert complexity(module, (2, 6, 6)) == (2 * 3 * 9 + 48 * 5 + 5, 16 * 3 * 2 * 9 + 48 * 5)
 
 
-def test_a_module_is_put_back_part_by_part_and_has_a_device() -> None:
+def test_evaluating_restores_the_mode_of_every_submodule() -> None:
     module = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2))
     module[1].eval()
     with evaluating(module):

@@ -19,7 +19,7 @@ ARRAYS = DTYPES.flatmap(lambda dtype: npst.arrays(dtype, npst.array_shapes(min_d
 
 @settings(max_examples=100, deadline=None)
 @given(ARRAYS, st.booleans(), st.booleans())
-def test_what_numpy_wrote_is_read_as_numpy_reads_it(
+def test_files_written_by_numpy_are_read_as_numpy_reads_them(
     tmp_path_factory: pytest.TempPathFactory, array: np.ndarray, fortran: bool, squeezed: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("n")
@@ -68,9 +68,7 @@ def header(shape: str = "(2,)", descr: str = "'<f8'") -> str:
     ],
 )
 @pytest.mark.parametrize("mapped", [True, False])
-def test_what_a_header_claims_is_held_against_what_is_there(
-    tmp_path: Path, content: bytes, fault: str, mapped: bool
-) -> None:
+def test_a_header_must_match_the_size_of_the_file(tmp_path: Path, content: bytes, fault: str, mapped: bool) -> None:
     (tmp_path / "a.npy").write_bytes(content)
     with pytest.raises(InputError, match=rf"a\.npy cannot be read: .*{fault}|a\.npy {fault}"):
         npy.read_npy(tmp_path / "a.npy", mapped=mapped)
@@ -86,7 +84,7 @@ def test_objects_are_not_unpickled(tmp_path: Path) -> None:
         npy.read_npz(tmp_path / "a.npz", ["a"])
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
+def test_a_missing_array_or_file_is_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", a=np.ones(1))
     with pytest.raises(InputError, match=r"a\.npz has no array 'b'; expected: an \.npz file with a, b"):
         npy.read_npz(tmp_path / "a.npz", ["a", "b"])
@@ -103,7 +101,7 @@ def member(content: bytes, *, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     return packed.getvalue()
 
 
-def test_zeros_that_unpack_to_more_than_a_hundred_times_the_file_are_refused_before_they_do(tmp_path: Path) -> None:
+def test_content_that_unpacks_to_a_hundred_times_its_file_is_refused_before_unpacking(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(member(file(header(f"({65 << 20},)", "'|u1'"), bytes(65 << 20))))
     with pytest.raises(InputError, match=r"a\.npz unpacks to .*; expected: at most 67108864"):
         npy.read_npz(tmp_path / "a.npz", ["a"])
@@ -113,13 +111,13 @@ def test_zeros_that_unpack_to_more_than_a_hundred_times_the_file_are_refused_bef
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_compressions_whose_own_header_asks_for_memory_are_refused(tmp_path: Path, method: int) -> None:
+def test_compression_methods_that_can_allocate_gigabytes_are_refused(tmp_path: Path, method: int) -> None:
     (tmp_path / "a.npz").write_bytes(member(file(header(), bytes(16)), method=method))
     with pytest.raises(InputError, match="not stored or deflated"):
         npy.read_npz(tmp_path / "a.npz", ["a"])
 
 
-def test_a_member_that_is_longer_or_shorter_than_its_directory_says_is_refused(tmp_path: Path) -> None:
+def test_a_member_whose_size_differs_from_the_archive_directory_is_refused(tmp_path: Path) -> None:
     whole = member(file(header(), bytes(16)))
     size = len(file(header(), bytes(16))).to_bytes(4, "little")
     for wrong in (1, 100, 10**6):

@@ -21,7 +21,7 @@ class Config:
     out: Path = Path("somewhere")
 
 
-def test_a_run_is_opened_again_with_the_same_settings_only(tmp_path) -> None:
+def test_a_run_is_resumed_only_with_the_same_settings(tmp_path) -> None:
     first = Run.open(tmp_path / "run", "demo", Config())
     assert Run.open(tmp_path / "run", "demo", Config()) == first == Run.read(tmp_path / "run")
     with pytest.raises(InputError, match=r"holds a run with sizes=\[1, 2\], not \[3\], steps=5, not 6"):
@@ -30,7 +30,7 @@ def test_a_run_is_opened_again_with_the_same_settings_only(tmp_path) -> None:
         Run.open(tmp_path / "run", "other", Config())
 
 
-def test_a_folder_with_other_things_in_it_is_not_taken(tmp_path) -> None:
+def test_a_folder_with_other_files_is_refused(tmp_path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(InputError, match="is not empty and holds no run"):
         Run.open(tmp_path, "demo", {})
@@ -62,7 +62,7 @@ def test_resuming_rewinds_the_metrics_to_the_checkpoint(tmp_path) -> None:
     assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
 
 
-def test_a_checkpoint_from_before_the_start_is_refused(tmp_path) -> None:
+def test_a_checkpoint_with_a_negative_step_is_refused(tmp_path) -> None:
     run = Run.open(tmp_path, "demo", {})
     checkpoint.save_step(run.checkpoints, 3, {"x": np.zeros(1)}, {"step": -(10**18)})
     with pytest.raises(InputError, match="is of step -1000000000000000000; expected: a step >= 0"):
@@ -82,7 +82,7 @@ def test_a_configuration_without_json_form_is_refused() -> None:
         to_json({"x": object()})
 
 
-def test_a_signal_lets_the_loop_finish_and_then_interrupts() -> None:
+def test_the_first_signal_lets_the_step_finish() -> None:
     steps = []
     with pytest.raises(KeyboardInterrupt), interruptible() as stopping:
         for step in range(10):
@@ -94,7 +94,7 @@ def test_a_signal_lets_the_loop_finish_and_then_interrupts() -> None:
     assert steps == [0, 1, 2, 3]
 
 
-def test_a_second_signal_stops_at_once_and_the_handlers_come_back() -> None:
+def test_a_second_signal_interrupts_immediately_and_the_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     reached = []
     with pytest.raises(KeyboardInterrupt), interruptible():

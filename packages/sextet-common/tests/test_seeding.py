@@ -30,7 +30,7 @@ def test_a_number_and_its_text_are_different_keys() -> None:
     assert seeding.derive(0, np.int64(1)) == seeding.derive(0, 1)
 
 
-def test_the_streams_are_independent_of_the_order_in_which_they_are_asked_for() -> None:
+def test_streams_do_not_depend_on_the_order_of_creation() -> None:
     forward = [seeding.generator(3, "step", k).random(4) for k in range(5)]
     backward = [seeding.generator(3, "step", k).random(4) for k in reversed(range(5))][::-1]
     np.testing.assert_array_equal(forward, backward)
@@ -43,12 +43,12 @@ def test_streams_of_neighbouring_keys_are_uncorrelated() -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "0", True, None])
-def test_a_seed_that_is_no_whole_number_is_named(seed: object) -> None:
+def test_a_seed_that_is_not_a_whole_number_is_refused(seed: object) -> None:
     with pytest.raises(InputError, match="seed is"):
         seeding.derive(seed)
 
 
-def test_the_block_seeds_the_global_generator_and_restores_it() -> None:
+def test_torch_seed_seeds_the_global_generator_and_restores_it() -> None:
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)

@@ -14,22 +14,12 @@ from sextet_common.errors import InputError
 
 
 def machine() -> str:
-    """Return :func:`sextet_common.device.describe` as one line.
-
-    >>> "cores" in machine()
-    True
-    """
+    """Return :func:`sextet_common.device.describe` as one line."""
     return ", ".join(f"{name} {value}" for name, value in describe().items())
 
 
 def store(folder: str | os.PathLike[str], name: str, report: Mapping[str, Any]) -> Path:
-    """Write ``folder/results/NAME.json``: the machine's description and a report of plain JSON values.
-
-    >>> import tempfile
-    >>> path = store(tempfile.mkdtemp(), "speed", {"seconds": 1.5})
-    >>> path.name, json.loads(path.read_text())["seconds"]
-    ('speed.json', 1.5)
-    """
+    """Write a report of plain JSON values, with the machine's description, to ``folder/results/NAME.json``."""
     path = Path(folder) / "results" / f"{name}.json"
     files.write_text(path, json.dumps({"machine": describe(), **report}, indent=1) + "\n")
     return path

@@ -37,15 +37,6 @@ class InputError(ValueError):
 def require(module: str, *, package: str, extra: str) -> ModuleType:
     """Import an optional dependency; if it is missing, name the extra that installs it.
 
-    Parameters
-    ----------
-    module
-        The module to import, ``"matplotlib.pyplot"``.
-    package, extra
-        The distribution and its extra, ``"sextet-common"`` and ``"figures"``.
-
-    Examples
-    --------
     >>> require("json", package="sextet-common", extra="figures").__name__
     'json'
     """
@@ -59,20 +50,11 @@ def require(module: str, *, package: str, extra: str) -> ModuleType:
 
 @contextmanager
 def reading(path: str | os.PathLike[str], expected: str) -> Iterator[None]:
-    """Convert any exception raised while reading a file to one InputError that names the file.
+    """Convert any exception raised while reading a file to one InputError that names the file and what it should be.
 
     Parsers raise nearly any exception for missing, damaged or malicious files. An InputError raised in the block passes
     unchanged; any other exception becomes its cause.
 
-    Parameters
-    ----------
-    path
-        The file that the block reads.
-    expected
-        What the file should be.
-
-    Examples
-    --------
     >>> with reading("weights.json", "a table of numbers"):
     ...     int("seven")
     Traceback (most recent call last):

@@ -66,15 +66,7 @@ def save_grid(
     *,
     scale: int | None = None,
 ) -> None:
-    """Save a :func:`grid` as PNG. Each image pixel becomes ``scale`` screen pixels, by default about 64 per image.
-
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> path = Path(tempfile.mkdtemp()) / "grid.png"
-    >>> save_grid(np.zeros((4, 1, 8, 8)), path)
-    >>> path.read_bytes()[1:4]
-    b'PNG'
-    """
+    """Save a :func:`grid` as PNG; each image pixel becomes ``scale`` screen pixels, by default about 64 per image."""
     picture = grid(images, columns)
     scale = scale or max(1, round(64 / images.shape[-1]))
     image_module = require("PIL.Image", package="sextet-common", extra="figures")
@@ -90,15 +82,7 @@ def save_panels(
     *,
     title: str = "",
 ) -> None:
-    """Save one :func:`grid` per title as PNG, from top to bottom.
-
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> path = Path(tempfile.mkdtemp()) / "panels.png"
-    >>> save_panels({"dark": np.zeros((3, 1, 8, 8)), "light": np.ones((3, 1, 8, 8))}, path, columns=3)
-    >>> path.exists()
-    True
-    """
+    """Save one :func:`grid` per title as PNG, from top to bottom."""
     pictures = {name: grid(images, columns) for name, images in panels.items()}
     ratios = [picture.shape[0] / picture.shape[1] for picture in pictures.values()]
     width = 7.0
@@ -131,15 +115,6 @@ def save_curves(
         Axis labels, with units.
     title
         The figure's title.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> path = Path(tempfile.mkdtemp()) / "loss.png"
-    >>> save_curves({"loss": ([1, 2, 3], [0.9, 0.5, 0.4])}, path, x_label="step", y_label="loss")
-    >>> path.exists()
-    True
     """
     with figure_file(path, (6.0, 3.4), title=title) as figure:
         axis = figure.subplots()

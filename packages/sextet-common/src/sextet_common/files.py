@@ -83,48 +83,23 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    r"""Write a UTF-8 text file atomically.
-
-    >>> import tempfile
-    >>> target = Path(tempfile.mkdtemp()) / "a" / "b.txt"
-    >>> write_text(target, "one line\n")
-    >>> target.read_text()
-    'one line\n'
-    """
+    """Write a UTF-8 text file atomically, creating missing folders."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:
-    """Delete all temporary files in a folder. Only one process at a time may write there.
-
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> (folder / ".a.txt.1.tmp").touch()
-    >>> remove_leftovers(folder)
-    >>> list(folder.iterdir())
-    []
-    """
+    """Delete all temporary files in a folder. Only one process at a time may write there."""
     for leftover in Path(folder).glob(f".*{_SUFFIX}"):
         leftover.unlink(missing_ok=True)
 
 
 def check_growth(path: str | os.PathLike[str], claimed: int, there: int) -> None:
-    """Refuse compressed content that claims to unpack to more than 64 MiB and more than 100 times its size.
+    """Refuse compressed content that claims to unpack to more than 64 MiB and more than 100 times its stored size.
 
-    Call it before unpacking: a malicious file of a few kilobytes can unpack to gigabytes.
+    Call it before unpacking: a malicious file of a few kilobytes can unpack to gigabytes. ``claimed`` and ``there`` are
+    the bytes after and before unpacking.
 
-    Parameters
-    ----------
-    path
-        The file, for the error message.
-    claimed
-        Bytes that the content says it unpacks to.
-    there
-        Bytes of the content as stored.
-
-    Examples
-    --------
     >>> check_growth("zeros.npz", 10**9, 10**6)
     Traceback (most recent call last):
     sextet_common.errors.InputError: zeros.npz unpacks to 1000000000 bytes from 1000000; expected: at most 100000000

@@ -67,11 +67,7 @@ def bar(description: str, total: int, *, done: int = 0) -> Iterator[Bar]:
 
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Yield items while showing a progress bar.
-
-    >>> list(track("abc", "letters", total=3))
-    ['a', 'b', 'c']
-    """
+    """Yield items while showing a progress bar."""
     with bar(description, total) as steps:
         for item in items:
             yield item

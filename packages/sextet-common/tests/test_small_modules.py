@@ -49,7 +49,7 @@ def test_on_a_terminal_the_bar_shows_steps_and_values(monkeypatch) -> None:
     assert "work" in screen.getvalue() and "3/4" in screen.getvalue() and "loss 0.25" in screen.getvalue()
 
 
-def test_the_device_is_one_that_is_there(monkeypatch) -> None:
+def test_only_available_devices_are_returned(monkeypatch) -> None:
     assert device.pick("cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -61,7 +61,7 @@ def test_the_device_is_one_that_is_there(monkeypatch) -> None:
             device.pick(unknown)
 
 
-def test_a_gpu_that_is_not_there_is_refused_by_number(monkeypatch) -> None:
+def test_a_gpu_number_that_does_not_exist_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert device.pick("auto").type == "cuda"
@@ -88,12 +88,12 @@ def test_a_grid_places_every_image_and_clips(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 4, 4), (0, 1, 4, 4), (4, 4)])
-def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+def test_images_of_an_unsupported_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="images of shape"):
         figures.grid(np.zeros(shape))
 
 
-def test_panels_and_curves_are_pictures_with_something_in_them(tmp_path) -> None:
+def test_panels_and_curves_are_not_blank(tmp_path) -> None:
     noise = np.random.default_rng(0).random((4, 3, 8, 8))
     figures.save_panels({"one": noise, "two": noise}, tmp_path / "panels.png", columns=4, title="Two panels")
     figures.save_curves({"a": ([1, 2], [3, 4]), "b": ([1, 2], [4, 3])}, tmp_path / "c.png", x_label="x", y_label="y")
