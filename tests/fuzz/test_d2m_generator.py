@@ -12,12 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 from attention_matching import EvaluateConfig
-from d2m_generator import ConditionalGAN, DiffusionGenerator, StreamedSet, load_generator, save_generator
-from d2m_generator import __main__ as command
-from d2m_generator.distill import D2M, D2MConfig
-from d2m_generator.evaluation import evaluate_generator
-from d2m_generator.pool import PoolConfig
-from d2m_generator.pretrain import PretrainConfig, pretrain
+from d2m_generator import (
+    D2M,
+    ConditionalGAN,
+    D2MConfig,
+    DiffusionGenerator,
+    PoolConfig,
+    PretrainConfig,
+    StreamedSet,
+    evaluate_generator,
+    load_generator,
+    pretrain,
+    save_generator,
+)
+from d2m_generator import commands as command
 from harness import EXAMPLES, fuzz, holds
 from hostile import checkpoints, documents, npy, npy_files
 from hypothesis import given, settings

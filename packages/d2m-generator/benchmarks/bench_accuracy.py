@@ -1,8 +1,8 @@
-"""How good a distilled generator is: against real images, itself before distillation, and ATOM.
+"""Accuracy from a distilled generator, compared with real images, the generator before distillation, and ATOM.
 
 Run it: ``python benchmarks/bench_accuracy.py``; about 20 minutes on one core. With
-``--data npz-jpeg:FOLDER --plan cifar`` about 90 minutes. A part that is done is not run again while its folder in runs/
-is there.
+``--data npz-jpeg:FOLDER --plan cifar`` about 90 minutes. Finished parts are not repeated while their folders in runs/
+exist.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import tyro
 from attention_matching import DistillConfig, DistilledSet, Distiller, EvaluateConfig, evaluate, random_real
-from attention_matching.networks import Architecture
+from attention_matching.networks.build import Architecture
 from d2m_generator import (
     D2M,
     ConditionalGAN,
@@ -42,22 +42,22 @@ METHODS = ("random real", "generator before", "D2M", "ATOM")
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a data set gets."""
+    """Settings of the benchmark for one data set."""
 
     width: int
-    """Of the generator."""
+    """Width of the generator."""
     pretrain: PretrainConfig
     distill: D2MConfig
     atom: dict[int, DistillConfig]
-    """For each number of images that a pixel distillation is made of."""
+    """Settings of the pixel distillation for each number of images."""
     epochs: dict[int, int]
-    """Of a network on so many images per class."""
+    """Epochs of a network for each number of images per class."""
     judge: EvaluateConfig | None = None
-    """How the classifier of the Fréchet distance learns."""
+    """Training of the classifier of the Fréchet distance."""
     network: int | None = None
-    """Width of the networks that images are judged by."""
+    """Width of the networks that are trained on the images."""
     cross: tuple[Architecture, ...] = ()
-    """Other networks, on the first seed."""
+    """Other architectures, with the first seed."""
     cross_epochs: int = 60
 
 
@@ -79,7 +79,7 @@ PLANS = {
 def sets(
     data: ImageSet, plan: Plan, seed: int, work: Path
 ) -> tuple[dict[str, dict[int, DistilledSet]], dict[str, float], list[str]]:
-    """Make one seed's sets of every method and size, and say how long they took and how good the generators are."""
+    """Return one seed's sets of every method and size, the seconds of each job, and the quality of the generators."""
     seconds: dict[str, float] = {}
 
     def timed(name: str, job: Any) -> Any:
@@ -116,20 +116,20 @@ def sets(
 def main(
     plan: str = "digits", data: str | None = None, seeds: int = 3, networks: int = 2, work: Path | None = None
 ) -> None:
-    """Measure.
+    """Run the benchmark.
 
     Parameters
     ----------
     plan
         digits or cifar.
     data
-        What to distill: digits where not given; otherwise as the command takes it.
+        The images, as for the command; by default those of the plan.
     seeds
-        Generators, distillations and choices of images.
+        Number of seeds of generators, distillations and image selections.
     networks
-        Fresh networks for every set.
+        Fresh networks per set.
     work
-        Where the run folders go: runs/bench_PLAN where not given.
+        Folder of the run folders; runs/bench_PLAN by default.
     """
     torch.set_num_threads(1)  # networks this small gain nothing by a second one
     chosen = PLANS[plan]
@@ -160,7 +160,7 @@ def main(
 
 
 def write(report: dict[str, Any], plan: str) -> None:
-    """Put the tables into the README."""
+    """Write the tables into the README."""
     chosen = PLANS[plan]
     lines = ["| images per class | " + " | ".join(METHODS) + " |", "|---" * 5 + "|"]
     for ipc in IPC:

@@ -1,4 +1,4 @@
-"""Train a small GAN on digits, distill the digits into it, and learn from one and ten of its images per class.
+"""Train a small GAN on digits, distill the digits into it, and train networks on one and ten of its images per class.
 
 Run by ``python3 tools/dev.py demo``; alone: ``python examples/demo.py --out demo``.
 Writes result.json (what the page shows), picture.png and the run folders.
@@ -32,8 +32,8 @@ from sextet_common.data import ImageSet, load
 def accuracy(generator: Generator, data: ImageSet, ipc: int, sets: int) -> Evaluation:
     """Train two networks on each of several sets of a generator's images."""
     config = EvaluateConfig(networks=2, epochs=150)
-    found = [evaluate_generator(generator, data, ipc, config, seed=seed).evaluation for seed in range(sets)]
-    return Evaluation(tuple(value for each in found for value in each.accuracies))
+    results = [evaluate_generator(generator, data, ipc, config, seed=seed).evaluation for seed in range(sets)]
+    return Evaluation(tuple(value for result in results for value in result.accuracies))
 
 
 def main(out: Path, steps: int = 600, distillation: int = 500, sets: int = 3) -> None:
@@ -42,13 +42,13 @@ def main(out: Path, steps: int = 600, distillation: int = 500, sets: int = 3) ->
     Parameters
     ----------
     out
-        Where to write.
+        The output folder.
     steps
-        Of the GAN's training.
+        Steps of the GAN's training.
     distillation
         Steps of D2M.
     sets
-        Sets of images that each generator is judged by, for each number of them.
+        Sets of images per generator and number of images.
     """
     data = load("digits")
     gan = ConditionalGAN(10, data.image_shape, width=16)

@@ -1,4 +1,4 @@
-"""A small consistency model of diffusers: trained on the images, then distilled through its one step.
+"""A small consistency model of diffusers: trained on the images, then distilled through its single step.
 
 Run it: ``python examples/one_step_consistency.py``
 """

@@ -1,4 +1,4 @@
-"""A generator of one's own: any module of noise and labels, distilled as it is.
+"""A user-defined generator: any module that maps noise and labels to images can be distilled.
 
 Run it: ``python examples/own_generator.py``
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Prototypes(nn.Module):
-    """An image of each class that is learned, moved a little by the noise."""
+    """A trainable image per class, shifted slightly by the noise."""
 
     def __init__(self, images: Tensor) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class Prototypes(nn.Module):
         self.directions = nn.Parameter(0.02 * torch.randn(4, *images.shape))
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """Make images in [0, 1]."""
+        """Generate images in [0, 1]."""
         moved: Tensor = self.images[labels] + torch.einsum("bk,kbchw->bchw", noise, self.directions[:, labels])
         return moved
 

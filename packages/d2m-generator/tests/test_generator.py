@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from d2m_generator.gan import ConditionalGAN, Discriminator, halvings
-from d2m_generator.generator import Generator, ModuleGenerator, noise_of
-from d2m_generator.storage import load_generator, save_generator
+from d2m_generator.generators.gan import ConditionalGAN, Discriminator, halvings
+from d2m_generator.generators.generator import Generator, ModuleGenerator, noise_of
+from d2m_generator.generators.storage import load_generator, save_generator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sextet_common import checkpoint
@@ -121,7 +121,7 @@ def test_a_gan_is_saved_and_read_again(tmp_path: Path) -> None:
     assert torch.equal(gan.sample(labels, seed=3), again.sample(labels, seed=3))
     with pytest.raises(InputError, match="holds no generator"):
         load_generator(folder / "none")
-    with pytest.raises(InputError, match="a ModuleGenerator to save"):
+    with pytest.raises(InputError, match="a ModuleGenerator cannot be saved"):
         save_generator(ModuleGenerator(Painter(), 5, (3, 8, 8), (2,)), folder / "m")
     (folder / "g" / "generator.safetensors").write_bytes(b"broken")
     with pytest.raises(InputError, match=r"generator\.safetensors"):
@@ -164,5 +164,5 @@ def test_modules_of_another_shape_and_ranges_are_refused() -> None:
         ModuleGenerator(Painter(), 5, (1, 8, 8), (2,))
     with pytest.raises(InputError, match="value_range"):
         ModuleGenerator(Painter(), 5, (3, 8, 8), (2,), value_range=(1.0, 1.0))
-    with pytest.raises(InputError, match="width is 0"):
+    with pytest.raises(InputError, match="width must be a whole number >= 1, got 0"):
         ConditionalGAN(2, (1, 8, 8), width=0)

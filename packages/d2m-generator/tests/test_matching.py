@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from attention_matching import ConvNet
-from d2m_generator.matching import MatchingLoss
+from d2m_generator.training.matching import MatchingLoss
 from sextet_common.errors import InputError
 from torch import Tensor
 
@@ -87,11 +87,11 @@ def test_equal_images_have_no_loss_and_counts_may_differ() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"maps": "all"}, "maps is 'all'"),
-        ({"prediction": "l1"}, "prediction is 'l1'"),
-        ({"reduction": "batch"}, "reduction is 'batch'"),
-        ({"prediction_weight": -1.0}, "prediction_weight is -1"),
-        ({"temperature": 0.0}, "temperature is 0"),
+        ({"maps": "all"}, "maps must be channel, spatial, both or none, got 'all'"),
+        ({"prediction": "l1"}, "prediction must be kl, mse or none, got 'l1'"),
+        ({"reduction": "batch"}, "reduction must be class or sample, got 'batch'"),
+        ({"prediction_weight": -1.0}, "prediction_weight must be a number >= 0, got -1"),
+        ({"temperature": 0.0}, "temperature must be a number > 0, got 0"),
     ],
 )
 def test_options_outside_what_is_accepted(words: dict[str, object], message: str) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from attention_matching import ConvNet, DistilledSet, EvaluateConfig, Preprocessing
-from d2m_generator.evaluation import evaluate_generator
-from d2m_generator.gan import ConditionalGAN
-from d2m_generator.generator import ModuleGenerator
-from d2m_generator.quality import Judge, frechet_distance, inception_fid
-from d2m_generator.synthesize import StreamedSet, stream, synthesize
+from d2m_generator.generators.gan import ConditionalGAN
+from d2m_generator.generators.generator import ModuleGenerator
+from d2m_generator.images.evaluation import evaluate_generator
+from d2m_generator.images.quality import Judge, frechet_distance, inception_fid
+from d2m_generator.images.stream import StreamedSet, stream
+from d2m_generator.images.synthesize import synthesize
 from scipy import linalg
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
@@ -67,7 +68,7 @@ def test_the_same_images_in_one_process_and_in_two(tmp_path: Path) -> None:
         f"""
         import sys, torch
         from d2m_generator import ConditionalGAN
-        from d2m_generator.generator import noise_of
+        from d2m_generator.generators.generator import noise_of
         rank = int(sys.argv[1])
         gan = ConditionalGAN.load({str(tmp_path / "g.safetensors")!r})
         numbers = range(rank, 12, 2)  # every process makes every second image
@@ -129,7 +130,7 @@ def test_a_stream_is_the_same_images_rounded_to_bytes(tmp_path: Path) -> None:
     assert float((few.images - synthesize(perfect(), 2, seed=3, data=data()).images).abs().max()) < 0.02
     with pytest.raises(InputError, match="has 300 images; expected: ipc = 301"):
         again.distilled(Preprocessing.fit(data()), ipc=301)
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         stream(perfect(), 1, tmp_path / "s")
 
 
@@ -138,7 +139,7 @@ def test_a_stream_that_the_disk_cannot_hold_or_that_fails_leaves_nothing(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 65 * 2**20))
-    with pytest.raises(InputError, match="GiB, what is free in"):
+    with pytest.raises(InputError, match="GiB, which is free in"):
         stream(perfect(), 10000, tmp_path / "s")
     monkeypatch.undo()
 
@@ -164,11 +165,11 @@ def test_a_damaged_stream_is_refused(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"ipc": 0}, "ipc is 0"),
-        ({"selection": "best"}, "selection is 'best'"),
-        ({"candidates": 0}, "candidates is 0"),
-        ({"temperature": 0.0}, "temperature is 0"),
-        ({"seed": -1}, "seed is -1"),
+        ({"ipc": 0}, "ipc must be a whole number >= 1, got 0"),
+        ({"selection": "best"}, "selection must be random, herding or diverse, got 'best'"),
+        ({"candidates": 0}, "candidates must be a whole number >= 1, got 0"),
+        ({"temperature": 0.0}, "temperature must be a number > 0, got 0"),
+        ({"seed": -1}, "seed must be a whole number >= 0, got -1"),
     ],
 )
 def test_options_outside_what_is_accepted(words: dict[str, object], message: str) -> None:
@@ -186,7 +187,7 @@ def test_evaluation_names_its_protocol_and_goes_on(protocol: str, tmp_path: Path
     again = evaluate_generator(perfect(), data(), 4, QUICK, tmp_path / "e", protocol=protocol)  # type: ignore[arg-type]
     fresh = evaluate_generator(perfect(), data(), 4, QUICK, protocol=protocol)  # type: ignore[arg-type]
     assert again.evaluation == found.evaluation == fresh.evaluation
-    with pytest.raises(InputError, match="protocol is 'best'"):
+    with pytest.raises(InputError, match="protocol must be fixed or regenerate, got 'best'"):
         evaluate_generator(perfect(), data(), 4, QUICK, protocol="best")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="with the protocol regenerate"):
         evaluate_generator(perfect(), data(), 4, QUICK, protocol="regenerate", selection="herding")

@@ -1,54 +1,48 @@
-"""A small class-conditional GAN that trains on two cores: what a user without weights begins with."""
+"""A small class-conditional GAN that trains on two cores, for users without a pre-trained generator."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from sextet_common import checkpoint
+from sextet_common import checkpoint, checks
 from sextet_common.errors import InputError, reading
 from sextet_common.seeding import torch_seed
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
-from d2m_generator.generator import ImageGenerator
+from d2m_generator.generators.generator import Groups, ImageGenerator
 
 _KIND = "conditional gan"
 
 
 class ConditionalGAN(ImageGenerator):
-    """Residual blocks with class-conditional batch normalisation, from noise and a class to an image.
+    """Residual generator with class-conditional batch normalisation.
 
-    Every normalisation's scale and shift are linear in the class's embedding and the noise. In evaluation, which is
-    how `D2M` trains it and `synthesize` uses it, normalisations use kept statistics, so that an image does not depend
-    on what else is in its batch.
+    The scale and shift of every normalisation are linear in the class embedding and the noise. In evaluation mode,
+    which `D2M` and `synthesize` use, normalisations use their running statistics, so that an image does not depend on
+    the rest of its batch.
 
     Parameters
     ----------
     n_classes
-        How many classes.
+        Number of classes.
     image_shape
-        Channels, height and width: sides from 8 to 128 that are 4 to 7 times a power of two.
+        Channels, height and width; sides from 8 to 128 that are 4 to 7 times a power of two.
     width
-        Channels of the last block; earlier ones have up to four times as many.
+        Channels of the last block; earlier blocks have up to four times as many.
     noise
-        Length of the noise.
+        Length of the noise vector.
     embedding
-        Length of a class's embedding.
+        Length of a class embedding.
     seed
-        Of the initial weights.
-
-    Raises
-    ------
-    InputError
-        Where it cannot make such images.
+        Seed of the initial weights.
 
     References
     ----------
@@ -73,8 +67,7 @@ class ConditionalGAN(ImageGenerator):
     ) -> None:
         super().__init__()
         for name, value in (("n_classes", n_classes), ("width", width), ("noise", noise), ("embedding", embedding)):
-            if value < 1:
-                raise InputError(f"{name} is {value}", "a whole number >= 1")
+            checks.check(name, value, checks.Count)
         self.n_classes, self.image_shape, self.noise_shape = n_classes, image_shape, (noise,)
         self.settings = {"n_classes": n_classes, "image_shape": list(image_shape), "width": width, "noise": noise,
                          "embedding": embedding}  # fmt: skip
@@ -94,7 +87,7 @@ class ConditionalGAN(ImageGenerator):
     def forward(
         self, noise: Float[Tensor, "batch noise"], labels: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Make images, pixels in (-1, 1)."""
+        """Generate images, pixels in (-1, 1)."""
         condition = torch.cat([noise, self.embedding(labels)], dim=1)
         x = self.start(condition).view(len(noise), -1, *self._base)
         for block in self.blocks:
@@ -102,8 +95,8 @@ class ConditionalGAN(ImageGenerator):
         images: Tensor = torch.tanh(self.paint(functional.relu(self.norm(x))))
         return images
 
-    def groups(self) -> dict[str, Callable[[str], bool]]:
-        """Tell which parameters are of a group: "last" (the last block and what follows), "classes"."""
+    def groups(self) -> Groups:
+        """Return the groups "last" (the last block and the output layers) and "classes" (what labels enter by)."""
         last = f"blocks.{len(self.blocks) - 1}."
         return {
             "last": lambda name: name.startswith((last, "norm.", "paint.")),
@@ -111,51 +104,39 @@ class ConditionalGAN(ImageGenerator):
         }
 
     def discriminator(self, width: int | None = None, seed: int = 0) -> Discriminator:
-        """Make a discriminator for such images, where not said twice as wide as the generator and 64 at least.
+        """Return an untrained discriminator for these images.
 
-        With spectral normalisation a narrow one tells nothing apart, and the generator then makes one image a class.
+        By default it is twice as wide as the generator, at least 64: with spectral normalisation a narrow
+        discriminator cannot separate real from generated images, and the generator collapses to one image per class.
         """
         with torch_seed(seed, "discriminator"):
             return Discriminator(self.n_classes, self.image_shape, width or max(64, 2 * self._width))
 
     def save(self, path: str | os.PathLike[str], meta: dict[str, Any] | None = None) -> None:
-        """Save as one safetensors file, whole or not at all; `meta` is kept beside the settings."""
+        """Save as one safetensors file, atomically; `meta` is stored beside the settings."""
         state = {name: tensor.cpu() for name, tensor in self.state_dict().items()}
         checkpoint.save(path, state, {"kind": _KIND, "settings": self.settings, "meta": meta or {}})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ConditionalGAN:
-        """Read a saved generator.
-
-        Raises
-        ------
-        InputError
-            Where the file is missing, damaged, or holds something else: the keys that differ are named.
-        """
+        """Load a saved generator; a file of another architecture is refused with the keys that differ."""
         loaded = checkpoint.load(path, "torch")
         if loaded.meta.get("kind") != _KIND:
             raise InputError(f"{path} is a checkpoint of {loaded.meta.get('kind', 'something else')}", f"a {_KIND}")
-        with reading(path, f"a {_KIND}, its settings"):
+        with reading(path, f"a {_KIND} and its settings"):
             settings = dict(loaded.meta["settings"])
             settings["image_shape"] = tuple(settings["image_shape"])
-            with torch.device("meta"):  # no memory yet: the settings may be anything
-                check_state(cls(**settings), loaded.arrays, Path(path))
-            made = cls(**settings)
-        load_state(made, loaded.arrays, Path(path))
-        return made
+            with torch.device("meta"):  # allocates nothing: the settings may claim any size
+                _check_state(cls(**settings), loaded.arrays, Path(path))
+            generator = cls(**settings)
+        generator.load_state_dict(loaded.arrays)
+        return generator
 
 
 class Discriminator(nn.Module):
-    """A projection discriminator with spectral normalisation.
+    """Projection discriminator with spectral normalisation.
 
-    Parameters
-    ----------
-    n_classes
-        How many classes.
-    image_shape
-        Channels, height and width of the images.
-    width
-        Channels of the first block; every block doubles them, up to four times.
+    Its first block has `width` channels, and each following one twice as many, up to four times `width`.
     """
 
     def __init__(self, n_classes: int, image_shape: tuple[int, int, int], width: int) -> None:
@@ -172,7 +153,7 @@ class Discriminator(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch channels height width"], labels: Int[Tensor, " batch"]
     ) -> Float[Tensor, " batch"]:
-        """Tell how real images of labels look, the more the larger."""
+        """Return a score per image, larger for images that look like real ones of their label."""
         x = images
         for block in self.blocks:
             x = block(x)
@@ -182,38 +163,27 @@ class Discriminator(nn.Module):
 
 
 def halvings(image_shape: tuple[int, int, int]) -> tuple[int, tuple[int, int]]:
-    """Return how often an image's sides can be halved, and the sides that are left: 4 to 7 pixels, the smaller one.
-
-    Raises
-    ------
-    InputError
-        Where there is no such number, or the sides are outside 8 to 128.
-    """
-    _, height, wide = image_shape
+    """Return how many times the sides of an image can be halved until the shorter has 4 to 7 pixels, and the result."""
+    _, height, width = image_shape
     for blocks in range(1, 6):
-        base = height >> blocks, wide >> blocks
-        if 4 <= min(base) <= 7 and (base[0] << blocks, base[1] << blocks) == (height, wide):
+        base = height >> blocks, width >> blocks
+        if 4 <= min(base) <= 7 and (base[0] << blocks, base[1] << blocks) == (height, width):
             return blocks, base
     raise InputError(
-        f"images of {height} x {wide} pixels",
+        f"images of {height} x {width} pixels",
         "sides from 8 to 128 that are 4 to 7 times a power of two, such as 8, 28, 32",
     )
 
 
-def check_state(module: nn.Module, arrays: dict[str, Tensor], path: Path) -> None:
-    """Raise InputError that names the keys in which weights differ from the module's."""
-    wanted = module.state_dict()
-    wrong = sorted(set(wanted) ^ set(arrays))
-    wrong += sorted(name for name in set(wanted) & set(arrays) if wanted[name].shape != arrays[name].shape)
+def _check_state(module: nn.Module, arrays: dict[str, Tensor], path: Path) -> None:
+    """Refuse weights whose names or shapes differ from the module's."""
+    expected = module.state_dict()
+    wrong = sorted(set(expected) ^ set(arrays))
+    wrong += sorted(name for name in set(expected) & set(arrays) if expected[name].shape != arrays[name].shape)
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise InputError(f"{path} is of another architecture: it differs in {', '.join(wrong[:3])}{more}", "this one's")
-
-
-def load_state(module: nn.Module, arrays: dict[str, Tensor], path: Path) -> None:
-    """Load weights, or raise InputError that names the keys in which they differ from the module's."""
-    check_state(module, arrays, path)
-    module.load_state_dict(arrays)
+        difference = f"it differs in {', '.join(wrong[:3])}{more}"
+        raise InputError(f"{path} is of another architecture: {difference}", "weights that fit its settings")
 
 
 class _ConditionalNorm(nn.Module):
@@ -233,7 +203,7 @@ class _ConditionalNorm(nn.Module):
 
 
 class _Up(nn.Module):
-    """A residual block that doubles the sides."""
+    """Residual block that doubles the sides."""
 
     def __init__(self, before: int, after: int, condition: int) -> None:
         super().__init__()
@@ -245,12 +215,12 @@ class _Up(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         y = functional.interpolate(functional.relu(self.norm1(x, condition)), scale_factor=2)
         y = self.conv2(functional.relu(self.norm2(self.conv1(y), condition)))
-        both: Tensor = y + functional.interpolate(self.skip(x), scale_factor=2)
-        return both
+        output: Tensor = y + functional.interpolate(self.skip(x), scale_factor=2)
+        return output
 
 
 class _Down(nn.Module):
-    """A residual block that halves the sides."""
+    """Residual block that halves the sides."""
 
     def __init__(self, before: int, after: int, *, first: bool = False, pool: bool = True) -> None:
         super().__init__()
@@ -261,5 +231,5 @@ class _Down(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(functional.relu(self.conv1(x if self.first else functional.relu(x))))
-        both: Tensor = y + self.skip(x)
-        return functional.avg_pool2d(both, 2) if self.pool else both
+        output: Tensor = y + self.skip(x)
+        return functional.avg_pool2d(output, 2) if self.pool else output

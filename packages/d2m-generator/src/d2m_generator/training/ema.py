@@ -1,4 +1,4 @@
-"""An average of weights over the steps."""
+"""Exponential moving average of weights."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """An exponential average of the parameters that learn; early steps weigh less, so that it begins nowhere.
+    """Exponential moving average of parameters, with a warm-up that forgets the initial weights.
+
+    Update n uses the decay min(decay, (n - 1) / (n + 9)), so the first update replaces the initial weights.
 
     Parameters
     ----------
     module
-        What is averaged.
+        Module with the parameters.
     decay
-        How much of the average stays at each step, in [0, 1).
+        Share of the average that remains at each update, in [0, 1).
     names
-        The parameters that are averaged: all where not given.
+        Names of the averaged parameters; all by default.
 
     Examples
     --------
@@ -38,7 +40,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Take a step's weights into the average."""
+        """Add the current weights to the average."""
         self.weights["updates"] += 1
         updates = float(self.weights["updates"])
         decay = min(self.decay, (updates - 1) / (updates + 9))
@@ -46,23 +48,18 @@ class EMA:
             if name in self.weights:
                 self.weights[name].lerp_(parameter, 1 - decay)
 
-    def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take the weights of an average of the same parameters.
-
-        Raises
-        ------
-        InputError
-            Where names or shapes differ.
-        """
-        shapes, wanted = ({n: tuple(w.shape) for n, w in found.items()} for found in (weights, self.weights))
-        wrong = sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted.get(name))
+    def load_state(self, weights: Mapping[str, Tensor]) -> None:
+        """Restore `weights`, an average of the same parameters."""
+        received, expected = ({n: tuple(w.shape) for n, w in state.items()} for state in (weights, self.weights))
+        names = received.keys() | expected.keys()
+        wrong = sorted(name for name in names if received.get(name) != expected.get(name))
         if wrong:
-            raise InputError(f"an average that differs in {', '.join(wrong[:3])}", "that of the same parameters")
+            raise InputError(f"an average that differs in {', '.join(wrong[:3])}", "one of the same parameters")
         self.weights = {name: weights[name].to(tensor) for name, tensor in self.weights.items()}
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
-        """Leave the average in the module."""
+        """Replace the parameters of the module by their average."""
         for name, parameter in module.named_parameters():
             if name in self.weights:
                 parameter.copy_(self.weights[name])

@@ -1,0 +1,278 @@
+"""The commands of ``d2m-generator``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from attention_matching import EvaluateConfig, evaluate_random_real
+from attention_matching.networks.build import Architecture
+from sextet_common import checks, files
+from sextet_common import data as image_data
+from sextet_common.data import ImageSet
+from sextet_common.errors import InputError, reading
+
+from d2m_generator.generators.gan import ConditionalGAN
+from d2m_generator.generators.generator import ImageGenerator
+from d2m_generator.generators.storage import load_generator
+from d2m_generator.images.evaluation import Protocol, evaluate_generator
+from d2m_generator.images.quality import Judge
+from d2m_generator.images.samples import save_samples
+from d2m_generator.images.stream import stream
+from d2m_generator.images.synthesize import Selection
+from d2m_generator.images.synthesize import synthesize as synthesize_set
+from d2m_generator.training.config import D2MConfig, PretrainConfig
+from d2m_generator.training.distill import D2M
+from d2m_generator.training.pretrain import pretrain as pretrain_generator
+
+Kind = Literal["gan", "consistency", "diffusion", "dit"]
+
+
+def pretrain(
+    out: Path,
+    config: PretrainConfig,
+    data: str = "digits",
+    kind: Kind = "gan",
+    width: int = 32,
+    size: int | None = None,
+    judged: bool = True,
+) -> None:
+    """Train a generator on real images; the same command resumes a stopped run.
+
+    Parameters
+    ----------
+    out
+        The run folder.
+    config
+        The settings.
+    data
+        The images: digits, folder:PATH, npz:PATH, npz-jpeg:PREFIX, mnist:PATH, cifar10:PATH, ...
+    kind
+        gan, consistency, diffusion or dit.
+    width
+        Channels of the first or last block; of a dit, of its tokens.
+    size
+        Side of the images of a folder, in pixels.
+    judged
+        Print measures of the generated images.
+    """
+    images = image_data.load(data, size=size)
+    generator = _untrained(kind, images, width)
+    pretrain_generator(generator, images, config, out)
+    print(f"{out / 'generator'}\n{out / 'samples.png'}")
+    if judged:
+        _judge(generator, images, out)
+
+
+def distill(
+    run: tyro.conf.Positional[Path],
+    /,
+    out: Path,
+    config: D2MConfig,
+    data: str | None = None,
+    rank: int = 4,
+    size: int | None = None,
+    judged: bool = True,
+) -> None:
+    """Distill a data set into a pre-trained generator; the same command resumes a stopped run.
+
+    Parameters
+    ----------
+    run
+        Folder of the generator, such as the run folder of pretrain.
+    out
+        The run folder.
+    config
+        The settings.
+    data
+        The images; by default those of the generator's run.
+    rank
+        Rank of the adapters, with --parameters lora.
+    size
+        Side of the images of a folder, in pixels.
+    judged
+        Print measures of the generated images.
+    """
+    images = image_data.load(data or _source(run), size=size)
+    generator = load_generator(run)
+    if config.parameters == "lora":
+        from d2m_generator.generators.diffusion import DiffusionGenerator
+
+        if not isinstance(generator, DiffusionGenerator):
+            raise InputError("adapters in a GAN", "--parameters all, last or classes, or a diffusion model")
+        generator.add_lora(rank)
+    D2M(config).fit(generator, images, out)
+    print(f"{out / ('lora.safetensors' if config.parameters == 'lora' else 'generator')}\n{out / 'samples.png'}")
+    if judged:
+        _judge(generator, images, out)
+
+
+def synthesize(
+    run: tyro.conf.Positional[Path],
+    /,
+    out: Path,
+    ipc: int = 10,
+    seed: int = 0,
+    selection: Selection = "random",
+    lora: Path | None = None,
+    data: str | None = None,
+    size: int | None = None,
+) -> None:
+    """Generate any number of images per class, as a distilled set or as a folder of bytes for large numbers.
+
+    Parameters
+    ----------
+    run
+        Folder of the generator.
+    out
+        A .safetensors file, which attention-matching reads, or a new folder, which is written batch by batch.
+    ipc
+        Images per class.
+    seed
+        Seed of the noise.
+    selection
+        random, herding or diverse.
+    lora
+        Adapters that distill wrote, for a folder of a diffusion model.
+    data
+        Source of the class names and image statistics; by default the images of the generator's run.
+    size
+        Side of the images of a folder, in pixels.
+    """
+    generator = _loaded(run, lora)
+    images = image_data.load(data or _source(run), size=size)
+    if out.suffix == ".safetensors":
+        synthesize_set(generator, ipc, seed, selection, data=images).save(out)
+    elif selection != "random":
+        raise InputError(f"selection {selection} into a folder", "random, or a .safetensors file")
+    else:
+        stream(generator, ipc, out, seed, data=images)
+    print(out)
+
+
+def evaluate(
+    run: tyro.conf.Positional[Path],
+    /,
+    config: EvaluateConfig,
+    ipc: tuple[int, ...] = (1, 10, 50),
+    protocol: Protocol = "fixed",
+    architectures: tuple[Architecture, ...] = (),
+    selection: Selection = "random",
+    random_real: bool = True,
+    noise_seed: int = 0,
+    lora: Path | None = None,
+    data: str | None = None,
+    size: int | None = None,
+) -> None:
+    """Print the test accuracy of fresh networks trained on generated images; the same command resumes.
+
+    Parameters
+    ----------
+    run
+        Folder of the generator.
+    config
+        The networks and their training.
+    ipc
+        Images per class; one row for each number.
+    protocol
+        fixed (images generated once; comparable with other distilled sets) or regenerate (anew for every epoch).
+    architectures
+        Networks to train, instead of the configured one.
+    selection
+        How fixed selects the images.
+    random_real
+        Also train on as many random real images.
+    noise_seed
+        Seed of the images' noise.
+    lora
+        Adapters that distill wrote, for a folder of a diffusion model.
+    data
+        Images to test on; by default those of the generator's run.
+    size
+        Side of the images of a folder, in pixels.
+    """
+    generator = _loaded(run, lora)
+    images = image_data.load(data or _source(run), size=size)
+    home = run if lora is None else lora.parent
+    rows: list[dict[str, Any]] = []
+    checks.check("architectures", architectures, tuple[Architecture, ...])
+    for architecture in architectures or (config.architecture,):
+        settings = dataclasses.replace(config, architecture=architecture)
+        for count in ipc:
+            out = home / "evaluation" / f"{protocol}-{selection}-{architecture}-{count}-{noise_seed}"
+            result = evaluate_generator(
+                generator, images, count, settings, out, protocol=protocol, selection=selection, seed=noise_seed
+            )
+            row = {"architecture": architecture, "ipc": count, "protocol": protocol,
+                   "generated": list(result.evaluation.accuracies)}  # fmt: skip
+            line = f"{architecture:9} ipc {count:4}  generated {result.evaluation} ({protocol})"
+            if random_real:
+                real = evaluate_random_real(images, count, settings, out.with_name(f"real-{architecture}-{count}"))
+                row["random_real"] = list(real.accuracies)
+                line += f"  random real {real}"
+            print(line)
+            rows.append(row)
+    files.write_text(home / "evaluation.json", json.dumps(rows, indent=1) + "\n")
+
+
+def show(
+    run: tyro.conf.Positional[Path],
+    /,
+    out: Path | None = None,
+    seed: int = 0,
+    columns: int = 8,
+    lora: Path | None = None,
+) -> None:
+    """Save a picture with some images of every class.
+
+    Parameters
+    ----------
+    run
+        Folder of the generator.
+    out
+        The PNG file; by default shown.png in the folder.
+    seed
+        Seed of the noise.
+    columns
+        Images per class.
+    lora
+        Adapters that distill wrote, for a folder of a diffusion model.
+    """
+    print(save_samples(_loaded(run, lora), out or run / "shown.png", seed=seed, columns=columns))
+
+
+def _untrained(kind: Kind, images: ImageSet, width: int) -> ImageGenerator:
+    if kind == "gan":
+        return ConditionalGAN(images.n_classes, images.image_shape, width=width)
+    from d2m_generator.generators.diffusion import DiffusionGenerator
+
+    if kind == "consistency":
+        return DiffusionGenerator.consistency(images.n_classes, images.image_shape, width=width)
+    make = DiffusionGenerator.denoising if kind == "diffusion" else DiffusionGenerator.dit
+    return make(images.n_classes, images.image_shape, width=width)
+
+
+def _loaded(run: Path, lora: Path | None) -> ImageGenerator:
+    generator = load_generator(run)
+    if lora is None:
+        return generator
+    from d2m_generator.generators.diffusion import DiffusionGenerator
+
+    if not isinstance(generator, DiffusionGenerator):
+        raise InputError(f"adapters for a {type(generator).__name__}", "the folder of a diffusion model")
+    return generator.load_lora(lora)
+
+
+def _source(run: Path) -> str:
+    """Return the data of a generator's run."""
+    with reading(run / "config.json", "--data, or a run folder that records its images"):
+        return str(json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["data"])
+
+
+def _judge(generator: ImageGenerator, images: ImageSet, out: Path) -> None:
+    quality = Judge(images)(generator)
+    files.write_text(out / "quality.json", json.dumps(dataclasses.asdict(quality), indent=1) + "\n")
+    print(quality)

@@ -1,0 +1,1 @@
+"""Generators: the interface, a GAN, models of diffusers, adapters, and their files."""

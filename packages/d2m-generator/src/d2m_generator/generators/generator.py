@@ -1,0 +1,187 @@
+"""The generator interface: noise and a class label in, a differentiable image out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from sextet_common import seeding
+from sextet_common.errors import InputError
+from sextet_common.networks import device_of
+from torch import Tensor, nn
+
+Groups = dict[str, Callable[[str], bool]]
+"""For each named group of parameters, whether a parameter of a given name belongs to it."""
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A class-conditional image generator.
+
+    Attributes
+    ----------
+    n_classes
+        Number of classes.
+    image_shape
+        Channels, height and width of the images.
+    noise_shape
+        Shape of the noise for one image.
+    """
+
+    n_classes: int
+    image_shape: tuple[int, int, int]
+    noise_shape: tuple[int, ...]
+
+    def sample(
+        self,
+        labels: Int[Tensor, " batch"],
+        seed: int | None = None,
+        noise: Float[Tensor, "batch ..."] | None = None,
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Generate one image per label, pixels in [0, 1], differentiable."""
+        ...
+
+
+class ImageGenerator(nn.Module, ABC):
+    """Base class of generators that are modules, including user-defined ones.
+
+    A subclass sets the three attributes of `Generator` and defines `forward`, which maps noise and labels to images.
+    """
+
+    n_classes: int
+    image_shape: tuple[int, int, int]
+    noise_shape: tuple[int, ...]
+
+    @abstractmethod
+    def forward(
+        self, noise: Float[Tensor, "batch ..."], labels: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Generate images, pixels in [-1, 1] or slightly outside."""
+
+    def groups(self) -> Groups:
+        """Return the groups of parameters that can be trained alone."""
+        return {}
+
+    def sample(
+        self,
+        labels: Int[Tensor, " batch"],
+        seed: int | None = None,
+        noise: Float[Tensor, "batch ..."] | None = None,
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Generate one image per label, on the generator's device.
+
+        Gradients flow to the parameters and the noise. Values slightly outside [0, 1] are not clipped, since clipping
+        would stop their gradients.
+
+        Parameters
+        ----------
+        labels
+            Class indices.
+        seed
+            Seed of the noise: image i of the batch uses the noise of (seed, i).
+        noise
+            Standard normal noise of shape (batch, *noise_shape), instead of a seed.
+        """
+        device = device_of(self)
+        labels = check_labels(labels, self.n_classes).to(device)
+        if (seed is None) == (noise is None):
+            raise InputError("both a seed and noise" if noise is not None else "no seed and no noise", "one of them")
+        if noise is None:
+            noise = noise_of(range(len(labels)), self.noise_shape, seed or 0)
+        if tuple(noise.shape) != (len(labels), *self.noise_shape):
+            raise InputError(f"noise of shape {tuple(noise.shape)}", f"{(len(labels), *self.noise_shape)}")
+        pixels: Tensor = (self(noise.to(device), labels) + 1) / 2
+        return pixels
+
+
+class ModuleGenerator(ImageGenerator):
+    """Adapter that makes a generator of any module that maps (noise, labels) to images.
+
+    Parameters
+    ----------
+    module, n_classes, image_shape, noise_shape
+        The module, and the attributes of `Generator`.
+    value_range
+        Values of the module's output that are black and white.
+    one_hot
+        Pass labels as one-hot rows instead of class indices.
+
+    Examples
+    --------
+    >>> class Constant(nn.Module):
+    ...     def forward(self, noise, labels):
+    ...         return noise[:, :1, None, None].expand(-1, 1, 8, 8)
+    >>> ModuleGenerator(Constant(), 10, (1, 8, 8), (4,)).sample(torch.tensor([0, 3]), seed=1).shape
+    torch.Size([2, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        n_classes: int,
+        image_shape: tuple[int, int, int],
+        noise_shape: tuple[int, ...],
+        *,
+        value_range: tuple[float, float] = (-1.0, 1.0),
+        one_hot: bool = False,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.n_classes, self.image_shape, self.noise_shape = n_classes, image_shape, noise_shape
+        self.low, self.high = value_range
+        self.one_hot = one_hot
+        if not self.low < self.high:
+            raise InputError(f"value_range must be (black, white) with black < white, got {value_range}")
+        with torch.no_grad():
+            device = device_of(module)
+            image = self(torch.zeros(1, *noise_shape, device=device), torch.zeros(1, dtype=torch.long, device=device))
+        if tuple(image.shape) != (1, *image_shape):
+            raise InputError(f"the module generates images of shape {tuple(image.shape[1:])}", f"{image_shape}")
+
+    def forward(
+        self, noise: Float[Tensor, "batch ..."], labels: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Generate images, pixels in [-1, 1]."""
+        inputs = nn.functional.one_hot(labels, self.n_classes).to(noise.dtype) if self.one_hot else labels
+        images: Tensor = self.module(noise, inputs)
+        return 2 * (images - self.low) / (self.high - self.low) - 1
+
+
+def noise_of(numbers: Sequence[int], shape: tuple[int, ...], seed: int) -> Float[Tensor, "numbers ..."]:
+    """Draw one row of standard normal float32 noise per number; a row depends on (seed, number) alone.
+
+    >>> bool((noise_of([5], (3,), seed=0) == noise_of(range(9), (3,), seed=0)[5]).all())
+    True
+    """
+    rows = [seeding.generator(seed, "noise", number).standard_normal(shape, dtype=np.float32) for number in numbers]
+    return torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, *shape)
+
+
+def check_labels(labels: Int[Tensor, " batch"], n_classes: int) -> Int[Tensor, " batch"]:
+    """Return labels as int64; refuse other types and, on the CPU, labels out of range."""
+    if labels.ndim != 1 or labels.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
+        raise InputError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}", "whole numbers, shape (batch,)")
+    if labels.device.type == "cpu" and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < n_classes:
+        wrong = int(labels[(labels < 0) | (labels >= n_classes)][0])
+        raise InputError(f"label {wrong}", f"0 to {n_classes - 1}")
+    return labels.long()
+
+
+def chosen_parameters(generator: nn.Module, group: str, groups: Groups) -> list[tuple[str, nn.Parameter]]:
+    """Return the names and parameters of "all" or of one of the groups, at least one, and freeze all others."""
+    kind = type(generator).__name__
+    if group != "all" and group not in groups:
+        raise InputError(f"parameters {group!r} of a {kind}", ", ".join({"all": None, **groups}))
+    chosen = []
+    for name, parameter in generator.named_parameters():
+        trained = groups[group](name) if group in groups else True
+        parameter.requires_grad_(trained)
+        if trained:
+            chosen.append((name, parameter))
+    if not chosen:
+        raise InputError(f"no parameter of the {kind} is in the group {group!r}", "another group")
+    return chosen

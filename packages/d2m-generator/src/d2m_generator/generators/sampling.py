@@ -1,0 +1,98 @@
+"""Few-step sampling with gradients through the last steps, as functions of a model's prediction.
+
+The pipelines of diffusers run without gradients, so the loops over the steps are here. A scheduler that clips its
+predictions has zero gradient at saturated pixels; sampling here never clips.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler
+from jaxtyping import Float
+from torch import Tensor
+
+Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Model output for noisy images, timesteps and labels."""
+
+
+def ddim(
+    predict: Predict,
+    scheduler_config: Any,
+    noise: Tensor,
+    labels: Tensor,
+    *,
+    steps: int,
+    grad_steps: int,
+    guidance: float,
+    null_label: int,
+) -> Tensor:
+    """Sample by DDIM without noise (arXiv 2010.02502); only the last `grad_steps` steps are differentiable."""
+    sampler = DDIMScheduler.from_config(scheduler_config, clip_sample=False, thresholding=False)
+    sampler.set_timesteps(steps, device=noise.device)
+    x = noise
+    for number, timestep in enumerate(sampler.timesteps):
+        with _gradients(number >= steps - grad_steps):
+            output = _guided(predict, x, timestep.expand(len(x)), labels, guidance, null_label)
+            x = sampler.step(output, timestep, x, return_dict=False)[0]
+    return x
+
+
+def _guided(predict: Predict, x: Tensor, timesteps: Tensor, labels: Tensor, guidance: float, null_label: int) -> Tensor:
+    """Return the prediction with classifier-free guidance."""
+    if guidance == 1:
+        return predict(x, timesteps, labels)
+    nulls = torch.full_like(labels, null_label)
+    both = predict(torch.cat([x, x]), torch.cat([timesteps, timesteps]), torch.cat([labels, nulls]))
+    conditional, unconditional = both.chunk(2)
+    return unconditional + guidance * (conditional - unconditional)
+
+
+def consistency(
+    predict: Predict,
+    config: Mapping[str, Any],
+    noise: Float[Tensor, "batch steps channels height width"],
+    labels: Tensor,
+    *,
+    grad_steps: int,
+) -> Tensor:
+    """Sample by the consistency model, adding fresh noise before each step (arXiv 2303.01469, algorithm 1)."""
+    steps = noise.shape[1]
+    low, high = config["sigma_min"], config["sigma_max"]
+    x = torch.zeros_like(noise[:, 0])
+    for number, sigma in enumerate(noise_levels(high, low, config["rho"], steps + 1)[:-1].tolist()):
+        with _gradients(number >= steps - grad_steps):
+            added = sigma if not number else math.sqrt(sigma**2 - low**2)
+            sigmas = torch.full((len(x),), sigma, device=x.device)
+            x = consistency_function(predict, config, x + added * noise[:, number], sigmas, labels)
+    return x
+
+
+def consistency_function(
+    predict: Predict, config: Mapping[str, Any], x: Tensor, sigma: Float[Tensor, " batch"], labels: Tensor
+) -> Tensor:
+    """Return the clean images of noisy ones, whose noise has the standard deviation sigma (arXiv 2303.01469, eq. 5)."""
+    data, low = config["sigma_data"], config["sigma_min"]
+    s = sigma.view(-1, 1, 1, 1)
+    timestep = 250 * torch.log(sigma)  # a float tensor: diffusers converts plain numbers to whole ones
+    output = predict(x / (s**2 + data**2).sqrt(), timestep, labels)
+    clean: Tensor = data**2 / ((s - low) ** 2 + data**2) * x + (s - low) * data / (s**2 + data**2).sqrt() * output
+    return clean
+
+
+def noise_levels(first: float, last: float, rho: float, count: int) -> Float[Tensor, " count"]:
+    """Return standard deviations whose rho-th roots are equally spaced (arXiv 2206.00364, eq. 5).
+
+    >>> noise_levels(80.0, 0.0, 1.0, 3).tolist()
+    [80.0, 40.0, 0.0]
+    """
+    ramp = torch.linspace(0, 1, count, dtype=torch.float64)
+    levels: Tensor = (first ** (1 / rho) + ramp * (last ** (1 / rho) - first ** (1 / rho))) ** rho
+    return levels
+
+
+def _gradients(wanted: bool) -> torch.set_grad_enabled:
+    return torch.set_grad_enabled(wanted and torch.is_grad_enabled())

@@ -1,0 +1,50 @@
+"""Generators in folders: a GAN as one safetensors file, a diffusion model in the format of diffusers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sextet_common.errors import InputError
+
+from d2m_generator.generators.gan import ConditionalGAN
+from d2m_generator.generators.generator import ImageGenerator
+
+GAN_FILE = "generator.safetensors"
+
+
+def save_generator(generator: ImageGenerator, folder: str | os.PathLike[str]) -> Path:
+    """Save a `ConditionalGAN` or a `DiffusionGenerator` into a folder, atomically, and return the folder.
+
+    Other generators, such as a `ModuleGenerator`, are the user's own code and are refused.
+    """
+    folder = Path(folder)
+    if isinstance(generator, ConditionalGAN):
+        generator.save(folder / GAN_FILE)
+        return folder
+    from d2m_generator.generators.diffusion import DiffusionGenerator
+
+    if not isinstance(generator, DiffusionGenerator):
+        raise InputError(f"a {type(generator).__name__} cannot be saved", "a ConditionalGAN or a DiffusionGenerator")
+    return generator.save_pretrained(folder)
+
+
+def load_generator(folder: str | os.PathLike[str]) -> ImageGenerator:
+    """Load a generator onto the CPU, in evaluation mode.
+
+    Parameters
+    ----------
+    folder
+        A folder that `save_generator` wrote, or a run folder of pretrain or distill.
+    """
+    folder = Path(folder)
+    if (folder / "generator").is_dir():
+        folder = folder / "generator"
+    if (folder / GAN_FILE).is_file():
+        return ConditionalGAN.load(folder / GAN_FILE)
+    if (folder / "d2m.json").is_file():
+        from d2m_generator.generators.diffusion import DiffusionGenerator
+
+        return DiffusionGenerator.from_pretrained(folder)
+    accepted = f"a run folder, or a folder with {GAN_FILE} or with d2m.json beside files of diffusers"
+    raise InputError(f"{folder} holds no generator", accepted)

@@ -1,0 +1,1 @@
+"""Generated images: samples, distilled sets, sets on disk, and their measures."""

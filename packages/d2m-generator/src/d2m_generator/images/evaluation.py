@@ -1,0 +1,170 @@
+"""Accuracy of networks trained on generated images, by one of two protocols that every result names."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from attention_matching import (
+    DistilledSet,
+    EvaluateConfig,
+    Evaluation,
+    Preprocessing,
+    augmentation_for,
+    evaluate,
+)
+from attention_matching.evaluation.accuracy import accuracy
+from sextet_common import checks, device, progress, runs, seeding
+from sextet_common.data import ImageSet
+from sextet_common.errors import InputError, reading
+from torch import Tensor, nn
+from torch.nn import functional
+
+from d2m_generator.generators.generator import Generator
+from d2m_generator.images.synthesize import Selection, synthesize
+
+Protocol = Literal["fixed", "regenerate"]
+_JOB = "d2m-generator evaluate"
+
+
+@dataclass(frozen=True)
+class GeneratorEvaluation:
+    """Test accuracies of fresh networks, with the protocol of their training.
+
+    Parameters
+    ----------
+    protocol
+        "fixed": the images were generated once. "regenerate": anew for every epoch.
+    ipc
+        Images per class; with "regenerate", per class and epoch.
+    evaluation
+        The accuracies.
+    images
+        The set, with the protocol "fixed".
+
+    Examples
+    --------
+    >>> print(GeneratorEvaluation("fixed", 10, Evaluation((0.9, 0.8)), None))
+    85.0 ± 7.1 % (fixed, 10 images per class)
+    """
+
+    protocol: Protocol
+    ipc: int
+    evaluation: Evaluation
+    images: DistilledSet | None
+
+    def __str__(self) -> str:
+        return f"{self.evaluation} ({self.protocol}, {self.ipc} images per class)"
+
+
+def evaluate_generator(
+    generator: Generator,
+    data: ImageSet,
+    ipc: int,
+    config: EvaluateConfig | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    protocol: Protocol = "fixed",
+    selection: Selection = "random",
+    seed: int = 0,
+) -> GeneratorEvaluation:
+    """Train fresh networks on generated images and test them on real ones.
+
+    Parameters
+    ----------
+    generator
+        The generator.
+    data
+        Source of the test images.
+    ipc
+        Images per class.
+    config
+        The networks and their training.
+    out
+        A run folder that stores the accuracy of each network as soon as it is known; a stopped evaluation resumes.
+    protocol
+        "fixed", the default, generates the images once and is comparable with pixel distillation. "regenerate"
+        generates new ones for every epoch, so that a network sees epochs x ipc images of a class in all; its results
+        are not comparable with those of a fixed set.
+    selection
+        How "fixed" selects the images; see `synthesize`.
+    seed
+        Seed of the noise.
+    """
+    config = config or EvaluateConfig()
+    checks.check("protocol", protocol, Protocol)
+    if protocol == "fixed":
+        images = synthesize(generator, ipc, seed, selection, data=data)
+        return GeneratorEvaluation(protocol, ipc, evaluate(images, data, config, out), images)
+    if selection != "random":
+        raise InputError(f"selection {selection} with the protocol regenerate", "random")
+    evaluation = _Regeneration(generator, data, ipc, config, seed).evaluate(out)
+    return GeneratorEvaluation(protocol, ipc, evaluation, None)
+
+
+class _Regeneration:
+    """The protocol "regenerate": trains networks one after another, otherwise as `evaluate` does."""
+
+    def __init__(self, generator: Generator, data: ImageSet, ipc: int, config: EvaluateConfig, seed: int) -> None:
+        self.generator, self.data, self.ipc, self.config, self.seed = generator, data, ipc, config, seed
+        self.device = device.pick(config.device)
+        self.augment = augmentation_for(data.classes, config.augment)
+        self.test_inputs = Preprocessing.fit(data)(data.test_images).to(self.device)
+        self.test_labels = torch.tensor(data.test_labels).to(self.device)
+
+    def evaluate(self, out: str | os.PathLike[str] | None) -> Evaluation:
+        """Train and test the networks that the run folder does not have yet."""
+        run = None if out is None else self._open(out)
+        accuracies = [] if run is None else _accuracies(run)
+        epochs = self.config.epochs
+        with progress.bar("regenerate", self.config.networks * epochs, done=len(accuracies) * epochs) as bar:
+            for number in range(len(accuracies), self.config.networks):
+                network = self._trained(number, bar)
+                accuracies.append(accuracy(network, self.test_inputs, self.test_labels, self.config.batch))
+                if run is not None:
+                    run.log(number, accuracy=accuracies[-1])
+        return Evaluation(tuple(accuracies))
+
+    def _open(self, out: str | os.PathLike[str]) -> runs.Run:
+        images = synthesize(self.generator, 1, self.seed, data=self.data).images
+        sha256 = runs.fingerprint(images, self.test_inputs, self.test_labels)
+        record = {"data": self.data.source, "sha256": sha256, "protocol": "regenerate", "ipc": self.ipc}
+        return runs.Run.open(out, _JOB, {**record, **runs.to_json(self.config)})
+
+    def _trained(self, number: int, bar: progress.Bar) -> nn.Module:
+        config = self.config
+        with seeding.torch_seed(config.seed, "network", number):
+            network = config.network(self.data.image_shape, self.data.n_classes).to(self.device).train()
+        optimizer = torch.optim.SGD(network.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
+        for epoch in range(config.epochs):
+            if epoch == (config.epochs + 1) // 2:
+                optimizer.param_groups[0]["lr"] = config.lr / 10
+            loss = self._epoch(network, optimizer, number, epoch)
+            if not bool(loss.isfinite()):
+                given = f"the loss of network {number} is {float(loss)} in epoch {epoch}, seed {config.seed}"
+                raise InputError(given, f"finite numbers: try an lr below {config.lr:g}")
+            bar.advance()
+        return network
+
+    def _epoch(self, network: nn.Module, optimizer: torch.optim.Optimizer, number: int, epoch: int) -> Tensor:
+        """Train for one epoch on new images and return the last loss."""
+        noise_seed = seeding.derive(self.seed, "epoch", number, epoch)
+        images = synthesize(self.generator, self.ipc, noise_seed, data=self.data)
+        draw = seeding.generator(self.config.seed, number, epoch)
+        loss = torch.zeros(())
+        for part in torch.from_numpy(draw.permutation(len(images))).split(self.config.batch):
+            transforms = torch.from_numpy(draw.random((len(part), 4), dtype="float32"))
+            transforms[:, 0] = transforms[0, 0]  # one operation per batch, as in `evaluate`
+            batch = self.augment(images.images[part].to(self.device), transforms.to(self.device))
+            loss = functional.cross_entropy(network(batch), images.labels[part].to(self.device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        return loss.detach()
+
+
+def _accuracies(run: runs.Run) -> list[float]:
+    with reading(run.path, "an evaluation run folder"):
+        return [Evaluation((float(row["accuracy"]),)).mean for row in run.metrics()]

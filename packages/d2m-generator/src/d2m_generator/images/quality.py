@@ -1,0 +1,158 @@
+"""Similarity of generated and real images: Fréchet distances, and agreement with a classifier."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from attention_matching import EvaluateConfig, FeatureNetwork, Preprocessing, train_teacher
+from jaxtyping import Float, Int
+from sextet_common.data import ImageSet
+from sextet_common.errors import InputError, require
+from sextet_common.networks import device_of, evaluating
+from torch import Tensor
+
+from d2m_generator.generators.generator import Generator
+from d2m_generator.images.samples import BATCH, pixels_of
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Measures of a generator's images.
+
+    Parameters
+    ----------
+    frechet
+        Fréchet distance between features of generated images and real test images.
+    frechet_real
+        The same between training and test images: the value of a perfect generator.
+    agreement
+        Share of generated images that a classifier assigns to their label, in [0, 1].
+    """
+
+    frechet: float
+    frechet_real: float
+    agreement: float
+
+    def __str__(self) -> str:
+        return (
+            f"Fréchet distance {self.frechet:.2f} (real images {self.frechet_real:.2f}), "
+            f"{100 * self.agreement:.1f} % of the images are of their class"
+        )
+
+
+class Judge:
+    """A classifier trained on the real images, whose features and predictions measure generated ones.
+
+    Parameters
+    ----------
+    data
+        The real images.
+    config
+        The network and its training.
+    path
+        A file that caches the trained network.
+    """
+
+    def __init__(
+        self, data: ImageSet, config: EvaluateConfig | None = None, path: str | os.PathLike[str] | None = None
+    ) -> None:
+        self.data, self.preprocessing = data, Preprocessing.fit(data)
+        config = config or EvaluateConfig(epochs=30, batch=64, width=32)
+        network = train_teacher(data, config, self.preprocessing, path)
+        assert isinstance(network, FeatureNetwork)
+        self.network = network
+
+    def features(
+        self, pixels: Float[np.ndarray, "images channels height width"]
+    ) -> tuple[Float[np.ndarray, "images features"], Int[np.ndarray, " images"]]:
+        """Return features and predicted classes of images in [0, 1]."""
+        device, embeddings, classes = device_of(self.network), [], []
+        with evaluating(self.network), torch.inference_mode():
+            for start in range(0, len(pixels), BATCH):
+                inputs = self.preprocessing(pixels[start : start + BATCH]).to(device)
+                embedding = self.network.features(inputs).embedding
+                embeddings.append(embedding.double().cpu())
+                classes.append(self.network.classifier(embedding).argmax(dim=1).cpu())
+        return torch.cat(embeddings).numpy(), torch.cat(classes).numpy()
+
+    def __call__(self, generator: Generator, images: int = 1000, seed: int = 0) -> Quality:
+        """Measure the quality of so many generated images, equally many of each class, with noise of a seed."""
+        labels = np.arange(max(images, self.data.n_classes)) % self.data.n_classes
+        generated, predicted = self.features(pixels_of(generator, labels, seed))
+        test, _ = self.features(self.data.test_images)
+        train, _ = self.features(self.data.train_images)
+        agreement = float((predicted == labels).mean())
+        return Quality(frechet_distance(generated, test), frechet_distance(train, test), agreement)
+
+
+def frechet_distance(a: Float[np.ndarray, "n features"], b: Float[np.ndarray, "m features"]) -> float:
+    """Return the Fréchet distance between normal distributions fitted to two sets of at least two feature vectors.
+
+    ``|mu_a - mu_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2)``, by symmetric eigenvalues, which also handles singular
+    covariances.
+
+    References
+    ----------
+    GANs trained by a two time-scale update rule, arXiv 1706.08500, which uses features of Inception.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).normal(size=(100, 3))
+    >>> round(frechet_distance(x, x + 2.0), 6)
+    12.0
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise InputError(f"features of shapes {a.shape} and {b.shape}", "at least two rows, equal numbers of columns")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise InputError("a feature is not finite", "finite numbers")
+    cov_a, cov_b = (np.cov(x, rowvar=False).reshape(x.shape[1], -1) for x in (a, b))
+    values, vectors = np.linalg.eigh(cov_a)
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    eigenvalues = np.linalg.eigvalsh(root @ cov_b @ root).clip(min=0)
+    means = float(np.square(a.mean(axis=0) - b.mean(axis=0)).sum())
+    return max(0.0, means + float(np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(eigenvalues).sum()))
+
+
+def inception_fid(
+    generator: Generator, data: ImageSet, weights: str | os.PathLike[str], *, images: int = 10000, seed: int = 0
+) -> float:
+    """Return the FID to the training images with features of Inception, by torch-fidelity (extra ``fidelity``).
+
+    Parameters
+    ----------
+    generator, images, seed
+        As for `Judge`.
+    data
+        The real images.
+    weights
+        torch-fidelity's weights of Inception, a local file; nothing is downloaded.
+    """
+    if not Path(weights).is_file():
+        raise InputError(f"{weights} is missing", "torch-fidelity's weights of Inception, a local file")
+    fidelity = require("torch_fidelity", package="d2m-generator", extra="fidelity")
+    labels = np.arange(images) % generator.n_classes
+    generated, real = (_Bytes(pixels) for pixels in (pixels_of(generator, labels, seed), data.train_images))
+    metrics = fidelity.calculate_metrics(
+        input1=generated, input2=real, fid=True, feature_extractor_weights_path=str(weights), verbose=False,
+        cuda=torch.cuda.is_available(),
+    )  # fmt: skip
+    return float(metrics["frechet_inception_distance"])
+
+
+class _Bytes(torch.utils.data.Dataset[Tensor]):
+    """Images as torch-fidelity expects them: three channels of bytes."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> Tensor:
+        image = torch.tensor(self.pixels[index])
+        return (image.expand(3, -1, -1) * 255).round().to(torch.uint8)

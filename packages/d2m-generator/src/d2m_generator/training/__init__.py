@@ -1,0 +1,1 @@
+"""Training: pre-training on real images, and distillation."""

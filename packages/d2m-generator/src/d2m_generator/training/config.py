@@ -1,0 +1,103 @@
+"""Settings of pre-training and distillation: dataclasses that are the options of the command line at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from sextet_common import checks
+from sextet_common.checks import Count, Natural, Positive, ShareBelowOne
+from sextet_common.errors import InputError
+
+from d2m_generator.training.matching import MatchingLoss
+from d2m_generator.training.pool import PoolConfig
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """How a generator is trained on real images."""
+
+    steps: Count = 1000
+    """Steps of the generator."""
+    batch_size: Count = 64
+    """Images per step."""
+    lr: Positive = 5e-4
+    """Adam's learning rate for the generator or the denoising network."""
+    discriminator_lr: Positive = 1e-3
+    """Adam's learning rate for the discriminator of a GAN."""
+    discriminator_steps: Count = 1
+    """Steps of the discriminator per step of the generator."""
+    discriminator_width: Count | None = None
+    """Channels of its first block; by default twice the generator's width, at least 64."""
+    ema: ShareBelowOne = 0.995
+    """Decay of the exponential moving average of the weights, which is the result."""
+    label_dropout: ShareBelowOne = 0.1
+    """Share of labels that a diffusion model with a null class replaces by it, for guidance."""
+    augment: bool = True
+    """Apply the siamese augmentation to the real and generated images that a GAN's discriminator sees."""
+    seed: Natural = 0
+    """Seed of all random numbers except the initial weights."""
+    sample_every: Count = 500
+    """Steps between pictures of samples."""
+    checkpoint_every: Count = 250
+    """Steps between checkpoints: the most that a killed run loses."""
+    precision: Precision = "float32"
+    """Precision of the networks, by autocast."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+    def __post_init__(self) -> None:
+        checks.check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class D2MConfig:
+    """How a data set is distilled into a generator."""
+
+    steps: Count = 1000
+    """Number of steps."""
+    parameters: str = "all"
+    """Trained parameters: all, last (the last blocks), classes (the class embeddings), lora (adapters), or a group of a
+    custom generator."""
+    lr: Positive = 1e-3
+    """Adam's learning rate, which a cosine lowers to a tenth."""
+    images: Count = 2
+    """Generated images per class and step. With few images each of them comes close to the mean of its class and they
+    look alike, which is good for few images per class; more give more variety."""
+    real_batch: Count = 64
+    """Real images per class and step."""
+    classes: Count | None = None
+    """Classes per step, in turn; all by default. Fewer need less memory."""
+    accumulate: Count = 1
+    """Parts into which the classes of a step are split: less memory, the same step."""
+    loss: MatchingLoss = dataclasses.field(default_factory=MatchingLoss)
+    """What is matched."""
+    pool: PoolConfig = dataclasses.field(default_factory=PoolConfig)
+    """The networks that embed the images."""
+    augment: bool = True
+    """Apply the same siamese augmentation to the real and generated images of a class."""
+    ema: ShareBelowOne = 0.99
+    """Decay of the exponential moving average of the weights, which is the result."""
+    clip: Positive = 1.0
+    """Largest norm of the gradient."""
+    seed: Natural = 0
+    """Seed of all random numbers."""
+    sample_every: Count = 250
+    """Steps between pictures of samples."""
+    checkpoint_every: Count = 100
+    """Steps between checkpoints: the most that a killed run loses."""
+    precision: Precision = "float32"
+    """Precision of the generator, by autocast; networks and losses use float32."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+    def __post_init__(self) -> None:
+        checks.check_fields(self)
+        if self.loss.reduction == "sample" and self.loss.prediction == "kl" and self.images != self.real_batch:
+            raise InputError(
+                f"reduction='sample' pairs images, and a step has {self.images} generated and {self.real_batch} real "
+                "images per class",
+                "images = real_batch",
+            )

@@ -1,0 +1,191 @@
+"""Data-to-model distillation: train a generator until its images act on networks as real ones do."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from attention_matching import FeatureNetwork, Preprocessing, augmentation_for
+from sextet_common import device, optimizers, runs, seeding, training
+from sextet_common.data import ImageSet
+from sextet_common.errors import InputError
+from sextet_common.seeding import torch_generator
+from torch import Tensor
+
+from d2m_generator.generators.generator import ImageGenerator, chosen_parameters
+from d2m_generator.generators.storage import save_generator
+from d2m_generator.images.samples import save_samples
+from d2m_generator.training.config import D2MConfig
+from d2m_generator.training.job import GeneratorJob, check_fit, prefixed, run, without_prefix
+from d2m_generator.training.pool import Pool
+
+
+class D2M:
+    """Distill a data set into the weights of a pre-trained generator.
+
+    Each step draws a network from the pool, real images, generated images of fresh noise and one augmentation for both,
+    and updates the trained parameters so that the class means of attention maps, embeddings and predictions agree. All
+    draws are keyed by (seed, step).
+
+    Parameters
+    ----------
+    config
+        The settings.
+    preprocessing
+        A fitted preprocessing, instead of the mean and std of the images.
+
+    References
+    ----------
+    D2M, arXiv 2411.12841.
+
+    Examples
+    --------
+    >>> from d2m_generator import ConditionalGAN, PoolConfig
+    >>> from sextet_common.data import load
+    >>> config = D2MConfig(steps=2, images=2, pool=PoolConfig(networks=1, epochs=1, trained_on=64, width=8))
+    >>> generator = D2M(config).fit(ConditionalGAN(10, (1, 8, 8), width=4), load("digits"))
+    """
+
+    def __init__(self, config: D2MConfig | None = None, *, preprocessing: Preprocessing | None = None) -> None:
+        self.config, self._preprocessing = config or D2MConfig(), preprocessing
+
+    def fit(
+        self, generator: ImageGenerator, data: ImageSet, out: str | os.PathLike[str] | None = None
+    ) -> ImageGenerator:
+        """Distill in place, and return the generator with the averaged weights.
+
+        Parameters
+        ----------
+        generator
+            A pre-trained generator.
+        data
+            The images.
+        out
+            A run folder for checkpoints, metrics.jsonl, pictures of samples and the generator. A stopped run resumes
+            from its newest checkpoint, bit-identically.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After Ctrl-C or SIGTERM, once the step is finished and saved.
+        """
+        config = self.config
+        check_fit(generator, data)
+        if config.classes is not None and config.classes > data.n_classes:
+            raise InputError(f"classes must be at most {data.n_classes}, as in the data, got {config.classes}")
+        generator.to(device.pick(config.device)).eval()
+        job = DistillationJob(generator, data, config, self._preprocessing or Preprocessing.fit(data))
+        folder = run(job, "distill", data, config, out)
+        job.finish()
+        generator.requires_grad_(True)
+        if folder is not None:
+            save_samples(generator, folder.path / "samples.png")
+            _save(generator, folder, config)
+            training.save_curve(folder, "loss")
+        return generator
+
+
+class DistillationJob(GeneratorJob):
+    """The trained parameters, their average and Adam's moments."""
+
+    def __init__(
+        self, generator: ImageGenerator, data: ImageSet, config: D2MConfig, preprocessing: Preprocessing
+    ) -> None:
+        if preprocessing.zca is not None:
+            raise InputError("ZCA whitening", "mean and std, through which the gradients of generated images pass")
+        trained = chosen_parameters(generator, config.parameters, generator.groups())
+        super().__init__(generator, config, generator, [name for name, _ in trained])
+        self.config, self.data, self.trained = config, data, dict(trained)
+        self.optimizer = torch.optim.Adam(list(self.trained.values()), config.lr)
+        self.augment = augmentation_for(data.classes, None if config.augment else ())
+        self.pool = Pool(config.pool, data, preprocessing, augmentation_for(data.classes), config.seed, self.device)
+        self.mean, self.std = (t.view(-1, 1, 1).to(self.device) for t in (preprocessing.mean, preprocessing.std))
+        self.members = [np.flatnonzero(data.train_labels == label) for label in range(data.n_classes)]
+        self.real = preprocessing(data.train_images)
+
+    def step(self, number: int) -> dict[str, Tensor]:
+        """Update the trained parameters and return the loss before the update."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config.lr, number, self.steps)
+        network, classes = self.pool.draw(number), self._classes(number)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for part in np.array_split(classes, min(self.config.accumulate, len(classes))):
+            loss = self._losses(number, network, part).sum() / len(classes)
+            loss.backward()
+            total += loss.detach()
+        torch.nn.utils.clip_grad_norm_(list(self.trained.values()), self.config.clip)
+        self.optimizer.step()
+        self.average.update(self.generator)
+        return {"loss": total}
+
+    def _losses(self, number: int, network: FeatureNetwork, classes: np.ndarray) -> Tensor:
+        """Return the loss of each of some classes."""
+        config = self.config
+        real, noise, transforms = [], [], []
+        for label in classes.tolist():
+            members = self.members[label]
+            draw = seeding.generator(self.seed, "class", number, label)
+            real.append(self.real[draw.choice(members, config.real_batch, replace=len(members) < config.real_batch)])
+            source = torch_generator(self.seed, "noise", number, label)
+            noise.append(torch.randn(config.images, *self.generator.noise_shape, generator=source))
+            transforms.append(torch.rand(1, 4, generator=source))
+        labels = torch.tensor(np.repeat(classes, config.images))
+        with self.autocast():
+            generated = self.generator.sample(labels, noise=torch.cat(noise))
+        inputs = torch.cat(real).to(self.device), (generated.float() - self.mean) / self.std
+        rows = torch.cat(transforms).to(self.device)
+        augmented = [self.augment(images, rows) for images in inputs]
+        return config.loss(network, *augmented, len(classes))
+
+    def _classes(self, number: int) -> np.ndarray:
+        """Return the classes of a step: all, or the next part of a permutation."""
+        count, each = self.data.n_classes, self.config.classes or self.data.n_classes
+        if each == count:
+            return np.arange(count)
+        turns = -(-count // each)
+        order = seeding.generator(self.seed, "classes", number // turns).permutation(count)
+        return np.sort(np.array_split(order, turns)[number % turns])
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the trained parameters, the average and the state of the optimizer."""
+        return {
+            **prefixed("learning", self.trained),
+            **prefixed("average", self.average.weights),
+            **optimizers.state(self.optimizer, "adam"),
+        }
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
+        for name, parameter in self.trained.items():
+            value = state[f"learning.{name}"]
+            if value.shape != parameter.shape:
+                raise InputError(f"{name} has the shape {tuple(value.shape)}", f"{tuple(parameter.shape)}")
+            parameter.copy_(value)
+        self.average.load_state(without_prefix("average", state))
+        optimizers.restore(self.optimizer, state, "adam")
+
+
+def learning_rate(highest: float, step: int, steps: int) -> float:
+    """Return the learning rate of a step: half a cosine from the highest value to a tenth of it.
+
+    >>> [round(learning_rate(1.0, step, 100), 3) for step in (0, 50, 100)]
+    [1.0, 0.55, 0.1]
+    """
+    return highest * (0.55 + 0.45 * math.cos(math.pi * step / steps))
+
+
+def _save(generator: ImageGenerator, folder: runs.Run, config: D2MConfig) -> None:
+    """Save the generator, or the adapters alone where they were trained."""
+    if config.parameters == "lora":
+        from d2m_generator.generators.diffusion import DiffusionGenerator
+
+        assert isinstance(generator, DiffusionGenerator)
+        generator.save_lora(folder.path / "lora.safetensors")
+    else:
+        save_generator(generator, folder.path / "generator")

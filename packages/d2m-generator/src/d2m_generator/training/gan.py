@@ -1,0 +1,105 @@
+"""Pre-training of a GAN: hinge losses, and an average of the generator's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from attention_matching import augmentation_for
+from sextet_common import optimizers
+from sextet_common.data import ImageSet
+from sextet_common.seeding import torch_generator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from d2m_generator.generators.gan import ConditionalGAN
+from d2m_generator.training.config import PretrainConfig
+from d2m_generator.training.job import PretrainJob, prefixed, without_prefix
+
+_BETAS = (0.0, 0.99)
+_STATISTICS_BATCHES = 64  # batches from which the running statistics are computed at the end
+
+
+class GANJob(PretrainJob):
+    """Hinge losses for generator and discriminator (arXiv 1705.02894)."""
+
+    def __init__(self, generator: ConditionalGAN, data: ImageSet, config: PretrainConfig) -> None:
+        super().__init__(generator, data, config, generator)
+        self.augment = augmentation_for(data.classes)
+        self.discriminator = generator.discriminator(config.discriminator_width, config.seed).to(self.device).train()
+        generator.train()
+        self.generator_optimizer = torch.optim.Adam(generator.parameters(), config.lr, _BETAS)
+        self.discriminator_optimizer = torch.optim.Adam(
+            self.discriminator.parameters(), config.discriminator_lr, _BETAS
+        )
+
+    def learn(self, images: Tensor, labels: Tensor, number: int) -> dict[str, Tensor]:
+        """Update the discriminator, then the generator."""
+        self.generator.train()
+        for turn in range(self.config.discriminator_steps):
+            noise, transforms = self._draws(labels, number, turn)
+            with torch.no_grad():
+                generated = self.generator(noise, labels)
+            real_scores = self.discriminator(self._augmented(images, transforms[0]), labels)
+            scores = self.discriminator(self._augmented(generated, transforms[1]), labels)
+            discriminator_loss = functional.relu(1 - real_scores).mean() + functional.relu(1 + scores).mean()
+            self.discriminator_optimizer.zero_grad(set_to_none=True)
+            discriminator_loss.backward()
+            self.discriminator_optimizer.step()
+        noise, transforms = self._draws(labels, number, self.config.discriminator_steps)
+        generated = self._augmented(self.generator(noise, labels), transforms[0])
+        loss = -self.discriminator(generated, labels).mean()
+        self.generator_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.generator_optimizer.step()
+        self.average.update(self.generator)
+        return {"generator": loss.detach(), "discriminator": discriminator_loss.detach()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the state of both networks, their optimizers and the average."""
+        return {
+            **prefixed("generator", self.generator.state_dict()),
+            **prefixed("discriminator", self.discriminator.state_dict()),
+            **prefixed("average", self.average.weights),
+            **optimizers.state(self.generator_optimizer, "adam-g"),
+            **optimizers.state(self.discriminator_optimizer, "adam-d"),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
+        self.generator.load_state_dict(without_prefix("generator", state))
+        self.discriminator.load_state_dict(without_prefix("discriminator", state))
+        self.average.load_state(without_prefix("average", state))
+        optimizers.restore(self.generator_optimizer, state, "adam-g")
+        optimizers.restore(self.discriminator_optimizer, state, "adam-d")
+
+    def finish(self) -> None:
+        """Use the averaged weights, and recompute the running statistics of the normalisations for them."""
+        super().finish()
+        norms = [m for m in self.generator.modules() if isinstance(m, nn.BatchNorm2d)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean over the batches
+        self.generator.train()
+        labels = torch.arange(self.config.batch_size, device=self.device) % self.generator.n_classes
+        with torch.no_grad():
+            for number in range(_STATISTICS_BATCHES):
+                source = torch_generator(self.seed, "standing", number)
+                noise = torch.randn(len(labels), *self.generator.noise_shape, generator=source)
+                self.generator(noise.to(self.device), labels)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        self.generator.eval()
+
+    def _draws(self, labels: Tensor, number: int, turn: int) -> tuple[Tensor, Tensor]:
+        """Return noise, and the random numbers of two augmentations."""
+        source = torch_generator(self.seed, "fake", number, turn)
+        noise = torch.randn(len(labels), *self.generator.noise_shape, generator=source)
+        transforms = torch.rand(2, len(labels), 4, generator=source)
+        return noise.to(self.device), transforms.to(self.device)
+
+    def _augmented(self, images: Tensor, transforms: Tensor) -> Tensor:
+        # The transforms pad with zeros; shifting [-1, 1] to [0, 2] makes the padding black.
+        return self.augment(images + 1, transforms) - 1 if self.config.augment else images

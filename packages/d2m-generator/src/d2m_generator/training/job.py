@@ -1,0 +1,136 @@
+"""What pre-training and distillation share: average, precision, pictures, and the record of a run."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from sextet_common import runs, seeding, training
+from sextet_common.data import ImageSet
+from sextet_common.errors import InputError
+from sextet_common.networks import device_of
+from torch import Tensor, nn
+
+from d2m_generator.generators.generator import ImageGenerator
+from d2m_generator.images.samples import save_samples
+from d2m_generator.training.config import D2MConfig, PretrainConfig
+from d2m_generator.training.ema import EMA
+
+_LOG_EVERY = 10
+
+
+class GeneratorJob(training.Job):
+    """A job that trains parameters of a generator and averages them over the steps.
+
+    Parameters
+    ----------
+    generator
+        The generator.
+    config
+        The settings.
+    averaged
+        The module whose parameters are averaged.
+    names
+        Names of the averaged parameters; all by default.
+    """
+
+    def __init__(
+        self,
+        generator: ImageGenerator,
+        config: PretrainConfig | D2MConfig,
+        averaged: nn.Module,
+        names: list[str] | None = None,
+    ) -> None:
+        self.generator, self.averaged, self.checkpoint_every = generator, averaged, config.checkpoint_every
+        self.steps, self.seed, self.hint = config.steps, config.seed, f"an lr below {config.lr:g}"
+        self.device, self.bfloat16 = device_of(generator), config.precision == "bfloat16"
+        self.average = EMA(averaged, config.ema, names)
+
+    def autocast(self) -> torch.autocast:
+        """Return the context for the configured precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
+
+    def milestone(self, done: int) -> bool:
+        """Log at every checkpoint."""
+        return done % self.checkpoint_every == 0
+
+    def picture(self, folder: Path, done: int) -> None:
+        """Save samples of the current weights."""
+        save_samples(self.generator, folder / f"samples-{done:06d}.png")
+
+    def finish(self) -> None:
+        """Replace the trained weights by their average."""
+        self.average.copy_to(self.averaged)
+
+
+class PretrainJob(GeneratorJob):
+    """Training on batches of real images in [-1, 1]."""
+
+    def __init__(
+        self,
+        generator: ImageGenerator,
+        data: ImageSet,
+        config: PretrainConfig,
+        averaged: nn.Module,
+        names: list[str] | None = None,
+    ) -> None:
+        super().__init__(generator, config, averaged, names)
+        self.config = config
+        self._images = torch.tensor(data.train_images) * 2 - 1
+        self._labels = torch.tensor(data.train_labels)
+
+    def step(self, number: int) -> dict[str, Tensor]:
+        """Learn from the batch of this step."""
+        rows = seeding.generator(self.seed, "batch", number).integers(len(self._images), size=self.config.batch_size)
+        with self.autocast():
+            return self.learn(self._images[rows].to(self.device), self._labels[rows].to(self.device), number)
+
+    @abstractmethod
+    def learn(self, images: Tensor, labels: Tensor, number: int) -> dict[str, Tensor]:
+        """Update the weights and return the losses."""
+
+
+def run(
+    job: GeneratorJob,
+    name: str,
+    data: ImageSet,
+    config: PretrainConfig | D2MConfig,
+    out: str | os.PathLike[str] | None,
+) -> runs.Run | None:
+    """Run or resume a job; its run folder belongs to the settings, the initial weights and the images."""
+    record = {
+        **runs.to_json(config),
+        "generator": type(job.generator).__name__,
+        "generator_sha256": runs.fingerprint(*(t for t in job.generator.state_dict().values() if t.numel())),
+        "data": data.source,
+        "data_sha256": runs.fingerprint(data.train_images, data.train_labels),
+    }
+    cadence = training.Cadence(_LOG_EVERY, config.checkpoint_every, config.sample_every)
+    return training.run(job, name=f"d2m-generator {name}", out=out, record=record, cadence=cadence, label=name)
+
+
+def check_fit(generator: ImageGenerator, data: ImageSet) -> None:
+    """Refuse a generator of other images or classes than the data's."""
+    if generator.image_shape != data.image_shape or generator.n_classes != data.n_classes:
+        raise InputError(
+            f"a generator of {generator.n_classes} classes of {generator.image_shape} images",
+            f"{data.n_classes} classes of {data.image_shape}, as {data.source or 'the data'}",
+        )
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors under names that begin with ``PREFIX.``."""
+    return {f"{prefix}.{name}": tensor.detach() for name, tensor in tensors.items()}
+
+
+def without_prefix(prefix: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the entries of a state whose names begin with ``PREFIX.``, without it.
+
+    >>> without_prefix("a", {"a.x": 1, "b.x": 2})
+    {'x': 1}
+    """
+    return {name[len(prefix) + 1 :]: value for name, value in state.items() if name.startswith(f"{prefix}.")}

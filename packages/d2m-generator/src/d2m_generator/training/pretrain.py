@@ -1,0 +1,72 @@
+"""Pre-training: train a GAN, a diffusion model or a consistency model on real images."""
+
+from __future__ import annotations
+
+import os
+
+from sextet_common import device
+from sextet_common.data import ImageSet
+from sextet_common.errors import InputError
+
+from d2m_generator.generators.gan import ConditionalGAN
+from d2m_generator.generators.generator import ImageGenerator
+from d2m_generator.generators.storage import save_generator
+from d2m_generator.images.samples import save_samples
+from d2m_generator.training.config import PretrainConfig
+from d2m_generator.training.gan import GANJob
+from d2m_generator.training.job import PretrainJob, check_fit, run
+
+
+def pretrain(
+    generator: ImageGenerator,
+    data: ImageSet,
+    config: PretrainConfig | None = None,
+    out: str | os.PathLike[str] | None = None,
+) -> ImageGenerator:
+    """Train a generator on real images in place, and return it with the averaged weights, in evaluation mode.
+
+    Parameters
+    ----------
+    generator
+        A `ConditionalGAN` or a `DiffusionGenerator`.
+    data
+        The images.
+    config
+        The settings.
+    out
+        A run folder for checkpoints, metrics.jsonl, pictures of samples and the generator. A stopped run resumes from
+        its newest checkpoint, bit-identically.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After Ctrl-C or SIGTERM, once the step is finished and saved.
+
+    Examples
+    --------
+    >>> from sextet_common.data import load
+    >>> gan = pretrain(ConditionalGAN(10, (1, 8, 8), width=4), load("digits"), PretrainConfig(steps=2))
+    """
+    config = config or PretrainConfig()
+    check_fit(generator, data)
+    generator.to(device.pick(config.device))
+    job = _job(generator, data, config)
+    folder = run(job, "pretrain", data, config, out)
+    job.finish()
+    generator.eval()
+    if folder is not None:
+        save_samples(generator, folder.path / "samples.png")
+        save_generator(generator, folder.path / "generator")
+    return generator
+
+
+def _job(generator: ImageGenerator, data: ImageSet, config: PretrainConfig) -> PretrainJob:
+    if isinstance(generator, ConditionalGAN):
+        return GANJob(generator, data, config)
+    from d2m_generator.generators.diffusion import DiffusionGenerator
+    from d2m_generator.training.diffusion import job_for
+
+    if isinstance(generator, DiffusionGenerator):
+        return job_for(generator, data, config)
+    kind = type(generator).__name__
+    raise InputError(f"a {kind} cannot be pre-trained here", "a ConditionalGAN or a DiffusionGenerator")
