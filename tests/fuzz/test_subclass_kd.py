@@ -1,4 +1,4 @@
-"""subclass-kd reads: hierarchies in tables, MHIST's votes, teachers' logits, comparisons, networks, run folders."""
+"""Files that subclass-kd reads: hierarchies, MHIST's votes, teachers' logits, comparisons, networks, run folders."""
 
 from __future__ import annotations
 
@@ -20,25 +20,34 @@ from hypothesis import strategies as st
 from PIL import Image
 from run_folders import gone_on_from, left_by
 from sextet_common import checkpoint
-from subclass_kd import Hierarchy, SubclassSet, TeacherLogits, TrainConfig, Views, build, load, train_teacher
-from subclass_kd import __main__ as command
-from subclass_kd.bits import Bits
-from subclass_kd.compare import Comparison
-from subclass_kd.metrics import Scores
-from subclass_kd.train import load_into
+from subclass_kd import (
+    Bits,
+    Comparison,
+    Hierarchy,
+    Scores,
+    SubclassSet,
+    TeacherLogits,
+    TrainConfig,
+    Views,
+    build,
+    load,
+    load_into,
+    train_teacher,
+)
+from subclass_kd.saved import RECIPE, Recipe, rebuild
 
 FEW = settings(fuzz, max_examples=max(1, EXAMPLES // 2))
 NAMES = [["class", "subclass"], ["cat", "tabby"], ["cat", "lion"], ["dog", "poodle"]]
 
 
-def hierarchy(found: Hierarchy) -> None:
-    assert sum(found.sizes) == found.n_subclasses == len(set(found.subclass_names))
+def is_sound(hierarchy: Hierarchy) -> None:
+    assert sum(hierarchy.sizes) == hierarchy.n_subclasses == len(set(hierarchy.subclass_names))
 
 
 @fuzz
 @given(tables(NAMES))
 def test_hierarchies_in_tables(content: bytes) -> None:
-    holds(Hierarchy.from_csv, content, "names.csv", sound=hierarchy)
+    holds(Hierarchy.from_csv, content, "names.csv", sound=is_sound)
 
 
 def png() -> bytes:
@@ -92,22 +101,27 @@ META = {"images": 3, "outputs": 2, "views": 1, "shift": 0.1, "scale": 0.1, "flip
 VIEW = np.arange(6, dtype=np.float32).reshape(3, 2)
 
 
-def logits(found: TeacherLogits) -> None:
-    assert all(found(view, np.arange(len(VIEW))).dtype == torch.float32 for view in range(len(found)))
+def readable(logits: TeacherLogits) -> None:
+    assert all(logits(view, np.arange(len(VIEW))).dtype == torch.float32 for view in range(len(logits)))
 
 
 @fuzz
 @given(documents(META))
 @example(json.dumps({**META, "views": float("inf")}).encode())
 @example(json.dumps({**META, "views": 10**12}).encode())
-def test_what_logits_are_of(content: bytes) -> None:
-    holds(TeacherLogits, {"logits.json": content, "view-0000.npy": npy(VIEW)}, "logits", sound=logits)
+def test_descriptions_of_logits(content: bytes) -> None:
+    holds(TeacherLogits, {"logits.json": content, "view-0000.npy": npy(VIEW)}, "logits", sound=readable)
 
 
 @fuzz
 @given(npy_files(VIEW))
 def test_logits(content: bytes) -> None:
-    holds(TeacherLogits, {"logits.json": json.dumps(META).encode(), "view-0000.npy": content}, "logits", sound=logits)
+    holds(
+        TeacherLogits,
+        {"logits.json": json.dumps(META).encode(), "view-0000.npy": content},
+        "logits",
+        sound=readable,
+    )
 
 
 SCORES = {field.name: 0.5 for field in dataclasses.fields(Scores)}
@@ -145,38 +159,38 @@ def small() -> SubclassSet:
     return SubclassSet.of(images, images, Hierarchy.from_dict({"x": ["a", "b"], "y": ["c"]}))
 
 
-def taught(out: Path) -> Any:
+def train(out: Path) -> Any:
     config = TrainConfig(epochs=1, batch_size=8, views=Views(1), device="cpu")
     return train_teacher(build("convnet", (1, 8, 8), 3, width=2), small(), config, out)
 
 
 @cache
-def left() -> dict[str, bytes]:
-    return left_by(taught)
+def run_folder() -> dict[str, bytes]:
+    return left_by(train)
 
 
 @FEW
 @given(data=st.data())
-def test_a_training_that_goes_on(data: st.DataObject) -> None:
-    holds(taught, data.draw(gone_on_from(left())), "run")
+def test_resumed_trainings(data: st.DataObject) -> None:
+    holds(train, data.draw(gone_on_from(run_folder())), "run")
 
 
-HOW = {"data": "digits", "network": "convnet", "width": 2, "size": None}
+RECIPE_TABLE = {"data": "digits", "network": "convnet", "width": 2, "size": None}
 
 
 @fuzz
-@given(documents(HOW))
-def test_how_a_network_is_made(content: bytes) -> None:
-    holds(command._told, {command._HOW: content}, "run")
+@given(documents(RECIPE_TABLE))
+def test_recipes_of_networks(content: bytes) -> None:
+    holds(Recipe.read, {RECIPE: content}, "run")
 
 
 def test_a_network_that_claims_to_be_huge_takes_no_memory() -> None:
     def network(path: Path) -> Any:
-        return command._network(path, small())
+        return rebuild(path, small())
 
-    run = {command._HOW: json.dumps(HOW).encode(), "model.safetensors": weights()}
+    run = {RECIPE: json.dumps(RECIPE_TABLE).encode(), "model.safetensors": weights()}
     assert holds(network, run, "run", valid=True) is not None
-    assert holds(network, {**run, command._HOW: json.dumps({**HOW, "width": 10**6}).encode()}, "run") is None
+    assert holds(network, {**run, RECIPE: json.dumps({**RECIPE_TABLE, "width": 10**6}).encode()}, "run") is None
 
 
 VALID = [
@@ -184,12 +198,12 @@ VALID = [
     (read_mhist, mhist(as_table([HEAD, *ROWS])), "mhist"),
     (TeacherLogits, {"logits.json": json.dumps(META).encode(), "view-0000.npy": npy(VIEW)}, "logits"),
     (Comparison.load, {"comparison.json": json.dumps(COMPARED).encode()}, "compared"),
-    (command._told, {command._HOW: json.dumps(HOW).encode()}, "run"),
+    (Recipe.read, {RECIPE: json.dumps(RECIPE_TABLE).encode()}, "run"),
 ]
 
 
 @pytest.mark.parametrize(("read", "content", "name"), VALID, ids=[name for *_, name in VALID])
-def test_what_the_fuzz_starts_from_is_valid(read: Any, content: Any, name: str) -> None:
+def test_the_unchanged_files_are_valid(read: Any, content: Any, name: str) -> None:
     assert holds(read, content, name, valid=True) is not None
     holds(read_weights, weights(), "model.safetensors", valid=True)
-    assert holds(taught, left(), "run", valid=True) is not None
+    assert holds(train, run_folder(), "run", valid=True) is not None

@@ -54,7 +54,7 @@ def train_teacher(config: sk.TrainConfig) -> object:
         folder = Path(name, "run")
         trained = sk.train_teacher(network(4), data(), config, folder)
         weights = sk.load_into(network(4, seed=1), folder).state_dict()
-        steps = sorted(path.name for path in (folder / "checkpoints").iterdir())
+        steps = [] if config.patience else sorted(path.name for path in (folder / "checkpoints").iterdir())
         scores = dataclasses.asdict(sk.evaluate(trained, data()))
         return trained.state_dict(), weights, metrics(folder), steps, scores, sk.predict(trained, data().test)
 

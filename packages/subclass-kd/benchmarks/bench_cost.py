@@ -1,9 +1,9 @@
-"""What an epoch of subclass distillation costs beside an epoch of conventional distillation, from cached logits.
+"""The cost of an epoch of subclass distillation and of conventional distillation, from cached logits.
 
     python benchmarks/bench_cost.py
 
-The same student and batches; only the objective differs. Epochs of all objectives take turns, and the figures are
-medians over the rounds and of the ratio within a round. A live teacher's epoch shows what the cache saves.
+Student and batches are the same; only the objective differs. The objectives take turns, and the figures are medians
+over the rounds, of the seconds and of the ratio within a round. The live teacher's epoch shows what the cache saves.
 """
 
 from __future__ import annotations
@@ -73,17 +73,17 @@ def main(rounds: int = 15) -> None:
     Parameters
     ----------
     rounds
-        Epochs of each objective that are timed.
+        Number of timed epochs of each objective.
     """
     torch.set_num_threads(1)
-    found = {
+    cases = {
         "digits, student of width 4": rows(load("digits"), (32, 4), rounds),
         "digits, student of width 16": rows(load("digits"), (32, 16), rounds),
     }
-    store(HERE, "cost", {"rounds": rounds, "cases": found})
-    lines = ["| | " + " | ".join(f"{case}: s an epoch | x of KD" for case in found) + " |", "|---" * 5 + "|"]
-    for name in next(iter(found.values())):
-        cells = " | ".join(f"{case[name]['seconds']:.3f} | {case[name]['ratio']:.2f}" for case in found.values())
+    store(HERE, "cost", {"rounds": rounds, "cases": cases})
+    lines = ["| | " + " | ".join(f"{case}: s an epoch | x of KD" for case in cases) + " |", "|---" * 5 + "|"]
+    for name in next(iter(cases.values())):
+        cells = " | ".join(f"{case[name]['seconds']:.3f} | {case[name]['ratio']:.2f}" for case in cases.values())
         lines.append(f"| {name} | {cells} |")
     into_readme(
         HERE.parent / "README.md",

@@ -1,9 +1,9 @@
-"""What a student gains from a teacher, through classes and through subclasses: five seeds, four settings.
+"""The gain of a student from a teacher, through classes and through subclasses: five seeds, four settings.
 
     python benchmarks/bench_methods.py --cifar PREFIX             # all; PREFIX-train.npz and PREFIX-test.npz
     python benchmarks/bench_methods.py --only digits digits-scarce
 
-A setting that is done is not run again while its folder in runs/ is there. Afterwards all that are done are put into
+A finished setting is not run again as long as its folder in runs/ exists. Then all finished settings are written into
 the README: scores, paired differences with 95 % intervals, and the label bits beside the gain.
 """
 
@@ -65,13 +65,13 @@ def main(
     Parameters
     ----------
     cifar
-        The PREFIX of CIFAR-10 as `npz-jpeg` has it.
+        The PREFIX of CIFAR-10, as in `npz-jpeg:PREFIX`.
     only
-        Which settings.
+        Settings to run.
     images
-        Training images of CIFAR-10 that are drawn once, before any share.
+        Number of training images of CIFAR-10, drawn once before any share is taken.
     work
-        Where the run folders go.
+        Folder of the run folders.
     """
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     for name in only:
@@ -80,47 +80,48 @@ def main(
             raise SystemExit("--cifar PREFIX is needed for CIFAR-10")
         data = load("digits") if name.startswith("digits") else drawn(load(f"npz-jpeg:{cifar}"), images)
         began = time.perf_counter()
-        found = compare(data, config, work / name)
+        comparison = compare(data, config, work / name)
         seconds = time.perf_counter() - began
         path = HERE / "results" / f"{name}.json"
-        if path.exists():  # a run that is only read again keeps its time
+        if path.exists():  # a finished comparison keeps its time
             seconds = max(seconds, json.loads(path.read_text(encoding="utf-8"))["seconds"])
         config_table = dataclasses.asdict(config)
         store(
             HERE,
             name,
-            {"seconds": seconds, "config": config_table, "training_images": len(data.train), **found.as_dict()},
+            {"seconds": seconds, "config": config_table, "training_images": len(data.train), **comparison.as_dict()},
         )
     write()
 
 
 def drawn(data: SubclassSet, images: int) -> SubclassSet:
-    """Return a fixed draw of the training images, which stands for a data set of that size."""
+    """Return the set with a fixed draw of its training images."""
     return data.scarce(images / len(data.train), seed=12345)
 
 
 def write() -> None:
-    """Put what is done into the README."""
+    """Write the finished settings into the README."""
     points, parts = [], []
     for name, (title, config) in SETTINGS.items():
         path = HERE / "results" / f"{name}.json"
         if not path.exists():
             continue
         table = json.loads(path.read_text(encoding="utf-8"))
-        found = Comparison.from_dict(table)
-        points.append((title, found))
-        cost = {role: found.cost[role] for role in ("teacher", "student")}
-        told = "; ".join(
+        comparison = Comparison.from_dict(table)
+        points.append((title, comparison))
+        cost = {role: comparison.cost[role] for role in ("teacher", "student")}
+        costs = "; ".join(
             f"{role} {c['parameters']:,.0f} parameters, {c['multiply_adds'] / 1e6:.2f} M multiply-adds, "
             f"{1e3 * c['seconds']:.2f} ms an image"
             for role, c in cost.items()
         )
         count = round(config.share * table["training_images"])
         parts.append(
-            f"**{title}**: {count} training images, {config.train.epochs} epochs; {told}; "
-            f"all of it in {table['seconds'] / 60:.0f} min on a machine that did other work too.\n\n{found.table()}"
+            f"**{title}**: {count} training images, {config.train.epochs} epochs; {costs}; "
+            f"all of it in {table['seconds'] / 60:.0f} min on a machine that did other work too."
+            f"\n\n{comparison.table()}"
         )
-        save_gains(found, HERE / "results" / f"{name}.png", title=title)
+        save_gains(comparison, HERE / "results" / f"{name}.png", title=title)
     save_bits(points, HERE / "results" / "bits.png", reading=2)  # label entropy is nearly the same in all
     into_readme(
         HERE.parent / "README.md",

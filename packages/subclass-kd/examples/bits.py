@@ -1,4 +1,4 @@
-"""How many bits subclasses add, by the three readings, and what is found where no subclass is known.
+"""Label bits by the three readings, and discovered subclasses compared with the known ones.
 
 Run it: ``python examples/bits.py``
 """
@@ -29,8 +29,9 @@ for temperature in (1.0, 4.0):
 
 features = features_of(teacher, data.train.batch(range(len(data.train)))).numpy()
 classes = data.hierarchy.class_labels(data.train.labels)
-found = discover_subclasses(features, classes, (3, 7), class_names=data.hierarchy.class_names)
-pure = 0
-for cluster in range(found.hierarchy.n_subclasses):
-    pure += np.bincount(data.train.labels[found.subclass_labels == cluster]).max()
-print(f"{found.hierarchy.n_subclasses} clusters; {100 * pure / len(classes):.1f} % of the images are of their digit")
+discovered = discover_subclasses(features, classes, (3, 7), class_names=data.hierarchy.class_names)
+correct = 0
+for cluster in range(discovered.hierarchy.n_subclasses):
+    correct += np.bincount(data.train.labels[discovered.subclass_labels == cluster]).max()
+share = 100 * correct / len(classes)
+print(f"{discovered.hierarchy.n_subclasses} clusters; {share:.1f} % of images show the most frequent digit of theirs")

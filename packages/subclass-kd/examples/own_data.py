@@ -1,8 +1,8 @@
-"""Images, votes of several annotators and a curriculum of one's own, from arrays to a student.
+"""Custom data, from arrays to a student: images, votes of several annotators and a curriculum.
 
     python examples/own_data.py
 
-Here the annotators are made up: seven of them look at digits through noise, and say "five or more" or not.
+The annotators are simulated: seven of them see noisy digits and vote whether they are five or more.
 """
 
 from __future__ import annotations

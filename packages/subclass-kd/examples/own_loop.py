@@ -1,4 +1,4 @@
-"""The loss in a loop of one's own, with a teacher of one's own: tensors in, a scalar out.
+"""The loss in a custom training loop with a custom teacher: tensors in, a scalar out.
 
 Run it: ``python examples/own_loop.py``
 """
@@ -11,12 +11,14 @@ from torch import nn
 
 data = load("digits")
 parity = Hierarchy.from_dict({"even": ["0", "2", "4", "6", "8"], "odd": ["1", "3", "5", "7", "9"]})
-order = [parity.subclass_names.index(name) for name in data.hierarchy.subclass_names]  # our numbers of their digits
+order = [
+    parity.subclass_names.index(name) for name in data.hierarchy.subclass_names
+]  # numbers in `parity` of the digits in `data`
 images, labels = data.train.batch(range(len(data.train))), torch.tensor(order)[torch.tensor(data.train.labels)]
 
 
 def mlp(hidden: int) -> nn.Module:
-    """Make a network with an output for every subclass."""
+    """Return a network with one output per subclass."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, parity.n_subclasses))
 
 
@@ -33,8 +35,8 @@ objective = SubclassKDLoss(parity, temperature=4.0, alpha=0.9)
 optimizer = torch.optim.Adam(student.parameters(), 1e-2)
 for _ in range(200):
     with torch.no_grad():
-        told = teacher(images)
-    loss = objective(student(images), told, labels)
+        teacher_logits = teacher(images)
+    loss = objective(student(images), teacher_logits, labels)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

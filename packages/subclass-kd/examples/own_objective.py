@@ -1,9 +1,9 @@
-"""An objective of one's own, trained by `distill` beside the library's: correlations in place of divergences.
+"""A custom objective, trained by `distill` beside the library's: correlations instead of divergences.
 
     python examples/own_objective.py
 
-The soft term is 1 less the correlation of teacher's and student's subclass probabilities, as in "Knowledge distillation
-from a stronger teacher" (arXiv 2205.10536), here over the rows alone.
+The soft term is 1 minus the correlation of the subclass probabilities of teacher and student, as in "Knowledge
+distillation from a stronger teacher" (arXiv 2205.10536), here over the rows only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Correlation(nn.Module):
-    """Cross-entropy with the subclasses, and how unlike the two predictions are."""
+    """Cross-entropy with the subclass labels plus 1 minus the correlation of the predictions."""
 
     needs_teacher = True
 
@@ -26,8 +26,8 @@ class Correlation(nn.Module):
         assert teacher is not None
         p, q = ((logits / self.temperature).softmax(dim=1) for logits in (student, teacher))
         p, q = p - p.mean(dim=1, keepdim=True), q - q.mean(dim=1, keepdim=True)
-        unlike = 1 - nn.functional.cosine_similarity(p, q, dim=1)
-        return nn.functional.cross_entropy(student, labels) + 2 * unlike.mean()
+        distance = 1 - nn.functional.cosine_similarity(p, q, dim=1)
+        return nn.functional.cross_entropy(student, labels) + 2 * distance.mean()
 
 
 data = load("digits:half").scarce(0.3)

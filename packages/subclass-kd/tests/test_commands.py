@@ -29,7 +29,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_compare_leaves_numbers_and_a_picture_and_goes_on(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_writes_scores_and_a_figure_and_resumes(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = Comparison.load(compared)
     assert set(found.scores) == {"teacher", "alone", "kd", "skd"} and len(found.scores["skd"]) == 2
     assert (compared / "gains.png").exists()
@@ -39,7 +39,7 @@ def test_compare_leaves_numbers_and_a_picture_and_goes_on(compared: Path, capsys
     assert found.table() in printed and "label entropy: 2.3" in printed and "ms an image" in printed
 
 
-def test_a_teacher_is_read_back_and_its_logits_are_kept(teacher: Path) -> None:
+def test_a_teacher_is_loaded_again_and_its_logits_are_saved(teacher: Path) -> None:
     data = load("digits")
     network = load_into(build("convnet-deep", (1, 8, 8), 10, width=6), teacher)
     scores = json.loads((teacher / "test.json").read_text())
@@ -50,7 +50,7 @@ def test_a_teacher_is_read_back_and_its_logits_are_kept(teacher: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["skd", "kd", "dkd", "alone"])
-def test_distill_takes_a_teacher_s_folder(method: str, teacher: Path, tmp_path: Path) -> None:
+def test_distill_reads_a_teacher_s_folder(method: str, teacher: Path, tmp_path: Path) -> None:
     words = ["distill", "--method", method, "--width", "3", "--out", str(tmp_path / "s"), *FAST]
     assert main([*words, *(["--teacher", str(teacher)] if method != "alone" else [])]) == 0
     network = load_into(build("convnet", (1, 8, 8), 10, width=3), tmp_path / "s")
@@ -68,7 +68,7 @@ def test_bits_of_labels_and_of_a_teacher(teacher: Path, capsys: pytest.CaptureFi
     assert [line.split(": ")[0] for line in lines] == ["label entropy", *["T = 1"] * 2, *["T = 2"] * 2]
 
 
-def test_discover_writes_a_line_for_each_training_image(teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_discover_writes_a_row_per_training_image(teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["discover", str(teacher), "--least", "2", "--most", "3"]) == 0
     assert "even: " in capsys.readouterr().out
     data = load("digits")
@@ -91,25 +91,37 @@ def test_report_sets_bits_beside_gain(compared: Path, tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["compare", "--out", "{new}", "--data", "digit"], "'digit' is unknown"),
-        (["compare", "--out", "{new}", "--seeds", "0"], "seeds is 0"),
+        (["compare", "--out", "{new}", "--data", "digit"], "unknown data 'digit'"),
+        (["compare", "--out", "{new}", "--seeds", "0"], "seeds must be a whole number >= 1, got 0"),
         (["compare", "--out", "{new}", "--student", "convnot"], "'convnot' is unknown"),
         (
             ["compare", "--out", "{new}", "--student", "resnet18", "--student-width", "8"],
-            "width 8 is given for resnet18",
+            "width 8 for resnet18",
         ),
         (["teacher", "--out", "{new}", "--network", "resnet81"], "'resnet81' is unknown"),
-        (["teacher", "--out", "{new}", "--lr", "0"], "lr is 0"),
-        (["distill", "--out", "{new}"], "SubclassKDLoss is given no teacher"),
-        (["distill", "--out", "{new}", "--teacher", "{none}"], "a run folder of teacher or distill, finished"),
-        (["distill", "--out", "{new}", "--teacher", "{run}", "--temperature", "0"], "temperature is 0"),
-        (["distill", "--out", "{new}", "--teacher", "{run}", "--alpha", "2"], "alpha is 2"),
+        (["teacher", "--out", "{new}", "--lr", "0"], "lr must be a number > 0, got 0"),
+        (["distill", "--out", "{new}"], "SubclassKDLoss needs a teacher"),
+        (
+            ["distill", "--out", "{new}", "--teacher", "{none}"],
+            "a finished run folder of the commands",
+        ),
+        (
+            ["distill", "--out", "{new}", "--teacher", "{run}", "--temperature", "0"],
+            "temperature must be a number > 0, got 0",
+        ),
+        (
+            ["distill", "--out", "{new}", "--teacher", "{run}", "--alpha", "2"],
+            r"alpha must be a number in \[0, 1\]",
+        ),
         (["distill", "--out", "{new}", "--teacher", "{run}", "--views", "9"], "of 2 views; expected: 9"),
         (["distill", "--out", "{new}", "--teacher", "{run}", "--views-seed", "1"], "views with seed 0"),
-        (["bits", "{none}"], "a run folder of teacher or distill, finished"),
-        (["bits", "{run}", "--data", "digits:half", "--temperature", "-1"], "temperature is -1"),
+        (["bits", "{none}"], "a finished run folder of the commands"),
+        (
+            ["bits", "{run}", "--data", "digits:half", "--temperature", "-1"],
+            "temperature must be a number > 0, got -1",
+        ),
         (["discover", "{run}", "--least", "1"], r"per_class is \(1, 6\)"),
-        (["discover", "{none}"], "a run folder of teacher or distill, finished"),
+        (["discover", "{none}"], "a finished run folder of the commands"),
         (["report", "{none}"], "the folder of a finished compare"),
         (["report", "{compared}", "--to", "dkd"], "without skd and dkd"),
     ],

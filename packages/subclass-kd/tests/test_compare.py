@@ -9,15 +9,27 @@ import pytest
 from PIL import Image
 from scipy import stats
 from sextet_common.errors import InputError
-from subclass_kd.augment import Views
-from subclass_kd.bits import Bits, label_bits
-from subclass_kd.compare import CompareConfig, Comparison, Difference, compare, objective_of
-from subclass_kd.data import SubclassSet
-from subclass_kd.hierarchy import Hierarchy
-from subclass_kd.losses import ClassKDLoss, CrossEntropy, DecoupledKDLoss, SubclassKDLoss
-from subclass_kd.metrics import Scores
-from subclass_kd.plotting import save_bits, save_confusion, save_gains
-from subclass_kd.train import TrainConfig
+from subclass_kd import (
+    Bits,
+    ClassKDLoss,
+    CompareConfig,
+    Comparison,
+    CrossEntropy,
+    DecoupledKDLoss,
+    Difference,
+    Hierarchy,
+    Scores,
+    SubclassKDLoss,
+    SubclassSet,
+    TrainConfig,
+    Views,
+    compare,
+    label_bits,
+    save_bits,
+    save_confusion,
+    save_gains,
+)
+from subclass_kd.compare import objective_of
 
 H = Hierarchy(np.array([0, 1, 0, 1]), tuple("abcd"), ("x", "y"))
 TRAIN = TrainConfig(epochs=2, batch_size=16, views=Views(2), device="cpu")
@@ -48,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_comparison_with_a_folder_is_that_without_one(folder: Path) -> None:
+def test_a_comparison_is_the_same_with_and_without_a_folder(folder: Path) -> None:
     cached = Comparison.from_dict(json.loads((folder / "comparison.json").read_text()))
     live = compare(data(), SMALL)
     for method in ("teacher", "alone", "kd", "skd"):
@@ -59,7 +71,7 @@ def test_a_comparison_with_a_folder_is_that_without_one(folder: Path) -> None:
     assert len(cached.scores["discovered"]) == 2
 
 
-def test_what_is_there_is_not_trained_again(folder: Path) -> None:
+def test_finished_networks_are_not_trained_again(folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("model.safetensors")}
     table = json.loads((folder / "comparison.json").read_text())["scores"]
     (folder / "comparison.json").unlink()
@@ -72,19 +84,19 @@ def test_what_is_there_is_not_trained_again(folder: Path) -> None:
     assert names == {"teacher", "alone", "kd", "skd", "classes", "teacher-discovered", "discovered"}
 
 
-def test_another_comparison_does_not_go_into_the_folder(folder: Path) -> None:
+def test_a_folder_of_another_comparison_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="temperature"):
         compare(data(), dataclasses.replace(SMALL, temperature=2.0), folder)
 
 
-def test_every_method_runs_and_a_curriculum_wants_difficulty() -> None:
+def test_every_method_runs_and_a_curriculum_needs_difficulties() -> None:
     config = dataclasses.replace(
         SMALL, methods=("alone-subclass", "dkd", "skd-curriculum"), seeds=1, train=dataclasses.replace(TRAIN, epochs=1)
     )
     assert set(compare(data(), config).scores) == {"teacher", *config.methods}
     plain = data()
     plain = dataclasses.replace(plain, train=dataclasses.replace(plain.train, difficulty=None))
-    with pytest.raises(InputError, match="no difficulty for a curriculum"):
+    with pytest.raises(InputError, match="skd-curriculum without difficulties"):
         compare(plain, config)
 
 
@@ -120,20 +132,23 @@ def test_the_table_has_a_row_for_each_method() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"seeds": 0}, "seeds is 0"),
+        ({"seeds": 0}, "seeds must be a whole number >= 1, got 0"),
         ({"methods": ()}, "methods are"),
         ({"methods": ("skd", "skd")}, "each once"),
-        ({"methods": ("skd", "magic")}, "magic"),
-        ({"share": 0.0}, r"share of labels is 0\.0"),
-        ({"per_class": 0}, "per_class is 0"),
+        ({"methods": ("skd", "magic")}, r"methods\[1\] must be .*, got 'magic'"),
+        ({"share": 0.0}, r"share must be a number in \(0, 1\], got 0.0"),
+        ({"alpha": 1.5}, r"alpha must be a number in \[0, 1\], got 1.5"),
+        ({"temperature": 0.0}, "temperature must be a number > 0, got 0.0"),
+        ({"teacher_width": 0}, "teacher_width must be a whole number >= 1, got 0"),
+        ({"per_class": 0}, "per_class must be a whole number >= 1, got 0"),
     ],
 )
-def test_settings_outside_what_is_accepted(words: dict[str, object], message: str) -> None:
+def test_invalid_settings_are_refused(words: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         CompareConfig(**words)  # type: ignore[arg-type]
 
 
-def test_pictures_are_drawn(tmp_path: Path) -> None:
+def test_figures_are_drawn(tmp_path: Path) -> None:
     found = of({"teacher": [0.9, 0.9], "alone": [0.5, 0.7], "kd": [0.6, 0.7], "skd": [0.8, 0.8]})
     labels = np.arange(40) % 4
     for path in (
@@ -145,14 +160,14 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
             assert min(image.size) > 100 and len(image.convert("L").getcolors(256) or []) > 10
 
 
-def test_pictures_of_what_is_not_there() -> None:
+def test_figures_of_missing_methods_are_refused() -> None:
     found = of({"teacher": [0.9], "alone": [0.5]})
-    with pytest.raises(InputError, match="alone, and one more"):
+    with pytest.raises(InputError, match="alone and at least one more"):
         save_gains(found, "none.png")
     with pytest.raises(InputError, match="without skd and kd"):
         save_bits([("one", found)], "none.png")
     with pytest.raises(InputError, match="shapes"):
         save_confusion(np.zeros(3, dtype=int), np.zeros(2, dtype=int), H, "none.png")
-    with pytest.raises(InputError, match="a subclass label is 4"):
+    with pytest.raises(InputError, match="subclass label 4"):
         save_confusion(np.full(2, 4), np.zeros(2, dtype=int), H, "none.png")
     assert not Path("none.png").exists()

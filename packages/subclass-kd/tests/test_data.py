@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sextet_common.errors import InputError
-from subclass_kd.data import Part, SubclassSet, load
-from subclass_kd.hierarchy import Hierarchy
+from subclass_kd import Hierarchy, Part, SubclassSet, load
 
 H = Hierarchy(np.array([0, 1, 0, 1]), tuple("abcd"), ("x", "y"))
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -46,13 +45,13 @@ def test_digits_are_split_in_three_and_their_images_are_the_source_s() -> None:
     data = load("digits")
     pixels, numbers = load_digits(return_X_y=True)
     known = {row.astype(np.float32).tobytes(): int(number) for row, number in zip(pixels, numbers, strict=True)}
-    seen = []
+    rows_seen = []
     for part in (data.train, data.validation, data.test):
         assert isinstance(part.images, np.ndarray) and part.images.shape[1:] == (1, 8, 8)
         rows = (part.images * 16).reshape(len(part), 64).astype(np.float32)
         assert [known[row.tobytes()] for row in rows] == part.labels.tolist()
-        seen += [row.tobytes() for row in rows]
-    assert len(seen) == len(numbers) and len(set(seen)) == len(known)
+        rows_seen += [row.tobytes() for row in rows]
+    assert len(rows_seen) == len(numbers) and len(set(rows_seen)) == len(known)
     assert data.hierarchy.class_labels(np.array([3, 8])).tolist() == [1, 0]
     assert load("digits:half").hierarchy.class_labels(np.arange(10)).tolist() == [0] * 5 + [1] * 5
 
@@ -69,8 +68,8 @@ def test_the_same_rows_are_held_out_every_time_and_from_every_subclass() -> None
 def test_scarce_keeps_the_share_of_every_subclass(share: float) -> None:
     data = load("digits")
     few = data.scarce(share, seed=3)
-    wanted = np.maximum(1, np.round(share * np.bincount(data.train.labels)))
-    assert np.bincount(few.train.labels).tolist() == wanted.tolist()
+    expected = np.maximum(1, np.round(share * np.bincount(data.train.labels)))
+    assert np.bincount(few.train.labels).tolist() == expected.tolist()
     assert few.test is data.test and few.validation is data.validation
     assert np.array_equal(few.train.images, data.scarce(share, seed=3).train.images)
     if share < 1:
@@ -79,7 +78,7 @@ def test_scarce_keeps_the_share_of_every_subclass(share: float) -> None:
         assert np.array_equal(few.train.images, data.train.images)
 
 
-def test_scarce_takes_difficulty_along() -> None:
+def test_scarce_keeps_the_difficulty_of_its_images() -> None:
     images, labels = np.random.default_rng(0).random((40, 1, 4, 4)), np.arange(40) % 4
     hard = images.mean(axis=(1, 2, 3))
     few = SubclassSet.of((images, labels), (images, labels), H, difficulty=hard).scarce(0.5)
@@ -196,16 +195,16 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("digit", "'digit' is unknown; expected: digits, perhaps"),
-        ("digits:odd", "'digits:odd' is unknown"),
-        ("mhist", "'mhist' is unknown; expected: mhist, perhaps"),
-        ("folder:{}/none", "is no folder"),
+        ("digit", "unknown data 'digit'; expected: digits, perhaps"),
+        ("digits:odd", "unknown data 'digits:odd'"),
+        ("mhist", "unknown data 'mhist'; expected: mhist, perhaps"),
+        ("folder:{}/none", "is not a folder"),
         ("folder:{}/empty", "no class is given"),
         ("folder:{}/flat", "'x' has no subclass"),
         ("folder:{}/bare", "bare/x/a"),
     ],
 )
-def test_sources_that_are_not_there(spec: str, message: str, tmp_path: Path) -> None:
+def test_unknown_and_missing_sources_are_refused(spec: str, message: str, tmp_path: Path) -> None:
     for name in ("empty", "flat/x", "bare/x/a"):
         (tmp_path / name).mkdir(parents=True)
     with pytest.raises(InputError, match=message):
@@ -220,7 +219,7 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         ((images, labels[:7]), r"labels \(7,\)"),
         ((images + 2, labels), "values from 2 to 2"),
         ((images * np.nan, labels), "values from nan"),
-        ((images, labels + 1), "a subclass label is 4"),
+        ((images, labels + 1), "subclass label 4"),
         ((images, labels % 3), "subclass 'd' has no training image"),
         ((images[:4], labels[:4]), "has one image of each subclass"),
     ):
@@ -228,9 +227,9 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
             SubclassSet.of(train, good, H)
     with pytest.raises(InputError, match=r"difficulty has shape \(3,\)"):
         SubclassSet.of(good, good, H, difficulty=np.zeros(3))
-    with pytest.raises(InputError, match=r"share of labels is 1\.5"):
+    with pytest.raises(InputError, match=r"share must be a number in \(0, 1\], got 1\.5"):
         SubclassSet.of(good, good, H).scarce(1.5)
-    with pytest.raises(InputError, match="size is 0"):
+    with pytest.raises(InputError, match="size must be a whole number >= 1, got 0"):
         load("digits", size=0)
 
 

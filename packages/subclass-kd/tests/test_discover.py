@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sextet_common.errors import InputError
 from sklearn.metrics import adjusted_rand_score
-from subclass_kd.discover import discover_subclasses
+from subclass_kd import discover_subclasses
 
 
 def blobs(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -45,16 +45,16 @@ def test_one_cluster_a_class_is_the_class() -> None:
     [
         ({"features": np.zeros((3, 2))}, "features of shape"),
         ({"labels": np.full(150, -1)}, "whole numbers from 0"),
-        ({"features": np.full((150, 2), np.inf)}, "not finite"),
+        ({"features": np.full((150, 2), np.inf)}, "NaN or infinity"),
         ({"per_class": 0}, "per_class is 0"),
         ({"per_class": (3, 2)}, "per_class is"),
-        ({"per_class": 200}, r"class '0' has 90 samples; expected: 200 at least"),
-        ({"method": "spectral"}, "method is 'spectral'"),
-        ({"criterion": "bic"}, "the criterion bic with kmeans"),
-        ({"class_names": ("a",)}, "a label is 1"),
+        ({"per_class": 200}, r"class '0' has 90 samples; expected: at least 200"),
+        ({"method": "spectral"}, "method must be kmeans or gmm, got 'spectral'"),
+        ({"criterion": "bic"}, "criterion 'bic' with method 'kmeans'"),
+        ({"class_names": ("a",)}, "label 1; expected: 0 to 0"),
     ],
 )
-def test_what_does_not_fit_is_refused(changes: dict[str, object], message: str) -> None:
+def test_invalid_input_is_refused(changes: dict[str, object], message: str) -> None:
     x, y, _ = blobs()
     with pytest.raises(InputError, match=message):
         discover_subclasses(**{"features": x, "labels": y, **changes})

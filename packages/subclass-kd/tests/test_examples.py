@@ -1,4 +1,4 @@
-"""The scripts that a newcomer copies run as they stand, but for those that take minutes."""
+"""The example scripts run as they are, except those that take minutes."""
 
 from __future__ import annotations
 

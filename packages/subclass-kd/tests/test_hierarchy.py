@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sextet_common.errors import InputError
-from subclass_kd.hierarchy import Hierarchy
+from subclass_kd import Hierarchy
 
 UNEQUAL = Hierarchy(np.array([0, 1, 0, 2, 1, 0]), tuple("abcdef"), ("x", "y", "z"))
 
@@ -49,23 +49,23 @@ def test_labels_of_arrays_and_tensors_become_classes() -> None:
     assert UNEQUAL.class_labels(np.array([[5, 1], [3, 0]])).tolist() == [[0, 1], [2, 0]]
     assert UNEQUAL.class_labels(torch.tensor([4, 2])).tolist() == [1, 0]
     for labels, message in (
-        (np.array([6]), "a subclass label is 6; expected: whole numbers from 0 to 5"),
-        (np.array([-1]), "a subclass label is -1"),
-        (torch.tensor([7]), "a subclass label is 7"),
-        (np.array([0.5]), "subclass labels are float64"),
+        (np.array([6]), "subclass label 6; expected: whole numbers from 0 to 5"),
+        (np.array([-1]), "subclass label -1"),
+        (torch.tensor([7]), "subclass label 7"),
+        (np.array([0.5]), "subclass labels have dtype float64"),
     ):
         with pytest.raises(InputError, match=message):
             UNEQUAL.class_labels(labels)
 
 
-def test_collapsed_is_the_classes_alone_and_a_dict_goes_round() -> None:
+def test_collapsed_has_classes_only_and_a_dict_round_trips() -> None:
     collapsed = UNEQUAL.collapsed()
     assert (collapsed.n_subclasses, collapsed.class_names) == (3, ("x", "y", "z"))
     assert UNEQUAL.as_dict() == {"x": ["a", "c", "f"], "y": ["b", "e"], "z": ["d"]}
     assert Hierarchy.from_dict(UNEQUAL.as_dict()).as_dict() == UNEQUAL.as_dict()
 
 
-def test_a_table_and_folders_are_read(tmp_path: Path) -> None:
+def test_hierarchies_are_read_from_a_table_and_from_folders(tmp_path: Path) -> None:
     (tmp_path / "h.csv").write_text("subclass,class\npersian,cat\npoodle,dog\n\nsiamese,cat\n")
     assert Hierarchy.from_csv(tmp_path / "h.csv").as_dict() == {"cat": ["persian", "siamese"], "dog": ["poodle"]}
     for name in ("cat/young", "cat/old", "dog/young"):
@@ -75,7 +75,7 @@ def test_a_table_and_folders_are_read(tmp_path: Path) -> None:
     (tmp_path / "images" / "empty").mkdir()
     with pytest.raises(InputError, match="class 'empty' has no subclass"):
         Hierarchy.from_folder(tmp_path / "images")
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         Hierarchy.from_folder(tmp_path / "nowhere")
 
 
@@ -86,7 +86,7 @@ def test_a_table_and_folders_are_read(tmp_path: Path) -> None:
         ("class,subclass\ncat,a\n,b\n", "line 3: subclass 'b' of class ''"),
         ("kind,subclass\ncat,a\n", "lacks a column"),
         ("class,subclass\n", "no class is given"),
-        ("class,subclass\ncat,a\ndog,a\n", "the subclass name 'a' is given twice"),
+        ("class,subclass\ncat,a\ndog,a\n", "duplicate subclass name 'a'"),
     ],
 )
 def test_a_broken_table_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -104,13 +104,15 @@ def test_a_broken_table_is_refused(tmp_path: Path, text: str, message: str) -> N
         ([0, -1], "ab", "xy", "subclass 'b' has class -1"),
         ([0, 0], "ab", "xy", "class 'y' has no subclass"),
         ([0, 1], "a", "xy", "1 names for 2 subclasses"),
-        ([0, 1], "aa", "xy", "the subclass name 'a' is given twice"),
-        ([0, 1], "ab", "xx", "the class name 'x' is given twice"),
-        ([0.5, 1], "ab", "xy", "class_of is float64"),
-        ([], "", "", "class_of is"),
+        ([0, 1], "aa", "xy", "duplicate subclass name 'a'"),
+        ([0, 1], "ab", "xx", "duplicate class name 'x'"),
+        ([0.5, 1], "ab", "xy", "class_of has dtype float64"),
+        ([], "", "", "class_of has"),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(class_of: list[float], names: str, classes: str, message: str) -> None:
+def test_inconsistent_names_and_classes_are_refused(
+    class_of: list[float], names: str, classes: str, message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         Hierarchy(np.array(class_of), tuple(names), tuple(classes))
 
@@ -119,5 +121,5 @@ def test_logits_and_temperatures_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match=r"shape \(2, 5\); expected: \(batch, 6\)"):
         UNEQUAL.class_logits(torch.zeros(2, 5))
     for value in (0.0, -1.0, float("inf"), float("nan")):
-        with pytest.raises(InputError, match="the temperature is"):
+        with pytest.raises(InputError, match="temperature must be a number > 0"):
             UNEQUAL.class_log_probs(torch.zeros(1, 6), value)

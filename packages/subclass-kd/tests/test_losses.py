@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sextet_common.errors import InputError
-from subclass_kd.hierarchy import Hierarchy
-from subclass_kd.losses import ClassKDLoss, CrossEntropy, DecoupledKDLoss, SubclassKDLoss, split_divergence
+from subclass_kd import ClassKDLoss, CrossEntropy, DecoupledKDLoss, Hierarchy, SubclassKDLoss, split_divergence
 from torch import Tensor
 from torch import distributions as td
 
@@ -61,6 +60,31 @@ def test_the_divergence_splits_exactly_into_classes_and_within(temperature: floa
     loss = SubclassKDLoss(H, temperature, 1.0, class_weight=0.3, within_weight=2.0, reduction="none")
     expected = temperature**2 * (0.3 * between + 2 * within)
     torch.testing.assert_close(loss(student, teacher, LABELS), expected)
+
+
+@pytest.mark.parametrize("weights", [{}, {"class_weight": 0.3, "within_weight": 2.0}])
+def test_normalised_groups_weight_subclasses_by_their_class_s_size(weights: dict[str, float]) -> None:
+    student, teacher = logits(18), logits(19)
+    sizes = torch.tensor([3.0, 2, 3, 1, 2, 3], dtype=torch.float64)
+    q, p = ((x / 2).exp() / sizes for x in (teacher, student))
+    q, p = q / q.sum(dim=1, keepdim=True), p / p.sum(dim=1, keepdim=True)
+    between = (sums(q) * (sums(q) / sums(p)).log()).sum(dim=1)
+    within = (q * (q / p).log()).sum(dim=1) - between
+    expected = weights.get("class_weight", 1) * between + weights.get("within_weight", 1) * within
+    loss = SubclassKDLoss(H, 2.0, 1.0, normalize_groups=True, reduction="none", **weights)
+    torch.testing.assert_close(loss(student, teacher, LABELS), 4 * expected)
+    classes = ClassKDLoss(H, 2.0, 1.0, soften="subclasses", normalize_groups=True, reduction="none")
+    torch.testing.assert_close(classes(student, teacher, LABELS), 4 * between)
+
+
+@pytest.mark.parametrize("hard", ["subclass", "class"])
+@pytest.mark.parametrize("kind", [ClassKDLoss, DecoupledKDLoss])
+def test_the_hard_term_of_the_other_objectives_is_at_the_chosen_level(kind: Any, hard: Any) -> None:
+    student = logits(20)
+    share = 1.0 if kind is DecoupledKDLoss else 0.4
+    options = {} if kind is DecoupledKDLoss else {"alpha": 0.6}
+    equal = kind(H, 2.0, hard=hard, reduction="none", **options)(student, student, LABELS)
+    torch.testing.assert_close(equal, share * CrossEntropy(H, hard, reduction="none")(student, None, LABELS))
 
 
 def test_with_one_subclass_a_class_subclass_distillation_is_conventional() -> None:
@@ -143,7 +167,7 @@ def test_huge_logits_and_half_precision_stay_finite(objective: Any) -> None:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_the_teacher_learns_nothing(objective: Any) -> None:
+def test_the_teacher_gets_no_gradient(objective: Any) -> None:
     teacher = logits(16).requires_grad_()
     objective(logits(17).requires_grad_(), teacher, LABELS).backward()
     assert teacher.grad is None
@@ -152,22 +176,22 @@ def test_the_teacher_learns_nothing(objective: Any) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SubclassKDLoss(H, 0.0), "the temperature is 0"),
-        (lambda: ClassKDLoss(H, -1.0), "the temperature is -1"),
-        (lambda: SubclassKDLoss(H, 1.0, 1.5), r"alpha is 1.5; expected: a number in \[0, 1\]"),
-        (lambda: SubclassKDLoss(H, hard="both"), "hard is 'both'"),
-        (lambda: SubclassKDLoss(H, class_weight=-1), "class_weight is -1"),
-        (lambda: CrossEntropy(H, reduction="max"), "reduction is 'max'"),
-        (lambda: ClassKDLoss(H, soften="both"), "soften is 'both'"),
-        (lambda: ClassKDLoss(H, normalize_groups=True), "normalize_groups with softened class logits"),
-        (lambda: DecoupledKDLoss(Hierarchy.from_dict({"a": ["b"]})), "one subclass"),
+        (lambda: SubclassKDLoss(H, 0.0), "temperature must be a number > 0, got 0.0"),
+        (lambda: ClassKDLoss(H, -1.0), "temperature must be a number > 0, got -1.0"),
+        (lambda: SubclassKDLoss(H, 1.0, 1.5), r"alpha must be a number in \[0, 1\], got 1.5"),
+        (lambda: SubclassKDLoss(H, hard="both"), "hard must be subclass or class, got 'both'"),
+        (lambda: SubclassKDLoss(H, class_weight=-1), "class_weight must be a number >= 0, got -1"),
+        (lambda: CrossEntropy(H, reduction="max"), "reduction must be mean, sum or none, got 'max'"),
+        (lambda: ClassKDLoss(H, soften="both"), "soften must be logits or subclasses, got 'both'"),
+        (lambda: ClassKDLoss(H, normalize_groups=True), "normalize_groups with soften='logits'"),
+        (lambda: DecoupledKDLoss(Hierarchy.from_dict({"a": ["b"]})), "a hierarchy with one subclass"),
         (lambda: SubclassKDLoss(H)(logits(0), logits(0, 5), LABELS), r"the teacher's logits have shape \(4, 5\)"),
-        (lambda: SubclassKDLoss(H)(logits(0), None, LABELS), "is given no teacher's logits"),
+        (lambda: SubclassKDLoss(H)(logits(0), None, LABELS), "needs the teacher's logits, got None"),
         (lambda: SubclassKDLoss(H)(logits(0, 5), logits(0), LABELS), r"the student's logits have shape \(4, 5\)"),
         (lambda: CrossEntropy(H)(logits(0), None, LABELS[:3]), r"labels have shape \(3,\)"),
-        (lambda: CrossEntropy(H, "class")(logits(0), None, LABELS + 2), "a subclass label is"),
+        (lambda: CrossEntropy(H, "class")(logits(0), None, LABELS + 2), "subclass label"),
     ],
 )
-def test_what_is_outside_is_refused(make: Any, message: str) -> None:
+def test_invalid_options_and_shapes_are_refused(make: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()

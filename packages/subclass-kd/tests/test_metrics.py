@@ -7,7 +7,7 @@ import pytest
 import torch
 from sextet_common.errors import InputError
 from sklearn import metrics as sk
-from subclass_kd.metrics import score
+from subclass_kd import score
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])
@@ -21,12 +21,12 @@ def test_scores_are_scikit_learn_s(n_classes: int) -> None:
     assert found.precision == pytest.approx(sk.precision_score(labels, chosen, average=average))
     assert found.recall == pytest.approx(sk.recall_score(labels, chosen, average=average))
     assert found.accuracy == pytest.approx((chosen == labels).mean())
-    wanted = (
+    auroc = (
         sk.roc_auc_score(labels, probabilities[:, 1])
         if n_classes == 2
         else sk.roc_auc_score(labels, probabilities, multi_class="ovr")
     )
-    assert found.auroc == pytest.approx(wanted, abs=1e-6)
+    assert found.auroc == pytest.approx(auroc, abs=1e-6)
 
 
 def test_a_threshold_moves_precision_and_recall() -> None:
@@ -37,9 +37,17 @@ def test_a_threshold_moves_precision_and_recall() -> None:
     assert score(probabilities, labels).f1 == pytest.approx(0.5)
 
 
-def test_one_class_alone_has_no_area() -> None:
+def test_the_probability_must_exceed_the_threshold_and_may_exceed_one_by_rounding() -> None:
+    probabilities, labels = torch.tensor([[0.75, 0.25], [0.5, 0.5], [0.0, 1 + 5e-6]]), torch.tensor([0, 0, 1])
+    assert score(probabilities, labels, threshold=0.5).accuracy == 1.0
+    assert score(probabilities, labels, threshold=0.25).accuracy == pytest.approx(2 / 3)
+    assert score(probabilities, labels, threshold=0.0).recall == 1.0
+
+
+def test_with_one_class_present_the_auroc_is_nan() -> None:
     found = score(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([1, 1]))
     assert math.isnan(found.auroc) and found.recall == 0.5
+    assert math.isnan(score(torch.full((2, 3), 1 / 3), torch.tensor([1, 1])).auroc)
 
 
 @pytest.mark.parametrize(
@@ -49,12 +57,17 @@ def test_one_class_alone_has_no_area() -> None:
         (torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), None, r"shapes \(0, 2\)"),
         (torch.tensor([[2.0, -1.0]]), torch.tensor([0]), None, "outside"),
         (torch.tensor([[0.5, math.nan]]), torch.tensor([0]), None, "outside"),
-        (torch.tensor([[0.5, 0.5]]), torch.tensor([2]), None, "a label is 2"),
-        (torch.tensor([[0.5, 0.5]]), torch.tensor([0]), 1.0, r"threshold of 1\.0"),
+        (torch.tensor([[0.5, 0.5]]), torch.tensor([2]), None, "label 2; expected: 0 to 1"),
+        (torch.tensor([[0.5, 0.5]]), torch.tensor([-1]), None, "label -1"),
+        (torch.tensor([[1.0]]), torch.tensor([0]), None, "at least two classes"),
+        (torch.tensor([[-1e-9, 1.0]]), torch.tensor([0]), None, "outside"),
+        (torch.tensor([[0.0, 1.0001]]), torch.tensor([0]), None, "outside"),
+        (torch.tensor([[0.5, 0.5]]), torch.tensor([0]), -0.1, r"threshold -0\.1"),
+        (torch.tensor([[0.5, 0.5]]), torch.tensor([0]), 1.0, r"threshold 1\.0"),
         (torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([0]), 0.5, "3 classes"),
     ],
 )
-def test_what_cannot_be_measured(
+def test_invalid_probabilities_and_labels_are_refused(
     probabilities: torch.Tensor, labels: torch.Tensor, threshold: float | None, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):

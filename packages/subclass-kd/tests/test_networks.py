@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from sextet_common.errors import InputError
-from subclass_kd.networks import ConvNet, build, complexity, features_of, latency
+from subclass_kd import ConvNet, build, complexity, features_of, latency
 from torch import nn
 
 
@@ -26,7 +26,7 @@ def test_small_images_have_two_blocks_and_odd_ones_pass() -> None:
     assert len(large.blocks) > len(small.blocks)
 
 
-def test_the_same_seed_makes_the_same_weights_whatever_happened_before() -> None:
+def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before() -> None:
     first = build("convnet", (1, 8, 8), 4, seed=3).state_dict()
     torch.rand(7)
     second, other = (build("convnet", (1, 8, 8), 4, seed=seed).state_dict() for seed in (3, 4))
@@ -49,7 +49,7 @@ def test_torchvision_by_name_takes_grey_images_and_another_number_of_classes(tmp
     assert loaded["network.fc.weight"].shape == (6, 512)
 
 
-def test_features_are_what_the_last_layer_sees() -> None:
+def test_features_are_the_inputs_of_the_last_layer() -> None:
     network = build("convnet", (3, 32, 32), 5, width=4)
     assert isinstance(network, ConvNet)
     images = torch.rand(6, 3, 32, 32)
@@ -63,7 +63,7 @@ def test_features_are_what_the_last_layer_sees() -> None:
     torch.testing.assert_close(resnet.get_submodule("network.fc")(features_of(resnet, images)), resnet(images))
 
 
-def test_latency_is_the_median_of_what_a_pass_takes() -> None:
+def test_latency_is_the_median_time_of_a_pass() -> None:
     class Slow(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             time.sleep(0.01)
@@ -77,13 +77,13 @@ def test_latency_is_the_median_of_what_a_pass_takes() -> None:
     [
         ({"name": "resnet81"}, "'resnet81' is unknown"),
         ({"name": "convnets"}, "convnet"),
-        ({"name": "resnet18", "width": 8}, "width 8 is given for resnet18"),
-        ({"name": "convnet", "width": 0}, "width 0"),
-        ({"name": "convnet", "outputs": 0}, "outputs is 0"),
+        ({"name": "resnet18", "width": 8}, "width 8 for resnet18"),
+        ({"name": "convnet", "width": 0}, "width must be a whole number >= 1, got 0"),
+        ({"name": "convnet", "outputs": 0}, "outputs must be a whole number >= 1, got 0"),
         ({"name": "convnet", "weights": Path("none.pt")}, r"none\.pt"),
     ],
 )
-def test_what_cannot_be_built_is_named(words: dict[str, object], message: str) -> None:
+def test_networks_that_cannot_be_built_are_refused(words: dict[str, object], message: str) -> None:
     settings = {"input_shape": (3, 32, 32), "outputs": 4, **words}
     with pytest.raises(InputError, match=message):
         build(**settings)  # type: ignore[arg-type]
@@ -98,6 +98,6 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         build("convnet", (3, 32, 32), 4, width=6, weights=tmp_path / "w.pt")
 
 
-def test_no_linear_layer_has_no_features() -> None:
+def test_without_a_linear_layer_there_are_no_features() -> None:
     with pytest.raises(InputError, match="Conv2d has no linear layer"):
         features_of(nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 4, 4))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,13 +14,22 @@ import numpy as np
 import pytest
 import torch
 from sextet_common.errors import InputError
-from subclass_kd.augment import Views
-from subclass_kd.data import SubclassSet
-from subclass_kd.hierarchy import Hierarchy
-from subclass_kd.losses import CrossEntropy, SubclassKDLoss
-from subclass_kd.networks import build
-from subclass_kd.teacher import TeacherLogits, live
-from subclass_kd.train import TrainConfig, distill, evaluate, load_into, predict, train_teacher
+from subclass_kd import (
+    CrossEntropy,
+    Hierarchy,
+    SubclassKDLoss,
+    SubclassSet,
+    TeacherLogits,
+    TrainConfig,
+    Views,
+    build,
+    distill,
+    evaluate,
+    load_into,
+    predict,
+    train_teacher,
+)
+from subclass_kd.teacher import live
 from torch import nn
 
 H = Hierarchy(np.array([0, 1, 0, 1]), tuple("abcd"), ("x", "y"))
@@ -45,7 +55,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(x, b.state_dict()[name]) for name, x in a.state_dict().items())
 
 
-def test_a_teacher_learns_and_its_run_is_read_again(tmp_path: Path) -> None:
+def test_a_teacher_learns_and_its_weights_load_from_its_run_folder(tmp_path: Path) -> None:
     config = TrainConfig(epochs=25, batch_size=16, views=Views(4), device="cpu")
     teacher = train_teacher(network(8), data(), config, tmp_path)
     assert evaluate(teacher, data()).accuracy > 0.9
@@ -56,19 +66,19 @@ def test_a_teacher_learns_and_its_run_is_read_again(tmp_path: Path) -> None:
         load_into(network(4), tmp_path)
 
 
-def test_cached_logits_are_those_of_the_teacher_on_the_very_same_views(tmp_path: Path) -> None:
+def test_cached_logits_are_those_of_the_teacher_on_the_same_views(tmp_path: Path) -> None:
     teacher, images, views = network(8, seed=1).eval(), data(), Views(4, flip=True, seed=5)
     cached = TeacherLogits.compute(teacher, images.train, views, tmp_path, outputs=4)
-    asked = live(teacher, images.train, views)
+    running = live(teacher, images.train, views)
     rows = np.array([5, 0, 33])
     for view in range(4):
-        seen = views.apply(images.train.batch(rows), view, rows, len(images.train))
-        torch.testing.assert_close(cached(view, rows), teacher(seen).detach(), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(cached(view, rows), asked(view, rows), rtol=1e-5, atol=1e-5)
+        viewed = views.apply(images.train.batch(rows), view, rows, len(images.train))
+        torch.testing.assert_close(cached(view, rows), teacher(viewed).detach(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(cached(view, rows), running(view, rows), rtol=1e-5, atol=1e-5)
     assert isinstance(np.load(tmp_path / "view-0001.npy", mmap_mode="r"), np.memmap)
 
 
-def test_a_stopped_computation_of_logits_goes_on_and_other_logits_are_refused(tmp_path: Path) -> None:
+def test_an_interrupted_computation_of_logits_resumes_and_other_logits_are_refused(tmp_path: Path) -> None:
     teacher, images, views = network(8), data(), Views(3)
     TeacherLogits.compute(teacher, images.train, views, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.npy")}
@@ -98,7 +108,7 @@ def test_a_student_learns_the_same_from_a_teacher_and_from_its_cached_logits(tmp
     assert not same(alone, students[1])
 
 
-def test_an_objective_of_ones_own_takes_part() -> None:
+def test_a_custom_objective_trains_a_student() -> None:
     class Nearest(nn.Module):
         needs_teacher = True
 
@@ -124,12 +134,48 @@ def test_views_are_fixed_within_bounds_and_the_first_is_the_image() -> None:
     assert 0.4 < (numbers[:, 1] == -1).mean() < 0.6
     mirrored = Views(2, shift=0, scale=0, flip=True)
     chosen = mirrored.table(1, 10)[:, 1] == -1
-    found = mirrored.apply(images, 1, rows, 10)
+    flipped = mirrored.apply(images, 1, rows, 10)
     expected = torch.where(torch.from_numpy(chosen)[:, None, None, None], images.flip(-1), images)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(flipped, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_early_stopping_takes_the_best_epoch(tmp_path: Path) -> None:
+def test_the_learning_rate_rises_over_a_tenth_of_the_steps_and_falls_along_a_cosine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def recorded(optimizer: torch.optim.AdamW, *args: object, **options: object) -> object:
+        rates.append(optimizer.param_groups[0]["lr"])
+        return step(optimizer, *args, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    config = TrainConfig(epochs=10, batch_size=17, lr=0.1, views=Views(1), device="cpu")
+    distill(None, network(2), data(), CrossEntropy(H), config)
+    falling = 0.05 * (1 + np.cos(np.pi * np.arange(1, 37) / 37))  # 68 images: 40 steps, 4 of them rising
+    np.testing.assert_allclose(rates, [0.025, 0.05, 0.075, 0.1, *falling], rtol=1e-12)
+
+
+def test_an_interrupted_run_resumes_bit_identically(tmp_path: Path) -> None:
+    class Interrupted(CrossEntropy):
+        _batches = 0
+
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            self._batches += 1
+            if self._batches == 10:  # in the third of five epochs
+                raise KeyboardInterrupt
+            return super().forward(*inputs)
+
+    config = dataclasses.replace(FAST, epochs=5, patience=3)
+    whole, objective = distill(None, network(), data(), CrossEntropy(H), config), Interrupted(H)
+    with pytest.raises(KeyboardInterrupt):
+        distill(None, network(), data(), objective, config, tmp_path)
+    assert same(whole, distill(None, network(), data(), objective, config, tmp_path))
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
     config = TrainConfig(epochs=40, batch_size=16, views=Views(2), device="cpu", patience=4)
     stopped = train_teacher(network(8), data(), config, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -139,16 +185,16 @@ def test_early_stopping_takes_the_best_epoch(tmp_path: Path) -> None:
     assert evaluate(stopped, data(), "validation").f1 == pytest.approx(f1[best])
 
 
-def test_a_curriculum_begins_with_the_easy_ones_and_needs_to_know_them() -> None:
+def test_a_curriculum_changes_the_order_and_needs_difficulties() -> None:
     config = TrainConfig(epochs=4, batch_size=16, views=Views(1), device="cpu", curriculum="linear")
     student = distill(None, network(), data(difficulty=True), CrossEntropy(H), config)
     assert not same(student, distill(None, network(), data(difficulty=True), CrossEntropy(H), FAST))
-    with pytest.raises(InputError, match="the data have no difficulty for a curriculum"):
+    with pytest.raises(InputError, match="a curriculum without difficulties"):
         distill(None, network(), data(), CrossEntropy(H), config)
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_bit_identically(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(
         textwrap.dedent(f"""
@@ -218,14 +264,16 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs is 0"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"patience": -1}, "patience is -1"),
-        ({"lr": 0.0}, "lr is 0"),
-        ({"weight_decay": -1.0}, "weight_decay is -1"),
-        ({"seed": -1}, "seed is -1"),
-        ({"curriculum": "cosine"}, "curriculum is 'cosine'; expected: none, linear, root, step"),
-        ({"curriculum_start": 0.0}, "curriculum_start is 0"),
+        ({"epochs": 0}, "epochs must be a whole number >= 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number >= 1, got 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be a whole number >= 1, got 0"),
+        ({"patience": -1}, "patience must be a whole number >= 0, got -1"),
+        ({"lr": 0.0}, "lr must be a number > 0, got 0.0"),
+        ({"weight_decay": -1.0}, "weight_decay must be a number >= 0, got -1.0"),
+        ({"seed": -1}, "seed must be a whole number >= 0, got -1"),
+        ({"curriculum": "cosine"}, "curriculum must be none, linear, root or step, got 'cosine'"),
+        ({"curriculum_start": 0.0}, r"curriculum_start must be a number in \(0, 1\], got 0.0"),
+        ({"precision": "float16"}, "precision must be float32 or bfloat16, got 'float16'"),
     ],
 )
 def test_settings_outside_what_is_accepted_are_refused(options: dict[str, object], message: str) -> None:
@@ -240,7 +288,7 @@ def test_networks_and_logits_that_do_not_fit_are_refused(tmp_path: Path) -> None
         train_teacher(network(outputs=3), data(), FAST)
     with pytest.raises(InputError, match=r"the teacher has outputs of shape \(1, 3\)"):
         distill(network(outputs=3), network(), data(), SubclassKDLoss(H), FAST)
-    with pytest.raises(InputError, match="SubclassKDLoss is given no teacher"):
+    with pytest.raises(InputError, match="SubclassKDLoss needs a teacher, got None"):
         distill(None, network(), data(), SubclassKDLoss(H), FAST)
     logits = TeacherLogits.compute(network(8), data().train, Views(2), tmp_path)
     with pytest.raises(InputError, match="of 2 views; expected: 3"):
@@ -248,18 +296,19 @@ def test_networks_and_logits_that_do_not_fit_are_refused(tmp_path: Path) -> None
     other = TrainConfig(epochs=1, views=Views(2, shift=0.3), device="cpu")
     with pytest.raises(InputError, match=r"of views with shift 0\.1; expected: 0\.3"):
         distill(logits, network(), data(), SubclassKDLoss(H), other)
-    with pytest.raises(InputError, match="the number of views is 0"):
+    with pytest.raises(InputError, match="count must be a whole number >= 1, got 0"):
         Views(0)
-    with pytest.raises(InputError, match="the views' shift is 1"):
+    with pytest.raises(InputError, match=r"shift must be a number in \[0, 1\), got 1.0"):
         Views(shift=1.0)
 
 
-def test_a_loss_that_is_no_number_is_told() -> None:
+@pytest.mark.parametrize("patience", [0, 2])
+def test_a_non_finite_loss_ends_the_training_with_its_epoch(patience: int) -> None:
     class Broken(nn.Module):
         needs_teacher = False
 
         def forward(self, student: torch.Tensor, teacher: None, labels: torch.Tensor) -> torch.Tensor:
             return student.sum() * float("nan")
 
-    with pytest.raises(InputError, match="the loss is nan in epoch 0, seed 0"):
-        distill(None, network(), data(), Broken(), FAST)
+    with pytest.raises(InputError, match=r"the loss is nan at step 1, seed 0; .* an lr below 0\.002"):
+        distill(None, network(), data(), Broken(), dataclasses.replace(FAST, patience=patience))

@@ -1,9 +1,8 @@
-"""How many bits a teacher can tell about an image through subclasses, beyond its class: three readings.
+"""Label bits: how much a teacher can convey about an image through subclasses beyond its class.
 
-The formula of arXiv 2207.08063 was not at hand. Its "label bits" can be read in three ways, which are here under names
-of their own: of the labels alone, H(S | C); of a teacher, the entropy that is left within the classes of its
-prediction; and what the image says about the subclass beyond the class. For a calibrated teacher the first is the sum
-of the others.
+The formula behind the "label bits" of arXiv 2207.08063 was not available to us. We provide three readings: H(S | C) of
+the labels alone; the entropy that a teacher's predictions leave within the classes; and the mutual information of image
+and subclass given the class. For a calibrated teacher the first is the sum of the other two.
 """
 
 from __future__ import annotations
@@ -14,29 +13,32 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
+from numpy.typing import NDArray
+from sextet_common.checks import Count, OpenShare, check
 from sextet_common.errors import InputError
 from sextet_common.seeding import generator
 from torch import Tensor
 
 from subclass_kd.hierarchy import Hierarchy
 
-_AT_ONCE = 2**22  # numbers in a block of bootstrap draws
+_Array = NDArray[np.float64]
+_BLOCK = 2**22  # numbers in a block of bootstrap draws
 
 
 @dataclass(frozen=True)
 class Bits:
-    """A number of bits a sample, with a bootstrap interval.
+    """Bits per sample with a bootstrap interval.
 
     Parameters
     ----------
     name
-        Which reading: "label entropy", "teacher's within-class entropy" or "mutual information".
+        The reading: "label entropy", "teacher's within-class entropy" or "mutual information".
     value
-        Bits a sample.
+        Bits per sample.
     low, high
-        Ends of the interval, which is the bootstrap's less its bias, within 0 and the ceiling.
+        The bootstrap interval minus its bias, clipped to [0, ceiling].
     ceiling
-        What they could be at most: ``sum_c p(c) log2 |c|``, every class's subclasses equally likely.
+        The largest possible value, ``sum_c p(c) log2 |c|``: all subclasses of a class equally likely.
     """
 
     name: str
@@ -57,26 +59,14 @@ def label_bits(
     draws: int = 1000,
     seed: int = 0,
 ) -> Bits:
-    """Compute H(S | C) of the labels: what a subclass label tells beyond its class, a teacher aside.
+    """Compute H(S | C) of the labels: what a subclass label conveys beyond its class, without a teacher.
 
     Parameters
     ----------
-    subclass_labels
-        Shape (samples,).
-    hierarchy
-        The subclasses' classes.
+    subclass_labels, hierarchy
+        The labels, and the hierarchy that groups them into classes.
     level, draws, seed
-        Of the bootstrap interval: its level, how many resamples, and their seed.
-
-    Returns
-    -------
-    Bits
-        Bits a sample.
-
-    Raises
-    ------
-    InputError
-        Where a label is out of range, there is none, or an option is outside what is accepted.
+        Confidence level, number of resamples and seed of the bootstrap interval.
 
     Examples
     --------
@@ -88,15 +78,14 @@ def label_bits(
     """
     labels = hierarchy.check_labels(np.asarray(subclass_labels))
     if labels.ndim != 1 or not len(labels):
-        raise InputError(f"labels have shape {labels.shape}", "(samples,), one at least")
+        raise InputError(f"labels have shape {labels.shape}", "(samples,), at least one")
     counts = np.bincount(labels, minlength=hierarchy.n_subclasses)
-    random = _random(level, draws, seed)
-    resampled = random.multinomial(len(labels), counts / len(labels), size=draws)  # what resampling labels amounts to
+    random = _bootstrap_generator(level, draws, seed)
+    resampled = random.multinomial(len(labels), counts / len(labels), size=draws)  # equivalent to resampling labels
     values = _conditional_entropy(resampled, hierarchy)
     value = float(_conditional_entropy(counts[None], hierarchy)[0])
-    share = np.bincount(hierarchy.class_of, weights=counts, minlength=hierarchy.n_classes) / len(labels)
-    ceiling = _ceiling(share, hierarchy)
-    return Bits("label entropy", value, *_interval(values, level, value, ceiling), ceiling)
+    class_shares = np.bincount(hierarchy.class_of, weights=counts, minlength=hierarchy.n_classes) / len(labels)
+    return _bits("label entropy", value, values, level, class_shares, hierarchy)
 
 
 def soft_label_bits(
@@ -108,28 +97,16 @@ def soft_label_bits(
     draws: int = 1000,
     seed: int = 0,
 ) -> Bits:
-    """Compute the mean entropy that a teacher's prediction leaves within the classes: H(P(s|x)) - H(P(c|x)).
+    """Compute the mean entropy of a teacher's predictions within the classes, E[H(P(s|x)) - H(P(c|x))].
 
     Parameters
     ----------
-    teacher_logits
-        Shape (samples, subclasses).
-    hierarchy
-        The subclasses' classes.
+    teacher_logits, hierarchy
+        Subclass logits, and the hierarchy that groups them into classes.
     temperature
-        Divides the logits. The number depends on it: at 1, and at that of the distillation, are those to report.
+        Divides the logits. The value depends on it: report it at 1 and at the temperature of the distillation.
     level, draws, seed
         As in `label_bits`.
-
-    Returns
-    -------
-    Bits
-        Bits a sample.
-
-    Raises
-    ------
-    InputError
-        Where logits do not fit, or an option is outside what is accepted.
 
     Examples
     --------
@@ -138,11 +115,10 @@ def soft_label_bits(
     1.0
     """
     subclasses, classes = _probabilities(teacher_logits, hierarchy, temperature)
-    each = _entropy(subclasses) - _entropy(classes)
-    values = _resampled(lambda weights: weights @ each, len(each), level, draws, seed)
-    ceiling = _ceiling(classes.mean(axis=0), hierarchy)
-    value = float(each.mean())
-    return Bits("teacher's within-class entropy", value, *_interval(values, level, value, ceiling), ceiling)
+    within = _entropy(subclasses) - _entropy(classes)
+    values = _resampled(lambda weights: weights @ within, len(within), level, draws, seed)
+    name = "teacher's within-class entropy"
+    return _bits(name, float(within.mean()), values, level, classes.mean(axis=0), hierarchy)
 
 
 def mutual_label_bits(
@@ -154,24 +130,9 @@ def mutual_label_bits(
     draws: int = 1000,
     seed: int = 0,
 ) -> Bits:
-    """Compute how much an image tells the teacher about the subclass beyond the class: I(S; X | C).
+    """Compute the information of an image about its subclass beyond the class, I(S; X | C), according to a teacher.
 
-    H(S | C) of the mean prediction less `soft_label_bits`.
-
-    Parameters
-    ----------
-    teacher_logits, hierarchy, temperature, level, draws, seed
-        As in `soft_label_bits`.
-
-    Returns
-    -------
-    Bits
-        Bits a sample.
-
-    Raises
-    ------
-    InputError
-        As `soft_label_bits`.
+    It is H(S | C) of the mean prediction minus `soft_label_bits`, whose parameters it takes.
 
     Examples
     --------
@@ -180,72 +141,63 @@ def mutual_label_bits(
     1.0
     """
     subclasses, classes = _probabilities(teacher_logits, hierarchy, temperature)
-    each = _entropy(subclasses) - _entropy(classes)
+    within = _entropy(subclasses) - _entropy(classes)
 
-    def information(weights: np.ndarray) -> np.ndarray:
-        found: np.ndarray = _conditional_entropy(weights @ subclasses, hierarchy) - weights @ each
-        return found
+    def information(weights: _Array) -> _Array:
+        return _conditional_entropy(weights @ subclasses, hierarchy) - weights @ within
 
-    whole = np.full((1, len(each)), 1 / len(each))
-    values = _resampled(information, len(each), level, draws, seed)
-    ceiling = _ceiling(classes.mean(axis=0), hierarchy)
-    value = float(information(whole)[0])
-    return Bits("mutual information", value, *_interval(values, level, value, ceiling), ceiling)
+    value = float(information(np.full((1, len(within)), 1 / len(within)))[0])
+    values = _resampled(information, len(within), level, draws, seed)
+    return _bits("mutual information", value, values, level, classes.mean(axis=0), hierarchy)
 
 
-def _probabilities(logits: object, hierarchy: Hierarchy, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+def _probabilities(logits: object, hierarchy: Hierarchy, temperature: float) -> tuple[_Array, _Array]:
+    """Return the softened probabilities of subclasses and classes, in float64."""
     table = logits.detach().cpu() if isinstance(logits, Tensor) else torch.tensor(np.asarray(logits))
     if table.ndim != 2 or not len(table) or not table.is_floating_point():
-        raise InputError(f"teacher's logits are {table.dtype} of shape {tuple(table.shape)}", "(samples, subclasses)")
+        given = f"the teacher's logits have dtype {table.dtype} and shape {tuple(table.shape)}"
+        raise InputError(given, "floating-point numbers of shape (samples, subclasses)")
     if not bool(table.isfinite().all()):
-        raise InputError("a teacher's logit is not finite", "finite numbers")
+        raise InputError("the teacher's logits contain NaN or infinity", "finite numbers")
     table = hierarchy.softened(table.double(), temperature)
     subclasses, classes = table.softmax(dim=1), hierarchy.class_logits(table).softmax(dim=1)
     return subclasses.numpy(), classes.numpy()
 
 
-def _entropy(probabilities: np.ndarray) -> np.ndarray:
+def _entropy(probabilities: _Array) -> _Array:
     """Compute the entropy of each row, in bits."""
     logs = np.log2(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
-    found: np.ndarray = -(probabilities * logs).sum(axis=-1)
-    return found
+    entropies: _Array = (probabilities * logs).sum(axis=-1)
+    return -entropies
 
 
-def _conditional_entropy(counts: np.ndarray, hierarchy: Hierarchy) -> np.ndarray:
+def _conditional_entropy(counts: NDArray[np.floating | np.integer], hierarchy: Hierarchy) -> _Array:
     """Compute H(S | C) of each row of counts or probabilities, in bits."""
-    shares = counts / counts.sum(axis=1, keepdims=True)
+    shares: _Array = counts / counts.sum(axis=1, keepdims=True)
     classes = np.zeros((len(shares), hierarchy.n_classes))
     np.add.at(classes.T, hierarchy.class_of, shares.T)
-    found: np.ndarray = np.maximum(_entropy(shares) - _entropy(classes), 0.0)
-    return found
+    return np.maximum(_entropy(shares) - _entropy(classes), 0.0)
 
 
-def _ceiling(class_shares: np.ndarray, hierarchy: Hierarchy) -> float:
-    return float(class_shares @ np.log2(hierarchy.sizes))
-
-
-def _random(level: float, draws: int, seed: int) -> np.random.Generator:
-    if not 0 < level < 1:
-        raise InputError(f"the interval's level is {level}", "a number in (0, 1)")
-    if draws < 1:
-        raise InputError(f"draws is {draws}", "a whole number >= 1")
+def _bootstrap_generator(level: float, draws: int, seed: int) -> np.random.Generator:
+    check("level", level, OpenShare)
+    check("draws", draws, Count)
     return generator(seed, "bootstrap")
 
 
-def _resampled(
-    function: Callable[[np.ndarray], np.ndarray], samples: int, level: float, draws: int, seed: int
-) -> np.ndarray:
-    """Evaluate a function of the samples' weights, (draws, samples), for bootstrap resamples."""
-    random = _random(level, draws, seed)
-    found, done = [], 0
+def _resampled(function: Callable[[_Array], _Array], samples: int, level: float, draws: int, seed: int) -> _Array:
+    """Evaluate a function of sample weights, shape (draws, samples), on bootstrap resamples."""
+    random = _bootstrap_generator(level, draws, seed)
+    values, done = [], 0
     while done < draws:
-        count = min(draws - done, max(1, _AT_ONCE // samples))
-        found.append(function(random.multinomial(samples, np.full(samples, 1 / samples), size=count) / samples))
+        count = min(draws - done, max(1, _BLOCK // samples))
+        values.append(function(random.multinomial(samples, np.full(samples, 1 / samples), size=count) / samples))
         done += count
-    return np.concatenate(found)
+    return np.concatenate(values)
 
 
-def _interval(values: np.ndarray, level: float, value: float, ceiling: float) -> tuple[float, float]:
-    """Return the bootstrap's quantiles less its bias: entropies of resamples are too small, on average."""
+def _bits(name: str, value: float, values: _Array, level: float, class_shares: _Array, hierarchy: Hierarchy) -> Bits:
+    """Return a reading with the bootstrap's quantiles minus its bias: resamples have too little entropy on average."""
+    ceiling = float(class_shares @ np.log2(hierarchy.sizes))
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) + (value - values.mean())
-    return float(max(0.0, min(low, value))), float(max(value, min(high, ceiling)))
+    return Bits(name, value, float(max(0.0, min(low, value))), float(max(value, min(high, ceiling))), ceiling)

@@ -1,12 +1,13 @@
-"""Easy samples first: which part of the data an epoch may draw from."""
+"""Curriculum: epochs draw from the easiest samples first, and from all of them in the end."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
+from sextet_common.checks import Count, PositiveShare, check
 from sextet_common.errors import InputError
 from sextet_common.seeding import generator
 from torch.utils.data import Sampler
@@ -15,27 +16,22 @@ Schedule = Literal["linear", "root", "step"]
 
 
 class CurriculumSampler(Sampler[int]):
-    """Draws each epoch from the easiest part of the data, which grows to all of it. Fits any DataLoader.
+    """Sampler that draws each epoch from the easiest part of the data, which grows to all of it; for any DataLoader.
 
     Parameters
     ----------
     difficulty
-        A number for every sample, shape (samples,); equal ones are in an order that the seed decides.
+        A finite number for every sample; the seed orders equal ones.
     schedule
-        How the part grows over the epochs: "linear", "root" (fast at first) or "step" (a quarter of the way at a time).
+        How the part grows: "linear", "root" (fast at first) or "step" (linear, rounded down to quarters).
     epochs
         Epochs until all samples take part.
     start
-        The part of the first epoch, in (0, 1].
+        Part of the data in the first epoch, in (0, 1].
     whole
-        Draw as many samples an epoch as there are, easy ones more than once, so that epochs are of equal length.
+        Draw as many samples per epoch as there are, easy ones repeatedly, so that all epochs have the same length.
     seed
-        Of the order within an epoch.
-
-    Raises
-    ------
-    InputError
-        Where a difficulty is not finite, or an option is outside what is accepted.
+        Seed of the order within an epoch.
 
     Examples
     --------
@@ -59,20 +55,17 @@ class CurriculumSampler(Sampler[int]):
     ) -> None:
         values = np.asarray(difficulty, dtype=np.float64)
         if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-            raise InputError(f"difficulties have shape {values.shape}", "finite numbers, (samples,), one at least")
-        if schedule not in get_args(Schedule):
-            raise InputError(f"the schedule is {schedule!r}", ", ".join(get_args(Schedule)))
-        if epochs < 1:
-            raise InputError(f"epochs is {epochs}", "a whole number >= 1")
-        if not 0 < start <= 1:
-            raise InputError(f"start is {start}", "a number in (0, 1]")
+            raise InputError(f"difficulties of shape {values.shape}", "finite numbers, (samples,), at least one")
+        check("schedule", schedule, Schedule)
+        check("epochs", epochs, Count)
+        check("start", start, PositiveShare)
         self.schedule, self.epochs, self.start, self.whole, self.seed = schedule, epochs, start, whole, seed
-        mixed = generator(seed, "equal difficulty").permutation(len(values))
-        self.order = mixed[np.argsort(values[mixed], kind="stable")]
+        shuffled = generator(seed, "equal difficulty").permutation(len(values))
+        self.order = shuffled[np.argsort(values[shuffled], kind="stable")]
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next, from 0."""
+        """Set the number of the next epoch, from 0."""
         self.epoch = epoch
 
     def share(self, epoch: int) -> float:
@@ -85,15 +78,14 @@ class CurriculumSampler(Sampler[int]):
         return float(min(1.0, self.start + (1 - self.start) * done))
 
     def rows(self, epoch: int) -> np.ndarray:
-        """Return an epoch's samples in the order in which they are drawn."""
+        """Return the samples of an epoch in the order in which they are drawn."""
         count = max(1, round(self.share(epoch) * len(self.order)))
         random = generator(self.seed, "curriculum", epoch)
         easy = self.order[:count]
         if not self.whole:
             return random.permutation(easy)
-        times = -(-len(self.order) // count)
-        drawn = np.concatenate([random.permutation(easy) for _ in range(times)])
-        return drawn[: len(self.order)]
+        repeats = -(-len(self.order) // count)
+        return np.concatenate([random.permutation(easy) for _ in range(repeats)])[: len(self.order)]
 
     def __len__(self) -> int:
         return len(self.rows(self.epoch))
@@ -110,7 +102,7 @@ def curriculum(
     start: float = 0.3,
     seed: int = 0,
 ) -> CurriculumSampler:
-    """Return a sampler that draws easy samples first; parameters and errors as of `CurriculumSampler`.
+    """Return a `CurriculumSampler` that draws every sample at most once per epoch.
 
     Examples
     --------

@@ -1,13 +1,14 @@
-"""Subclasses where none are known: clusters of features within each class."""
+"""Discovered subclasses, where none are known: clusters of features within each class."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, Integer
+from sextet_common.checks import check
 from sextet_common.errors import InputError
 from sextet_common.seeding import derive
 
@@ -24,11 +25,11 @@ class Discovered:
     Parameters
     ----------
     subclass_labels
-        Each sample's cluster, numbered class after class, shape (samples,).
+        Each sample's cluster, numbered class by class and by decreasing size, shape (samples,).
     hierarchy
         The clusters' classes.
     scores
-        For each class the criterion of each order that was tried; empty where the order was given.
+        For each class the criterion by the number of clusters; empty if that number was given.
     """
 
     subclass_labels: Int[np.ndarray, " samples"]
@@ -46,38 +47,24 @@ def discover_subclasses(
     class_names: tuple[str, ...] | None = None,
     seed: int = 0,
 ) -> Discovered:
-    """Cluster each class's features, such as a teacher's, into subclasses.
+    """Cluster each class's features, such as a teacher's, into subclasses. Not part of arXiv 2207.08063.
 
     Parameters
     ----------
     features
-        Shape (samples, features). They are standardised first.
+        Standardised before clustering.
     labels
-        The classes, whole numbers from 0, shape (samples,).
+        Classes, whole numbers from 0.
     per_class
-        How many subclasses a class has; or the least and the most, of which the criterion chooses for each class.
+        Number of subclasses per class, or its bounds (least, most), between which the criterion chooses for each class.
     method
-        "kmeans" or "gmm" (Gaussian mixtures of diagonal covariance), scikit-learn's.
+        "kmeans" or "gmm" (Gaussian mixture with diagonal covariances), from scikit-learn.
     criterion
-        "silhouette" (highest), or for gmm "bic" (lowest).
+        "silhouette" (highest), or "bic" (lowest) with gmm.
     class_names
-        Names of the classes; their numbers where not given.
+        By default the classes' numbers.
     seed
-        Of the clustering.
-
-    Returns
-    -------
-    Discovered
-        Labels and hierarchy.
-
-    Raises
-    ------
-    InputError
-        Where shapes do not fit, a class has fewer samples than subclasses, or an option is outside what is accepted.
-
-    References
-    ----------
-    *Ours*: arXiv 2207.08063 has subclasses that are known.
+        Seed of the clustering.
 
     Examples
     --------
@@ -86,69 +73,75 @@ def discover_subclasses(
     [0, 0, 1, 1]
     """
     x, y = np.asarray(features, dtype=np.float64), np.asarray(labels)
-    if x.ndim != 2 or y.shape != x.shape[:1] or y.dtype.kind not in "iu" or not len(y) or y.min() < 0:
-        given = f"features of shape {x.shape}, labels {y.dtype} of shape {y.shape}"
-        raise InputError(given, "(samples, features) and whole numbers from 0, (samples,)")
-    if not np.isfinite(x).all():
-        raise InputError("a feature is not finite", "finite numbers")
-    for name, chosen, known in (("method", method, Clustering), ("criterion", criterion, Criterion)):
-        if chosen not in get_args(known):
-            raise InputError(f"{name} is {chosen!r}", " or ".join(get_args(known)))
-    if criterion == "bic" and method != "gmm":
-        raise InputError("the criterion bic with kmeans", "silhouette, or the method gmm")
     least, most = per_class if isinstance(per_class, tuple) else (per_class, per_class)
-    if not 1 <= least <= most or (least == 1 and most > 1 and criterion == "silhouette"):
-        raise InputError(f"per_class is {per_class}", "a whole number >= 1, or (least, most) from 2 (from 1 with bic)")
+    _check(x, y, (least, most), method, criterion)
     n_classes = len(class_names) if class_names else int(y.max()) + 1
     names = class_names or tuple(map(str, range(n_classes)))
     if y.max() >= n_classes:
-        raise InputError(f"a label is {int(y.max())}", f"0 to {n_classes - 1}")
+        raise InputError(f"label {int(y.max())}", f"0 to {n_classes - 1}")
     scale = x.std(axis=0)
     x = (x - x.mean(axis=0)) / np.where(scale > 0, scale, 1)
-    found = np.zeros(len(y), dtype=np.int64)
+    subclass_labels = np.zeros(len(y), dtype=np.int64)
     class_of: list[int] = []
+    subclass_names: list[str] = []
     scores = []
-    for label in range(n_classes):
+    for label, name in enumerate(names):
         rows = np.flatnonzero(y == label)
-        if len(rows) < max(least, 1):
-            raise InputError(f"class {names[label]!r} has {len(rows)} samples", f"{least} at least, one a subclass")
-        clusters, tried = _clusters(
-            x[rows], least, min(most, len(rows)), method, criterion, derive(seed, label) % 2**32
-        )
-        found[rows] = clusters + len(class_of)
-        class_of += [label] * (int(clusters.max()) + 1)
+        if len(rows) < least:
+            raise InputError(f"class {name!r} has {len(rows)} samples", f"at least {least}, one per subclass")
+        counts = range(least, min(most, len(rows)) + 1)
+        clusters, tried = _cluster(x[rows], counts, method, criterion, derive(seed, label) % 2**32)
+        subclass_labels[rows] = clusters + len(class_of)
+        count = int(clusters.max()) + 1
+        class_of += [label] * count
+        subclass_names += [f"{name} {number}" for number in range(count)]
         scores.append(tried)
-    order = [class_of[:number].count(label) for number, label in enumerate(class_of)]
-    subclasses = tuple(f"{names[label]} {number}" for label, number in zip(class_of, order, strict=True))
-    return Discovered(found, Hierarchy(np.array(class_of), subclasses, names), tuple(scores))
+    return Discovered(subclass_labels, Hierarchy(np.array(class_of), tuple(subclass_names), names), tuple(scores))
 
 
-def _clusters(
-    x: np.ndarray, least: int, most: int, method: Clustering, criterion: Criterion, seed: int
+def _check(x: np.ndarray, y: np.ndarray, per_class: tuple[int, int], method: Clustering, criterion: Criterion) -> None:
+    if x.ndim != 2 or y.shape != x.shape[:1] or y.dtype.kind not in "iu" or not len(y) or y.min() < 0:
+        given = f"features of shape {x.shape}, labels of dtype {y.dtype} and shape {y.shape}"
+        raise InputError(given, "(samples, features), and whole numbers from 0 of shape (samples,)")
+    if not np.isfinite(x).all():
+        raise InputError("the features contain NaN or infinity", "finite numbers")
+    check("method", method, Clustering)
+    check("criterion", criterion, Criterion)
+    if criterion == "bic" and method != "gmm":
+        raise InputError("criterion 'bic' with method 'kmeans'", "silhouette, or the method gmm")
+    least, most = per_class
+    if not 1 <= least <= most or (least == 1 and most > 1 and criterion == "silhouette"):
+        given = f"per_class is {least if least == most else per_class}"
+        raise InputError(given, "a whole number >= 1, or (least, most) from 2 (from 1 with bic)")
+
+
+def _cluster(
+    x: np.ndarray, counts: range, method: Clustering, criterion: Criterion, seed: int
 ) -> tuple[np.ndarray, dict[int, float]]:
-    """Cluster one class, in the order that the criterion prefers; clusters are numbered by their size."""
-    from sklearn.metrics import silhouette_score
-
+    """Cluster one class into the number of clusters with the best score; clusters are numbered by decreasing size."""
     scores: dict[int, float] = {}
     labels: dict[int, np.ndarray] = {}
-    for count in range(least, most + 1):
+    for count in counts:
         model = _model(method, count, seed)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of too few distinct points, and of unfinished rounds
+            warnings.simplefilter("ignore")  # about too few distinct points and unfinished iterations
             labels[count] = np.asarray(model.fit_predict(x))
-        if least == most:
-            break
-        if criterion == "bic":
-            scores[count] = float(model.bic(x))
-        else:
-            several = 2 <= len(np.unique(labels[count])) < len(x)
-            scores[count] = float(silhouette_score(x, labels[count])) if several else -1.0
-    sign = 1 if criterion == "bic" else -1
-    best = min(scores, key=lambda count: sign * scores[count]) if scores else least
-    _, inverse, counts = np.unique(labels[best], return_inverse=True, return_counts=True)
-    rank = np.empty(len(counts), dtype=np.int64)
-    rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
+        if len(counts) > 1:
+            scores[count] = -float(model.bic(x)) if criterion == "bic" else _silhouette(x, labels[count])
+    best = max(scores, key=lambda count: scores[count]) if scores else counts[0]
+    if criterion == "bic":
+        scores = {count: -value for count, value in scores.items()}
+    _, inverse, sizes = np.unique(labels[best], return_inverse=True, return_counts=True)
+    rank = np.empty(len(sizes), dtype=np.int64)
+    rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
     return rank[inverse], scores
+
+
+def _silhouette(x: np.ndarray, labels: np.ndarray) -> float:
+    """Return the silhouette score, -1 where it is undefined."""
+    from sklearn.metrics import silhouette_score
+
+    return float(silhouette_score(x, labels)) if 2 <= len(np.unique(labels)) < len(x) else -1.0
 
 
 def _model(method: Clustering, count: int, seed: int) -> Any:

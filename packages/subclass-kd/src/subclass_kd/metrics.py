@@ -1,29 +1,27 @@
-"""What a classifier of a few classes is measured with; torchmetrics computes."""
+"""Scores of a classifier with few classes, computed by torchmetrics."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import math
 
 from jaxtyping import Float, Int
 from sextet_common.errors import InputError
 from torch import Tensor
 
-_MACRO: Literal["macro"] = "macro"
-
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Scores of a classifier, shares in [0, 1].
+    """Scores of a classifier, in [0, 1].
 
     Parameters
     ----------
     f1, precision, recall
-        Of class 1 where there are two classes (the positive one), else means over the classes.
+        Of class 1 (the positive one) if there are two classes, else means over the classes.
     accuracy
         Share of images whose class is right.
     auroc
-        Area under the ROC curve, of class 1 or a mean over the classes; NaN where only one class is there.
+        Area under the ROC curve of class 1, or a mean over the classes; NaN if only one class is present.
     """
 
     f1: float
@@ -36,26 +34,16 @@ class Scores:
 def score(
     probabilities: Float[Tensor, "images classes"], labels: Int[Tensor, " images"], *, threshold: float | None = None
 ) -> Scores:
-    """Measure class probabilities.
+    """Score class probabilities.
 
     Parameters
     ----------
     probabilities
-        Shape (images, classes), rows that sum to 1.
+        Rows that sum to 1.
     labels
-        Classes, shape (images,).
+        Classes.
     threshold
-        Of two classes: what the probability of class 1 must exceed; the likelier class where not given.
-
-    Returns
-    -------
-    Scores
-        The scores.
-
-    Raises
-    ------
-    InputError
-        Where shapes do not fit, values are no probabilities, or a label is out of range.
+        For two classes: predict class 1 if its probability exceeds this; by default the likelier class.
 
     Examples
     --------
@@ -63,40 +51,42 @@ def score(
     >>> round(score(torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), torch.tensor([0, 1, 1])).accuracy, 4)
     0.6667
     """
-    if (
-        probabilities.ndim != 2
-        or probabilities.shape[1] < 2
-        or labels.shape != probabilities.shape[:1]
-        or not len(labels)
-    ):
-        given = f"probabilities and labels have shapes {tuple(probabilities.shape)} and {tuple(labels.shape)}"
-        raise InputError(given, "(images, classes) of two classes at least, and (images,)")
-    if not bool(((probabilities >= 0) & (probabilities <= 1 + 1e-5)).all()):
-        raise InputError("a probability is outside [0, 1]", "probabilities, not logits")
-    n_classes = probabilities.shape[1]
-    if not bool(((labels >= 0) & (labels < n_classes)).all()):
-        raise InputError(f"a label is {int(labels.max())}", f"0 to {n_classes - 1}")
-    if threshold is not None and (n_classes > 2 or not 0 <= threshold < 1):
-        raise InputError(f"a threshold of {threshold} for {n_classes} classes", "a number in [0, 1), for two classes")
-    from torchmetrics.functional import classification as tm  # brings torchvision and more: not for every import
+    _check(probabilities, labels, threshold)
+    from torchmetrics.functional import classification as tm  # slow to import
 
-    labels, several = labels.long(), len(labels.unique()) > 1
+    labels, n_classes = labels.long(), probabilities.shape[1]
+    one_class = len(labels.unique()) < 2
+    predicted = probabilities.argmax(dim=1)
     if n_classes == 2:
         positive = probabilities[:, 1].clamp(0, 1)
-        chosen = (positive > threshold).long() if threshold is not None else probabilities.argmax(dim=1)
+        if threshold is not None:
+            predicted = (positive > threshold).long()
         return Scores(
-            f1=float(tm.binary_f1_score(chosen, labels)),
-            accuracy=float(tm.binary_accuracy(chosen, labels)),
-            auroc=float(tm.binary_auroc(positive, labels)) if several else float("nan"),
-            precision=float(tm.binary_precision(chosen, labels)),
-            recall=float(tm.binary_recall(chosen, labels)),
+            f1=float(tm.binary_f1_score(predicted, labels)),
+            accuracy=float(tm.binary_accuracy(predicted, labels)),
+            auroc=math.nan if one_class else float(tm.binary_auroc(positive, labels)),
+            precision=float(tm.binary_precision(predicted, labels)),
+            recall=float(tm.binary_recall(predicted, labels)),
         )
-    chosen = probabilities.argmax(dim=1)
-    count, macro = n_classes, _MACRO
     return Scores(
-        f1=float(tm.multiclass_f1_score(chosen, labels, count, average=macro)),
-        accuracy=float((chosen == labels).double().mean()),
-        auroc=float(tm.multiclass_auroc(probabilities, labels, count, average=macro)) if several else float("nan"),
-        precision=float(tm.multiclass_precision(chosen, labels, count, average=macro)),
-        recall=float(tm.multiclass_recall(chosen, labels, count, average=macro)),
+        f1=float(tm.multiclass_f1_score(predicted, labels, n_classes, average="macro")),
+        accuracy=float((predicted == labels).double().mean()),
+        auroc=math.nan if one_class else float(tm.multiclass_auroc(probabilities, labels, n_classes, average="macro")),
+        precision=float(tm.multiclass_precision(predicted, labels, n_classes, average="macro")),
+        recall=float(tm.multiclass_recall(predicted, labels, n_classes, average="macro")),
     )
+
+
+def _check(probabilities: Tensor, labels: Tensor, threshold: float | None) -> None:
+    shapes = tuple(probabilities.shape), tuple(labels.shape)
+    if len(shapes[0]) != 2 or shapes[0][1] < 2 or shapes[1] != shapes[0][:1] or not len(labels):
+        given = f"probabilities and labels have shapes {shapes[0]} and {shapes[1]}"
+        raise InputError(given, "(images, classes) with at least two classes, and (images,)")
+    if not bool(((probabilities >= 0) & (probabilities <= 1 + 1e-5)).all()):
+        raise InputError("a probability is outside [0, 1]", "probabilities, not logits")
+    n_classes = shapes[0][1]
+    if not bool(((labels >= 0) & (labels < n_classes)).all()):
+        wrong = labels[(labels < 0) | (labels >= n_classes)][0]
+        raise InputError(f"label {int(wrong)}", f"0 to {n_classes - 1}")
+    if threshold is not None and (n_classes > 2 or not 0 <= threshold < 1):
+        raise InputError(f"threshold {threshold} for {n_classes} classes", "a number in [0, 1), for two classes")

@@ -1,4 +1,4 @@
-"""Students and teachers: small networks made here, or any of torchvision's or timm's by name."""
+"""Students and teachers: small convolutional networks, or any network of torchvision or timm by name."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float
+from sextet_common.checks import Count, check
 from sextet_common.errors import InputError
 from sextet_common.networks import complexity, device_of, evaluating, load_weights, published
 from sextet_common.seeding import torch_seed
@@ -18,20 +20,20 @@ __all__ = ["ConvNet", "build", "complexity", "features_of", "latency", "load_wei
 
 
 class ConvNet(nn.Module):
-    """A small convolutional classifier: convolution, batch norm and ReLU per block, mean over positions, linear.
+    """Small convolutional classifier: blocks of convolution, batch norm and ReLU, global average pooling, linear layer.
 
     Parameters
     ----------
     channels
-        Of the images.
+        Channels of the images.
     outputs
-        Logits.
+        Number of logits.
     width
-        Channels of the first block; every block doubles them.
+        Channels of the first block; they double with every block.
     depth
-        Blocks; each but the first halves height and width before it begins.
+        Number of blocks; all but the first begin by halving height and width.
     convolutions
-        In each block.
+        Convolutions per block.
     """
 
     def __init__(self, channels: int, outputs: int, width: int = 16, depth: int = 3, convolutions: int = 1) -> None:
@@ -47,26 +49,23 @@ class ConvNet(nn.Module):
         self.blocks, self.classifier = nn.Sequential(*layers), nn.Linear(before, outputs)
 
     def features(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
-        """Map images to what the last layer sees."""
-        found: Tensor = self.blocks(images).mean(dim=(2, 3))
-        return found
+        """Map images to the inputs of the last layer."""
+        return cast(Tensor, self.blocks(images)).mean(dim=(2, 3))
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch outputs"]:
         """Map images to logits."""
-        logits: Tensor = self.classifier(self.features(images))
-        return logits
+        return cast(Tensor, self.classifier(self.features(images)))
 
 
-class _Three(nn.Module):
-    """A network for three channels that is given images of one or three."""
+class _ThreeChannels(nn.Module):
+    """Feeds grey or colour images to a network for three channels."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images)
-        return logits
+        return cast(Tensor, self.network(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images))
 
 
 def build(
@@ -78,33 +77,23 @@ def build(
     weights: Path | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """Make a classifier.
+    """Build a classifier that maps (batch, *input_shape) to (batch, outputs).
 
     Parameters
     ----------
     name
-        ``convnet`` (one convolution a block, width 16), ``convnet-deep`` (two, width 48), or a name of torchvision or
-        timm (extra ``timm``).
+        ``convnet`` (one convolution per block, width 16), ``convnet-deep`` (two, width 48), or a network of torchvision
+        or timm (extra ``timm``).
     input_shape
         (channels, height, width) of an image.
     outputs
-        Logits.
+        Number of logits.
     width
-        Of the first two.
+        Width of ``convnet`` or ``convnet-deep``.
     weights
-        A local file of weights for all layers but the last, which may be another's.
+        Local file of weights for all layers but the last, which may have another number of outputs.
     seed
-        Of the initial weights.
-
-    Returns
-    -------
-    torch.nn.Module
-        Maps (batch, *input_shape) to (batch, outputs).
-
-    Raises
-    ------
-    InputError
-        For an unknown name, a width that a network has not, or weights of another network.
+        Seed of the initial weights.
 
     Examples
     --------
@@ -112,10 +101,10 @@ def build(
     torch.Size([2, 10])
     """
     own = ("convnet", "convnet-deep")
-    if width is not None and (width < 1 or name not in own):
-        raise InputError(f"width {width} is given for {name}", f"a whole number >= 1, for {' or '.join(own)}")
-    if outputs < 1:
-        raise InputError(f"outputs is {outputs}", "a whole number >= 1")
+    check("width", width, Count | None)
+    check("outputs", outputs, Count)
+    if width is not None and name not in own:
+        raise InputError(f"width {width} for {name}", f"no width, or one of the networks {' and '.join(own)}")
     depth = 2 if min(input_shape[1:]) < 16 else 3
     with torch_seed(seed, "network", name):
         if name == "convnet":
@@ -123,82 +112,47 @@ def build(
         elif name == "convnet-deep":
             network = ConvNet(input_shape[0], outputs, width or 48, depth, convolutions=2)
         else:
-            network = _Three(published(name, outputs, package="subclass-kd", own=own))
+            network = _ThreeChannels(published(name, outputs, package="subclass-kd", own=own))
     if weights is not None:
         _load_body(network, weights)
     return network
 
 
 def features_of(network: nn.Module, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch n"]:
-    """Return what a classifier's last linear layer is given, whatever the classifier.
-
-    Parameters
-    ----------
-    network
-        A classifier with a linear layer.
-    images
-        A batch.
-
-    Returns
-    -------
-    Tensor
-        Shape (batch, features).
-
-    Raises
-    ------
-    InputError
-        Where no linear layer is met.
-    """
-    seen: list[Tensor] = []
+    """Return the inputs of the last linear layer of any classifier, flattened to (batch, features)."""
+    inputs: list[Tensor] = []
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    hooks = [module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach())) for module in linear]
+    hooks = [module.register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach())) for module in linear]
     try:
         with evaluating(network), torch.no_grad():
             network(images)
     finally:
         for hook in hooks:
             hook.remove()
-    if not seen:
+    if not inputs:
         raise InputError(f"{type(network).__name__} has no linear layer", "a classifier with one, or features")
-    return seen[-1].flatten(1)
+    return inputs[-1].flatten(1)
 
 
 def latency(network: nn.Module, input_shape: tuple[int, ...], *, batch: int = 1, rounds: int = 30) -> float:
-    """Return the median seconds of one pass of a batch, on the network's device.
-
-    Parameters
-    ----------
-    network
-        The network.
-    input_shape
-        The shape of one input.
-    batch
-        Inputs at once.
-    rounds
-        Passes that are timed, after three that are not.
-
-    Returns
-    -------
-    float
-        Seconds.
-    """
-    where = device_of(network)
-    images = torch.zeros(batch, *input_shape, device=where)
-    wait: Callable[[], None] = torch.cuda.synchronize if where.type == "cuda" else (lambda: None)
+    """Return the median seconds of a forward pass on the network's device, over `rounds` after three warm-up passes."""
+    device = device_of(network)
+    images = torch.zeros(batch, *input_shape, device=device)
+    wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
     times = []
     with evaluating(network), torch.inference_mode():
         for number in range(rounds + 3):
             wait()
-            began = time.perf_counter()
+            start = time.perf_counter()
             network(images)
             wait()
             if number >= 3:
-                times.append(time.perf_counter() - began)
+                times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
 def _load_body(network: nn.Module, path: Path) -> None:
-    """Load all weights but those of the last linear layer, whose outputs may be another data set's."""
+    """Load all weights but those of the last linear layer, whose outputs may be those of another data set."""
     target = getattr(network, "network", network)
     last = [name for name, module in target.named_modules() if isinstance(module, nn.Linear)][-1:]
     parent, _, leaf = (last[0] if last else "").rpartition(".")

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,32 +19,30 @@ from torch import Tensor, nn
 from subclass_kd.augment import Views
 from subclass_kd.data import Part
 
-_AT_ONCE = 256
+_BATCH = 256
+
+TeacherSource = Callable[[int, Integer[np.ndarray, " batch"]], Float[Tensor, "batch subclasses"]]
+"""Maps a view and row numbers to a teacher's logits: cached `TeacherLogits`, or a network by `live`."""
 
 
 class TeacherLogits:
-    """Logits of shape (images, subclasses) for every view, read from their files as they are needed.
+    """A teacher's cached logits, shape (images, subclasses) per view, read from disk as they are needed.
 
     Parameters
     ----------
     folder
         Holds view-0000.npy, view-0001.npy, ... and logits.json.
-
-    Raises
-    ------
-    InputError
-        Where files are missing or do not fit each other.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        with reading(self.folder / "logits.json", "a folder of a teacher's logits that compute made"):
+        with reading(self.folder / "logits.json", "a folder of teacher logits, written by TeacherLogits.compute"):
             self.meta = dict(json.loads((self.folder / "logits.json").read_text(encoding="utf-8")))
             count, self.shape = int(self.meta["views"]), (int(self.meta["images"]), int(self.meta["outputs"]))
         self._views = []
         for view in range(count):
             path = _path(self.folder, view)
-            logits = npy.read_npy(path, expected="the file that compute made", mapped=True)
+            logits = npy.read_npy(path, expected="a file written by TeacherLogits.compute", mapped=True)
             if logits.shape != self.shape or logits.dtype != np.float32:
                 raise InputError(f"{path} holds {logits.dtype} of shape {logits.shape}", f"float32 of {self.shape}")
             self._views.append(logits)
@@ -52,7 +51,7 @@ class TeacherLogits:
         return len(self._views)
 
     def __call__(self, view: int, rows: Integer[np.ndarray, " batch"]) -> Float[Tensor, "batch subclasses"]:
-        """Return the logits of some images' view."""
+        """Return the logits on a view of some images."""
         return torch.from_numpy(np.array(self._views[view][rows]))
 
     @classmethod
@@ -66,80 +65,82 @@ class TeacherLogits:
         outputs: int | None = None,
         key: str = "",
     ) -> TeacherLogits:
-        """Run a teacher over every view of every image, but for views whose files are there already.
+        """Run a teacher, on its device, over every view of every image; views with a file are skipped.
 
         Parameters
         ----------
         teacher
-            Maps images to logits; it is run on its own device.
-        part
-            The images.
-        views
-            The views.
+            Maps images to logits.
+        part, views
+            The images and their views.
         folder
-            Where the files go; a stopped computation goes on.
+            Where the files go. An interrupted computation resumes.
         outputs
-            How many logits the teacher must have.
+            Number of logits that the teacher must have.
         key
-            What the files are of, such as a fingerprint: files of another key are refused.
-
-        Returns
-        -------
-        TeacherLogits
-            The logits.
-
-        Raises
-        ------
-        InputError
-            Where the folder holds other logits, or the teacher has another number of outputs.
+            Identifies the teacher, such as by a fingerprint: files with another key are refused.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        first = _run(teacher, part.batch([0]))
+        first = _logits(teacher, part.batch([0]))
         if first.ndim != 2 or (outputs is not None and first.shape[1] != outputs):
-            raise InputError(
-                f"the teacher has outputs of shape {tuple(first.shape[1:])}", f"({outputs},), a subclass each"
-            )
+            given = f"the teacher has outputs of shape {tuple(first.shape[1:])}"
+            raise InputError(given, f"({outputs},), one per subclass")
         meta = {
             "images": len(part), "outputs": first.shape[1], "views": views.count, "shift": views.shift,
             "scale": views.scale, "flip": views.flip, "seed": views.seed, "key": key,
         }  # fmt: skip
-        table = folder / "logits.json"
-        if table.exists():
-            with reading(table, "the file that compute wrote"):
-                known = json.loads(table.read_text(encoding="utf-8"))
-            if known != meta:
-                raise InputError(f"{folder} holds the logits of another teacher, data or views", "another folder")
-        files.write_text(table, json.dumps(meta, indent=1) + "\n")
+        _claim(folder, meta)
         for view in progress.track(range(views.count), "teacher's logits", views.count):
             path = _path(folder, view)
             if path.exists():
                 continue
             logits = np.empty((len(part), first.shape[1]), dtype=np.float32)
-            for start in range(0, len(part), _AT_ONCE):
-                rows = np.arange(start, min(start + _AT_ONCE, len(part)))
-                logits[rows] = _run(teacher, views.apply(part.batch(rows), view, rows, len(part)))
+            for start in range(0, len(part), _BATCH):
+                rows = np.arange(start, min(start + _BATCH, len(part)))
+                logits[rows] = _logits(teacher, views.apply(part.batch(rows), view, rows, len(part)))
             with files.replacing(path) as temporary, open(temporary, "wb") as file:
                 np.save(file, logits)
         return cls(folder)
 
+    def check_fits(self, images: int, outputs: int, views: Views) -> None:
+        """Raise InputError unless these are logits on these views of so many images, with so many outputs."""
+        if self.shape != (images, outputs):
+            given = f"the teacher's logits have shape {self.shape}"
+            raise InputError(given, f"{(images, outputs)}, (images, subclasses)")
+        for name in ("shift", "scale", "flip", "seed"):
+            expected = getattr(views, name)
+            if self.meta[name] != expected:
+                given = f"the teacher's logits are of views with {name} {self.meta[name]}"
+                raise InputError(given, f"{expected}, as for the student")
+        if len(self) < views.count:
+            raise InputError(f"the teacher's logits are of {len(self)} views", f"{views.count}, as for the student")
 
-Source = Callable[[int, Integer[np.ndarray, " batch"]], Float[Tensor, "batch subclasses"]]
 
-
-def live(teacher: nn.Module, part: Part, views: Views) -> Source:
-    """Return what runs the teacher anew for every batch, to the same logits as `TeacherLogits`."""
+def live(teacher: nn.Module, part: Part, views: Views) -> TeacherSource:
+    """Return a source that runs the teacher on every batch, with the same logits as `TeacherLogits`."""
 
     def logits(view: int, rows: np.ndarray) -> Tensor:
-        return _run(teacher, views.apply(part.batch(rows), view, rows, len(part)))
+        return _logits(teacher, views.apply(part.batch(rows), view, rows, len(part)))
 
     return logits
 
 
-def _run(teacher: nn.Module, images: Tensor) -> Tensor:
+def _claim(folder: Path, meta: dict[str, Any]) -> None:
+    """Write what the logits are of, or check that the folder holds the same."""
+    table = folder / "logits.json"
+    if table.exists():
+        with reading(table, "a file written by TeacherLogits.compute"):
+            known = json.loads(table.read_text(encoding="utf-8"))
+        if known != meta:
+            raise InputError(f"{folder} holds the logits of another teacher, data or views", "another folder")
+    files.write_text(table, json.dumps(meta, indent=1) + "\n")
+
+
+def _logits(teacher: nn.Module, images: Tensor) -> Tensor:
     with evaluating(teacher), torch.inference_mode():
-        found: Tensor = teacher(images.to(device_of(teacher))).float().cpu()
-    return found.clone()
+        logits = cast(Tensor, teacher(images.to(device_of(teacher)))).float().cpu()
+    return logits.clone()  # a plain tensor, which autograd accepts
 
 
 def _path(folder: Path, view: int) -> Path:

@@ -1,0 +1,43 @@
+"""Predictions, features and scores of a trained network on a part of the data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sextet_common.networks import device_of
+from torch import Tensor, nn
+
+from subclass_kd.data import Part, SubclassSet
+from subclass_kd.metrics import Scores, score
+from subclass_kd.networks import features_of
+
+_BATCH = 512
+
+
+def predict(network: nn.Module, part: Part, device: torch.device | None = None) -> Float[Tensor, "images outputs"]:
+    """Return a network's logits on a part of the data, on the CPU; the network is left in evaluation mode."""
+    network.eval()
+    device = device or device_of(network)
+    logits = []
+    with torch.inference_mode():
+        for start in range(0, len(part), _BATCH):
+            rows = np.arange(start, min(start + _BATCH, len(part)))
+            logits.append(network(part.batch(rows).to(device)).float().cpu())
+    return torch.cat(logits).clone()  # a plain tensor, which autograd accepts
+
+
+def evaluate(network: nn.Module, data: SubclassSet, part: Literal["train", "validation", "test"] = "test") -> Scores:
+    """Score a network's class predictions on a part of the data; the network has one logit per subclass."""
+    images: Part = getattr(data, part)
+    log_probs = data.hierarchy.class_log_probs(predict(network, images))
+    return score(log_probs.exp(), torch.from_numpy(data.hierarchy.class_labels(images.labels)))
+
+
+def features_on(network: nn.Module, part: Part) -> Float[np.ndarray, "images features"]:
+    """Return the inputs of a network's last linear layer for every image of a part."""
+    device = device_of(network)
+    batches = np.array_split(np.arange(len(part)), max(1, len(part) // _BATCH))
+    return np.concatenate([features_of(network, part.batch(rows).to(device)).cpu().numpy() for rows in batches])
