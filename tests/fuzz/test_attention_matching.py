@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 from attention_matching import DistilledSet
-from attention_matching import commands as command
 from attention_matching.distillation.config import DistillConfig
 from attention_matching.distillation.distill import Distiller
+from attention_matching.distillation.result import read_result
 from attention_matching.evaluation.config import EvaluateConfig, TrainConfig
 from attention_matching.evaluation.cross import CrossTable
 from attention_matching.evaluation.evaluate import evaluate
@@ -160,7 +160,7 @@ def test_a_finished_job_reads_its_folder(name: str) -> None:
 @FEW
 @given(content=documents({"job": "attention-matching distill", "config": {"data": "digits"}}))
 def test_the_source_of_a_distilled_set(content: bytes) -> None:
-    holds(lambda run: command._finished(run, None), {"config.json": content, "distilled.safetensors": GREY}, "run")
+    holds(lambda run: read_result(run, None), {"config.json": content, "distilled.safetensors": GREY}, "run")
 
 
 FILES: dict[str, tuple[Callable[[Path], Any], bytes]] = {

@@ -270,6 +270,6 @@ def test_everything_but_the_kernels_works_without_triton() -> None:
         "    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    maps, told = done.stdout.splitlines()
+    maps, error = done.stdout.splitlines()
     assert maps == "[[0.5, 0.5, 0.5, 0.5]]", done.stderr
-    assert "'triton' cannot run: Triton cannot be imported" in told and "expected: auto, or reference" in told
+    assert "'triton' cannot run: Triton cannot be imported" in error and "expected: auto, or reference" in error

@@ -116,7 +116,7 @@ def test_resuming_from_any_checkpoint_gives_the_same_images(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_checkpoints_at_the_end_of_a_step_and_the_job_goes_on(
+def test_a_signal_checkpoints_at_the_end_of_a_step_and_the_job_resumes(
     tmp_path: Path, digits: data.ImageSet, uninterrupted: torch.Tensor, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     from attention_matching.distillation.step import Step
@@ -137,7 +137,7 @@ def test_a_signal_checkpoints_at_the_end_of_a_step_and_the_job_goes_on(
     assert torch.equal(Distiller(SMALL).fit(digits, tmp_path).images, uninterrupted)
 
 
-def test_other_data_or_settings_do_not_go_on_with_a_run(tmp_path: Path, digits: data.ImageSet) -> None:
+def test_other_data_or_settings_do_not_resume_a_run(tmp_path: Path, digits: data.ImageSet) -> None:
     Distiller(SMALL).fit(digits, tmp_path)
     other = data.ImageSet.of(
         1 - digits.train_images, digits.train_labels, digits.test_images, digits.test_labels, digits.classes
@@ -157,7 +157,7 @@ def test_a_configuration_that_cannot_run_does_not_take_the_folder(
     assert not (tmp_path / "run").exists()
 
 
-def test_what_stands_in_the_place_of_a_setting_is_recorded_and_not_mixed_with_it(
+def test_user_defined_parts_are_recorded_and_not_mixed_with_settings(
     tmp_path: Path, digits: data.ImageSet
 ) -> None:
     config = DistillConfig(steps=1, width=8, real_batch=8)
@@ -194,7 +194,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_the_class_and_the_seed(di
         Distiller(wild).fit(digits)
 
 
-def test_a_class_smaller_than_the_batch_is_sampled_with_replacement_and_said_once(digits: data.ImageSet) -> None:
+def test_a_class_smaller_than_the_batch_is_sampled_with_replacement_with_one_warning(digits: data.ImageSet) -> None:
     with pytest.warns(UserWarning, match="class '0' has fewer images than real_batch = 200: 10 of 10") as said:
         Distiller(DistillConfig(steps=2, width=8, real_batch=200)).fit(digits)
     assert len(said) == 1

@@ -1,4 +1,4 @@
-"""Classes shared out among processes: the same images as one process, and a clear end where one is lost."""
+"""Classes divided among processes: the same images as one process, and a clear end where one is lost."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def start(out: Path, world: int, *, steps: int = 12, norm: str = "instance") -> 
 
 
 def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
-    told = [process.communicate(timeout=180) for process in processes]
-    return [(process.returncode, error) for process, (_, error) in zip(processes, told, strict=True)]
+    outputs = [process.communicate(timeout=180) for process in processes]
+    return [(process.returncode, error) for process, (_, error) in zip(processes, outputs, strict=True)]
 
 
 def wait_for_checkpoint(out: Path, processes: list[subprocess.Popen[str]], after: str = "") -> str:
@@ -71,7 +71,7 @@ def test_every_class_belongs_to_one_process_and_none_is_idle(world: int) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["instance", "group"])
-def test_two_processes_make_the_images_of_one(tmp_path: Path, norm: str) -> None:
+def test_two_processes_give_the_images_of_one(tmp_path: Path, norm: str) -> None:
     alone = Distiller(DistillConfig(ipc=2, steps=12, width=8, real_batch=8, norm=norm)).fit(data.load("digits"))
     assert [code for code, _ in ended(start(tmp_path / "run", 2, norm=norm))] == [0, 0]
     shared = DistilledSet.load(tmp_path / "run" / "distilled.safetensors")
@@ -80,15 +80,15 @@ def test_two_processes_make_the_images_of_one(tmp_path: Path, norm: str) -> None
 
 
 @pytest.mark.slow
-def test_a_lost_process_ends_the_run_in_one_line_and_another_number_of_them_goes_on(tmp_path: Path) -> None:
+def test_a_lost_process_ends_the_run_in_one_line_and_another_number_of_processes_resumes(tmp_path: Path) -> None:
     out = tmp_path / "run"
     processes = start(out, 2, steps=4000)
     before = wait_for_checkpoint(out, processes)
     processes[1].send_signal(signal.SIGKILL)
     (code, error), _ = ended(processes)
     assert code == 2
-    told = [line for line in error.splitlines() if line.startswith("job: ")]
-    assert len(told) == 1 and "process 0 of 2 has lost another one" in told[0] and "last checkpoint" in told[0]
+    lines = [line for line in error.splitlines() if line.startswith("job: ")]
+    assert len(lines) == 1 and "process 0 of 2 has lost another one" in lines[0] and "last checkpoint" in lines[0]
     again = start(out, 1, steps=4000)
     assert wait_for_checkpoint(out, again, after=before) > before
     again[0].send_signal(signal.SIGKILL)
@@ -102,7 +102,7 @@ def test_one_process_that_is_asked_to_stop_stops_all_after_the_same_step(tmp_pat
     wait_for_checkpoint(out, processes)
     processes[1].send_signal(signal.SIGTERM)
     assert [code for code, _ in ended(processes)] == [130, 130]
-    assert not (out / "distilled.safetensors").exists()  # what is half done is not said to be done
+    assert not (out / "distilled.safetensors").exists()  # no result before the end
 
 
 @pytest.mark.slow

@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 from sextet_common import data as image_data
 from sextet_common import device as devices
 from sextet_common import files
 from sextet_common.data import ImageSet
-from sextet_common.errors import InputError, reading
+from sextet_common.errors import InputError
 from sextet_common.processes import is_first, refuse_several
-from sextet_common.runs import Run, to_json
+from sextet_common.runs import to_json
 
 from attention_matching.distillation.config import DistillConfig
-from attention_matching.distillation.distill import Distiller, result_path
+from attention_matching.distillation.distill import Distiller
+from attention_matching.distillation.result import read_result, result_path
 from attention_matching.distillation.timing import time_steps
 from attention_matching.evaluation.config import EvaluateConfig, TrainConfig
 from attention_matching.evaluation.cross import compare, cross_architecture
@@ -59,8 +60,6 @@ def distill(out: Path, config: DistillConfig, images: DataOptions) -> None:
         The run folder.
     config
         How to distill.
-    images
-        What to distill.
     """
     Distiller(config).fit(images.load(), out)
     if is_first():
@@ -100,24 +99,22 @@ def evaluate(
         Folder for evaluation.json and the networks' accuracies; by default the run folder.
     """
     refuse_several("evaluate")
-    training, source, images = _finished(run, data)
+    training, source, images = read_result(run, data)
     folder = out or run
-    rows = compare(
-        training,
-        images,
-        config,
-        folder / "evaluation",
-        random_real=random_real,
-        whole=whole,
-        whole_epochs=whole_epochs,
-        temperature=temperature,
-    )
+    options: dict[str, Any] = {
+        "random_real": random_real,
+        "whole": whole,
+        "whole_epochs": whole_epochs,
+        "temperature": temperature,
+    }
+    rows = compare(training, images, config, folder / "evaluation", **options)
     for name, row in rows.items():
-        known = f"{len(row.accuracies)} network{'s' if len(row.accuracies) > 1 else ''}"
+        remark = "1 network"
         if len(row.accuracies) > 1:
             low, high = row.confidence_interval()
-            known += f"; 95 % interval of the mean {100 * low:.1f} to {100 * high:.1f} %"
-        print(f"{name:12} {row}   ({known})")
+            interval = f"{100 * low:.1f} to {100 * high:.1f} %"
+            remark = f"{len(row.accuracies)} networks; 95 % interval of the mean {interval}"
+        print(f"{name:12} {row}   ({remark})")
     report = {
         "data": source,
         "config": to_json(config),
@@ -155,7 +152,7 @@ def cross(
         Folder for cross.json, cross.png and the networks' accuracies; by default the run folder.
     """
     refuse_several("cross")
-    training, _, images = _finished(run, data)
+    training, _, images = read_result(run, data)
     folder = out or run
     table = cross_architecture(training, images, config, architectures, folder / "evaluation", random_real=random_real)
     table.save(folder / "cross.json")
@@ -183,8 +180,6 @@ def continual(
     ----------
     out
         The run folder: continual.json, continual.png, metrics.jsonl and the distillations.
-    images
-        The images of all classes.
     steps
         Number of steps in which the classes arrive.
     ipc
@@ -241,8 +236,6 @@ def search(
     ----------
     out
         The folder: proxies/ has the distillations, ranking/ has search.json, search.png and metrics.jsonl.
-    images
-        The images of the whole training set.
     proxies
         Training sets to rank by: random, k-centre, herding, dm, datadam, atom.
     ipc
@@ -352,12 +345,3 @@ def bench(
             "seconds": {name: timing.seconds for name, timing in timings.items()},
         }
         files.write_text(out, json.dumps(report, indent=1) + "\n")
-
-
-def _finished(run: Path, data: str | None) -> tuple[DistilledSet, str, ImageSet]:
-    """Read a finished run's set, and the images to test it on."""
-    training = DistilledSet.load(result_path(run))
-    with reading(run / "config.json", "a distillation run folder"):
-        source = str(data or Run.read(run).config["data"])
-    size = training.images.shape[-1] if source.startswith("folder:") else None
-    return training, source, image_data.load(source, size=size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import torch
 from sextet_common import runs, training
@@ -12,6 +11,7 @@ from sextet_common.errors import InputError
 
 from attention_matching.distillation.config import DistillConfig
 from attention_matching.distillation.job import Distillation
+from attention_matching.distillation.result import result_path
 from attention_matching.distillation.shards import Shard, join_shards
 from attention_matching.distillation.step import Step
 from attention_matching.images.distilled import DistilledSet
@@ -21,7 +21,6 @@ from attention_matching.networks.base import FeatureNetwork
 from attention_matching.networks.memory import explain_out_of_memory
 
 JOB = "attention-matching distill"
-RESULT = "distilled.safetensors"
 LOG_EVERY = 10  # steps
 
 
@@ -119,7 +118,7 @@ class Distiller:
             meta=record,
         )
         if run is not None:
-            result.save(run.path / RESULT)
+            result.save(result_path(run.path))
             result.save_grid(run.path / "images.png")
             training.save_curve(run)
         return result
@@ -147,8 +146,3 @@ def _check_device(config: DistillConfig, shard: Shard) -> None:
         )
     if config.cuda_graph and shard.device.type != "cuda":
         raise InputError(f"cuda_graph needs a CUDA device, got {shard.device.type}")
-
-
-def result_path(out: str | os.PathLike[str]) -> Path:
-    """Return the path of the distilled set in a run folder."""
-    return Path(out) / RESULT

@@ -12,61 +12,38 @@ from torch import Tensor
 from attention_matching.matching.reference import Pair
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-ENTRIES = 4096  # of an image, that a program of four warps holds in its registers at once
-WIDEST = 256  # columns of a part: enough for whole transactions with the memory, few enough that parts are many
-BLOCKS = 8  # times ENTRIES that a program adds up before it writes its sums
-# Said, since Triton's releases differ in what they do unsaid, and the last digits with it.
+ENTRIES = 4096  # of an image that a program of four warps holds in registers at once
+MAX_TILE = 256  # columns of a part: wide enough for full memory transactions, narrow enough for many parts
+BLOCKS = 8  # multiples of ENTRIES that a program sums before it writes
+# Explicit, because the default, and with it the last digits, differs between Triton's releases.
 _OPTIONS = {"enable_fp_fusion": True}
 
 
 def obstacle(features: Tensor) -> str | None:
-    """Say why the kernels cannot take these features.
-
-    Parameters
-    ----------
-    features
-        The activations.
-
-    Returns
-    -------
-    str or None
-        The reason, or None where they can.
-    """
+    """Return the reason why the kernels cannot process these features, or None."""
     if features.dtype not in DTYPES:
         return f"the features are {features.dtype}, not float32, bfloat16 or float16"
     try:
         from attention_matching.matching import kernels
-    except ImportError as error:  # Triton 3.2 lacks a dependency of its own in some environments
+    except ImportError as error:  # Triton 3.2 does not declare one of its dependencies
         return f"Triton cannot be imported: {error}"
 
     if features.device.type != "cuda":
         return None if kernels.INTERPRETED else f"the features are on {features.device.type}, not on a CUDA device"
     if torch.version.hip is None:
         capability = torch.cuda.get_device_capability(features.device)
-        needed = (8, 0) if features.dtype == torch.bfloat16 else (7, 0)
-        if capability < needed:
-            return f"the GPU has compute capability {capability[0]}.{capability[1]}, not {needed[0]}.{needed[1]}"
+        required = (8, 0) if features.dtype == torch.bfloat16 else (7, 0)
+        if capability < required:
+            return f"the GPU has compute capability {capability[0]}.{capability[1]}, not {required[0]}.{required[1]}"
     return None
 
 
-# The kernels are compiled already, and torch.compile need not trace their launches.
+# The kernels are compiled already; torch.compile need not trace their launches.
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's has no types
 def maps(features: Tensor, spatial_power: int | None, channel_power: int | None, images_per_mean: int = 1) -> Pair:
-    """Compute the normalised maps, or their means over runs of images.
+    """Compute the normalised maps, or their means over runs of ``images_per_mean`` consecutive images.
 
-    Parameters
-    ----------
-    features
-        Activations without an obstacle, shape (batch, channels, height, width), not empty.
-    spatial_power, channel_power
-        The exponents; None leaves that map out.
-    images_per_mean
-        How many images, one after another, share a mean.
-
-    Returns
-    -------
-    tuple
-        As :func:`~attention_matching.matching.attention.attention_means` does.
+    Arguments are those of :func:`~attention_matching.matching.attention.attention_means`, checked by the caller.
     """
     spatial, channel = _Maps.apply(features, spatial_power or 0, channel_power or 0, images_per_mean)
     return spatial, channel
@@ -74,15 +51,15 @@ def maps(features: Tensor, spatial_power: int | None, channel_power: int | None,
 
 @dataclass(frozen=True)
 class _Matrices:
-    """Images as matrices in memory, with columns that lie side by side, and the parts that programs take of them."""
+    """Images as matrices with columns along the memory, and the parts that programs process."""
 
-    spatial_columns: bool  # the columns are positions, and the rows channels; else the other way round
+    spatial_columns: bool  # columns are positions and rows channels; otherwise vice versa
     shape: tuple[int, int]
     strides: tuple[int, int, int]
 
     @classmethod
     def of(cls, x: Tensor, like: _Matrices | None = None) -> _Matrices | None:
-        """Lay out a tensor, with columns like another's where one is given; None where its positions lie apart."""
+        """Lay out a tensor, with the orientation of ``like``; None if its positions have no common stride."""
         _, channels, height, width = x.shape
         image, channel, row, column = x.stride()
         if width == 1:
@@ -92,7 +69,7 @@ class _Matrices:
         else:
             return None
         if (channels - 1) * channel + (height * width - 1) * position >= 2**31:
-            return None  # the kernels count the places within an image in 32 bits
+            return None  # the kernels index within an image in 32 bits
         if like is not None:
             spatial_columns = like.spatial_columns
         elif channels == 1 or height * width == 1:
@@ -105,27 +82,27 @@ class _Matrices:
 
     @property
     def tile(self) -> int:
-        """How many columns a part has."""
-        return min(WIDEST, max(16, _power_of_two(self.shape[1])))
+        """Columns of a part."""
+        return min(MAX_TILE, max(16, _power_of_two(self.shape[1])))
 
     @property
     def block(self) -> int:
-        """How many rows a program takes at once."""
+        """Rows that a program processes at once."""
         return ENTRIES // self.tile
 
     @property
     def chunk(self) -> int:
-        """How many rows a part has: never a matter of the batch's size, so that an image's sums are not either."""
+        """Rows of a part: independent of the batch size, so that an image's sums are too."""
         return self.block * min(BLOCKS, -(-self.shape[0] // self.block))
 
     @property
     def parts(self) -> tuple[int, int]:
-        """How many parts an image has, down and across."""
+        """Parts of an image, down and across."""
         return -(-self.shape[0] // self.chunk), -(-self.shape[1] // self.tile)
 
 
 class _Maps(torch.autograd.Function):
-    """Maps or means of maps; their gradient has no gradient of its own."""
+    """Maps or means of maps, differentiable once."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, spatial_power: int, channel_power: int, images_per_mean: int) -> Pair:
@@ -143,7 +120,7 @@ class _Maps(torch.autograd.Function):
         def empty(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=torch.float32, device=features.device)
 
-        # Of columns and of rows: sums of parts, maps, inverse lengths; empty where a map is left out.
+        # For columns and for rows: sums of parts, maps, inverse lengths; empty for an omitted map.
         sizes = [size if power else 0 for size, power in zip(layout.shape[::-1], powers, strict=True)]
         sums = [empty(batch, parts, size) for parts, size in zip((chunks, tiles), sizes, strict=True)]
         units = [empty(batch, size) for size in sizes]
@@ -166,12 +143,12 @@ class _Maps(torch.autograd.Function):
         """Run the kernels of the gradient."""
         from attention_matching.matching import kernels
 
-        if torch.is_grad_enabled():  # under create_graph; torch's once_differentiable may leave the second part out
-            raise InputError("gradients of the kernels' maps have no gradient of their own", "backend 'reference'")
+        if torch.is_grad_enabled():  # create_graph; torch's once_differentiable may miss it
+            raise InputError("the kernels are differentiable only once", "backend 'reference' for second derivatives")
         features, column_maps, row_maps, column_inverses, row_inverses, scales = ctx.saved_tensors
         layout, powers, batch = ctx.layout, ctx.powers, len(features)
-        given = gradients if layout.spatial_columns else gradients[::-1]
-        dense = [scales if g is None else g.contiguous() for g in given]  # scales: anything that is never read
+        oriented = gradients if layout.spatial_columns else gradients[::-1]
+        dense = [scales if g is None else g.contiguous() for g in oriented]  # scales: a placeholder, never read
         inner = [torch.empty_like(units) for units in (column_maps, row_maps)]
         result = torch.empty_like(features)
         target = _Matrices.of(result, layout)

@@ -1,17 +1,17 @@
-"""The Triton kernels behind `fused`, and nothing else: this module is imported only where Triton is installed.
+"""The Triton kernels behind `fused`; imported only where Triton is installed.
 
-Every kernel sees an image as a matrix of rows and columns, the columns along the memory: channels x positions where
-the positions lie together, positions x channels in channels-last memory. Both attention maps are sums of powers of
-that matrix's entries, one down its columns and one along its rows, so one pass gives both for either order in memory.
+Every kernel sees an image as a matrix whose columns run along the memory: channels x positions in contiguous memory,
+positions x channels in channels-last memory. Both attention maps are sums of powers of the matrix's entries, one down
+its columns and one along its rows, so one pass gives both for either memory format.
 
-No kernel uses atomics. A program sums its own part of an image into a place of its own, and the parts are added in
-their order: the same numbers in every run. For the same reason the tuner may choose, in the kernel that sums, nothing
-but how far ahead to load, which changes no order of summation.
+No kernel uses atomics. Each program writes the sum of its part of an image to its own place, and the parts are added
+in order: the same numbers in every run. For the same reason the tuner may choose only the prefetch distance of the
+kernel that sums, which does not change the order of summation.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 # mypy: disallow-untyped-calls=False, disallow-untyped-decorators=False
-# Triton's compiler reads these functions and infers their types; what has a capital name is a constant to it.
+# Triton's compiler infers the types of these functions; names in capitals are compile-time constants.
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ import triton
 import triton.language as tl
 import triton.testing
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # as Triton sees it when it makes what follows
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # as Triton reads it when it decorates the functions below
 
 ROW = tl.constexpr(1024)  # entries of a map that a program of four warps holds at once
-SAFE = tl.constexpr(2.0**80)  # sums up to here, and down to 1 / SAFE, leave room for the gradients that meet them
+SAFE = tl.constexpr(2.0**80)  # sums in [1 / SAFE, SAFE] leave room for the factors of their gradients
 SMALLEST = tl.constexpr(2.0**-126)  # the smallest normal number
 LARGE = tl.constexpr(2.0**126)  # the largest power of two whose inverse is normal
 
 
 def _tuned(configs, key):
-    """Let Triton choose a configuration by trying them; the interpreter, with nothing to choose, takes the first.
+    """Autotune over configurations; the interpreter uses the first.
 
-    What `triton.autotune` does, with the same timing: but Triton 3.2's looks for a GPU when the module is imported.
+    Equivalent to `triton.autotune`, with the same timing, but Triton 3.2's looks for a GPU at import time.
     """
     if INTERPRETED:
         return triton.heuristics({name: lambda _, value=value: value for name, value in configs[0].kwargs.items()})
@@ -60,24 +60,24 @@ def _power(x, POWER: tl.constexpr):
 
 @triton.jit
 def _slope(x, POWER: tl.constexpr):
-    """Return the derivative of |x|^POWER but for the factor POWER: 0 at 0."""
+    """Return the derivative of |x|^POWER without the factor POWER: 0 at 0."""
     slope = _power(x, POWER - 1)
     return tl.where(x < 0, -slope, tl.where(x == 0, 0.0, slope))
 
 
 @triton.jit
 def _inverse_power_of_two(x):
-    """Return 1 / 2^floor(log2(x)) of a positive scalar, exactly: by its exponent's bits."""
+    """Return 1 / 2^floor(log2(x)) of a positive scalar, exactly, from its exponent's bits."""
     exponent = tl.minimum(tl.maximum(x, SMALLEST), LARGE).to(tl.int32, bitcast=True) >> 23
     return ((254 - exponent) << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def _load(f, image, rows, columns, n_rows, n_columns, stride_image, stride_row, stride_column):
-    """Load a block of an image's matrix in float32, with zeros beyond its edge."""
+    """Load a block of an image's matrix in float32, with zeros beyond its edges."""
     inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
-    where = rows[:, None] * stride_row + columns[None, :] * stride_column
-    return tl.load(f + image * stride_image + where, mask=inside, other=0.0).to(tl.float32)
+    offsets = rows[:, None] * stride_row + columns[None, :] * stride_column
+    return tl.load(f + image * stride_image + offsets, mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -87,7 +87,7 @@ def _sum_part(
     COLUMN_POWER: tl.constexpr, ROW_POWER: tl.constexpr,
     CHUNK: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """Sum the powers of a part of an image, CHUNK rows x TILE columns; a power of 0 leaves its sums out."""
+    """Sum the powers of a part of an image, CHUNK rows x TILE columns; a power of 0 omits its sums."""
     columns = tile * TILE + tl.arange(0, TILE)
     column_sums = tl.zeros([BLOCK, TILE], tl.float32)
     for start in tl.range(0, CHUNK, BLOCK, num_stages=AHEAD):
@@ -99,13 +99,13 @@ def _sum_part(
             row_sums = tl.sum(_power(x, ROW_POWER), axis=1)
             tl.store(row_parts + (image * n_tiles + tile) * n_rows + rows, row_sums, mask=rows < n_rows)
     if COLUMN_POWER:
-        where = (image * n_chunks + chunk) * n_columns + columns
-        tl.store(column_parts + where, tl.sum(column_sums, axis=0), mask=columns < n_columns)
+        offsets = (image * n_chunks + chunk) * n_columns + columns
+        tl.store(column_parts + offsets, tl.sum(column_sums, axis=0), mask=columns < n_columns)
 
 
 @triton.jit
 def _raw(parts, image, index, size, n_parts):
-    """Add the parts of a map's entries, in their order."""
+    """Add the parts of a map's entries, in order."""
     total = tl.zeros(index.shape, tl.float32)
     for part in range(n_parts):
         total += tl.load(parts + (image * n_parts + part) * size + index, mask=index < size, other=0.0)
@@ -114,7 +114,7 @@ def _raw(parts, image, index, size, n_parts):
 
 @triton.jit
 def _largest_sum(parts, image, size, n_parts):
-    """Return the largest entry of a map before its division by its length."""
+    """Return the largest entry of a map before normalisation."""
     top = tl.zeros([ROW], tl.float32)
     for start in range(0, size, ROW):
         top = tl.maximum(top, _raw(parts, image, start + tl.arange(0, ROW), size, n_parts))
@@ -123,7 +123,7 @@ def _largest_sum(parts, image, size, n_parts):
 
 @triton.jit
 def _in_range(parts, image, size, n_parts):
-    """Say whether a map's sums, and gradients through them, are right as they are. Of zeros it is not known."""
+    """Return whether a map's sums, and gradients through them, are in range; False for sums of zero."""
     top = _largest_sum(parts, image, size, n_parts)
     return (top >= 1 / SAFE) & (top <= SAFE)
 
@@ -144,9 +144,9 @@ def _largest_feature(
 
 @triton.jit
 def _write_unit(parts, maps, inverse_lengths, image, size, n_parts):
-    """Divide a map by its length, and keep the length's inverse: 0 for a map of zeros."""
+    """Divide a map by its length, and store the inverse length: 0 for a map of zeros."""
     top = _largest_sum(parts, image, size, n_parts)
-    scale = _inverse_power_of_two(top)  # so that no square leaves float32's range
+    scale = _inverse_power_of_two(top)  # so that no square overflows float32
     squares = tl.zeros([ROW], tl.float32)
     for start in range(0, size, ROW):
         scaled = _raw(parts, image, start + tl.arange(0, ROW), size, n_parts) * scale
@@ -166,31 +166,31 @@ def _finish(
     COLUMN_POWER: tl.constexpr, ROW_POWER: tl.constexpr,
     CHUNK: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Make an image's maps of its sums. Where those are out of range, sum the image again, scaled, before.
+    """Compute an image's maps from its sums; where those are out of range, first sum the scaled image again.
 
-    The maps do not depend on the scale, and a power of two changes no digit. To look at the features before they
-    are summed would read them twice for every image; this reads them again for the rare ones.
+    The maps do not depend on the scale, and scaling by a power of two is exact. Checking the features before summing
+    would read them twice for every image; this reads only the rare ones again.
     """
     if COLUMN_POWER and ROW_POWER:
-        right = _in_range(column_parts, image, n_columns, n_chunks) & _in_range(row_parts, image, n_rows, n_tiles)
+        in_range = _in_range(column_parts, image, n_columns, n_chunks) & _in_range(row_parts, image, n_rows, n_tiles)
     elif COLUMN_POWER:
-        right = _in_range(column_parts, image, n_columns, n_chunks)
+        in_range = _in_range(column_parts, image, n_columns, n_chunks)
     else:
-        right = _in_range(row_parts, image, n_rows, n_tiles)
-    if right:
+        in_range = _in_range(row_parts, image, n_rows, n_tiles)
+    if in_range:
         tl.store(scales + image, 1.0)
     else:
         largest = _largest_feature(f, image, n_rows, n_columns, stride_image, stride_row, stride_column, BLOCK, TILE)
         scale = _inverse_power_of_two(largest)
         tl.store(scales + image, scale)
-        tl.debug_barrier()  # all threads have read the old sums
+        tl.debug_barrier()  # until all threads have read the old sums
         for chunk in range(n_chunks):
             for tile in range(n_tiles):
                 _sum_part(
                     f, column_parts, row_parts, image, chunk, tile, scale, n_rows, n_columns, n_chunks, n_tiles,
                     stride_image, stride_row, stride_column, COLUMN_POWER, ROW_POWER, CHUNK, BLOCK, TILE, 1,
                 )  # fmt: skip
-        tl.debug_barrier()  # all threads have written the new ones
+        tl.debug_barrier()  # until all threads have written the new ones
     if COLUMN_POWER:
         _write_unit(column_parts, column_maps, column_inverses, image, n_columns, n_chunks)
     if ROW_POWER:
@@ -208,7 +208,7 @@ def sum_parts(
     COLUMN_POWER: tl.constexpr, ROW_POWER: tl.constexpr,
     CHUNK: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, WHOLE: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """Sum one part of one image; where an image is one part (WHOLE), make its maps too."""
+    """Sum one part of one image; if an image is a single part (WHOLE), compute its maps too."""
     part = tl.program_id(0).to(tl.int64)
     image = part // (n_chunks * n_tiles)
     chunk = (part // n_tiles % n_chunks).to(tl.int32)
@@ -218,7 +218,7 @@ def sum_parts(
         stride_image, stride_row, stride_column, COLUMN_POWER, ROW_POWER, CHUNK, BLOCK, TILE, AHEAD,
     )  # fmt: skip
     if WHOLE:
-        tl.debug_barrier()  # all threads have written their sums
+        tl.debug_barrier()  # until all threads have written their sums
         _finish(
             f, column_parts, row_parts, column_maps, row_maps, column_inverses, row_inverses, scales, image,
             n_rows, n_columns, n_chunks, n_tiles, stride_image, stride_row, stride_column,
@@ -233,7 +233,7 @@ def finish_maps(
     COLUMN_POWER: tl.constexpr, ROW_POWER: tl.constexpr,
     CHUNK: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Make one image's maps of its parts' sums."""
+    """Compute one image's maps from the sums of its parts."""
     _finish(
         f, column_parts, row_parts, column_maps, row_maps, column_inverses, row_inverses, scales,
         tl.program_id(0).to(tl.int64),
@@ -244,21 +244,21 @@ def finish_maps(
 
 @triton.jit
 def mean_maps(maps, means, n_images, size, IMAGES: tl.constexpr, TILE: tl.constexpr):
-    """Average one tile of the maps of one class's images, which lie one after another."""
+    """Average one tile of the maps of one class's consecutive images."""
     label = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * TILE + tl.arange(0, TILE)
     total = tl.zeros([IMAGES, TILE], tl.float32)
     for start in range(0, n_images, IMAGES):
         images = start + tl.arange(0, IMAGES)
         inside = (images < n_images)[:, None] & (columns < size)[None, :]
-        where = (label * n_images + images)[:, None] * size + columns[None, :]
-        total += tl.load(maps + where, mask=inside, other=0.0)
+        offsets = (label * n_images + images)[:, None] * size + columns[None, :]
+        total += tl.load(maps + offsets, mask=inside, other=0.0)
     tl.store(means + label * size + columns, tl.sum(total, axis=0) / n_images, mask=columns < size)
 
 
 @triton.jit
 def _sum_gradient(maps, inverses, scale, gradients, result, image, n_images, size, POWER: tl.constexpr):
-    """Take one map's gradient through the mean and the length, times what the features' gradient has in common."""
+    """Propagate one map's gradient through mean and normalisation, with the factors common to all features."""
     row = gradients + image // n_images * size
     along = tl.zeros([ROW], tl.float32)
     for start in range(0, size, ROW):
@@ -279,7 +279,7 @@ def sum_gradients(
     column_maps, row_maps, column_inverses, row_inverses, scales, column_gradients, row_gradients,
     column_result, row_result, n_images, n_rows, n_columns, COLUMN_POWER: tl.constexpr, ROW_POWER: tl.constexpr,
 ):  # fmt: skip
-    """Take the gradients of one image's maps, or of their means over n_images, to its sums."""
+    """Propagate the gradients of one image's maps, or of their means over n_images, to its sums."""
     image = tl.program_id(0).to(tl.int64)
     scale = tl.load(scales + image)
     if COLUMN_POWER:
@@ -304,7 +304,7 @@ def feature_gradients(
     stride_image, stride_row, stride_column, result_stride_image, result_stride_row, result_stride_column,
     COLUMN_POWER: tl.constexpr, ROW_POWER: tl.constexpr, TILE: tl.constexpr, ENTRIES: tl.constexpr,
 ):  # fmt: skip
-    """Multiply one block's slopes with the gradients of the sums they went into: one read and one write."""
+    """Multiply one block's slopes by the gradients of their sums: one read and one write."""
     ROWS: tl.constexpr = ENTRIES // TILE
     block = tl.program_id(0).to(tl.int64)
     n_blocks = tl.cdiv(n_rows, ROWS)
@@ -321,5 +321,5 @@ def feature_gradients(
         across = tl.load(row_gradients + image * n_rows + rows, mask=rows < n_rows, other=0.0)
         gradient += _slope(x, ROW_POWER) * across[:, None]
     inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
-    where = rows[:, None] * result_stride_row + columns[None, :] * result_stride_column
-    tl.store(result + image * result_stride_image + where, gradient.to(result.dtype.element_ty), mask=inside)
+    offsets = rows[:, None] * result_stride_row + columns[None, :] * result_stride_column
+    tl.store(result + image * result_stride_image + offsets, gradient.to(result.dtype.element_ty), mask=inside)

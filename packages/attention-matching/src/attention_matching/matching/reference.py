@@ -1,4 +1,4 @@
-"""Attention sums and maps in plain torch: what the kernels must equal, and what runs where they cannot."""
+"""Attention sums and maps in plain torch: the reference for the kernels, and the fallback where they cannot run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Numbers that are worked on at a time on the CPU. Their powers take 8 MB: of the caches' size, and below the 32 MB from
-# which the C library gets new pages from the system, which take longer to come than the powers.
+# Values processed at once on the CPU. Their powers take 8 MB: about the size of the caches, and below the 32 MB from
+# which the C library requests new pages from the system, which takes longer than the powers.
 BLOCK = 2**21
 
 Pair = tuple[Tensor | None, Tensor | None]
@@ -18,19 +18,19 @@ Pair = tuple[Tensor | None, Tensor | None]
 def maps(features: Tensor, spatial_power: int | None, channel_power: int | None) -> Pair:
     """Compute the normalised maps; arguments as checked by `attention.attention_maps`.
 
-    The maps do not depend on the scale of an image's features, so features whose powers leave the number's range
-    are first divided by a power of two near their largest: the exact result, and its exact derivatives.
+    The maps do not depend on the scale of an image's features, so features whose powers overflow or underflow are
+    first divided by a power of two near their largest: result and derivatives stay exact.
     """
     if features.device.type == "cpu" and not torch.compiler.is_compiling():
         spatial, channel, _ = _BlockSums.apply(features, spatial_power, channel_power)
-    else:  # to look at the sums first would wait for the device, or end the compiled graph
+    else:  # checking the sums first would wait for the device, or break the compiled graph
         wide = _wide(features)
         spatial, channel = _sums(wide * _shrinking(wide), spatial_power, channel_power)
     return (None if spatial is None else _unit(spatial)), (None if channel is None else _unit(channel))
 
 
 def _wide(features: Tensor) -> Tensor:
-    """Return the features in float32 or float64: a fourth power leaves float16's range, and a sum bfloat16's digits."""
+    """Return float32 or float64: a fourth power exceeds float16's range, a sum bfloat16's precision."""
     return features if features.dtype == torch.float64 else features.float()
 
 
@@ -42,10 +42,10 @@ def _sums(x: Tensor, spatial_power: int | None, channel_power: int | None) -> Pa
 
 
 def _unit(sums: Tensor) -> Tensor:
-    """Divide each row by its length, and leave a row of zeros as it is, with a gradient of zeros.
+    """Divide each row by its length; a row of zeros stays zero, with gradient zero.
 
-    A row is first divided by its largest entry, so that no square leaves the number's range; then a live row has a
-    squared length of at least 1, and the bound of 1/2 concerns dead rows alone.
+    A row is first divided by its largest entry, so that no square overflows. Then every non-zero row has a squared
+    length of at least 1, and the bound of 1/2 applies to zero rows only.
     """
     top = sums.detach().amax(dim=1, keepdim=True)
     scaled = sums / (top + (top == 0))
@@ -53,21 +53,7 @@ def _unit(sums: Tensor) -> Tensor:
 
 
 def absolute_power(x: Tensor, power: int, out: Tensor | None = None) -> Tensor:
-    """|x|^p by multiplications: `pow` is several times slower, forward and backward.
-
-    Parameters
-    ----------
-    x
-        Any numbers.
-    power
-        The exponent, at least 1.
-    out
-        Where to put the result, as torch's own `out`.
-
-    Returns
-    -------
-    Tensor
-        The powers, of x's shape.
+    """Return |x|^p for p >= 1 by multiplications: `pow` is several times slower, forward and backward.
 
     Examples
     --------
@@ -79,7 +65,7 @@ def absolute_power(x: Tensor, power: int, out: Tensor | None = None) -> Tensor:
 
 
 def _power(x: Tensor, power: int, out: Tensor | None) -> Tensor:
-    """x^n, and x itself where n is 1."""
+    """Return x^n; for n = 1 x itself, not a copy."""
     result = x
     for bit in f"{power:b}"[1:]:  # 13 is 1101 in binary: x, x^3, x^6, x^13
         result = torch.mul(result, result, out=out)
@@ -89,7 +75,7 @@ def _power(x: Tensor, power: int, out: Tensor | None) -> Tensor:
 
 
 def _slope(x: Tensor, power: int, out: Tensor | None = None) -> Tensor:
-    """Return the derivative of |x|^p but for its factor p: |x|^(p-1) sign(x), and 0 at 0."""
+    """Return the derivative of |x|^p without its factor p: |x|^(p-1) sign(x), and 0 at 0."""
     if power == 1:
         return torch.sign(x, out=out)
     slope = _power(x, power - 1, out)
@@ -104,43 +90,43 @@ def _shrinking(wide: Tensor) -> Tensor:
 
 
 def _out_of_range(sums: Tensor) -> Tensor:
-    """Say of which images the sums are so large or small that they, or a gradient through them, may not be right."""
-    bound = torch.finfo(sums.dtype).max ** 0.625  # 2^80 in float32: leaves 2^46 for what meets them
+    """Return which images' sums are so large or small that they, or a gradient through them, may be wrong."""
+    bound = torch.finfo(sums.dtype).max ** 0.625  # 2^80 in float32: leaves 2^46 for the factors of gradients
     top = sums.amax(dim=1)
-    right: Tensor = (top >= 1 / bound) & (top <= bound)  # false of NaN too
-    return ~right
+    in_range: Tensor = (top >= 1 / bound) & (top <= bound)  # false for NaN too
+    return ~in_range
 
 
 class _BlockSums(torch.autograd.Function):
     """The sums on the CPU, a few images at a time.
 
-    A whole batch's powers would be written to memory, new memory each time, and read again for each multiplication.
-    Those of a few images stay in the cache, in the same place for all: several times as fast on one thread.
+    The powers of a whole batch would be written to new memory and read again for each multiplication. Those of a few
+    images stay in the cache, in one buffer: several times as fast on one thread.
     """
 
     @staticmethod
     def forward(
         features: Tensor, spatial_power: int | None, channel_power: int | None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Return both sums, and the factors by which images were scaled before, or None where none was."""
+        """Return both sums, and the factors by which images were scaled first, or None if none was."""
         spatial, channel = _block_sums(features, spatial_power, channel_power)
-        doubtful = [_out_of_range(sums) for sums in (spatial, channel) if sums is not None]
-        chosen = torch.stack(doubtful).any(dim=0).nonzero().flatten()
-        if not len(chosen):
+        wrong = [_out_of_range(sums) for sums in (spatial, channel) if sums is not None]
+        rescaled = torch.stack(wrong).any(dim=0).nonzero().flatten()
+        if not len(rescaled):
             return spatial, channel, None
-        wide = _wide(features[chosen])
+        wide = _wide(features[rescaled])
         factor = _shrinking(wide)
-        anew = _block_sums(wide * factor, spatial_power, channel_power)
-        for sums, again in zip((spatial, channel), anew, strict=True):
-            if sums is not None and again is not None:
-                sums[chosen] = again
+        new_sums = _block_sums(wide * factor, spatial_power, channel_power)
+        for sums, new in zip((spatial, channel), new_sums, strict=True):
+            if sums is not None and new is not None:
+                sums[rescaled] = new
         factors = wide.new_ones(len(features), 1, 1, 1)
-        factors[chosen] = factor
+        factors[rescaled] = factor
         return spatial, channel, factors
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        """Keep what the gradient needs."""
+        """Save the tensors for the gradient."""
         features, *ctx.powers = inputs
         factors = output[2]
         ctx.set_materialize_grads(False)
@@ -150,7 +136,7 @@ class _BlockSums(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, None, None]:
-        """Multiply the powers' derivatives with the sums' gradients; differentiable where asked to be."""
+        """Multiply the powers' derivatives by the sums' gradients; differentiable under create_graph."""
         features, factors = ctx.saved_tensors
         shape = (len(features), 1, *features.shape[2:])
         spatial = None if gradients[0] is None else gradients[0].reshape(shape)
@@ -158,7 +144,7 @@ class _BlockSums(torch.autograd.Function):
         terms = [(p, g) for p, g in zip(ctx.powers, (spatial, channel), strict=True) if p is not None and g is not None]
         if not terms:
             return None, None, None
-        if torch.is_grad_enabled():  # somebody wants the gradient's gradient
+        if torch.is_grad_enabled():  # create_graph
             wide = _wide(features)
             scaled = wide if factors is None else wide * factors
             total = sum(power * (_slope(scaled, power) * gradient) for power, gradient in terms)
@@ -168,22 +154,22 @@ class _BlockSums(torch.autograd.Function):
 
 
 def _blocks(features: Tensor) -> list[slice]:
-    """Cut the batch into runs of images."""
+    """Split the batch into runs of images."""
     step = max(1, BLOCK // features[0].numel())
     return [slice(start, start + step) for start in range(0, len(features), step)]
 
 
 def _block_sums(features: Tensor, spatial_power: int | None, channel_power: int | None) -> Pair:
-    """Compute the sums block by block, in memory that all blocks share."""
+    """Compute the sums block by block, in one buffer."""
     batch, channels, height, width = features.shape
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
     spatial = None if spatial_power is None else features.new_empty((batch, height, width), dtype=dtype)
     channel = None if channel_power is None else features.new_empty((batch, channels), dtype=dtype)
     blocks = _blocks(features)
-    room = torch.empty_like(features[blocks[0]], dtype=dtype)
+    buffer = torch.empty_like(features[blocks[0]], dtype=dtype)
     for block in blocks:
         x = _wide(features[block])
-        powers = room[: len(x)]
+        powers = buffer[: len(x)]
         if spatial is not None and spatial_power is not None:
             torch.sum(absolute_power(x, spatial_power, powers), dim=1, out=spatial[block])
         if channel is not None and channel_power is not None:
@@ -197,19 +183,19 @@ def _block_gradient(features: Tensor, factors: Tensor | None, terms: list[tuple[
     """Compute the gradient block by block."""
     result = torch.empty_like(features)
     blocks = _blocks(features)
-    room, wide_result = (torch.empty_like(_wide(features[blocks[0]])) for _ in range(2))
+    buffer, wide_result = (torch.empty_like(_wide(features[blocks[0]])) for _ in range(2))
     for block in blocks:
         x = _wide(features[block])
         if factors is not None:
             x = x * factors[block]
         total = result[block] if result.dtype == x.dtype else wide_result[: len(x)]
-        slope, before = x, 0
+        slope, previous = x, 0
         for power, gradient in terms:
-            if power != before:
-                slope = _slope(x, power, room[: len(x)])
+            if power != previous:
+                slope = _slope(x, power, buffer[: len(x)])
             factor = power * gradient[block]
-            torch.addcmul(total, slope, factor, out=total) if before else torch.mul(slope, factor, out=total)
-            before = power
+            torch.addcmul(total, slope, factor, out=total) if previous else torch.mul(slope, factor, out=total)
+            previous = power
         if factors is not None:
             total.mul_(factors[block])
         if result.dtype != x.dtype:

@@ -68,7 +68,7 @@ def normalisation(norm: Norm, width: int) -> nn.Module:
 def activation_of(name: Activation) -> nn.Module:
     """Return the activation layer."""
     check("activation", name, Activation)
-    return {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "leaky_relu": nn.LeakyReLU}[name]()
+    return nn.ReLU() if name == "relu" else nn.Sigmoid() if name == "sigmoid" else nn.LeakyReLU()
 
 
 def pooling_of(name: Pooling) -> nn.Module:
