@@ -35,8 +35,6 @@ class Distiller:
 
     Parameters
     ----------
-    config
-        The settings; by default the paper's.
     loss
         A user-defined :class:`Loss`, in place of ``config.method``'s.
     network
@@ -73,8 +71,6 @@ class Distiller:
 
         Parameters
         ----------
-        data
-            The images.
         out
             A run folder, for checkpoints, metrics.jsonl, the result (distilled.safetensors) and its pictures. An
             unfinished run with the same settings and data is resumed, bit-identically.

@@ -15,17 +15,7 @@ from attention_matching.distillation.step import Step
 
 
 class Distillation(Job):
-    """The steps of one process; checkpoints hold the images and velocities of all classes.
-
-    Parameters
-    ----------
-    step
-        The step, which holds the synthetic images.
-    shard
-        This process's classes.
-    classes
-        The names of all classes, for the error message of a non-finite loss.
-    """
+    """The steps of one process; checkpoints hold the images and velocities of all classes."""
 
     def __init__(self, step: Step, shard: Shard, classes: tuple[str, ...]) -> None:
         config = step.config

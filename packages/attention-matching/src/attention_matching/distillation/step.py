@@ -26,18 +26,7 @@ from attention_matching.networks.fresh import FreshNetworks
 class Step:
     """The synthetic images of one process, their velocity, and the update of both.
 
-    Parameters
-    ----------
-    config
-        The settings, resolved.
-    data
-        The real images.
-    shard
-        The classes and the device of this process.
-    preprocessing
-        From pixels to network inputs.
-    loss, network
-        User-defined ones, in place of those that ``config`` names.
+    ``config`` is resolved; ``loss`` and ``network`` are user-defined ones, in place of those that it names.
     """
 
     def __init__(

@@ -48,10 +48,6 @@ def in_turn(contestants: Mapping[str, Callable[[], object]], rounds: int = 5, wa
     ----------
     contestants
         Functions by name; each waits for its device itself.
-    rounds
-        Rounds that are timed.
-    warm_ups
-        Rounds before those.
 
     Examples
     --------
@@ -104,14 +100,8 @@ def time_steps(
 
     Parameters
     ----------
-    data
-        The images.
-    config
-        The settings; by default the paper's.
     only
         Names of :func:`variants` to time; by default all.
-    rounds
-        Rounds that are timed.
     steps
         Steps per round: more where one is too short to be timed.
     peers

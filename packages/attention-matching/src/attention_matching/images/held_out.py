@@ -57,14 +57,8 @@ def hold_out(data: ImageSet, preprocessing: Preprocessing, share: float, seed: i
 
     Parameters
     ----------
-    data
-        The images.
-    preprocessing
-        From pixels to inputs.
     share
         Share of each class's images, in (0, 1): at least one image is taken and one is left.
-    seed
-        Seed of the choice.
 
     Returns
     -------

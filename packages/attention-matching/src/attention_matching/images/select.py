@@ -33,18 +33,14 @@ def select(
 ) -> DistilledSet:
     """Choose ``ipc`` training images of every class by a method's name.
 
+    By default ``preprocessing`` is the training images' mean and std.
+
     Parameters
     ----------
     method
         ``random`` (:func:`random_real`), ``k-centre`` (:func:`k_centre`) or ``herding`` (:func:`herding`).
-    data
-        The images.
-    ipc
-        Images per class.
     seed
         Seed of a random choice; k-centre and herding are deterministic.
-    preprocessing
-        From pixels to inputs; by default the training images' mean and std.
     features
         See :func:`k_centre`; not used by a random choice.
 
@@ -92,12 +88,6 @@ def k_centre(
 
     Parameters
     ----------
-    data
-        The images.
-    ipc
-        Images per class.
-    preprocessing
-        From pixels to inputs; by default the training images' mean and std.
     features
         Function that images are compared by, from inputs (batch, channels, height, width) to (batch, size). The
         papers use a trained network, see :func:`~attention_matching.evaluation.features.trained_features`; by

@@ -98,8 +98,6 @@ class AttentionMatchingLoss(_MatchingLoss):
         The factor s: 100 in DataDAM's public code, which its learning rates assume.
     spatial_weight, channel_weight
         The weights of the two kinds of maps. Not specified in ATOM; we use 1 for both.
-    backend
-        See :func:`~attention_matching.matching.attention.attention_maps`.
 
     References
     ----------

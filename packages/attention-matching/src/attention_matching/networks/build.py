@@ -33,8 +33,6 @@ def build(
         ``convnet``, ``alexnet``, ``vgg11``, ``resnet18`` or ``vit``.
     image_shape
         Channels, height and width; sides of at least 8 pixels.
-    n_classes
-        Number of logits.
     width, depth
         Of a ConvNet only; by default :func:`~attention_matching.networks.convnet.default_width` and
         :func:`~attention_matching.networks.convnet.default_depth` of the image's smaller side.

@@ -29,17 +29,7 @@ class BlockNetwork(FeatureNetwork):
     condensation papers' code for MNIST. A pooling between two blocks that would leave a single pixel is left out,
     because an instance norm turns a single pixel into a constant (not specified in the papers, whose images are
     larger). Weights start from torch's default initialisation.
-
-    Parameters
-    ----------
-    image_shape
-        Channels, height and width.
-    n_classes
-        Number of logits.
-    blocks
-        The blocks, from input to output.
-    norm, activation, pooling
-        See :class:`ConvNet`.
+    ``image_shape`` is (channels, height, width); for the other parameters see :class:`ConvNet`.
     """
 
     def __init__(
@@ -84,13 +74,10 @@ class ConvNet(BlockNetwork):
 
     Each block is a 3x3 convolution, a normalisation, a ReLU and 2x2 average pooling; a linear layer follows. The
     other activations and poolings span the papers' search space of 720 networks.
+    ``image_shape`` is (channels, height, width).
 
     Parameters
     ----------
-    image_shape
-        Channels, height and width.
-    n_classes
-        Number of logits.
     width
         Channels of every block.
     depth
