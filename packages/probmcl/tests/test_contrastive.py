@@ -202,6 +202,10 @@ def test_rows_that_do_not_fit_are_refused(draw) -> None:
         loss(rows, LABELS, rows, LABELS, present=torch.ones(3, dtype=torch.bool))
     with pytest.raises(InputError, match=r"the references have shape \(7, 3\)"):
         loss(rows, LABELS, rows[:, :3], LABELS)
+    with pytest.raises(InputError, match="one truth value for each reference"):
+        loss(rows, LABELS, present=torch.ones(7, dtype=torch.bool))
+    with pytest.raises(InputError, match=r"embeddings are torch.int64 of shape \(7, 4\)"):
+        loss(rows.long(), LABELS)
     with pytest.raises(InputError, match=r"embeddings are torch.float32 of shape \(7,\)"):
         loss(rows[:, 0], LABELS)
     with pytest.raises(InputError, match="both of them or none"):

@@ -97,7 +97,25 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
     zeros = torch.zeros
     with pytest.raises(InputError, match=r"\(2, 3\), \(2, 3\), \(2, 3\)"):
         MixtureParameters(zeros(2, 3), zeros(2, 3), zeros(2, 3)).check()
+    for shapes in (((2, 3), (2, 4, 5), (2, 4)), ((2, 3), (2, 3, 5), (2, 4)), ((2, 3), (2, 3, 5), (2, 3, 4))):
+        with pytest.raises(InputError, match="log_weights, means, log_std have shapes"):
+            MixtureParameters(*map(zeros, shapes)).check()
     with pytest.raises(InputError, match="floating-point"):
         MixtureParameters(zeros(2, 3).long(), zeros(2, 3, 4), zeros(2, 3)).check()
     with pytest.raises(InputError, match=r"points have shape \(2, 5\)"):
         MixtureParameters(zeros(2, 3), zeros(2, 3, 4), zeros(2, 3)).log_prob(zeros(2, 5))
+
+
+def test_the_exponential_is_cut_at_its_largest_logarithm_and_the_floor_is_added() -> None:
+    head = MixtureDensityHead(2, 1, 2, hidden=(), positive="exp", min_std=0.3)
+    with torch.no_grad():
+        head.deviations_of.weight.zero_()
+        for raw, expected in ((3.0, math.exp(3) + 0.3), (9.0, math.exp(9) + 0.3), (20.0, math.exp(10) + 0.3)):
+            head.deviations_of.bias.fill_(raw)
+            assert float(head(torch.zeros(1, 2)).log_std.exp()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_default_trunk_is_that_of_the_papers_figure() -> None:
+    head = MixtureDensityHead(16, 4, 128)
+    assert [layer.out_features for layer in head.trunk if isinstance(layer, torch.nn.Linear)] == [2048, 128]
+    assert (head.min_std, head.covariance, head.mean, head.positive) == (0.1, "isotropic", "vector", "elu")

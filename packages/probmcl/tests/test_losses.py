@@ -11,6 +11,7 @@ from probmcl import (
     MixtureDensityHead,
     MixtureNLL,
     MixtureParameters,
+    MultiLabelSupConLoss,
     ProbabilisticContrastiveLoss,
     ProbMCLLoss,
 )
@@ -181,3 +182,31 @@ def test_a_label_aware_likelihood_needs_labels_that_fit(draw) -> None:
     for labels, message in ((None, "no labels"), (torch.zeros(4, 5), r"labels of shape \(4, 5\)")):
         with pytest.raises(InputError, match=message):
             MixtureNLL(label_aware="any")(mixture, points, labels)
+
+
+def test_the_floor_of_the_variance_is_added_before_points_are_standardised(draw) -> None:
+    mixture, points = draw(2, 4, 3, 2), 1e-3 * torch.randn(4, 2, dtype=torch.float64)
+    variance = points.var(dim=0, correction=0)
+    expected = MixtureNLL()(mixture, (points - points.mean(dim=0)) / (variance + 1e-6).sqrt())
+    torch.testing.assert_close(ProbMCLLoss().parts(mixture, points, LABELS).likelihood, expected)
+
+
+def test_defaults_are_those_that_are_documented() -> None:
+    loss = ProbMCLLoss()
+    assert (loss.weight, loss.detach_targets, loss.standardise_targets) == (0.3, True, True)
+    assert (loss.likelihood.reduction, loss.likelihood.per_dimension, loss.likelihood.label_aware) == (
+        "mean", False, "none"
+    )  # fmt: skip
+    assert (loss.contrastive.temperature, loss.contrastive.threshold, loss.contrastive.per_dimension) == (
+        0.2, 0.5, False
+    )  # fmt: skip
+    supervised = MultiLabelSupConLoss()
+    assert (supervised.temperature, supervised.threshold, supervised.weight) == (0.1, 0.5, "none")
+    asymmetric = AsymmetricLoss()
+    assert (asymmetric.gamma_positive, asymmetric.gamma_negative, asymmetric.margin) == (0, 4, 0.05)
+    assert not asymmetric.detach_weights
+
+
+def test_logits_must_be_a_table() -> None:
+    with pytest.raises(InputError, match=r"\(batch, labels\) both"):
+        AsymmetricLoss()(torch.zeros(3), torch.zeros(3))

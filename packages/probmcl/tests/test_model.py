@@ -15,6 +15,8 @@ import torch
 from probmcl import Config, ContrastiveConfig, HeadConfig, MultiLabelSet, ProbMCL, complexity, evaluate
 from probmcl.scenes import compose, digits
 from probmcl.training.calibration import calibrate
+from probmcl.training.stages import Training
+from sextet_common import checkpoint
 from sextet_common.errors import InputError
 from torch import nn
 
@@ -131,6 +133,101 @@ def test_a_run_that_was_killed_goes_on_to_the_same_numbers(tmp_path: Path, metho
         return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
     assert lines(whole) == lines(killed)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", ["probmcl", "bce"])
+def test_a_training_resumes_bit_identically_within_and_between_stages(
+    scenes: MultiLabelSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    whole = small(method, checkpoint_every=5).fit(scenes, tmp_path / "whole")
+    step = Training.step
+    for killed_at, resumed_from in ((7, 5), (12, 10), (18, 15)):  # the second stage of probmcl begins at 10
+
+        def die(self: Training, number: int, killed_at: int = killed_at) -> dict[str, torch.Tensor]:
+            if number == killed_at:
+                raise Killed
+            return step(self, number)
+
+        folder = tmp_path / str(killed_at)
+        monkeypatch.setattr(Training, "step", die)
+        with pytest.raises(Killed):
+            small(method, checkpoint_every=5).fit(scenes, folder)
+        monkeypatch.setattr(Training, "step", step)
+        assert max(path.stem for path in (folder / "checkpoints").glob("*")) == f"step-{resumed_from:08d}"
+        assert equal(whole, small(method, checkpoint_every=5).fit(scenes, folder))
+        rows, expected = (
+            [{**json.loads(line), "seconds": 0} for line in (path / "metrics.jsonl").read_text().splitlines()]
+            for path in (folder, tmp_path / "whole")
+        )
+        assert rows == expected
+
+
+def test_the_learning_rate_rises_over_a_fifth_of_a_stage_and_falls_along_a_cosine(scenes: MultiLabelSet) -> None:
+    config = Config(**{**SMALL, "classifier_epochs": 4})  # stages of 10 and 20 steps
+    network = small()._build(scenes.input_shape, 10)
+    job = Training(network, scenes, config, torch.device("cpu"))
+    rates = []
+    for number in range(job.steps):
+        stage = job.stages[int(number >= 10)]
+        if number == stage.end - stage.steps:
+            job._enter(stage)
+        rates.append(job.schedule.get_last_lr()[0])
+        job.optimizer.step()
+        job.schedule.step()
+    for highest, steps, part in ((config.lr, 10, rates[:10]), (config.classifier_lr, 20, rates[10:])):
+        rising = steps // 5
+        np.testing.assert_allclose(part[:rising], highest * np.arange(1, rising + 1) / rising)
+        turn = np.pi * np.arange(1, steps - rising + 1) / (steps - rising + 1)
+        np.testing.assert_allclose(part[rising:], highest * (1 + np.cos(turn)) / 2)
+
+
+def test_a_run_folder_names_its_settings_as_release_0_1_did(scenes: MultiLabelSet, tmp_path: Path) -> None:
+    small("bce").fit(scenes, tmp_path)
+    names = [
+        "method",
+        "seed",
+        "epochs",
+        "classifier_epochs",
+        "batch_size",
+        "lr",
+        "classifier_lr",
+        "weight_decay",
+        "fine_tune",
+        "calibrate",
+        "require_labels",
+        "dim",
+        "n_components",
+        "covariance",
+        "hidden",
+        "mean",
+        "positive",
+        "min_std",
+        "similarity",
+        "per_dimension",
+        "temperature",
+        "supcon_temperature",
+        "threshold",
+        "measure",
+        "positive_weight",
+        "contrastive_weight",
+        "label_aware",
+        "classifier_loss",
+        "gamma_positive",
+        "gamma_negative",
+        "margin",
+        "augmentation",
+        "precision",
+        "checkpoint_every",
+        "device",
+    ]
+    record = json.loads((tmp_path / "config.json").read_text())["config"]
+    assert record.keys() == {*names, "encoder", "width", "weights", "data", "data_sha256"}
+    saved = checkpoint.load(tmp_path / "model.safetensors", "torch").meta["config"]
+    assert saved == {name: record[name] for name in names}
 
 
 def test_a_folder_of_other_settings_or_data_is_refused(scenes: MultiLabelSet, tmp_path: Path) -> None:

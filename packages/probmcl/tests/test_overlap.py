@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probmcl import label_overlap, positive_rate, positives
+from probmcl import MultiLabelSupConLoss, label_overlap, positive_rate, positives
 from sextet_common.errors import InputError
 
 MEASURES = ["jaccard", "dice", "cosine", "overlap", "containment"]
@@ -99,7 +99,27 @@ def test_an_unknown_measure_and_tables_that_do_not_fit_are_refused() -> None:
         InputError, match="measure must be jaccard, dice, cosine, overlap or containment, got 'hamming'"
     ):
         label_overlap(table(0, 2, 2), measure="hamming")
+    for labels, other in ((torch.zeros(3), table(0, 2, 3)), (table(0, 2, 3), torch.zeros(3))):
+        with pytest.raises(InputError, match="labels have shapes"):
+            label_overlap(labels, other)
     with pytest.raises(InputError, match=r"\(2, 2\) and \(2, 3\)"):
         label_overlap(table(0, 2, 2), table(0, 2, 3))
     with pytest.raises(InputError, match=r"both_empty must be a number in \[0, 1\], got 2"):
         label_overlap(table(0, 2, 2), both_empty=2)
+
+
+def test_rounding_loses_no_overlap_at_the_threshold_and_lets_no_smaller_one_pass() -> None:
+    rounded_down = 0
+    for a, b in itertools.product(range(1, 16), repeat=2):
+        for common in range(1, min(a, b) + 1):
+            labels = torch.zeros(2, a + b - common)
+            labels[0, :a] = 1
+            labels[1, a - common :] = 1
+            exact = common / math.sqrt(a * b)
+            rounded_down += not bool(label_overlap(labels, measure="cosine")[0, 1] >= exact)
+            assert positives(labels, exact, measure="cosine").tolist() == [[False, True], [True, False]]
+            loss = MultiLabelSupConLoss(threshold=exact, measure="cosine", reduction="none")
+            assert float(loss(torch.eye(3), torch.cat([labels, 0 * labels[:1]]))[0]) > 0  # it has a positive
+            if exact * (1 + 1e-5) <= 1:
+                assert not positives(labels, exact * (1 + 1e-5), measure="cosine").any()
+    assert rounded_down > 10  # so the tolerance is needed

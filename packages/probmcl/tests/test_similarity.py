@@ -177,3 +177,15 @@ def test_what_does_not_fit_is_refused(draw) -> None:
         mixture_similarity(f, kind="cosine", per_dimension=True)
     with pytest.raises(InputError, match="3 and 2 components"):
         mixture_similarity(f, draw(0, 2, 2, 2), "aligned")
+
+
+def test_angles_are_exact_down_to_where_mixtures_count_as_equal() -> None:
+    def angular(squared_sine: float) -> float:
+        log_cosine = math.log1p(-squared_sine) / 2
+        means = torch.tensor([[[0.0]], [[math.sqrt(-4 * log_cosine)]]], dtype=torch.float64)
+        f = MixtureParameters(torch.zeros(2, 1).double(), means, torch.zeros(2, 1).double())
+        return float(mixture_similarity(f, kind="angular")[0, 1])
+
+    for squared_sine in (0.5, 1e-4, 3e-12):
+        assert 1 - angular(squared_sine) == pytest.approx(2 * math.asin(math.sqrt(squared_sine)) / math.pi, rel=1e-3)
+    assert angular(5e-13) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -21,6 +22,11 @@ from probmcl.model import JOB, ProbMCL
 from probmcl.plotting import Projection, save_map, save_uncertain
 from probmcl.training.config import Config
 
+RunFolder = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(help="Run folder.")]]
+Data = Annotated[str | None, tyro.conf.arg(help="Data to use; by default those of the run.")]
+Size = Annotated[int | None, tyro.conf.arg(help="Pixels a side of images on disk.")]
+Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda, cuda:N or mps.")]
+
 
 def train(
     out: Path,
@@ -29,7 +35,7 @@ def train(
     encoder: str | None = None,
     width: int | None = None,
     weights: Path | None = None,
-    size: int | None = None,
+    size: Size = None,
 ) -> None:
     """Train a multi-label classifier; the same command resumes a stopped run.
 
@@ -47,8 +53,6 @@ def train(
         Width of convnet and mlp.
     weights
         Local file of pre-trained weights for the encoder.
-    size
-        Pixels a side of images on disk.
     """
     dataset = load(data, size=size)
     chosen = encoder or ("mlp" if len(dataset.input_shape) == 1 else "convnet")
@@ -62,26 +66,22 @@ def train(
 
 
 def evaluate(
-    run: tyro.conf.Positional[Path],
+    run: RunFolder,
     /,
-    data: str | None = None,
+    data: Data = None,
     part: str = "test",
     threshold: float | None = None,
     tune: bool = False,
     absent: Absent = "ignore",
     k: int | None = None,
     top_k_rule: TopKRule = "only",
-    size: int | None = None,
-    device: str = "auto",
+    size: Size = None,
+    device: Device = "auto",
 ) -> None:
     """Print a trained model's scores.
 
     Parameters
     ----------
-    run
-        Run folder.
-    data
-        Data to measure on; by default those of the run.
     part
         train, validation or test.
     threshold
@@ -94,10 +94,6 @@ def evaluate(
         Number of labels of the top-k scores: 3, or all labels if there are fewer.
     top_k_rule
         only: the k best labels are predicted; and_threshold: those of them above the threshold.
-    size
-        Pixels a side of images on disk.
-    device
-        auto, cpu, cuda, cuda:N or mps.
     """
     model, dataset = _trained_run(run, data, size, device)
     if tune and threshold is not None:
@@ -115,24 +111,20 @@ def evaluate(
 
 
 def predict(
-    run: tyro.conf.Positional[Path],
+    run: RunFolder,
     images: tyro.conf.Positional[tuple[Path, ...]],
     /,
     threshold: float = 0.5,
-    device: str = "auto",
+    device: Device = "auto",
 ) -> None:
     """Print the labels of image files, their probabilities and, if the model has mixtures, its uncertainty.
 
     Parameters
     ----------
-    run
-        Run folder.
     images
         Image files. A model with one channel sees them in grey.
     threshold
         Labels with a higher probability are printed.
-    device
-        auto, cpu, cuda, cuda:N or mps.
     """
     model = ProbMCL.load(run, on=device)
     if not images:
@@ -152,63 +144,47 @@ def predict(
 
 
 def map_(
-    run: tyro.conf.Positional[Path],
+    run: RunFolder,
     /,
-    data: str | None = None,
+    data: Data = None,
     out: Path | None = None,
     projection: Projection = "tsne",
     seed: int = 0,
-    size: int | None = None,
-    device: str = "auto",
+    size: Size = None,
+    device: Device = "auto",
 ) -> None:
     """Draw labels and test images in two dimensions: the semantic topology.
 
     Parameters
     ----------
-    run
-        Run folder.
-    data
-        Data; by default those of the run.
     out
         Picture; by default map.png in the run folder.
     projection
         tsne or pca.
     seed
         Seed of t-SNE.
-    size
-        Pixels a side of images on disk.
-    device
-        auto, cpu, cuda, cuda:N or mps.
     """
     model, dataset = _trained_run(run, data, size, device)
     print(save_map(model, dataset.test, out or run / "map.png", projection=projection, seed=seed))
 
 
 def uncertain(
-    run: tyro.conf.Positional[Path],
+    run: RunFolder,
     /,
-    data: str | None = None,
+    data: Data = None,
     out: Path | None = None,
     count: int = 20,
-    size: int | None = None,
-    device: str = "auto",
+    size: Size = None,
+    device: Device = "auto",
 ) -> None:
     """Draw the test images with the highest uncertainty, and print their rows.
 
     Parameters
     ----------
-    run
-        Run folder.
-    data
-        Data; by default those of the run.
     out
         Picture; by default uncertain.png in the run folder.
     count
         Number of images.
-    size
-        Pixels a side of images on disk.
-    device
-        auto, cpu, cuda, cuda:N or mps.
     """
     model, dataset = _trained_run(run, data, size, device)
     path = out or run / "uncertain.png"
@@ -216,13 +192,11 @@ def uncertain(
     print(f"{path}\ntest rows, the least sure first: {' '.join(map(str, rows))}")
 
 
-def export(run: tyro.conf.Positional[Path], path: tyro.conf.Positional[Path], /) -> None:
+def export(run: RunFolder, path: tyro.conf.Positional[Path], /) -> None:
     """Write encoder and classifier, without the head, for use elsewhere.
 
     Parameters
     ----------
-    run
-        Run folder.
     path
         File that ends in .onnx or .pt2.
     """

@@ -46,16 +46,10 @@ def save_map(
 
     Parameters
     ----------
-    model
-        A trained model.
     data
         At least 10 images, with every label.
-    path
-        A PNG file.
     projection
         "tsne" (scikit-learn's, keeps neighbours) or "pca" (linear, distances are comparable).
-    seed
-        Seed of t-SNE.
     """
     check("projection", projection, Projection)
     if len(data) < 10:
@@ -96,12 +90,8 @@ def save_uncertain(
 
     Parameters
     ----------
-    model
-        A trained model with mixtures.
     data
         Images with one or three channels.
-    path
-        A PNG file.
     count
         Number of images of each kind.
     surest

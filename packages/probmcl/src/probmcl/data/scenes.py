@@ -66,10 +66,6 @@ def compose(
         Numbers of training, validation and test scenes, each at least 2.
     noise
         Standard deviation of the noise added to every pixel.
-    seed
-        Seed of every draw.
-    source
-        Name of the data.
 
     Examples
     --------

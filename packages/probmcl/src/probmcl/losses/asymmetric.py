@@ -59,15 +59,7 @@ class AsymmetricLoss(nn.Module):
         self.reduction, self.detach_weights = reduction, detach_weights
 
     def forward(self, logits: Float[Tensor, "batch labels"], labels: Shaped[Tensor, "batch labels"]) -> Tensor:
-        """Compute the loss in float32 or wider: a scalar, or shape (batch, labels) without reduction.
-
-        Parameters
-        ----------
-        logits
-            Before the sigmoid.
-        labels
-            Zeros and ones.
-        """
+        """Compute the loss in float32 or wider: a scalar, or shape (batch, labels) without reduction."""
         if logits.shape != labels.shape or logits.ndim != 2:
             shapes = f"logits and labels have shapes {tuple(logits.shape)} and {tuple(labels.shape)}"
             raise InputError(shapes, "(batch, labels) both")

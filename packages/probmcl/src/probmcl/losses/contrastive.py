@@ -139,7 +139,7 @@ class ProbabilisticContrastiveLoss(_ContrastiveLoss):
         mixtures
             One mixture a row. With two views of each image, both are rows.
         labels
-            Zeros and ones, shape (batch, labels).
+            Zeros and ones.
         reference, reference_labels
             Rows to compare the anchors with instead of the rest of their batch.
         """
@@ -156,9 +156,7 @@ class MultiLabelSupConLoss(_ContrastiveLoss):
     Parameters
     ----------
     temperature
-        Divides the cosines.
-    threshold, measure, weight, reduction
-        As in `ProbabilisticContrastiveLoss`.
+        Divides the cosines; the other parameters are those of `ProbabilisticContrastiveLoss`.
 
     References
     ----------
@@ -198,12 +196,11 @@ class MultiLabelSupConLoss(_ContrastiveLoss):
         embeddings
             Of any length: they are normalised here, in float32 or wider.
         labels
-            Zeros and ones, shape (batch, labels).
+            Zeros and ones.
         reference, reference_labels
-            Rows to compare the anchors with instead of the rest of their batch: other embeddings, or those of a
-            `MemoryQueue`.
+            Rows to compare the anchors with instead of the rest of their batch, such as those of a `MemoryQueue`.
         present
-            Which references count, shape (others,): the rows of a queue are filled one after another.
+            Which references count: the rows of a queue are filled one after another.
         """
         _check_references(reference, reference_labels)
         if embeddings.ndim != 2 or not embeddings.is_floating_point():

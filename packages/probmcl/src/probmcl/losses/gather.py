@@ -16,11 +16,7 @@ def gather(rows: Tensor) -> Tensor:
     Every process then computes the same loss over the global batch. The gradient of a process's rows is the sum over
     all processes, and DistributedDataParallel divides by their number: the result is the gradient of that one loss.
 
-    Parameters
-    ----------
-    rows
-        This process's rows, equally many in every process, shape (batch, ...). Without a process group they are
-        returned unchanged.
+    All processes must have equally many rows; without a process group the rows are returned unchanged.
 
     Examples
     --------

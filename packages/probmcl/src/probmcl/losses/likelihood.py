@@ -61,16 +61,9 @@ class MixtureNLL(nn.Module):
         targets: Float[Tensor, "batch dims"],
         labels: Shaped[Tensor, "batch labels"] | None = None,
     ) -> Tensor:
-        """Compute the loss: a scalar, or shape (batch,) without reduction.
+        """Compute the loss at one point for each mixture: a scalar, or shape (batch,) without reduction.
 
-        Parameters
-        ----------
-        mixtures
-            One a row.
-        targets
-            The points, shape (batch, dims).
-        labels
-            Zeros and ones, one column a component; needed for a label-aware likelihood.
+        A label-aware likelihood needs labels: zeros and ones, one column a component.
         """
         with torch.autocast(mixtures.means.device.type, enabled=False):
             joint = mixtures.log_joint(targets)
@@ -160,16 +153,9 @@ class ProbMCLLoss(nn.Module):
         targets: Float[Tensor, "batch dims"],
         labels: Shaped[Tensor, "batch labels"],
     ) -> LossParts:
-        """Compute the loss and its terms.
+        """Compute the loss and its terms for both views of every image.
 
-        Parameters
-        ----------
-        mixtures
-            One a row, both views of every image.
-        targets
-            For every row the projection of the image's other view, at which the likelihood is evaluated.
-        labels
-            Zeros and ones.
+        The targets are the points at which the likelihood is evaluated: the projections of the other views.
         """
         targets = targets.detach() if self.detach_targets else targets
         if self.standardise_targets:

@@ -15,14 +15,7 @@ class MemoryQueue(nn.Module):
     It moves with ``.to(device)`` and is saved with a state dict. The oldest rows are replaced first, on the device and
     without making the host wait; `present` says which rows have been filled.
 
-    Parameters
-    ----------
-    size
-        Number of rows.
-    dim
-        Width of an embedding.
-    n_labels
-        Number of labels of a row.
+    It holds `size` rows: embeddings of width `dim`, and `n_labels` labels.
 
     Examples
     --------

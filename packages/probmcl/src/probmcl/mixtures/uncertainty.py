@@ -63,16 +63,7 @@ def error_by_quantile(
 ) -> Float[np.ndarray, " quantiles"]:
     """Compute the mean error in equal parts of the rows, sorted from the lowest uncertainty to the highest.
 
-    An informative uncertainty makes the errors rise.
-
-    Parameters
-    ----------
-    values
-        Uncertainty of every row.
-    errors
-        Error of every row, such as its share of wrong labels.
-    quantiles
-        Number of parts.
+    With an informative uncertainty (`values`) the errors rise. An error is, for instance, a share of wrong labels.
 
     Examples
     --------
