@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gmr_metric import GaussianMixture
-from gmr_metric.__main__ import _samples as samples
+from gmr_metric.density.storage import read_samples as samples
 from harness import fuzz, holds
 from hostile import archives, documents, npy, npy_files, stored, tables
 from hypothesis import example, given

@@ -25,21 +25,21 @@ def main(out: Path, components: int = 6, rounds: int = 3) -> None:
     Parameters
     ----------
     out
-        Where to write.
+        Output folder.
     components
-        To which the density is reduced.
+        Number of components to reduce to.
     rounds
-        Times that each method runs, in turn; the seconds are the median.
+        Number of interleaved runs of each method; the seconds are the median.
     """
     density = GaussianMixture.from_kde(load_breast_cancer().data[:, :2])  # mean radius and mean texture of the nuclei
-    found: dict[str, list[Reduction]] = {name: [] for name in METHODS}
+    reductions: dict[str, list[Reduction]] = {name: [] for name in METHODS}
     for _ in range(rounds):
-        for name, runs in found.items():
+        for name, runs in reductions.items():
             runs.append(reduce(density, components, name))
-    best = found["oggmr"][0]
+    best = reductions["oggmr"][0]
     plot_reduction(best, out / "picture.png")
     best.mixture.save(out / "six.json")
-    angles = {name: runs[0].distance for name, runs in found.items()}
+    angles = {name: runs[0].distance for name, runs in reductions.items()}
     rows = [
         [
             name,
@@ -47,7 +47,7 @@ def main(out: Path, components: int = 6, rounds: int = 3) -> None:
             f"{distance(density, runs[0].mixture, 'ise'):.1e}",
             f"{statistics.median(run.seconds for run in runs):.2g} s",
         ]
-        for name, runs in found.items()
+        for name, runs in reductions.items()
     ]
     result = {
         "title": "Six Gaussians for 569",

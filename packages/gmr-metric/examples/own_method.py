@@ -1,4 +1,4 @@
-"""A reduction method of one's own in ten lines: from here on `reduce` knows it by its name."""
+"""A custom reduction method in ten lines; once registered, `reduce` finds it by its name."""
 
 from __future__ import annotations
 

@@ -1,19 +1,20 @@
-"""Track a target whose positions are sometimes far off: a Kalman filter, and a Gaussian-sum filter.
+"""Track a target with outliers among its measured positions: a Kalman filter and a Gaussian-sum filter.
 
-Both know the same motion and the same variance of the measurements. The Gaussian-sum filter also knows that it comes
-from a few outliers, and weighs each measurement by how likely it is one. Run: ``python examples/track.py``.
+Both know the same motion and the same variance of the measurements. The Gaussian-sum filter also knows that the
+variance comes from a few outliers, and weights each measurement by its probability of being one. Run
+``python examples/track.py``.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from gmr_metric.filtering import GaussianSumFilter, Model
-from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric import GaussianMixture, GaussianSumFilter
+from gmr_metric.filtering import Model
 
 STEPS, OUTLIERS = 200, 0.15
 F = np.kron([[1.0, 1.0], [0.0, 1.0]], np.eye(2))  # the state is x, y and their velocities; a step lasts 1 s
 Q = 0.02 * np.kron([[1 / 3, 1 / 2], [1 / 2, 1.0]], np.eye(2))  # white acceleration, in m^2/s^3
-H = np.eye(2, 4)  # the positions are measured, within 1 m or, 15 times in 100, within 20 m
+H = np.eye(2, 4)  # positions are measured with an error of 1 m or, 15 times in 100, of 20 m
 noise = GaussianMixture([1 - OUTLIERS, OUTLIERS], np.zeros((2, 2)), [np.eye(2), 400 * np.eye(2)])
 prior = GaussianMixture([1.0], np.zeros((1, 4)), [np.eye(4)])
 

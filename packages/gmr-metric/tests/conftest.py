@@ -1,10 +1,21 @@
+"""Mixtures for the tests, and a cache of numba's for every version of the compiled loops."""
+
 from __future__ import annotations
 
+import hashlib
+import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from gmr_metric.density.mixture import GaussianMixture
+
+# numba does not notice a change in a function that another file's function calls; it reads this before it is imported.
+_LOOPS = sorted((Path(__file__).parents[1] / "src" / "gmr_metric" / "loops").glob("numba_*.py"))
+_VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in _LOOPS)).hexdigest()[:16]
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"gmr-metric-numba-{_VERSION}"))
 
 Maker = Callable[..., GaussianMixture]
 

@@ -5,10 +5,10 @@ import warnings
 
 import numpy as np
 import pytest
+from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances import costs
 from gmr_metric.distances.costs import cauchy_schwarz, kullback_leibler, squared_wasserstein
 from gmr_metric.distances.metrics import distance
-from gmr_metric.density.mixture import GaussianMixture
 from scipy.integrate import quad
 from scipy.linalg import eigvalsh
 from scipy.stats import norm

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from gmr_metric.reduction.merging import merge_groups
-from gmr_metric.distances.metrics import distance
 from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.distances.metrics import distance
 from gmr_metric.reduction.api import reduce
+from gmr_metric.reduction.merging import merge_groups
 from sextet_common.errors import InputError
 
 
@@ -85,5 +85,5 @@ def test_components_a_million_deviations_apart_are_grouped_right() -> None:
 def test_too_many_components_and_unknown_metrics_are_refused(make) -> None:
     with pytest.raises(InputError, match="brute-force over 14 components; expected: at most 13"):
         reduce(make(1, 14), 3, "brute-force")
-    with pytest.raises(InputError, match="metric is 'kl'"):
+    with pytest.raises(InputError, match="metric must be angle or ise, got 'kl'"):
         reduce(make(1), 2, "brute-force", metric="kl")

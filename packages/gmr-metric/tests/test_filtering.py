@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gmr_metric.filtering import Estimate, GaussianSumFilter, Model
 from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.filtering import Estimate, GaussianSumFilter, Model
 from scipy.integrate import quad
 from scipy.stats import multivariate_normal, norm
 from sextet_common.errors import InputError
@@ -223,27 +223,42 @@ def test_what_does_not_fit_is_refused_by_name(make) -> None:
     state = make(1)
     plane = Model(np.eye(2), np.eye(2))
     for call, match in (
-        (lambda: Model(np.eye(2), np.eye(3)), r"matrix of a model has shape \(2, 2\); expected: \(3, any\)"),
+        (lambda: Model(np.eye(2), np.eye(3)), r"a model.s matrix must have shape \(3, any\), got \(2, 2\)"),
         (lambda: Model(np.eye(2), np.ones((2, 3))), "noise covariance"),
         (lambda: Model(np.eye(2), [[1.0, 0.5], [0.0, 1.0]]), "symmetric"),
-        (lambda: Model(np.eye(2), [[1.0, 2.0], [2.0, 1.0]]), "eigenvalue -1; expected: a positive semi-definite"),
-        (lambda: Model([["a"]], [[1.0]]), "no array of numbers"),
-        (lambda: Model([[np.nan]], [[1.0]]), "holds nan"),
-        (lambda: GaussianSumFilter(0), "n_components is 0"),
-        (lambda: GaussianSumFilter(2.5), "n_components is 2.5"),
+        (lambda: Model(np.eye(2), [[1.0, 2.0], [2.0, 1.0]]), "must be positive semi-definite, got the eigenvalue -1"),
+        (lambda: Model([["a"]], [[1.0]]), "must be an array of numbers"),
+        (lambda: Model([[np.nan]], [[1.0]]), "must be finite, got nan"),
+        (lambda: GaussianSumFilter(0), "n_components must be a whole number >= 1.*, got 0"),
+        (lambda: GaussianSumFilter(2.5), "n_components must be a whole number >= 1.*, got 2.5"),
         (lambda: GaussianSumFilter(method="magic"), "'magic' is unknown; expected: .*runnalls"),
-        (lambda: GaussianSumFilter(alpha=0.0), "alpha is 0"),
-        (lambda: GaussianSumFilter(kappa=-2.0).predict(state, Model(lambda x: x, np.eye(2))), "kappa is -2.0 in 2"),
-        (lambda: EXACT.predict(state, Model(np.eye(3), np.eye(3))), "transition's noise has 3 dimensions; expected: 2"),
-        (lambda: EXACT.predict(state, Model(np.ones((2, 3)), np.eye(2))), r"transition matrix has shape \(2, 3\)"),
+        (lambda: GaussianSumFilter(alpha=0.0), "alpha must be a number > 0, got 0"),
+        (
+            lambda: GaussianSumFilter(kappa=-2.0).predict(state, Model(lambda x: x, np.eye(2))),
+            "kappa must be > -2 in 2 dimensions, got -2.0",
+        ),
+        (
+            lambda: EXACT.predict(state, Model(np.eye(3), np.eye(3))),
+            "transition's noise must have 2 dimensions like the state, got 3",
+        ),
+        (
+            lambda: EXACT.predict(state, Model(np.ones((2, 3)), np.eye(2))),
+            r"transition matrix must have shape \(2, 2\), got \(2, 3\)",
+        ),
         (
             lambda: EXACT.predict(state, Model(lambda x: x[:, :1], np.eye(2))),
-            r"transition function.s result has shape \(15, 1\); expected: \(15, 2\)",
+            r"transition function.s result must have shape \(15, 2\), got \(15, 1\)",
         ),
-        (lambda: EXACT.predict(state, Model(lambda x: x / 0 * 0, np.eye(2))), "transition function's result holds"),
-        (lambda: EXACT.update(state, [1.0], plane), r"measurement has shape \(1,\); expected: \(2,\)"),
-        (lambda: EXACT.update(state, [1.0, np.nan], plane), "measurement holds nan"),
-        (lambda: EXACT.update(state, [1.0], Model([[1.0]], [[1.0]])), r"sensor matrix.*\(1, 1\); expected: \(1, 2\)"),
+        (
+            lambda: EXACT.predict(state, Model(lambda x: x / 0 * 0, np.eye(2))),
+            "transition function.s result\\[0, 0\\] must be finite",
+        ),
+        (lambda: EXACT.update(state, [1.0], plane), r"measurement must have shape \(2,\), got \(1,\)"),
+        (lambda: EXACT.update(state, [1.0, np.nan], plane), r"measurement\[1\] must be finite, got nan"),
+        (
+            lambda: EXACT.update(state, [1.0], Model([[1.0]], [[1.0]])),
+            r"sensor matrix must have shape \(1, 2\), got \(1, 1\)",
+        ),
         (lambda: EXACT.update(state, [1.0], Model([[0.0, 0.0]], [[0.0]])), "not positive definite"),
         (
             lambda: EXACT.update(state, [1.0, 2.0], Model(np.eye(2), np.eye(2), lambda a, b: (a - b)[:1])),

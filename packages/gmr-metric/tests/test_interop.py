@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from gmr_metric.density import conversions
 from gmr_metric.density.mixture import GaussianMixture
 from scipy.stats import gaussian_kde, multivariate_normal
 from sextet_common.errors import InputError
@@ -208,17 +207,17 @@ LINE = np.linspace(0, 1, 6)[:, None] * np.array([1.0, 0.3])
         (POINTS[:3], "scott", "the 3 samples of positive weight span 2 of 3 dimensions"),
         (np.zeros((1, 2)), 0.5, "the 1 samples of positive weight span 0 of 2"),
         (np.full((20, 1), 0.1), "scott", "span 0 of 1"),  # whose rounded mean is another number
-        (np.zeros(3), "scott", r"samples have shape \(3,\)"),
+        (np.zeros(3), "scott", r"samples must have shape \(any, any\), got \(3,\)"),
         (np.zeros((0, 2)), "scott", r"samples have shape \(0, 2\)"),
-        ([[np.nan, 1.0]], "scott", r"samples\[0, 0\] is nan"),
-        ([["a"]], "scott", "samples are no numbers"),
+        ([[np.nan, 1.0]], "scott", r"samples\[0, 0\] must be finite, got nan"),
+        ([["a"]], "scott", "samples must be an array of numbers"),
         (POINTS, "broad", "bandwidth is 'broad'; expected: scott, silverman, a number > 0 or a matrix"),
         (POINTS, -1.0, "bandwidth is -1.0"),
         (POINTS, np.nan, "bandwidth is nan"),
-        (POINTS, None, r"no covariance in 3 dimensions: its entries have shape \(\)"),
-        (POINTS, np.eye(2), r"no covariance in 3 dimensions: .*\(1, 2, 2\)"),
-        (POINTS, -np.eye(3), "no covariance in 3 dimensions: covariance 0 is not positive definite"),
-        (POINTS, [["a"]], "no covariance in 3 dimensions: its entries are no numbers"),
+        (POINTS, None, r"not a covariance in 3 dimensions: bandwidth must have shape \(3, 3\), got \(\)"),
+        (POINTS, np.eye(2), r"not a covariance in 3 dimensions: .*got \(2, 2\)"),
+        (POINTS, -np.eye(3), "not a covariance in 3 dimensions: .*not positive definite"),
+        (POINTS, [["a"]], "not a covariance in 3 dimensions: bandwidth must be an array of numbers"),
     ],
 )
 def test_what_makes_no_density_estimate_is_refused(samples: object, bandwidth: object, match: str) -> None:
@@ -240,8 +239,8 @@ def test_samples_of_weight_zero_do_not_count_and_bad_weights_are_refused() -> No
 
 def test_a_missing_library_is_named_with_its_extra(make, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, extra, convert in (
-        ("sklearn.mixture", "sklearn", conversions.to_sklearn),
-        ("torch", "torch", lambda mixture: conversions.to_torch(mixture, None, None)),
+        ("sklearn.mixture", "sklearn", GaussianMixture.to_sklearn),
+        ("torch", "torch", GaussianMixture.to_torch),
     ):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, module, None)

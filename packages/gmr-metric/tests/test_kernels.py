@@ -7,16 +7,17 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from gmr_metric.loops import columns as kernels
-from gmr_metric.loops import compiled, vectorised
-from gmr_metric.loops.columns import columns, implementation, whitened, whitening
-from gmr_metric.reduction.merging import merge
+from gmr_metric.density.gaussian import log_gaussian, log_gaussian_from_factors, log_packed, lower
 from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.loops import choice, compiled, numba_kernels, vectorised
+from gmr_metric.loops.choice import implementation
+from gmr_metric.loops.columns import columns, whitened, whitening
+from gmr_metric.reduction.merging import merge
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
-both = pytest.mark.parametrize("inner", [compiled, vectorised], ids=["compiled", "vectorised"])
+both = pytest.mark.parametrize("kernels", [compiled, vectorised], ids=["compiled", "vectorised"])
 SHAPES = [
     (2, 1),
     (5, 2),
@@ -35,39 +36,55 @@ def overlap(f: GaussianMixture, g: GaussianMixture, j: int) -> float:
     return sum(w * kernel(f, i, g, j) for i, w in enumerate(f.weights))
 
 
+@pytest.mark.parametrize("d", [1, 2, 5, 12, 13, 17])
+def test_the_gaussian_density_is_scipys_in_every_layout(make, d: int) -> None:
+    mixture = make(9, 4, d)
+    offsets = np.random.default_rng(d).normal(size=(4, d))
+    expected = [
+        multivariate_normal.logpdf(e, np.zeros(d), p) for e, p in zip(offsets, mixture.covariances, strict=True)
+    ]
+    rows, places = lower(d)
+    packed = mixture.covariances[:, rows, places].T
+    for found in (
+        log_gaussian(offsets, mixture.covariances),
+        log_gaussian_from_factors(offsets, mixture.cholesky),
+        log_packed(offsets.T, packed),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-11)
+
+
 @both
 @pytest.mark.parametrize(("n", "d"), SHAPES)
-def test_inner_products_are_the_double_sum(make, inner: ModuleType, n: int, d: int) -> None:
+def test_inner_products_are_the_double_sum(make, kernels: ModuleType, n: int, d: int) -> None:
     f, g = make(1, n, d), make(2, 3, d)
     for same, other in ((False, g), (True, f)):
-        laid = [columns(m) for m in (f, other)]
-        args = [(np.log(c.weights), c.means, c.packed, np.log(c.weights) + c.log_self() / 2, c.radii()) for c in laid]
-        found = inner.log_inner(*args[0], *args[1], same)
-        rows = range(len(f)) if n <= 9 else range(0, len(f), 29)
+        first, second = (columns(m).bounded(log_weights=True) for m in (f, other))
+        found = kernels.log_inner(first, second, same)
         if n <= 9:
-            expected = sum(w * kernel(f, i, other, j) * f.weights[i] for j, w in enumerate(other.weights) for i in rows)
+            expected = sum(
+                w * kernel(f, i, other, j) * f.weights[i] for j, w in enumerate(other.weights) for i in range(n)
+            )
             assert found == pytest.approx(math.log(expected), rel=1e-12, abs=1e-12)
-        assert found == pytest.approx(vectorised.log_inner(*args[0], *args[1], same), rel=1e-12, abs=1e-12)
+        assert found == pytest.approx(vectorised.log_inner(first, second, same), rel=1e-12, abs=1e-12)
 
 
 @both
-def test_terms_far_below_the_largest_may_be_missed_and_no_others(make, inner: ModuleType) -> None:
+def test_terms_far_below_the_largest_may_be_missed_and_no_others(make, kernels: ModuleType) -> None:
     f = make(3, 50, 2)
     far = f.affine(np.eye(2), np.array([1e4, 0.0]))
-    laid = [columns(m) for m in (f, far)]
-    args = [(np.log(c.weights), c.means, c.packed, np.log(c.weights) + c.log_self() / 2, c.radii()) for c in laid]
-    expected = vectorised.log_inner(*args[0], *args[1], False)
+    first, second = (columns(m).bounded(log_weights=True) for m in (f, far))
+    expected = vectorised.log_inner(first, second, False)
     assert expected < -1e6
-    assert inner.log_inner(*args[0], *args[1], False) == pytest.approx(expected, rel=1e-13)
+    assert kernels.log_inner(first, second, False) == pytest.approx(expected, rel=1e-13)
 
 
 @both
-def test_overlaps_with_merged_pairs_are_those_of_the_merged_components(make, inner: ModuleType) -> None:
+def test_overlaps_with_merged_pairs_are_those_of_the_merged_components(make, kernels: ModuleType) -> None:
     f, g = make(4, 140, 3), make(5, 6, 3)
     a, b = columns(f), columns(g)
-    row, table = np.empty(5), np.zeros((6, 6))
-    inner.pair_overlaps(1, 1, 6, *b, *a, 0.3, row)
-    inner.add_overlaps(*b, *a.take(np.array([0, 7])), 0.3, table)
+    table = np.zeros((6, 6))
+    row = kernels.pair_overlaps(1, 1, 6, b, a, 0.3)
+    kernels.add_overlaps(b, a.take(np.array([0, 7])), 0.3, table)
     pair = GaussianMixture(f.weights[[0, 7]], f.means[[0, 7]], f.covariances[[0, 7]], normalize=True)
     scale = math.exp(-0.3)
     for j in range(2, 6):
@@ -80,17 +97,14 @@ def test_overlaps_with_merged_pairs_are_those_of_the_merged_components(make, inn
 
 @both
 @pytest.mark.parametrize(("n", "d"), SHAPES)
-def test_gradients_of_overlaps_are_the_finite_differences(make, inner: ModuleType, n: int, d: int) -> None:
+def test_gradients_of_overlaps_are_the_finite_differences(make, kernels: ModuleType, n: int, d: int) -> None:
     f, g = columns(make(6, n, d)), columns(make(7, 2, d))
-    reach, radii, f_reach, f_radii = g.log_self() / 2, g.radii(), f.log_self() / 2, f.radii()
 
     def overlaps(means: np.ndarray, packed: np.ndarray) -> np.ndarray:
-        return vectorised.overlaps(means, packed, *f, 0.1)
+        return vectorised.overlaps(g._replace(means=means, packed=packed), f, 0.1)
 
-    values, by_mean, by_packed = np.empty(2), np.empty((d, 2)), np.empty((len(g.packed), 2))
-    # what lies below exp(-200) is left out
-    known = (0.1, -200.0)
-    inner.overlap_gradients(*f, f_reach, f_radii, g.means, g.packed, reach, radii, *known, values, by_mean, by_packed)
+    # kernels below exp(-200) are left out
+    values, by_mean, by_packed = kernels.overlap_gradients(f.bounded(), g.bounded(weighted=False), 0.1, -200.0)
     np.testing.assert_allclose(values, overlaps(g.means, g.packed), rtol=1e-12)
     rows, places = np.tril_indices(d)
     step, largest = 1e-5, np.abs(values).max()
@@ -107,11 +121,22 @@ def test_gradients_of_overlaps_are_the_finite_differences(make, inner: ModuleTyp
         np.testing.assert_allclose(both_entries * by_packed[at], slope, rtol=1e-6, atol=1e-7 * largest)
 
 
+@pytest.mark.parametrize("pivot", [1e-70, 1e70])
+def test_log_determinants_of_extreme_pivots_neither_overflow_nor_underflow(pivot: float) -> None:
+    """Four such pivots stay within the range of floats, five do not: the product is reduced to a logarithm in time."""
+    d = 9
+    rows, places = lower(d)
+    packed = np.where(rows == places, pivot, 0.0)[:, None] * np.ones(numba_kernels.BLOCK)
+    logs = np.empty(numba_kernels.BLOCK)
+    numba_kernels.factor(packed, logs, 3)
+    np.testing.assert_allclose(logs[:3], d * math.log(pivot), rtol=1e-14)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.floats(-1e4, 690))
 def test_the_compiled_exponential_is_right_to_two_units_in_the_last_place(x: float) -> None:
-    values = np.full(compiled.BLOCK, x)
-    compiled._exponentiate(values, np.empty(compiled.BLOCK), 5)
+    values = np.full(numba_kernels.BLOCK, x)
+    numba_kernels.exponentiate(values, np.empty(numba_kernels.BLOCK), 5)
     expected = math.exp(x) if x >= -700 else 0.0
     assert values[:5] == pytest.approx(expected, rel=4.5e-16)
     assert values[5] == x
@@ -128,9 +153,9 @@ def test_whitening_gives_the_unit_covariance_and_zero_mean(make) -> None:
 
 
 def test_numba_is_kept_out_where_asked_and_for_small_mixtures(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert implementation(kernels.SMALL) is compiled and implementation(kernels.SMALL - 1) is vectorised
+    assert implementation(choice.SMALL) is compiled and implementation(choice.SMALL - 1) is vectorised
     monkeypatch.setenv("GMR_METRIC_NUMBA", "0")
     assert implementation(10_000) is vectorised
     monkeypatch.delenv("GMR_METRIC_NUMBA")
-    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
     assert implementation(10_000) is vectorised

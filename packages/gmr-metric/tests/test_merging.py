@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gmr_metric.reduction.merging import merge, merge_groups
 from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.reduction.merging import merge, merge_groups
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sextet_common.errors import InputError
@@ -46,6 +46,16 @@ def test_components_without_weight_merge_too() -> None:
     mixture = GaussianMixture([0.0, 0.0, 1.0], [[-1.0], [1.0], [5.0]], np.ones((3, 1, 1)))
     merged = merge(mixture, 0, 1)
     assert merged.weights.tolist() == [0.0, 1.0] and merged.means.tolist() == [[0.0], [5.0]]
+
+
+def test_in_a_group_of_zero_weight_the_components_count_equally() -> None:
+    mixture = GaussianMixture(
+        [0.0, 1.0, 0.0, 0.0], [[1.0], [5.0], [2.0], [6.0]], np.array([1.0, 1.0, 2.0, 6.0])[:, None, None]
+    )
+    merged = merge_groups(mixture, np.array([1, 0, 1, 1]))
+    assert merged.weights.tolist() == [1.0, 0.0]
+    assert merged.means[1, 0] == pytest.approx(3.0, rel=1e-15)
+    assert merged.covariances[1, 0, 0] == pytest.approx(3.0 + 14 / 3, rel=1e-15)  # mean variance plus that of the means
 
 
 def test_what_is_no_partition_is_refused(make) -> None:

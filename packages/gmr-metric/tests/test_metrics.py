@@ -6,10 +6,13 @@ from itertools import permutations
 import mpmath
 import numpy as np
 import pytest
+from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances import differences, inner
 from gmr_metric.distances.inner import inner_product, log_inner_product, log_inner_product_gradients, log_kernels, norm
 from gmr_metric.distances.metrics import available_metrics, distance, kl_divergence, pairwise_distances, similarity
-from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.loops import compiled, vectorised
+from gmr_metric.loops.columns import Bounded
+from gmr_metric.reduction.api import reduce
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
@@ -341,6 +344,43 @@ def test_pairwise_distances_are_the_distances(make) -> None:
         np.testing.assert_allclose(table, expected, rtol=1e-12)
 
 
+def counted_inner_products(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Count the double sums; each entry says whether the two mixtures are the same."""
+    calls: list[bool] = []
+    for kernels in (compiled, vectorised):
+
+        def log_inner(f: Bounded, g: Bounded, same: bool, original=kernels.log_inner) -> float:
+            calls.append(same)
+            return original(f, g, same)
+
+        monkeypatch.setattr(kernels, "log_inner", log_inner)
+    return calls
+
+
+@pytest.mark.parametrize("metric", ["angle", "ise", "cauchy-schwarz"])
+def test_pairwise_distances_compute_every_norm_once(make, metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixtures = [make(seed) for seed in range(20)]
+    calls = counted_inner_products(monkeypatch)
+    pairwise_distances(mixtures, metric)
+    assert len(calls) == 210 and sum(calls) == 20
+
+
+@pytest.mark.parametrize("n", [20, 40])
+def test_a_reduction_computes_the_norm_of_the_original_once(make, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixture = make(1, n)
+    log_inner_product(mixture, mixture)
+    calls = counted_inner_products(monkeypatch)
+    same = GaussianMixture(mixture.weights, mixture.means, mixture.covariances)
+    for reduced_mixture in (mixture, same):
+        calls.clear()
+        reduction = reduce(reduced_mixture, 4)
+        assert reduction.distance > 0 and calls.count(False) > 5
+        norms_of_reduced = calls.count(True)
+        if reduced_mixture is mixture:
+            known = norms_of_reduced
+    assert norms_of_reduced == known + 1  # the same reduction with an unknown norm of the original costs one more
+
+
 def test_bad_input_is_named(make) -> None:
     f, g = make(1, d=2), make(1, d=3)
     for metric in available_metrics():
@@ -348,7 +388,7 @@ def test_bad_input_is_named(make) -> None:
             distance(f, g, metric)
     with pytest.raises(InputError, match="metric 'cosine' is unknown; expected: angle, chord"):
         distance(f, f, "cosine")
-    with pytest.raises(InputError, match="samples is 1"):
+    with pytest.raises(InputError, match="samples must be a whole number >= 2, got 1"):
         kl_divergence(f, f, samples=1)
     with pytest.raises(InputError, match="2 and 3 dimensions"):
         log_kernels(f, g)

@@ -5,9 +5,9 @@ import math
 
 import numpy as np
 import pytest
+from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.filtering import GaussianSumFilter, Model
 from gmr_metric.interop.stonesoup import GaussianMixtureReducer
-from gmr_metric.density.mixture import GaussianMixture
 from scipy.optimize import linear_sum_assignment
 from sextet_common.errors import InputError
 from stonesoup.hypothesiser.distance import DistanceHypothesiser
@@ -214,12 +214,12 @@ def test_of_equal_tags_the_heaviest_keeps_it() -> None:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(InputError, match="max_number_components is 0"):
+    with pytest.raises(InputError, match="max_number_components must be a whole number >= 1, got 0"):
         GaussianMixtureReducer(0)
     with pytest.raises(InputError, match=r"'magic' is unknown; expected: .*runnalls"):
         GaussianMixtureReducer(method="magic")
     for weight in (-0.1, np.nan):
-        with pytest.raises(InputError, match=f"a weight is {weight}"):
+        with pytest.raises(InputError, match=f"weights must be >= 0, got {weight}"):
             GaussianMixtureReducer().reduce([WeightedGaussianState([[0.0]], [[1.0]], weight=weight)])
     with pytest.raises(InputError, match="covariance 0 is not positive definite"):
         GaussianMixtureReducer().reduce([WeightedGaussianState([[0.0]], [[-1.0]], weight=1.0)])

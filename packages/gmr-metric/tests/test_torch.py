@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances.inner import log_inner_product, log_inner_product_gradients
 from gmr_metric.distances.metrics import similarity
-from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.torch import log_inner_products, log_similarity_matrix, similarity_matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -452,7 +452,7 @@ def test_shapes_and_dtypes_that_do_not_fit_are_refused_by_name(
 
 
 def test_a_chunk_size_below_one_is_refused() -> None:
-    with pytest.raises(InputError, match="chunk_size is 0"):
+    with pytest.raises(InputError, match="chunk_size must be a whole number >= 1, got 0"):
         log_inner_products(*draw(0, 1, 1, 1, "full"), chunk_size=0)
 
 

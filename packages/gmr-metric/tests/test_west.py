@@ -3,12 +3,14 @@ from __future__ import annotations
 import gmr_metric.reduction.west
 import numpy as np
 import pytest
-from gmr_metric.distances.inner import log_gaussian, log_kernels
-from gmr_metric.reduction.merging import merge, merge_groups
-from gmr_metric.distances.metrics import distance
+from gmr_metric.density.gaussian import log_gaussian
 from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.distances.inner import log_kernels
+from gmr_metric.distances.metrics import distance
 from gmr_metric.reduction.api import reduce
-from gmr_metric.reduction.west import cowa, least_squares_on_simplex, west
+from gmr_metric.reduction.cowa import cowa, least_squares_on_simplex
+from gmr_metric.reduction.merging import merge, merge_groups
+from gmr_metric.reduction.west import west
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
@@ -216,7 +218,7 @@ def test_components_that_lost_all_weight_are_merged_first(make) -> None:
 
 
 def test_unknown_words_are_refused(classic) -> None:
-    with pytest.raises(InputError, match="dissimilarity is 'w2'"):
+    with pytest.raises(InputError, match="dissimilarity must be kl or ise, got 'w2'"):
         reduce(classic, 3, "west", dissimilarity="w2")
-    with pytest.raises(InputError, match="weighting is 'mass'"):
+    with pytest.raises(InputError, match="weighting must be plain, trace or determinant, got 'mass'"):
         reduce(classic, 3, "cowa", weighting="mass")

@@ -1,57 +1,45 @@
-"""Checks at the door: the errors name the array and the place, or the option and what it may be."""
+"""Checks of arrays; those of numbers and choices are in `sextet_common.checks`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from sextet_common.errors import InputError
 
+_SYMMETRY = 1e-8  # largest asymmetry of a matrix, relative to its largest entry
 
-def as_floats(name: str, values: Any, ndim: int) -> np.ndarray:
-    """Return a fresh, finite float64 array of so many dimensions, or refuse the values by their name (a plural)."""
+
+def as_floats(name: str, values: Any, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Return a new, finite, read-only float64 array of a shape, in which None stands for any length."""
     try:
         array = np.array(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{name} are no numbers: {error}", f"an array of {ndim} dimensions") from error
-    if array.ndim != ndim:
-        raise InputError(f"{name} have shape {array.shape}", f"an array of {ndim} dimensions")
+        raise InputError(f"{name} must be an array of numbers: {error}") from error
+    if array.ndim != len(shape) or any(n not in (None, size) for n, size in zip(shape, array.shape, strict=True)):
+        sizes = ", ".join("any" if size is None else str(size) for size in shape)
+        raise InputError(f"{name} must have shape ({sizes}{',' * (len(shape) == 1)}), got {array.shape}")
     if not np.isfinite(array).all():
         place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise InputError(f"{name}[{', '.join(map(str, place))}] is {array[place]}", "finite numbers")
+        raise InputError(f"{name}[{', '.join(map(str, place))}] must be finite, got {array[place]}")
+    array.setflags(write=False)
     return array
 
 
-def symmetric(covariances: np.ndarray, tolerance: float) -> np.ndarray:
-    """Return covariances made exactly symmetric; their asymmetry is at most so much of their largest entry."""
-    mirrored = np.swapaxes(covariances, 1, 2)
-    asymmetry = np.abs(covariances - mirrored).max(axis=(1, 2))
-    wrong = np.flatnonzero(asymmetry > tolerance * np.abs(covariances).max(axis=(1, 2)))
+def symmetric(name: str, matrices: np.ndarray) -> np.ndarray:
+    """Return matrices (n, d, d) made exactly symmetric; refuse those that are far from it."""
+    mirrored = np.swapaxes(matrices, 1, 2)
+    asymmetry = np.abs(matrices - mirrored).max(axis=(1, 2))
+    wrong = np.flatnonzero(asymmetry > _SYMMETRY * np.abs(matrices).max(axis=(1, 2)))
     if wrong.size:
-        raise InputError(
-            f"covariance {wrong[0]} is not symmetric: entries differ by {asymmetry[wrong[0]]:g}", "symmetric matrices"
-        )
-    mean = np.asarray((covariances + mirrored) / 2)
+        raise InputError(f"{name} {wrong[0]} must be symmetric, but entries differ by {asymmetry[wrong[0]]:g}")
+    mean: np.ndarray = (matrices + mirrored) / 2
     if not np.isfinite(mean).all():
-        raise InputError(f"covariances have entries of {np.abs(covariances).max():g}", "entries that can be doubled")
+        raise InputError(f"{name} entries must not overflow when doubled, got {np.abs(matrices).max():g}")
     return mean
 
 
-def is_whole(value: object) -> bool:
-    """Tell whether a value is a whole number, of Python's or NumPy's."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def number(name: str, value: object, accepted: Callable[[Any], bool], expected: str) -> None:
-    """Refuse what is no real number, or is not accepted, by its name."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not accepted(value):
-        raise InputError(f"{name} is {value!r}" if isinstance(value, str) else f"{name} is {value}", expected)
-
-
-def one_of(name: str, value: object, choices: Iterable[str]) -> None:
-    """Refuse what is none of some words, by its name and theirs."""
-    words = tuple(choices)
-    if not isinstance(value, str) or value not in words:
-        raise InputError(f"{name} is {value!r}", ", ".join(words))
+def same_dim(first: int, second: int) -> None:
+    """Refuse two mixtures of different dimensions."""
+    if first != second:
+        raise InputError(f"mixtures must have the same number of dimensions, got {first} and {second} dimensions")

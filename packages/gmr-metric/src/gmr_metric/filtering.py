@@ -1,91 +1,38 @@
 """The Gaussian-sum filter: a bank of Kalman filters whose mixture is reduced after each step.
 
-Source: H. W. Sorenson and D. L. Alspach, "Recursive Bayesian estimation using Gaussian sums", Automatica 7 (1971);
-the unscented transform after S. J. Julier and J. K. Uhlmann (2004), scaled as by R. van der Merwe (2004).
+Source: H. W. Sorenson and D. L. Alspach, "Recursive Bayesian estimation using Gaussian sums", Automatica 7 (1971).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import logsumexp
+from sextet_common.checks import Count, Positive, check_fields
 from sextet_common.errors import InputError
 
-from gmr_metric.checks import is_whole
-from gmr_metric.density.mixture import SYMMETRY_TOLERANCE, GaussianMixture
-from gmr_metric.reduction.api import available_methods, reduce
+from gmr_metric.checks import as_floats
+from gmr_metric.density.algebra import log_of
+from gmr_metric.density.gaussian import log_gaussian
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.models import Image, Model, image, weighted_products
+from gmr_metric.reduction.api import check_method, reduce
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-_SINGULAR = 1e-10  # how far below zero an eigenvalue of a singular noise covariance may be rounded, by the largest
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """How one vector follows from another: ``y = f(x) + e``. A transition and a sensor are both such models.
-
-    Parameters
-    ----------
-    function
-        A matrix of shape (m, d) for ``f(x) = matrix @ x``, or a function that takes the rows x of an array of
-        shape (n, d) to the rows f(x) of one of shape (n, m).
-    noise
-        The distribution of e: a covariance of shape (m, m), which may be singular, for a Gaussian around zero; or
-        a mixture of m dimensions, such as one with a wide component for outliers or manoeuvres.
-    difference
-        The difference of two y's, row by row: from arrays a and b of shape (n, m) to a - b of the same shape. For
-        angles, which wrap around; the plain difference where it is not given.
-
-    Raises
-    ------
-    InputError
-        Where the matrix or the covariance is none, or their sizes differ.
-
-    Examples
-    --------
-    A bearing, seen from the origin, that is wrong by 0.02 rad as a rule and by 0.5 rad one time in ten:
-
-    >>> noise = GaussianMixture([0.9, 0.1], [[0.0], [0.0]], [[[0.02**2]], [[0.5**2]]])
-    >>> bearing = Model(
-    ...     lambda x: np.arctan2(x[:, 1:2], x[:, 0:1]),
-    ...     noise,
-    ...     difference=lambda a, b: (a - b + np.pi) % (2 * np.pi) - np.pi,
-    ... )
-    """
-
-    function: Float[np.ndarray, "out dim"] | Callable[[np.ndarray], np.ndarray]
-    noise: Float[np.ndarray, "out out"] | GaussianMixture
-    difference: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.noise, GaussianMixture):
-            object.__setattr__(self, "noise", _covariance(self.noise))
-        if not callable(self.function):
-            matrix = _finite("the matrix of a model", self.function, (self.dim, None))
-            object.__setattr__(self, "function", matrix)
-
-    @property
-    def dim(self) -> int:
-        """The number of dimensions m of y."""
-        return self.noise.dim if isinstance(self.noise, GaussianMixture) else len(self.noise)
+__all__ = ["Estimate", "GaussianSumFilter", "Model"]
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """What a filter knows after one step.
+    """A filter's state before (``predicted``) and after a measurement (``posterior``).
 
-    Parameters
-    ----------
-    predicted
-        The distribution of the state before the measurement.
-    posterior
-        The distribution of the state given the measurement; the predicted one where there was none.
-    log_likelihood
-        The log density of the measurement given all earlier ones; 0 where there was none.
+    ``log_likelihood`` is the measurement's log density given all earlier ones. Without a measurement it is 0, and the
+    posterior is the predicted state.
     """
 
     predicted: GaussianMixture
@@ -95,34 +42,29 @@ class Estimate:
 
 @dataclass(frozen=True)
 class GaussianSumFilter:
-    """A Gaussian-sum filter, linear where a model is a matrix and unscented where it is a function.
+    """A Gaussian-sum filter, linear for models with a matrix and unscented for those with a function.
 
-    A prediction has one component per component of the state and of the transition's noise, an update one per
-    component of the state and of the sensor's noise; where these are too many, they are reduced. With one component
-    throughout, this is the Kalman filter.
+    A prediction has one component per pair of components of the state and of the transition's noise, an update one per
+    pair of components of the state and of the sensor's noise; if these are too many, they are reduced. With one
+    component throughout, this is the Kalman filter.
 
     Parameters
     ----------
     n_components
-        How many components a state has at most; None never reduces.
+        The largest number of components of a state; None never reduces.
     method
-        How they are reduced: one of :func:`gmr_metric.reduction.api.available_methods`.
+        The reduction method: one of :func:`gmr_metric.available_methods`.
     options
-        More keywords for :func:`gmr_metric.reduction.api.reduce`: the method's own options, or ``max_distance``.
+        Further keywords for :func:`gmr_metric.reduce`: the method's own options, or ``max_distance``.
     alpha, beta, kappa
         The unscented transform's parameters. The points lie ``alpha * sqrt(d + kappa)`` standard deviations from the
-        mean. The defaults are *ours*: no point in the centre and none with a negative weight, so that covariances
-        stay positive definite (the cubature filter of I. Arasaratnam and S. Haykin, 2009). The often seen
-        ``alpha=1e-3`` puts a weight of about -1e6 on the centre, which costs digits and may cost definiteness.
-
-    Raises
-    ------
-    InputError
-        Where a number is out of its range or the method is unknown.
+        mean. The defaults give no point in the centre and no negative weight, so that covariances stay positive
+        definite (the cubature filter of I. Arasaratnam and S. Haykin, 2009). The frequent choice ``alpha=1e-3`` gives
+        the centre a weight of about -1e6, which costs digits and may cost definiteness.
 
     Examples
     --------
-    A position and a velocity, of which every measured position is wrong by 10 one time in twenty:
+    A position and a velocity, where one measured position in twenty has an error of 10:
 
     >>> transition = Model([[1.0, 1.0], [0.0, 1.0]], 0.01 * np.eye(2))
     >>> noise = GaussianMixture([0.95, 0.05], [[0.0], [0.0]], [[[1.0]], [[100.0]]])
@@ -138,41 +80,19 @@ class GaussianSumFilter:
     [5.1 1. ] -1.9
     """
 
-    n_components: int | None = 20
+    n_components: Count | None = 20
     method: str = "runnalls"
     options: Mapping[str, Any] = field(default_factory=dict)
-    alpha: float = 1.0
+    alpha: Positive = 1.0
     beta: float = 0.0
     kappa: float = 0.0
 
     def __post_init__(self) -> None:
-        n = self.n_components
-        if n is not None and not (is_whole(n) and n >= 1):
-            raise InputError(f"n_components is {n}", "a whole number >= 1, or None")
-        if self.method not in available_methods():
-            raise InputError(f"method {self.method!r} is unknown", ", ".join(available_methods()))
-        if not self.alpha > 0:
-            raise InputError(f"alpha is {self.alpha}", "a number > 0")
+        check_fields(self)
+        check_method(self.method)
 
     def predict(self, state: GaussianMixture, transition: Model) -> GaussianMixture:
-        """Move the state one step on.
-
-        Parameters
-        ----------
-        state
-            The state's distribution, in d dimensions.
-        transition
-            From a state to the next, both of d dimensions.
-
-        Returns
-        -------
-        GaussianMixture
-            The next state's distribution.
-
-        Raises
-        ------
-        InputError
-            Where the shapes do not fit.
+        """Return the next state's distribution; both states have the transition's number of dimensions.
 
         Examples
         --------
@@ -182,14 +102,14 @@ class GaussianSumFilter:
         """
         d = state.dim
         if transition.dim != d:
-            raise InputError(f"the transition's noise has {transition.dim} dimensions", f"{d}, as the state has")
-        image = self._image(state, transition, "transition")
-        weights, offsets, covariances = _noise(transition)
+            raise InputError(f"the transition's noise must have {d} dimensions like the state, got {transition.dim}")
+        moved = self._image(state, transition, "transition")
+        weights, offsets, covariances = transition.noise_arrays
         return self._reduced(
             GaussianMixture(
                 np.outer(state.weights, weights).ravel(),
-                (image.means[:, None] + offsets).reshape(-1, d),
-                (image.covariances()[:, None] + covariances).reshape(-1, d, d),
+                (moved.means[:, None] + offsets).reshape(-1, d),
+                (moved.covariances()[:, None] + covariances).reshape(-1, d, d),
                 normalize=True,
             )
         )
@@ -197,28 +117,14 @@ class GaussianSumFilter:
     def update(
         self, state: GaussianMixture, measurement: Float[np.ndarray, " out"] | None, sensor: Model
     ) -> tuple[GaussianMixture, float]:
-        """Condition the state on a measurement.
-
-        Parameters
-        ----------
-        state
-            The state's distribution, in d dimensions.
-        measurement
-            Shape (m,); None where there is none.
-        sensor
-            From a state to its measurement of m dimensions.
+        """Condition the state, of d dimensions, on a measurement of shape (m,); None if there is none.
 
         Returns
         -------
         GaussianMixture
             The state's distribution given the measurement.
         float
-            The log density of the measurement, 0 where there is none.
-
-        Raises
-        ------
-        InputError
-            Where the shapes do not fit, or the measurement's predicted covariance is not positive definite.
+            The log density of the measurement, 0 if there is none.
 
         Examples
         --------
@@ -229,38 +135,26 @@ class GaussianSumFilter:
         """
         if measurement is None:
             return state, 0.0
-        z = _finite("the measurement", measurement, (sensor.dim,))
-        image = self._image(state, sensor, "sensor")
-        weights, offsets, noise = _noise(sensor)
-        d, m = state.dim, sensor.dim
-        predicted = image.means[:, None] + offsets
-        innovation = _difference(sensor, np.broadcast_to(z, predicted.shape), predicted)
-        spread = image.covariances()[:, None] + noise
+        z = as_floats("the measurement", measurement, (sensor.dim,))
+        seen = self._image(state, sensor, "sensor")
+        weights, offsets, noise = sensor.noise_arrays
+        predicted = seen.means[:, None] + offsets
+        innovation = sensor.subtract(np.broadcast_to(z, predicted.shape), predicted)
+        spread = seen.covariances()[:, None] + noise
         try:
-            factor = np.linalg.cholesky(spread)
+            log_densities = log_gaussian(innovation, spread)
         except np.linalg.LinAlgError:
             raise InputError(
                 "the predicted measurement's covariance is not positive definite",
                 "measurement noise of full rank, and an unscented transform without large negative weights",
             ) from None
-        white = np.linalg.solve(factor, innovation[..., None])[..., 0]
-        log_determinant = 2 * np.log(np.diagonal(factor, axis1=2, axis2=3)).sum(axis=2)
-        with np.errstate(divide="ignore"):
-            log_weights = np.log(np.outer(state.weights, weights))
-        log_weights = log_weights - 0.5 * ((white**2).sum(axis=2) + log_determinant + m * np.log(2 * np.pi))
+        log_weights = log_of(np.outer(state.weights, weights)) + log_densities
         log_likelihood = float(logsumexp(log_weights))
-
-        cross = image.covariances(image.sources)
-        gain = np.swapaxes(np.linalg.solve(spread, np.swapaxes(cross, 1, 2)[:, None]), 2, 3)
-        means = state.means[:, None] + np.matmul(gain, innovation[..., None])[..., 0]
-        # A sum of squares, Joseph's form for any set of points: rounding cannot make it indefinite.
-        rest = image.sources[:, None] - np.matmul(image.deviations[:, None], np.swapaxes(gain, 2, 3))
-        covariances = _weighted_square(rest, rest, image.weights)
-        covariances = covariances + np.matmul(gain, np.matmul(noise, np.swapaxes(gain, 2, 3)))
+        means, covariances = _conditioned(state, seen, innovation, spread, noise)
         posterior = GaussianMixture(
             np.exp(log_weights - log_likelihood).ravel(),
-            means.reshape(-1, d),
-            covariances.reshape(-1, d, d),
+            means.reshape(-1, state.dim),
+            covariances.reshape(-1, state.dim, state.dim),
             normalize=True,
         )
         return self._reduced(posterior), log_likelihood
@@ -272,27 +166,17 @@ class GaussianSumFilter:
         transition: Model,
         sensor: Model,
     ) -> Iterator[Estimate]:
-        """Predict and update once per measurement, as they come.
+        """Predict and update once per measurement, as they arrive, and yield an estimate for each.
 
         Parameters
         ----------
         prior
             The state's distribution one step before the first measurement.
         measurements
-            Each of shape (m,), or None where one is missing.
+            Each of shape (m,), or None if it is missing.
         transition, sensor
-            The models of all steps. Where they change, as with uneven intervals, call :meth:`predict` and
+            The models of all steps. If they change, for example with uneven intervals, call :meth:`predict` and
             :meth:`update` in a loop.
-
-        Yields
-        ------
-        Estimate
-            One per measurement.
-
-        Raises
-        ------
-        InputError
-            As :meth:`predict` and :meth:`update`.
         """
         state = prior
         for measurement in measurements:
@@ -305,85 +189,18 @@ class GaussianSumFilter:
             return mixture
         return reduce(mixture, self.n_components, self.method, **self.options).mixture
 
-    def _image(self, state: GaussianMixture, model: Model, role: str) -> _Image:
-        """Send each component through a model's function."""
-        n, d = state.means.shape
-        axes = np.swapaxes(state.cholesky, 1, 2)
-        if not callable(model.function):
-            if model.function.shape[1] != d:
-                raise InputError(f"the {role} matrix has shape {model.function.shape}", f"({model.dim}, {d})")
-            return _Image(state.means @ model.function.T, axes, axes @ model.function.T, np.ones(d))
-        if not d + self.kappa > 0:
-            raise InputError(f"kappa is {self.kappa} in {d} dimensions", f"a number > {-d}")
-        scale = self.alpha**2 * (d + self.kappa)
-        sources = np.concatenate([np.zeros((n, 1, d)), np.sqrt(scale) * axes, -np.sqrt(scale) * axes], axis=1)
-        weights = np.full(2 * d + 1, 0.5 / scale)
-        weights[0] = 2 - d / scale - self.alpha**2 + self.beta
-        points = (state.means[:, None] + sources).reshape(-1, d)
-        images = _finite(f"the {role} function's result", model.function(points), (len(points), model.dim))
-        images = images.reshape(n, -1, model.dim)
-        # Relative to the centre's image, whose weight then cancels: exact however small alpha is, and right for angles.
-        centre = images[:, :1]
-        relative = _difference(model, images, np.broadcast_to(centre, images.shape))
-        shift = 0.5 / scale * relative.sum(axis=1, keepdims=True)
-        return _Image((centre + shift)[:, 0], sources, relative - shift, weights)
+    def _image(self, state: GaussianMixture, model: Model, role: str) -> Image:
+        return image(state, model, (self.alpha, self.beta, self.kappa), role)
 
 
-class _Image(NamedTuple):
-    """N Gaussians after a function: k weighted deviations of each, before and after."""
-
-    means: np.ndarray  # (N, m)
-    sources: np.ndarray  # (N, k, d)
-    deviations: np.ndarray  # (N, k, m)
-    weights: np.ndarray  # (k,)
-
-    def covariances(self, others: np.ndarray | None = None) -> np.ndarray:
-        """Return the covariances of the images, or those of other deviations with the images."""
-        return _weighted_square(self.deviations if others is None else others, self.deviations, self.weights)
-
-
-def _weighted_square(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return np.asarray(np.matmul(np.swapaxes(a, -1, -2) * weights, b))
-
-
-def _noise(model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return weights (M,), means (M, m) and covariances (M, m, m)."""
-    if isinstance(model.noise, GaussianMixture):
-        return model.noise.weights, model.noise.means, model.noise.covariances
-    return np.ones(1), np.zeros((1, model.dim)), model.noise[None]
-
-
-def _difference(model: Model, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    if model.difference is None:
-        return np.asarray(a - b)
-    rows = (-1, model.dim)
-    found = model.difference(a.reshape(rows), b.reshape(rows))
-    return _finite("the difference function's result", found, (a.size // model.dim, model.dim)).reshape(a.shape)
-
-
-def _finite(name: str, values: Any, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Return a finite, read-only float64 array of a shape, None for any length."""
-    try:
-        array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} is no array of numbers: {error}", "numbers") from error
-    fits = array.ndim == len(shape) and all(size in (None, have) for size, have in zip(shape, array.shape, strict=True))
-    if not fits or not array.size:
-        sizes = ", ".join("any" if size is None else str(size) for size in shape)
-        raise InputError(f"{name} has shape {array.shape}", f"({sizes}{',' * (len(shape) == 1)})")
-    if not np.isfinite(array).all():
-        raise InputError(f"{name} holds {array[~np.isfinite(array)][0]}", "finite numbers")
-    array.setflags(write=False)
-    return array
-
-
-def _covariance(values: Any) -> np.ndarray:
-    """Return a symmetric positive semi-definite matrix."""
-    covariance = _finite("a noise covariance", values, (None, None))
-    n, m = covariance.shape
-    if n != m or np.abs(covariance - covariance.T).max() > SYMMETRY_TOLERANCE * np.abs(covariance).max():
-        raise InputError(f"a noise covariance is {covariance.tolist()}", "a symmetric matrix")
-    eigenvalues = np.linalg.eigvalsh(covariance)
-    if eigenvalues[0] < -_SINGULAR * eigenvalues[-1]:
-        raise InputError(f"a noise covariance has the eigenvalue {eigenvalues[0]:g}", "a positive semi-definite matrix")
-    return covariance
+def _conditioned(
+    state: GaussianMixture, seen: Image, innovation: np.ndarray, spread: np.ndarray, noise: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the posterior means (N, M, d) and covariances for every component of the state and the noise."""
+    cross = seen.cross_covariances()
+    gain = np.swapaxes(np.linalg.solve(spread, np.swapaxes(cross, 1, 2)[:, None]), 2, 3)
+    means = state.means[:, None] + np.matmul(gain, innovation[..., None])[..., 0]
+    # A sum of squares, Joseph's form for any set of points: rounding cannot make it indefinite.
+    rest = seen.sources[:, None] - np.matmul(seen.deviations[:, None], np.swapaxes(gain, 2, 3))
+    covariances = weighted_products(rest, rest, seen.weights)
+    return means, covariances + np.matmul(gain, np.matmul(noise, np.swapaxes(gain, 2, 3)))

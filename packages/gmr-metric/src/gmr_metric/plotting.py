@@ -19,22 +19,15 @@ if TYPE_CHECKING:
 
 _GREY = COLOURS[5]
 _COLOURS = COLOURS[:5]
-_DASHES = ("-", "--", ":", "-.")  # one for each time the colours begin again
+_DASHES = ("-", "--", ":", "-.")  # one for each repetition of the colours
 _PIXELS = 160
-_SIGMAS = 4  # how far from its mean a component of one dimension is drawn
+_SIGMAS = 4  # extent of a component in one dimension, in standard deviations from its mean
 
 
 class Ellipse(NamedTuple):
-    """A component's one-sigma ellipse in the plane.
+    """A component's one-sigma ellipse: centre (2,), half axes (the longer first), and the longer one's angle.
 
-    Attributes
-    ----------
-    centre
-        Shape (2,).
-    axes
-        The half axes, square roots of the covariance's eigenvalues, the longer first.
-    angle
-        The direction of the longer one in degrees, from -90 to 90.
+    The half axes are the square roots of the covariance's eigenvalues; the angle is in degrees, from -90 to 90.
     """
 
     centre: np.ndarray
@@ -45,46 +38,29 @@ class Ellipse(NamedTuple):
 def ellipses(mixture: GaussianMixture) -> list[Ellipse]:
     """Return the one-sigma ellipses of a mixture in two dimensions.
 
-    Raises
-    ------
-    InputError
-        Where the mixture has another number of dimensions.
-
     Examples
     --------
-    >>> [found] = ellipses(GaussianMixture([1.0], [[0.0, 0.0]], [[[1.0, 0.0], [0.0, 4.0]]]))
-    >>> found.axes, abs(found.angle)
+    >>> [ellipse] = ellipses(GaussianMixture([1.0], [[0.0, 0.0]], [[[1.0, 0.0], [0.0, 4.0]]]))
+    >>> ellipse.axes, abs(ellipse.angle)
     ((2.0, 1.0), 90.0)
     """
     if mixture.dim != 2:
         raise InputError(f"a mixture of {mixture.dim} dimensions", "two dimensions")
     values, vectors = np.linalg.eigh(mixture.covariances)
-    found = []
-    for mean, (short, long), vector in zip(mixture.means, np.sqrt(values), vectors[:, :, 1], strict=True):
-        angle = math.degrees(math.atan2(vector[1], vector[0]))
-        found.append(Ellipse(mean, (float(long), float(short)), (angle + 90) % 180 - 90))
-    return found
+    angles = np.degrees(np.arctan2(vectors[:, 1, 1], vectors[:, 0, 1]))
+    return [
+        Ellipse(mean, (float(long), float(short)), float((angle + 90) % 180 - 90))
+        for mean, (short, long), angle in zip(mixture.means, np.sqrt(values), angles, strict=True)
+    ]
 
 
 def plot_reduction(reduction: Reduction, path: str | os.PathLike[str]) -> None:
-    """Draw a reduction as one PNG.
+    """Draw a reduction as one PNG file.
 
-    In one dimension both densities and their components are drawn; in two the original's density, the reduced
+    In one dimension this shows both densities and their components; in two the original's density, the reduced
     components as ellipses of one and two sigma with a dot for the weight, and the original ones faintly in the colour
-    of theirs; more dimensions are projected onto the original's two principal axes. Colours begin again after five
+    of their group. More dimensions are projected onto the original's two principal axes. Colours repeat after five
     components, with another dash.
-
-    Parameters
-    ----------
-    reduction
-        The reduction.
-    path
-        The PNG file.
-
-    Raises
-    ------
-    InputError
-        Where the extra ``plot`` is missing.
 
     Examples
     --------
@@ -119,21 +95,9 @@ def plot_reduction(reduction: Reduction, path: str | os.PathLike[str]) -> None:
 
 
 def plot_comparison(rows: Mapping[str, tuple[float, float]], path: str | os.PathLike[str], *, title: str = "") -> None:
-    """Draw methods' angles and seconds beside one another as one PNG.
+    """Draw methods' angles and seconds side by side as one PNG file.
 
-    Parameters
-    ----------
-    rows
-        Method to (angle in radians, seconds), from top to bottom.
-    path
-        The PNG file.
-    title
-        The picture's title.
-
-    Raises
-    ------
-    InputError
-        Where there are no rows, or the extra ``plot`` is missing.
+    ``rows`` maps each method to (angle in radians, seconds), from top to bottom.
     """
     if not rows:
         raise InputError("no method to draw", "at least one")
@@ -167,16 +131,16 @@ def _draw_comparison(left: Axes, right: Axes, rows: Mapping[str, tuple[float, fl
 
 
 def _style(group: int) -> tuple[str, str]:
-    """Return the colour and the dash of a component of the reduced mixture."""
+    """Return the colour and the dash of a reduced component."""
     return _COLOURS[group % len(_COLOURS)], _DASHES[group // len(_COLOURS) % len(_DASHES)]
 
 
 def _draw_line(axis: Axes, original: GaussianMixture, reduced: GaussianMixture) -> None:
-    """Draw two densities over the line, and the components of both."""
+    """Draw two densities in one dimension, and the components of both."""
     own = [_component_points(mixture) for mixture in (original, reduced)]
     low, high = min(x.min() for x in own), max(x.max() for x in own)
     even = np.linspace(low, high, 1000)
-    # A peak between two even points would be lost: where a component is that narrow, its own points are drawn too.
+    # An even grid could miss a narrow peak: narrow components add their own points.
     narrow = [x[np.ptp(x, axis=1) < 20 * (even[1] - even[0])].ravel() for x in own]
     points = np.unique(np.concatenate([even, *narrow]))
     axis.fill_between(
@@ -190,7 +154,7 @@ def _draw_line(axis: Axes, original: GaussianMixture, reduced: GaussianMixture) 
         deviation = np.sqrt(mixture.covariances[:, 0])
         peak = mixture.weights[:, None] / (math.sqrt(2 * math.pi) * deviation)
         y = peak * np.exp(-0.5 * ((x - mixture.means) / deviation) ** 2)
-        # One line for all components, which gaps part.
+        # One line for all components, separated by gaps.
         x, y = (np.pad(a, ((0, 0), (0, 1)), constant_values=np.nan).ravel() for a in (x, y))
         axis.plot(x, y, dash, color=colour, linewidth=width, label=label)
     axis.set_ylim(bottom=0)
@@ -200,19 +164,20 @@ def _draw_line(axis: Axes, original: GaussianMixture, reduced: GaussianMixture) 
 
 
 def _component_points(mixture: GaussianMixture) -> np.ndarray:
-    """Return points on the line where each component has its weight, shape (components, 81)."""
-    return np.asarray(mixture.means + np.sqrt(mixture.covariances[:, 0]) * np.linspace(-_SIGMAS, _SIGMAS, 81))
+    """Return points where each component has its weight, shape (components, 81)."""
+    points: np.ndarray = mixture.means + np.sqrt(mixture.covariances[:, 0]) * np.linspace(-_SIGMAS, _SIGMAS, 81)
+    return points
 
 
 def _draw_plane(axis: Axes, original: GaussianMixture, reduced: GaussianMixture, assignment: np.ndarray) -> None:
-    """Draw the original's density, its components faintly and the reduced ones, in their groups' colours."""
+    """Draw the original's density, its components faintly, and the reduced ones, in the colours of their groups."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     low, high = _window(original, reduced)
     x, y = (np.linspace(a, b, _PIXELS) for a, b in zip(low, high, strict=True))
     grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    root = np.sqrt(original.pdf(grid)).reshape(_PIXELS, _PIXELS)  # shows the tails too
+    root = np.sqrt(original.pdf(grid)).reshape(_PIXELS, _PIXELS)  # to show the tails too
     extent = (float(low[0]), float(high[0]), float(low[1]), float(high[1]))
     axis.imshow(root, cmap="Greys", alpha=0.55, origin="lower", extent=extent, aspect="auto", interpolation="bilinear")
     for part, group in zip(ellipses(original), assignment.tolist(), strict=True):
@@ -247,7 +212,7 @@ def _draw_plane(axis: Axes, original: GaussianMixture, reduced: GaussianMixture,
 
 
 def _window(original: GaussianMixture, reduced: GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
-    """Return the corners of what is shown: the reduced ellipses whole, and all but the original's outliers."""
+    """Return the corners of a window with the whole reduced ellipses, and all but the original's outliers."""
     spread, wide = (np.sqrt(np.diagonal(m.covariances, axis1=1, axis2=2)) for m in (original, reduced))
     low = np.quantile(original.means - 2.5 * spread, 0.02, axis=0)
     high = np.quantile(original.means + 2.5 * spread, 0.98, axis=0)

@@ -6,9 +6,8 @@ of the variances and d the difference of the means, the gradients are sums over 
 
     log weight: r        mean: -r d / t        variance: r (d^2 / t - 1) / 2 t
 
-The forward pass keeps A alone; the backward pass computes every block anew. Isotropic blocks are matrix products;
-diagonal ones, whose d^2 / t does not separate, go through the dimensions one after another with a block that stays in
-the cache.
+The forward pass keeps A alone; the backward pass recomputes every block. Isotropic blocks are matrix products; diagonal
+ones, whose d^2 / t does not separate, loop over the dimensions with a block that stays in the cache.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-ISOTROPIC_PAIRS, DIAGONAL_PAIRS = 2**19, 2**17  # pairs of components in a block, where no chunk size is given
-_NATS_LOST = {torch.float32: 2e-5, torch.float64: 1e-11}  # what an exponent may lose to |m|^2 + |n|^2 - 2 m n
+ISOTROPIC_PAIRS, DIAGONAL_PAIRS = 2**19, 2**17  # default pairs of components in a block
+_NATS_LOST = {torch.float32: 2e-5, torch.float64: 1e-11}  # tolerated error of an exponent from |m|^2 + |n|^2 - 2 m n
 
 
 class Flat(NamedTuple):
@@ -48,26 +47,26 @@ class Flat(NamedTuple):
 
 
 def product_dtype(f: Flat, g: Flat) -> torch.dtype | None:
-    """Choose the dtype in which distances of isotropic components may come from matrix products; None where in none.
+    """Choose the dtype in which distances of isotropic components may come from matrix products; None for no dtype.
 
-    ``|m|^2 + |n|^2 - 2 m n`` loses about ``eps (|m|^2 + |n|^2) / 2 t`` of the exponent, whose means are taken about
-    their centre here. Looks at values.
+    With centred means ``|m|^2 + |n|^2 - 2 m n`` changes the exponent by about ``eps (|m|^2 + |n|^2) / 2 t``. This
+    inspects values.
     """
     centre = _centre(f, g)
     with torch.no_grad():
         largest = sum(float((x.means - centre).square().sum(dim=1).max()) for x in (f, g))
         least = sum(float(x.variances.min()) for x in (f, g))
-    wanted = _NATS_LOST[f.means.dtype]
+    tolerated = _NATS_LOST[f.means.dtype]
     for dtype in (torch.float32, torch.float64):
         if torch.finfo(dtype).bits >= torch.finfo(f.means.dtype).bits:
             lost = torch.finfo(dtype).eps * largest / least if least > 0 else math.nan
-            if lost <= wanted:
+            if lost <= tolerated:
                 return dtype
     return None
 
 
 def forward(f: Flat, g: Flat, pairs: int, products: torch.dtype | None) -> Tensor:
-    """Compute log <f, g> of all pairs of mixtures, (len(f), len(g)); of one batch with itself half and mirror."""
+    """Compute log <f, g> of all pairs of mixtures, (len(f), len(g)); for one batch with itself, half is mirrored."""
     inner = f.means.new_zeros(len(f), len(g))
     work = _Work(f, g, products)
     for rows, columns in _tiles(f, g, pairs):
@@ -83,8 +82,8 @@ def forward(f: Flat, g: Flat, pairs: int, products: torch.dtype | None) -> Tenso
 def backward(
     f: Flat, g: Flat, inner: Tensor, gradient: Tensor, pairs: int, products: torch.dtype | None
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
-    """Compute the gradients of both batches' flat tensors; where `g` is `f`, the sum of the two is the gradient."""
-    if g is f:  # each pair once, the upper triangle's
+    """Compute the gradients of both batches' flat tensors; if `g` is `f`, their sum is the gradient."""
+    if g is f:  # each pair once, from the upper triangle
         gradient = gradient.triu() + gradient.tril(-1).mT
     known = inner.masked_fill(torch.isneginf(inner), 0.0)  # an empty mixture's ratios are exp(-inf - 0)
     work = _Work(f, g, products)
@@ -98,7 +97,7 @@ def backward(
 
 
 class _Sums:
-    """The gradients of a batch, added up block by block; of diagonal batches dimension by dimension."""
+    """The gradients of a batch, summed block by block; for diagonal batches with the dimensions first."""
 
     def __init__(self, f: Flat) -> None:
         self.components, self.isotropic = f.components, f.isotropic
@@ -117,7 +116,7 @@ class _Sums:
 
 
 class _Work:
-    """The exponents of a block of pairs, and what their gradients need of them."""
+    """The exponents of a block of pairs, and the terms that their gradients need."""
 
     def __init__(self, f: Flat, g: Flat, products: torch.dtype | None) -> None:
         self.f, self.g, self.products = f, g, products
@@ -127,7 +126,7 @@ class _Work:
             centre = _centre(f, g)
             self.left, self.right = ((x.means - centre).to(products) for x in (f, g))
             self.left_square, self.right_square = (x.square().sum(dim=1) for x in (self.left, self.right))
-        else:  # dimensions first, so that one dimension of many components lies together
+        else:  # dimensions first, so that one dimension of many components is contiguous
             self.left, self.right = (x.means.mT.contiguous() for x in (f, g))
             self.left_variances, self.right_variances = (x.variances.mT.contiguous() for x in (f, g))
             self.together = _factors(f, g)
@@ -159,12 +158,12 @@ class _Work:
             exponent.addcdiv_(squared.square_(), total)
             place = dim % self.together
             product.copy_(total) if place == 0 else product.mul_(total)
-            if place == self.together - 1 or dim == self.dims - 1:  # a logarithm of several variances' product
+            if place == self.together - 1 or dim == self.dims - 1:  # one logarithm for the product of several variances
                 exponent += product.log_()
         return exponent.mul_(-0.5)
 
     def add_gradients(self, ratios: Tensor, rows: slice, columns: slice, sums: tuple[_Sums, _Sums]) -> None:
-        """Add a block's share to the gradients, given its ratios r."""
+        """Add a block's contribution to the gradients, given its ratios r."""
         f, g = sums
         a, b = f.part(rows), g.part(columns)
         f.log_weights[a] += ratios.sum(dim=1)
@@ -197,7 +196,7 @@ class _Work:
 
 
 def _exp(x: Tensor) -> Tensor:
-    """Compute exp in place, 0 where it would fall below the smallest normal number: there a CPU is ten times slower."""
+    """Compute exp in place, 0 below the smallest normal number, where a CPU is ten times slower."""
     least = math.ceil(math.log(torch.finfo(x.dtype).tiny))
     return functional.threshold(x.clamp_(min=least).exp_(), 1.5 * math.exp(least), 0.0, inplace=True)
 
@@ -211,7 +210,7 @@ def _part(f: Flat, mixtures: slice) -> slice:
 
 
 def _tiles(f: Flat, g: Flat, pairs: int) -> Iterator[tuple[slice, slice]]:
-    """Cut the table of pairs of mixtures into blocks, about square; of one batch with itself the upper half."""
+    """Split the table of pairs of mixtures into roughly square blocks; for one batch with itself the upper half."""
     whole = max(1, pairs // (f.components * g.components))
     rows = min(len(f), max(math.isqrt(whole), whole // len(g), 1))
     columns = max(1, min(len(g), whole // rows))
@@ -222,7 +221,7 @@ def _tiles(f: Flat, g: Flat, pairs: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _factors(f: Flat, g: Flat) -> int:
-    """Count how many sums of variances can be multiplied before the product leaves the dtype's range."""
+    """Return how many sums of variances can be multiplied within the dtype's range."""
     with torch.no_grad():
         least, most = (sum(float(getattr(x.variances, side)()) for x in (f, g)) for side in ("min", "max"))
     if not 0 < least <= most < math.inf:

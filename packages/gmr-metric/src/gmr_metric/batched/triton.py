@@ -1,18 +1,18 @@
-"""Inner products of isotropic and diagonal batches on a GPU: the Triton kernels and what calls them.
+"""Inner products of isotropic and diagonal batches on a GPU: the Triton kernels and their launches.
 
-This module is imported only where Triton is installed. The formulas are those of `gmr_metric.batched.blocks`; distances
+This module is imported only if Triton is installed. The formulas are those of `gmr_metric.batched.blocks`; distances
 are sums of squared differences here, so they lose no digits however far the means are from zero.
 
-Means and variances come as (mixture, dims, components), so that the components of one dimension lie together. The
-forward kernel has a program for every pair of mixtures. The backward pass takes some mixtures of one batch against all
-of the other: a first kernel writes the weight of every pair of components, a second one sums over the other batch's
-components, each program its own rows and dimensions in a fixed order. There are no atomics: the same numbers in every
-run.
+Means and variances have shape (mixture, dims, components), so that the components of one dimension are contiguous. The
+forward kernel runs one program per pair of mixtures. The backward pass takes some mixtures of one batch against all of
+the other: a first kernel writes the weight of every pair of components, a second one sums over the other batch's
+components, each program for its own rows and dimensions in a fixed order. There are no atomics, so that results are
+bit-identical in every run.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 # mypy: disallow-untyped-calls=False, disallow-untyped-decorators=False
-# Triton's compiler reads these functions and infers their types; what has a capital name is a constant to it.
+# Triton's compiler infers the types of these functions; upper-case parameters are constants for it.
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import torch
 import triton
 import triton.language as tl
 
-WEIGHTS = 2**27  # pairs of components whose weights the backward pass holds at once: half a GiB in float32
+WEIGHTS = 2**27  # pairs of components per step of the backward pass: half a GiB of weights in float32
 _LOG_TWO_PI = math.log(2 * math.pi)
 
 
@@ -32,7 +32,7 @@ def _exponents(
     log_weights, means, variances, others_log_weights, others_means, others_variances,
     i, j, rows, columns, K, L, DIMS: tl.constexpr, DIAGONAL: tl.constexpr,
 ):  # fmt: skip
-    """Return e of a block of components of mixtures i and j; of isotropic ones what their gradients need too."""
+    """Return e of a block of components of mixtures i and j, and terms for the gradients of isotropic ones."""
     there, others_there = rows < K, columns < L
     left = means + i * DIMS * K + rows
     right = others_means + j * DIMS * L + columns
@@ -76,7 +76,7 @@ def inner_products(
     log_weights, means, variances, others_log_weights, others_means, others_variances, inner,
     n_others, K, L, DIMS: tl.constexpr, DIAGONAL: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write log <f_i, g_j> but for the factor (2 pi)^(dims / 2); of one batch with itself on and above the diagonal."""
+    """Write log <f_i, g_j> without the factor (2 pi)^(-dims / 2); for one batch with itself the upper triangle."""
     i = tl.program_id(0).to(tl.int64)
     j = tl.program_id(1).to(tl.int64)
     if (not OWN) or (j >= i):
@@ -106,7 +106,7 @@ def pair_weights(
 ):  # fmt: skip
     """Write the ratios r of the components of mixtures i and j, over their variances' sum for isotropic ones.
 
-    And each row's sum, over j's components, of r and (isotropic) of what is the variance's gradient.
+    Also write each row's sum over j's components of r and, for isotropic ones, of the variance's gradient.
     """
     chunk = tl.program_id(0).to(tl.int64)
     i = chunk + first
@@ -143,9 +143,9 @@ def mean_gradients(
     n_rows, n_columns,
     DIMS: tl.constexpr, DIAGONAL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Sum over all components of the other batch what changes a component's mean and (diagonal) variance.
+    """Sum the gradients of a component's mean and (diagonal) variance over all components of the other batch.
 
-    Means and variances come as (component, dims) here, the two batches' components each in one row.
+    Means and variances have shape (component, dims) here, with all components of a batch in one row.
     """
     rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     dims = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
@@ -198,12 +198,12 @@ def forward(f, g):
 
 
 def backward(f, g, inner, gradient, chunk_size):
-    """Compute the gradients of the tensors of `f`, then, where it is another batch, of `g`."""
+    """Compute the gradients of f's tensors, then of g's if it is another batch."""
     inner = inner + 0.5 * f.means.shape[2] * _LOG_TWO_PI
     if g is f:
         return _gradients(f, f, inner.contiguous(), (gradient + gradient.mT).contiguous(), chunk_size)
-    ours = _gradients(f, g, inner.contiguous(), gradient.contiguous(), chunk_size)
-    return [*ours, *_gradients(g, f, inner.mT.contiguous(), gradient.mT.contiguous(), chunk_size)]
+    first = _gradients(f, g, inner.contiguous(), gradient.contiguous(), chunk_size)
+    return [*first, *_gradients(g, f, inner.mT.contiguous(), gradient.mT.contiguous(), chunk_size)]
 
 
 def _gradients(f, g, inner, gradient, chunk_size):
@@ -220,7 +220,7 @@ def _gradients(f, g, inner, gradient, chunk_size):
     weights = means.new_empty(size * components, others * other_components)
     row_sums = means.new_empty(size * components, others)
     variance_sums = row_sums if diagonal else torch.empty_like(row_sums)
-    found = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in f]
+    gradients = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in f]
     with _on(inner):
         for first in range(0, batch, size):
             count = min(size, batch - first)
@@ -231,14 +231,15 @@ def _gradients(f, g, inner, gradient, chunk_size):
             )  # fmt: skip
             n_rows = count * components
             mean_gradients[triton.cdiv(n_rows, rows), triton.cdiv(dims, width)](
-                weights, means[part], variances[part], other_means, other_variances, found[1][part], found[2][part],
+                weights, means[part], variances[part], other_means, other_variances,
+                gradients[1][part], gradients[2][part],
                 n_rows, others * other_components,
                 DIMS=dims, DIAGONAL=diagonal, ROWS=rows, COLUMNS=columns, WIDTH=width, num_warps=4,
             )  # fmt: skip
-            found[0][part] = row_sums[:n_rows].sum(dim=1).view(count, components)
+            gradients[0][part] = row_sums[:n_rows].sum(dim=1).view(count, components)
             if not diagonal:
-                found[2][part] = variance_sums[:n_rows].sum(dim=1).view(count, components)
-    return found
+                gradients[2][part] = variance_sums[:n_rows].sum(dim=1).view(count, components)
+    return gradients
 
 
 def _turned(f):
@@ -248,7 +249,7 @@ def _turned(f):
 
 
 def _block(components):
-    """Choose 16, 32 or 64 components a side: the largest that computes least in vain."""
+    """Choose 16, 32 or 64 components per side: the largest with the least padding."""
     if components <= 16:
         return 16
     return min((64, 32), key=lambda size: -(-components // size) * size) if components > 32 else 32
@@ -259,5 +260,5 @@ def _warps(block):
 
 
 def _on(tensor):
-    """Launch on the tensor's own GPU; the interpreter has none."""
+    """Launch on the tensor's GPU; the interpreter has none."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()

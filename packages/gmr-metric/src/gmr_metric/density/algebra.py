@@ -1,64 +1,60 @@
-"""Densities, conditioning and products of mixtures: the arithmetic of :class:`~gmr_metric.GaussianMixture`."""
+"""Densities, conditioning and products on the arrays of a :class:`~gmr_metric.GaussianMixture`."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-if TYPE_CHECKING:
-    from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.density.gaussian import log_gaussian, log_gaussian_from_factors
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]  # weights up to a factor, means, covariances
 
 _BLOCK = 2**21  # floats that a vectorised step holds at once
 
 
-def log_density(mixture: GaussianMixture, points: np.ndarray) -> np.ndarray:
-    """Return the log density at points of shape (points, d), in blocks of bounded memory."""
+def log_density(points: np.ndarray, weights: np.ndarray, means: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Return the log density at points of shape (points, d) from Cholesky factors, in blocks of bounded memory."""
     from scipy.special import logsumexp
 
-    whitening = np.linalg.inv(mixture.cholesky)
-    with np.errstate(divide="ignore"):
-        log_factor = np.log(mixture.weights) - np.log(np.diagonal(mixture.cholesky, axis1=1, axis2=2)).sum(axis=1)
-    log_factor = log_factor - 0.5 * mixture.dim * math.log(2 * math.pi)
     result = np.empty(len(points))
-    step = max(1, _BLOCK // (len(mixture) * mixture.dim))
+    log_weights = log_of(weights)
+    step = max(1, _BLOCK // means.size)
     for start in range(0, len(points), step):
-        offset = points[start : start + step, None, :] - mixture.means
-        squared = (np.matmul(whitening, offset[..., None])[..., 0] ** 2).sum(axis=2)
-        result[start : start + step] = logsumexp(log_factor - 0.5 * squared, axis=1)
+        offsets = points[start : start + step, None, :] - means
+        terms = log_weights + log_gaussian_from_factors(offsets, factors)
+        result[start : start + step] = logsumexp(terms, axis=1)
     return result
 
 
-def conditioned(mixture: GaussianMixture, known: np.ndarray, given: np.ndarray) -> Arrays:
-    """Return weights up to a factor, means and covariances of the other dimensions, given values of the known ones."""
-    rest = np.setdiff1d(np.arange(mixture.dim), known)
-    means, covariances = mixture.means, mixture.covariances
-    cross = covariances[:, rest[:, None], known]
-    gain = np.swapaxes(np.linalg.solve(covariances[:, known[:, None], known], np.swapaxes(cross, 1, 2)), 1, 2)
-    shifted = means[:, rest] + np.matmul(gain, (given - means[:, known])[..., None])[..., 0]
-    shrunk = covariances[:, rest[:, None], rest] - np.matmul(gain, np.swapaxes(cross, 1, 2))
-    factor = np.linalg.cholesky(covariances[:, known[:, None], known])
-    white = np.linalg.solve(factor, (given - means[:, known])[..., None])[..., 0]
-    log_determinant = np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(axis=1)
-    with np.errstate(divide="ignore"):
-        likelihood = np.log(mixture.weights) - log_determinant - 0.5 * (white**2).sum(axis=1)
-    return np.exp(likelihood - likelihood.max()), shifted, (shrunk + np.swapaxes(shrunk, 1, 2)) / 2
+def conditioned(
+    weights: np.ndarray, means: np.ndarray, covariances: np.ndarray, known: np.ndarray, values: np.ndarray
+) -> Arrays:
+    """Return the distribution of the other dimensions given values of the known ones."""
+    rest = np.setdiff1d(np.arange(means.shape[1]), known)
+    within, cross = covariances[:, known[:, None], known], covariances[:, rest[:, None], known]
+    offsets = values - means[:, known]
+    gain = np.swapaxes(np.linalg.solve(within, np.swapaxes(cross, 1, 2)), 1, 2)
+    shifted = means[:, rest] + np.matmul(gain, offsets[..., None])[..., 0]
+    reduced = covariances[:, rest[:, None], rest] - np.matmul(gain, np.swapaxes(cross, 1, 2))
+    log_weights = log_of(weights) + log_gaussian(offsets, within)
+    return np.exp(log_weights - log_weights.max()), shifted, (reduced + np.swapaxes(reduced, 1, 2)) / 2
 
 
-def multiplied(f: GaussianMixture, g: GaussianMixture) -> Arrays:
-    """Return weights up to a factor, means and covariances of the product of two densities, pair by pair."""
-    from gmr_metric.distances.inner import log_kernels
-
-    with np.errstate(divide="ignore"):
-        log_weights = np.log(f.weights)[:, None] + np.log(g.weights) + log_kernels(f, g)
-    total = f.covariances[:, None] + g.covariances
-    share = np.swapaxes(np.linalg.solve(total, np.broadcast_to(f.covariances[:, None], total.shape)), 2, 3)
-    covariances = np.matmul(share, g.covariances)
-    step = (g.means - f.means[:, None])[..., None]
-    means = f.means[:, None] + np.matmul(share, step)[..., 0]
+def multiplied(f: Arrays, g: Arrays) -> Arrays:
+    """Return the product of two densities: one component for every pair."""
+    (f_weights, f_means, f_covariances), (g_weights, g_means, g_covariances) = f, g
+    offsets, total = g_means - f_means[:, None], f_covariances[:, None] + g_covariances
+    log_weights = log_of(f_weights)[:, None] + log_of(g_weights) + log_gaussian(offsets, total)
+    share = np.swapaxes(np.linalg.solve(total, np.broadcast_to(f_covariances[:, None], total.shape)), 2, 3)
+    covariances = np.matmul(share, g_covariances)
+    means = f_means[:, None] + np.matmul(share, offsets[..., None])[..., 0]
     weights = np.exp(log_weights - log_weights.max()).ravel()
+    d = means.shape[-1]
     symmetric = (covariances + np.swapaxes(covariances, 2, 3)) / 2
-    return weights, means.reshape(-1, f.dim), symmetric.reshape(-1, f.dim, f.dim)
+    return weights, means.reshape(-1, d), symmetric.reshape(-1, d, d)
+
+
+def log_of(weights: np.ndarray) -> np.ndarray:
+    """Return log weights, -inf for zero."""
+    with np.errstate(divide="ignore"):
+        logs: np.ndarray = np.log(weights)
+    return logs

@@ -1,6 +1,6 @@
-"""Mixtures from and to scikit-learn, torch.distributions and samples.
+"""Conversions from and to scikit-learn, torch.distributions and samples, on a mixture's arrays.
 
-:class:`~gmr_metric.GaussianMixture` has these as its ``from_...`` and ``to_...`` methods.
+:class:`~gmr_metric.GaussianMixture` offers them as its ``from_...`` and ``to_...`` methods.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sextet_common.errors import InputError, require
 
-from gmr_metric.checks import as_floats
-from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.checks import as_floats, symmetric
+from gmr_metric.density.algebra import Arrays, log_of
 
 if TYPE_CHECKING:
     import torch
     from torch.distributions import MixtureSameFamily
 
-_FLAT = 1e-7  # the least extent, in standard deviations: below it a covariance is singular but for rounding
+_FLAT = 1e-7  # the least extent, in standard deviations: below it a covariance is singular up to rounding
 
 
-def from_sklearn(model: Any) -> GaussianMixture:
-    """Take over a fitted scikit-learn mixture: see :meth:`GaussianMixture.from_sklearn`."""
+def from_sklearn(model: Any) -> Arrays:
+    """Return the arrays of a fitted scikit-learn mixture."""
     mixture_module = require("sklearn.mixture", package="gmr-metric", extra="sklearn")
     if not isinstance(model, mixture_module.GaussianMixture | mixture_module.BayesianGaussianMixture):
         raise InputError(f"a {type(model).__name__}", "a GaussianMixture or BayesianGaussianMixture of scikit-learn")
     if not hasattr(model, "means_"):
-        raise InputError(f"this {type(model).__name__} is not fitted", "a fitted one")
+        raise InputError(f"this {type(model).__name__} is not fitted", "a fitted model")
     n, d = model.means_.shape
     kind, given = model.covariance_type, np.asarray(model.covariances_, dtype=np.float64)
     if kind == "full":
@@ -38,25 +38,25 @@ def from_sklearn(model: Any) -> GaussianMixture:
         covariances = given[:, :, None] * np.eye(d)
     else:
         covariances = given[:, None, None] * np.eye(d)
-    covariances = (covariances + np.swapaxes(covariances, 1, 2)) / 2  # fitted to float32, they are symmetric to 1e-7
-    return GaussianMixture(model.weights_, model.means_, covariances, normalize=True)
+    covariances = (covariances + np.swapaxes(covariances, 1, 2)) / 2  # fits in float32 are symmetric to 1e-7 only
+    return model.weights_, model.means_, covariances
 
 
-def to_sklearn(mixture: GaussianMixture) -> Any:
-    """Make a fitted scikit-learn mixture: see :meth:`GaussianMixture.to_sklearn`."""
+def to_sklearn(weights: np.ndarray, means: np.ndarray, covariances: np.ndarray, factors: np.ndarray) -> Any:
+    """Return a fitted scikit-learn mixture; factors are the covariances' Cholesky factors."""
     mixture_module = require("sklearn.mixture", package="gmr-metric", extra="sklearn")
-    model = mixture_module.GaussianMixture(len(mixture), covariance_type="full")
-    model.weights_ = mixture.weights / mixture.weights.sum()  # its sampler takes no sum above 1 + 1e-12
-    model.means_, model.covariances_ = mixture.means.copy(), mixture.covariances.copy()
-    inverse = np.linalg.inv(mixture.cholesky)
+    model = mixture_module.GaussianMixture(len(weights), covariance_type="full")
+    model.weights_ = weights / weights.sum()  # scikit-learn's sampler refuses a sum above 1 + 1e-12
+    model.means_, model.covariances_ = means.copy(), covariances.copy()
+    inverse = np.linalg.inv(factors)
     model.precisions_cholesky_ = np.swapaxes(inverse, 1, 2)
     model.precisions_ = np.matmul(np.swapaxes(inverse, 1, 2), inverse)
-    model.converged_, model.n_iter_, model.n_features_in_ = True, 0, mixture.dim
+    model.converged_, model.n_iter_, model.n_features_in_ = True, 0, means.shape[1]
     return model
 
 
-def from_torch(distribution: MixtureSameFamily) -> GaussianMixture:
-    """Take over a torch mixture: see :meth:`GaussianMixture.from_torch`."""
+def from_torch(distribution: MixtureSameFamily) -> Arrays:
+    """Return the arrays of a torch mixture, in float64."""
     d = require("torch.distributions", package="gmr-metric", extra="torch")
     expected = "a MixtureSameFamily of MultivariateNormal, Independent(Normal, 1) or Normal"
     if not isinstance(distribution, d.MixtureSameFamily):
@@ -65,8 +65,8 @@ def from_torch(distribution: MixtureSameFamily) -> GaussianMixture:
         raise InputError(f"a batch of {tuple(distribution.batch_shape)} mixtures", "one mixture")
     parts = distribution.component_distribution
     if isinstance(parts, d.MultivariateNormal):
-        means, root = _floats(parts.loc), _floats(parts.scale_tril)
-        covariances = np.matmul(root, np.swapaxes(root, 1, 2))  # in float64: symmetric, whatever the tensors' type
+        means, factors = _floats(parts.loc), _floats(parts.scale_tril)
+        covariances = np.matmul(factors, np.swapaxes(factors, 1, 2))  # symmetric in float64, whatever the tensors' type
     else:
         independent = isinstance(parts, d.Independent) and parts.reinterpreted_batch_ndims == 1
         normal = parts.base_dist if independent else parts
@@ -74,32 +74,34 @@ def from_torch(distribution: MixtureSameFamily) -> GaussianMixture:
             raise InputError(f"components are {type(normal).__name__}", expected)
         means, deviations = (_floats(t).reshape(len(t), -1) for t in (normal.loc, normal.scale))
         covariances = deviations[:, :, None] ** 2 * np.eye(means.shape[1])
-    # A softmax in float32 sums to one within 1e-7 only.
-    return GaussianMixture(_floats(distribution.mixture_distribution.probs), means, covariances, normalize=True)
+    return _floats(distribution.mixture_distribution.probs), means, covariances
 
 
 def to_torch(
-    mixture: GaussianMixture, dtype: torch.dtype | None, device: torch.device | str | None
+    weights: np.ndarray,
+    means: np.ndarray,
+    factors: np.ndarray,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
 ) -> MixtureSameFamily:
-    """Make a torch mixture: see :meth:`GaussianMixture.to_torch`."""
+    """Return a torch mixture; factors are the covariances' Cholesky factors."""
     torch = require("torch", package="gmr-metric", extra="torch")
     d = require("torch.distributions", package="gmr-metric", extra="torch")
 
     def tensor(array: np.ndarray) -> Any:
         return torch.tensor(array, dtype=dtype or torch.float64, device=device)
 
-    with np.errstate(divide="ignore"):
-        logits = np.log(mixture.weights)  # of `probs`, torch clips the small ones
-    components = d.MultivariateNormal(tensor(mixture.means), scale_tril=tensor(mixture.cholesky))
-    made: MixtureSameFamily = d.MixtureSameFamily(d.Categorical(logits=tensor(logits)), components)
-    return made
+    components = d.MultivariateNormal(tensor(means), scale_tril=tensor(factors))
+    # Logits, because torch clips small probabilities.
+    mixture: MixtureSameFamily = d.MixtureSameFamily(d.Categorical(logits=tensor(log_of(weights))), components)
+    return mixture
 
 
-def from_kde(samples: Any, bandwidth: Any, weights: Any) -> GaussianMixture:
-    """Put a Gaussian at each sample: see :meth:`GaussianMixture.from_kde`."""
-    points = as_floats("samples", samples, 2)
+def from_kde(samples: Any, bandwidth: Any, weights: Any) -> Arrays:
+    """Return the arrays of a kernel density estimate."""
+    points = as_floats("samples", samples, (None, None))
     n, d = points.shape
-    shares = as_floats("weights", np.ones(n) if weights is None else weights, 1)
+    shares = as_floats("weights", np.ones(n) if weights is None else weights, (None,))
     if not points.size or len(shares) != n:
         raise InputError(f"samples have shape {points.shape}, weights {shares.shape}", "(n, d) and (n,)")
     if shares.min() < 0 or not shares.any():
@@ -109,18 +111,24 @@ def from_kde(samples: Any, bandwidth: Any, weights: Any) -> GaussianMixture:
         factor = _factor(bandwidth, 1 / float((shares**2).sum()), d)
         kernel = factor**2 * _sample_covariance(points, shares)
     else:
-        try:
-            given = as_floats("its entries", bandwidth, 2)
-            kernel = GaussianMixture(np.ones(1), np.zeros((1, d)), given[None]).covariances[0]
-        except InputError as error:
-            raise InputError(
-                f"bandwidth is no covariance in {d} dimensions: {error.given}", "a matrix (d, d), a number or a rule"
-            ) from error
-    return GaussianMixture(shares, points, np.tile(kernel, (n, 1, 1)), normalize=True)
+        kernel = _kernel(bandwidth, d)
+    return shares, points, np.tile(kernel, (n, 1, 1))
+
+
+def _kernel(bandwidth: Any, d: int) -> np.ndarray:
+    try:
+        covariance: np.ndarray = symmetric("bandwidth", as_floats("bandwidth", bandwidth, (d, d))[None])[0]
+        np.linalg.cholesky(covariance)
+    except (InputError, np.linalg.LinAlgError) as error:
+        raise InputError(
+            f"bandwidth is not a covariance in {d} dimensions: {error}",
+            "a positive definite matrix (d, d), a number or a rule",
+        ) from error
+    return covariance
 
 
 def _factor(bandwidth: str | Real, effective: float, d: int) -> float:
-    """Return what the samples' standard deviations are multiplied by, for an effective number of samples."""
+    """Return the factor of the samples' standard deviations, for an effective number of samples."""
     if bandwidth == "scott":
         return float(effective ** (-1 / (d + 4)))
     if bandwidth == "silverman":
@@ -131,7 +139,7 @@ def _factor(bandwidth: str | Real, effective: float, d: int) -> float:
 
 
 def _sample_covariance(points: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Return the unbiased covariance of weighted samples, once they span every dimension."""
+    """Return the unbiased covariance of weighted samples that span every dimension."""
     offsets = points - points[0]  # exactly 0 in a dimension where all are equal
     offsets = np.sqrt(shares)[:, None] * (offsets - shares @ offsets)
     deviations = np.linalg.norm(offsets, axis=0)
@@ -140,10 +148,12 @@ def _sample_covariance(points: np.ndarray, shares: np.ndarray) -> np.ndarray:
     if rank < d:
         raise InputError(
             f"the {np.count_nonzero(shares)} samples of positive weight span {rank} of {d} dimensions",
-            "samples that span all, or a bandwidth matrix",
+            "samples that span all dimensions, or a bandwidth matrix",
         )
-    return np.asarray(offsets.T @ offsets / (1 - float((shares**2).sum())))
+    covariance: np.ndarray = offsets.T @ offsets / (1 - float((shares**2).sum()))
+    return covariance
 
 
 def _floats(tensor: Any) -> np.ndarray:
-    return np.asarray(tensor.detach().cpu().double().numpy())
+    array: np.ndarray = tensor.detach().cpu().double().numpy()
+    return array

@@ -1,29 +1,28 @@
-"""The Gaussian mixture: a frozen, checked value that everything else takes and returns."""
+"""The Gaussian mixture: a frozen, validated value that the rest of the package takes and returns."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sextet_common.checks import Natural, check
 from sextet_common.errors import InputError
 from sextet_common.seeding import generator
 
-from gmr_metric.density import algebra, storage
-from gmr_metric.checks import as_floats, is_whole, symmetric
+from gmr_metric.checks import as_floats, same_dim, symmetric
+from gmr_metric.density import algebra, conversions, storage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
     from jaxtyping import Float
     from torch.distributions import MixtureSameFamily
 
-WEIGHT_TOLERANCE = 1e-8  # how far from one the weights may sum
-SYMMETRY_TOLERANCE = 1e-8  # largest asymmetry of a covariance, relative to its largest entry
+WEIGHT_TOLERANCE = 1e-8  # largest deviation of the weights' sum from one
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,18 +32,13 @@ class GaussianMixture:
     Parameters
     ----------
     weights
-        At least 0, summing to one within 1e-8; shape (N,).
+        At least 0, with sum one within 1e-8; shape (N,).
     means
         Shape (N, d).
     covariances
         Symmetric and positive definite; shape (N, d, d).
     normalize
         Accept weights of any positive sum, and divide by it.
-
-    Raises
-    ------
-    InputError
-        Where a shape, a weight or a covariance is not as said; the component is named.
 
     Examples
     --------
@@ -59,16 +53,16 @@ class GaussianMixture:
     normalize: InitVar[bool] = False
 
     def __post_init__(self, normalize: bool) -> None:
-        weights = as_floats("weights", self.weights, 1)
-        means = as_floats("means", self.means, 2)
-        covariances = as_floats("covariances", self.covariances, 3)
+        weights = as_floats("weights", self.weights, (None,))
+        means = as_floats("means", self.means, (None, None))
+        covariances = as_floats("covariances", self.covariances, (None, None, None))
         n, d = means.shape
         if not n or not d or weights.shape != (n,) or covariances.shape != (n, d, d):
             shapes = f"weights {weights.shape}, means {means.shape}, covariances {covariances.shape}"
-            raise InputError(f"shapes do not fit: {shapes}", "(N,), (N, d), (N, d, d) with N and d at least 1")
+            raise InputError(f"shapes do not match: {shapes}", "(N,), (N, d), (N, d, d) with N and d at least 1")
         negative = np.flatnonzero(weights < 0)
         if negative.size:
-            raise InputError(f"weight {negative[0]} is {weights[negative[0]]:g}", "weights >= 0")
+            raise InputError(f"weight {negative[0]} must be >= 0, got {weights[negative[0]]:g}")
         try:
             total = math.fsum(weights)
         except OverflowError:
@@ -77,14 +71,11 @@ class GaussianMixture:
             weights = weights / total
         elif abs(total - 1) > WEIGHT_TOLERANCE:
             raise InputError(f"weights sum to {total:.12g}", f"1 within {WEIGHT_TOLERANCE:g}, or normalize=True")
-        for name, array in (
-            ("weights", weights),
-            ("means", means),
-            ("covariances", symmetric(covariances, SYMMETRY_TOLERANCE)),
-        ):
+        arrays = {"weights": weights, "means": means, "covariances": symmetric("covariance", covariances)}
+        for name, array in arrays.items():
             array.setflags(write=False)
             object.__setattr__(self, name, array)
-        _ = self.cholesky  # refuses what is not positive definite
+        _ = self.cholesky  # raises if a covariance is not positive definite
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -114,87 +105,49 @@ class GaussianMixture:
         return factors
 
     def logpdf(self, points: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
-        """Log density at some points.
-
-        Parameters
-        ----------
-        points
-            Shape (points, d).
-
-        Returns
-        -------
-        numpy.ndarray
-            Shape (points,).
-
-        Raises
-        ------
-        InputError
-            Where the points have another number of dimensions.
+        """Log density at points of shape (points, d).
 
         Examples
         --------
         >>> GaussianMixture([1.0], [[0.0]], [[[1.0]]]).logpdf(np.zeros((1, 1))).round(6).tolist()
         [-0.918939]
         """
-        x = as_floats("points", points, 2)
-        if x.shape[1] != self.dim:
-            raise InputError(f"points have shape {x.shape}", f"(points, {self.dim})")
-        return algebra.log_density(self, x)
+        return algebra.log_density(
+            as_floats("points", points, (None, self.dim)), self.weights, self.means, self.cholesky
+        )
 
     def pdf(self, points: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
-        """Density at some points, shape (points,): see :meth:`logpdf`."""
-        return np.asarray(np.exp(self.logpdf(points)))
+        """Density at points of shape (points, d)."""
+        density: np.ndarray = np.exp(self.logpdf(points))
+        return density
 
     def sample(self, size: int, seed: int = 0) -> Float[np.ndarray, "size dim"]:
-        """Draw independent points.
-
-        Parameters
-        ----------
-        size
-            How many, at least 0.
-        seed
-            The same seed gives the same points.
-
-        Returns
-        -------
-        numpy.ndarray
-            Shape (size, d).
-        """
-        if not (is_whole(size) and size >= 0):
-            raise InputError(f"size is {size}", "a whole number >= 0")
+        """Draw independent points, shape (size, d); the same seed gives the same points."""
+        check("size", size, Natural)
         draw = generator(seed, "mixture sample")
         chosen = draw.choice(len(self), size=size, p=self.weights / self.weights.sum())
         noise = draw.standard_normal((size, self.dim))
-        return np.asarray(self.means[chosen] + np.matmul(self.cholesky[chosen], noise[..., None])[..., 0])
+        points: np.ndarray = self.means[chosen] + np.matmul(self.cholesky[chosen], noise[..., None])[..., 0]
+        return points
 
     def mean(self) -> Float[np.ndarray, " dim"]:
-        """Return the mixture's mean, shape (d,)."""
-        return np.asarray(self.weights @ self.means)
+        """Return the mean of the whole mixture, shape (d,)."""
+        mean: np.ndarray = self.weights @ self.means
+        return mean
 
     def covariance(self) -> Float[np.ndarray, "dim dim"]:
-        """Return the mixture's covariance, within plus between components, shape (d, d)."""
+        """Return the covariance of the whole mixture, within plus between components, shape (d, d)."""
         offset = self.means - self.mean()
-        between = (self.weights[:, None] * offset).T @ offset
-        return np.asarray(np.tensordot(self.weights, self.covariances, axes=1) + between)
+        within: np.ndarray = np.tensordot(self.weights, self.covariances, axes=1)
+        within += (self.weights[:, None] * offset).T @ offset
+        return within
+
+    def subset(self, chosen: Sequence[int] | np.ndarray) -> GaussianMixture:
+        """Keep the chosen components, and scale their weights to sum one."""
+        return GaussianMixture(self.weights[chosen], self.means[chosen], self.covariances[chosen], normalize=True)
 
     def marginal(self, dims: Sequence[int]) -> GaussianMixture:
-        """Keep some dimensions and integrate the others out.
-
-        Parameters
-        ----------
-        dims
-            The dimensions to keep, in their new order, without repeats.
-
-        Returns
-        -------
-        GaussianMixture
-            The marginal, of as many components.
-
-        Raises
-        ------
-        InputError
-            Where a dimension is not there or named twice.
-        """
+        """Keep the given dimensions, in the given order, and integrate out the others."""
         kept = self._dimensions(dims)
         return GaussianMixture(self.weights, self.means[:, kept], self.covariances[:, kept[:, None], kept])
 
@@ -211,12 +164,7 @@ class GaussianMixture:
         Returns
         -------
         GaussianMixture
-            The mixture of the remaining dimensions, in their old order.
-
-        Raises
-        ------
-        InputError
-            Where the dimensions or the values do not fit.
+            The mixture of the remaining dimensions, in their original order.
 
         Examples
         --------
@@ -225,12 +173,14 @@ class GaussianMixture:
         [[1.0]]
         """
         known = self._dimensions(dims)
-        given = as_floats("values", values, 1)
+        given = as_floats("values", values, (None,))
         if given.shape != known.shape or known.size == self.dim:
             raise InputError(
-                f"{given.size} values for {known.size} of {self.dim} dimensions", "one each, and a dimension left over"
+                f"{given.size} values for {known.size} of {self.dim} dimensions",
+                "one value each, and at least one dimension left",
             )
-        return GaussianMixture(*algebra.conditioned(self, known, given), normalize=True)
+        arrays = algebra.conditioned(self.weights, self.means, self.covariances, known, given)
+        return GaussianMixture(*arrays, normalize=True)
 
     def affine(
         self, matrix: Float[np.ndarray, "new dim"], offset: Float[np.ndarray, " new"] | float = 0.0
@@ -243,40 +193,13 @@ class GaussianMixture:
             Of full row rank, shape (new, d).
         offset
             Shape (new,), or one number.
-
-        Returns
-        -------
-        GaussianMixture
-            The image, of as many components.
-
-        Raises
-        ------
-        InputError
-            Where the shapes do not fit or the image is degenerate.
         """
-        a = as_floats("matrix", matrix, 2)
-        if a.shape[1] != self.dim:
-            raise InputError(f"matrix has shape {a.shape}", f"(new, {self.dim})")
+        a = as_floats("matrix", matrix, (None, self.dim))
         spread = np.matmul(a, self.cholesky)
         return GaussianMixture(self.weights, self.means @ a.T + offset, np.matmul(spread, np.swapaxes(spread, 1, 2)))
 
     def product(self, other: GaussianMixture) -> GaussianMixture:
         """Multiply two densities and normalise: one component per pair, as in belief propagation.
-
-        Parameters
-        ----------
-        other
-            A mixture of as many dimensions.
-
-        Returns
-        -------
-        GaussianMixture
-            ``len(self) * len(other)`` components.
-
-        Raises
-        ------
-        InputError
-            Where the dimensions differ.
 
         Examples
         --------
@@ -284,42 +207,16 @@ class GaussianMixture:
         >>> unit.product(unit).covariances.tolist()
         [[[0.5]]]
         """
-        return GaussianMixture(*algebra.multiplied(self, other), normalize=True)
+        same_dim(self.dim, other.dim)
+        return GaussianMixture(*algebra.multiplied(self._arrays, other._arrays), normalize=True)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Save as .json (readable, exact) or .npz, whole or not at all.
-
-        Parameters
-        ----------
-        path
-            The file; its ending decides.
-
-        Raises
-        ------
-        InputError
-            Where the ending is another.
-        """
+        """Save as .json (readable and exact) or .npz, by the suffix; the file is written whole or not at all."""
         storage.write(path, {name: getattr(self, name) for name in ("weights", "means", "covariances")})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GaussianMixture:
-        """Read a saved mixture.
-
-        Parameters
-        ----------
-        path
-            A .json or .npz file.
-
-        Returns
-        -------
-        GaussianMixture
-            The mixture.
-
-        Raises
-        ------
-        InputError
-            Where the file is missing, broken, of another kind, or holds no valid mixture.
-        """
+        """Load a mixture from a .json or .npz file."""
         try:
             return cls(**storage.read(path))
         except InputError as error:
@@ -329,22 +226,7 @@ class GaussianMixture:
 
     @classmethod
     def from_sklearn(cls, model: Any) -> GaussianMixture:
-        """Take over a fitted mixture of scikit-learn.
-
-        Parameters
-        ----------
-        model
-            A fitted ``sklearn.mixture.GaussianMixture`` or ``BayesianGaussianMixture`` of any covariance type.
-
-        Returns
-        -------
-        GaussianMixture
-            The same density.
-
-        Raises
-        ------
-        InputError
-            Where the model is another or not fitted.
+        """Convert a fitted ``GaussianMixture`` or ``BayesianGaussianMixture`` of scikit-learn, of any covariance type.
 
         Examples
         --------
@@ -353,18 +235,13 @@ class GaussianMixture:
         >>> GaussianMixture.from_sklearn(Fitted(3, random_state=0).fit(points)).means.shape
         (3, 2)
         """
-        from gmr_metric.density import conversions
-
-        return conversions.from_sklearn(model)
+        return cls(*conversions.from_sklearn(model), normalize=True)
 
     def to_sklearn(self) -> Any:
-        """Make a fitted scikit-learn mixture, ready to score, predict and sample.
+        """Return a fitted ``sklearn.mixture.GaussianMixture`` of covariance type ``full``.
 
-        Returns
-        -------
-        sklearn.mixture.GaussianMixture
-            The same density, of covariance type ``full``. Where a weight is 0, NumPy warns of its logarithm when the
-            model is used; the numbers are right.
+        It is ready to score, predict and sample. If a weight is 0, NumPy warns about its logarithm when the model is
+        used; the results are correct.
 
         Examples
         --------
@@ -372,29 +249,13 @@ class GaussianMixture:
         >>> pair.to_sklearn().predict([[-1.0], [2.0]]).tolist()
         [0, 1]
         """
-        from gmr_metric.density import conversions
-
-        return conversions.to_sklearn(self)
+        return conversions.to_sklearn(*self._arrays, self.cholesky)
 
     @classmethod
     def from_torch(cls, distribution: MixtureSameFamily) -> GaussianMixture:
-        """Take over a mixture of torch.
+        """Convert one ``MixtureSameFamily`` without batch dimensions, to float64.
 
-        Parameters
-        ----------
-        distribution
-            One ``MixtureSameFamily``, no batch, of ``MultivariateNormal``, ``Independent(Normal, 1)`` or, in one
-            dimension, ``Normal`` components.
-
-        Returns
-        -------
-        GaussianMixture
-            The same density, in float64.
-
-        Raises
-        ------
-        InputError
-            Where it is another distribution, or a batch.
+        Its components must be ``MultivariateNormal``, ``Independent(Normal, 1)`` or, in one dimension, ``Normal``.
 
         Examples
         --------
@@ -403,24 +264,12 @@ class GaussianMixture:
         >>> GaussianMixture.from_torch(D.MixtureSameFamily(weights, parts)).means.tolist()
         [[0.0], [1.0]]
         """
-        from gmr_metric.density import conversions
-
-        return conversions.from_torch(distribution)
+        return cls(*conversions.from_torch(distribution), normalize=True)
 
     def to_torch(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> MixtureSameFamily:
         """Return a ``torch.distributions.MixtureSameFamily`` of ``MultivariateNormal`` components.
 
-        Parameters
-        ----------
-        dtype
-            The tensors' type; float64 by default.
-        device
-            Where they lie; torch's default where not given.
-
-        Returns
-        -------
-        torch.distributions.MixtureSameFamily
-            The same density.
+        The default dtype is float64, the default device torch's.
 
         Examples
         --------
@@ -429,9 +278,7 @@ class GaussianMixture:
         >>> unit.to_torch(dtype=torch.float32).log_prob(torch.zeros(1))
         tensor(-0.9189)
         """
-        from gmr_metric.density import conversions
-
-        return conversions.to_torch(self, dtype, device)
+        return conversions.to_torch(self.weights, self.means, self.cholesky, dtype, device)
 
     @classmethod
     def from_kde(
@@ -440,37 +287,28 @@ class GaussianMixture:
         bandwidth: str | float | Float[np.ndarray, "dim dim"] = "scott",
         weights: Float[np.ndarray, " samples"] | None = None,
     ) -> GaussianMixture:
-        """Estimate a density by a Gaussian at each sample: that of ``scipy.stats.gaussian_kde``.
+        """Estimate a density with one Gaussian at each sample, as ``scipy.stats.gaussian_kde`` does.
 
         Parameters
         ----------
         samples
-            Shape (n, d).
+            Shape (n, d). Unless the bandwidth is a matrix, they must span all d dimensions.
         bandwidth
-            ``scott`` or ``silverman``, the rules for the factor of the samples' standard deviations; that factor
+            ``scott`` or ``silverman``, the rules for the factor that scales the samples' covariance; that factor
             itself; or the kernel's covariance, shape (d, d).
         weights
-            The samples' weights, of any positive sum, shape (n,); equal where not given.
-
-        Returns
-        -------
-        GaussianMixture
-            n components of one covariance.
-
-        Raises
-        ------
-        InputError
-            Where an argument is not as said, or the samples span fewer than d dimensions (too few, or on a line) and
-            the bandwidth is no matrix.
+            Of any positive sum, shape (n,); equal by default.
 
         Examples
         --------
         >>> GaussianMixture.from_kde([[0.0], [1.0], [2.0]], bandwidth=0.5).covariances[0].round(6).tolist()
         [[0.25]]
         """
-        from gmr_metric.density import conversions
+        return cls(*conversions.from_kde(samples, bandwidth, weights), normalize=True)
 
-        return conversions.from_kde(samples, bandwidth, weights)
+    @property
+    def _arrays(self) -> algebra.Arrays:
+        return self.weights, self.means, self.covariances
 
     def _dimensions(self, dims: Sequence[int]) -> np.ndarray:
         chosen = np.asarray(dims)

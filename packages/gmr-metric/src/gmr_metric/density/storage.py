@@ -1,4 +1,4 @@
-"""Mixtures in files: JSON, readable and exact, or npz."""
+"""Files: mixtures as JSON (readable and exact) or npz, samples as CSV or npy."""
 
 from __future__ import annotations
 
@@ -15,20 +15,25 @@ _FORMAT, _VERSION = "gmr-metric mixture", 1
 _ARRAYS = ("weights", "means", "covariances")
 
 
+def to_json(arrays: dict[str, np.ndarray]) -> str:
+    """Return a mixture's arrays as JSON."""
+    table = {"format": _FORMAT, "version": _VERSION, **{name: array.tolist() for name, array in arrays.items()}}
+    return json.dumps(table)
+
+
 def write(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
-    """Write a mixture's arrays whole or not at all; the ending decides, .json or .npz."""
+    """Write a mixture's arrays, whole or not at all, as .json or .npz."""
     if Path(path).suffix == ".json":
-        table = {"format": _FORMAT, "version": _VERSION, **{name: array.tolist() for name, array in arrays.items()}}
-        files.write_text(path, json.dumps(table) + "\n")
+        files.write_text(path, to_json(arrays) + "\n")
     elif Path(path).suffix == ".npz":
         with files.replacing(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, format=_FORMAT, version=_VERSION, **arrays)
     else:
-        raise InputError(f"{path} has no known ending", ".json or .npz")
+        raise InputError(f"{path} has an unknown suffix", ".json or .npz")
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a mixture's arrays; an InputError names the file where it is missing, broken or of another kind."""
+    """Read a mixture's arrays."""
     with reading(path, "a mixture's .json or .npz file"):
         names = ("format", "version", *_ARRAYS)
         table: Any = (
@@ -41,3 +46,33 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
                 f"{path} is a {table['format']} of version {table['version']}", f"a {_FORMAT} of version {_VERSION}"
             )
         return {name: table[name] for name in _ARRAYS}
+
+
+def read_samples(path: Path) -> np.ndarray:
+    """Read samples, one per row, from a .npy file or a .csv file with or without a header line."""
+    with reading(path, "a .csv or .npy file of numbers"):
+        return _array(path) if path.suffix == ".npy" else _table(path)
+
+
+def _array(path: Path) -> np.ndarray:
+    array = npy.read_npy(path)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"its numbers are {array.dtype}")
+    return (array[:, None] if array.ndim == 1 else array).astype(np.float64)
+
+
+def _table(path: Path) -> np.ndarray:
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if lines and not any(_is_number(word) for word in lines[0].split(",")):
+        del lines[0]  # the columns' names
+    if not lines:
+        raise ValueError("it holds no numbers")
+    return np.loadtxt(lines, delimiter=",", ndmin=2)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

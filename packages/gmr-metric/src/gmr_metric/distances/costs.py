@@ -1,4 +1,4 @@
-"""What it costs to stand for one Gaussian by another: tables of divergences between the components of two mixtures."""
+"""Divergences between the components of two mixtures, as tables of shape (N, M); weights do not count."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances.inner import log_kernels
 from gmr_metric.loops.columns import columns
-from gmr_metric.density.mixture import GaussianMixture
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -18,17 +18,7 @@ _BLOCK = 2**20  # floats that a block of rows may hold
 
 
 def kullback_leibler(f: GaussianMixture, g: GaussianMixture) -> Float[np.ndarray, "n m"]:
-    """Kullback-Leibler divergences of g's components from f's, in nats.
-
-    Parameters
-    ----------
-    f, g
-        Mixtures of N and M components in the same d dimensions; their weights do not count.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``KL(f_i || g_j)``, shape (N, M).
+    """Kullback-Leibler divergences ``KL(f_i || g_j)``, in nats.
 
     Examples
     --------
@@ -39,7 +29,8 @@ def kullback_leibler(f: GaussianMixture, g: GaussianMixture) -> Float[np.ndarray
     table = np.empty((len(f), len(g)))
     inverse = np.linalg.inv(g.cholesky)
     for rows in _row_blocks(f, g):
-        # With factors R of g's and F of f's, W = R^-1 F gives the textbook's trace, |W|^2, and ratio of determinants.
+        # With W = R^-1 F, for factors R of g's and F of f's covariances, the textbook's trace is |W|^2, and the ratio
+        # of determinants is that of W's diagonal.
         white = np.tensordot(f.cholesky[rows], inverse, axes=(1, 2))  # f, column of W, g, row of W
         offsets = np.matmul(inverse, (f.means[rows, None] - g.means)[..., None])[..., 0]
         log_ratio = np.log(np.diagonal(white, axis1=1, axis2=3)).sum(axis=2)
@@ -48,17 +39,7 @@ def kullback_leibler(f: GaussianMixture, g: GaussianMixture) -> Float[np.ndarray
 
 
 def squared_wasserstein(f: GaussianMixture, g: GaussianMixture) -> Float[np.ndarray, "n m"]:
-    """Squared 2-Wasserstein distances between f's and g's components, in squared units of the space.
-
-    Parameters
-    ----------
-    f, g
-        Mixtures of N and M components in the same d dimensions; their weights do not count.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (N, M).
+    """Squared 2-Wasserstein distances, in squared units of the space.
 
     Examples
     --------
@@ -70,8 +51,8 @@ def squared_wasserstein(f: GaussianMixture, g: GaussianMixture) -> Float[np.ndar
     traces = [np.trace(mixture.covariances, axis1=1, axis2=2) for mixture in (f, g)]
     for rows in _row_blocks(f, g):
         offsets = ((f.means[rows, None] - g.means) ** 2).sum(axis=2)
-        # tr (P^1/2 Q P^1/2)^1/2 is the sum of the singular values of F^T R, whatever the factors F of P and R of Q:
-        # no square root of an eigenvalue, which would lose half the digits of a small one.
+        # tr (P^1/2 Q P^1/2)^1/2 is the sum of the singular values of F^T R for any factors F of P and R of Q. That
+        # avoids the square root of an eigenvalue, which loses half the digits of a small one.
         across = np.matmul(np.swapaxes(f.cholesky[rows, None], 2, 3), g.cholesky)
         overlap = np.linalg.svd(across, compute_uv=False).sum(axis=2)
         table[rows] = offsets + traces[0][rows, None] + traces[1] - 2 * overlap
@@ -79,17 +60,7 @@ def squared_wasserstein(f: GaussianMixture, g: GaussianMixture) -> Float[np.ndar
 
 
 def cauchy_schwarz(f: GaussianMixture, g: GaussianMixture) -> Float[np.ndarray, "n m"]:
-    """Cauchy-Schwarz divergences between f's and g's components: minus the log of the cosine of their angle.
-
-    Parameters
-    ----------
-    f, g
-        Mixtures of N and M components in the same d dimensions; their weights do not count.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (N, M).
+    """Cauchy-Schwarz divergences: minus the log of the cosine of the components' angle.
 
     Examples
     --------
@@ -98,7 +69,8 @@ def cauchy_schwarz(f: GaussianMixture, g: GaussianMixture) -> Float[np.ndarray, 
     [[1.0]]
     """
     log_self_f, log_self_g = columns(f).log_self(), columns(g).log_self()
-    return np.asarray((0.5 * (log_self_f[:, None] + log_self_g) - log_kernels(f, g)).clip(0))
+    table: np.ndarray = 0.5 * (log_self_f[:, None] + log_self_g) - log_kernels(f, g)
+    return table.clip(0)
 
 
 def _row_blocks(f: GaussianMixture, g: GaussianMixture) -> Iterator[slice]:

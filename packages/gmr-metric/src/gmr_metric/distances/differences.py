@@ -1,9 +1,9 @@
 """The difference of two nearly equal mixtures, to full relative precision.
 
-``||f - g||^2`` computed as ``<f, f> - 2 <f, g> + <g, g>`` loses all digits once the two agree
-to 1e-8. Here component i of f is paired with the one of g next to it, the difference is the
-sum of ``h_i = q_i N(b_i) - p_i N(a_i)``, and every ``<h_i, h_j>`` is built from the pair's
-*changes* of weight, mean and covariance alone: nothing large is ever subtracted. *Ours*.
+``||f - g||^2`` computed as ``<f, f> - 2 <f, g> + <g, g>`` loses all digits once the mixtures agree to 1e-8. Here each
+component of f is paired with the nearest one of g, the difference is the sum of ``h_i = q_i N(b_i) - p_i N(a_i)``, and
+every ``<h_i, h_j>`` is computed from the pair's *changes* of weight, mean and covariance alone, without subtracting
+large numbers. Not specified in the paper.
 """
 
 from __future__ import annotations
@@ -13,33 +13,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gmr_metric.distances.inner import log_gaussian
+from gmr_metric.density.gaussian import log_gaussian
 from gmr_metric.density.mixture import GaussianMixture
 
 _BLOCK = 2**17  # floats that a block of pair covariances may hold
 
 
 class Difference(NamedTuple):
-    """What parts a mixture g from a mixture f, with h = g - f.
+    """The difference h = g - f of two mixtures."""
 
-    Attributes
-    ----------
-    log_squared_norm
-        The log of <f, f>.
-    along
-        <f, h> over <f, f>.
-    squared
-        <h, h> over <f, f>.
-    """
-
-    log_squared_norm: float
-    along: float
-    squared: float
+    log_squared_norm: float  # log <f, f>
+    along: float  # <f, h> / <f, f>
+    squared: float  # <h, h> / <f, f>
 
     @property
     def sine(self) -> float:
-        """The sine of the angle between f and g: what of h stands across f, over the norm of g."""
-        # h integrates to zero and f to one, so that h never lies along f and this subtraction keeps its digits.
+        """The sine of the angle between f and g: the part of h orthogonal to f, over the norm of g."""
+        # h integrates to zero and f to one, so h is never parallel to f and this subtraction keeps its digits.
         return math.sqrt(max(0.0, self.squared - self.along**2) / (1 + 2 * self.along + self.squared))
 
     @property
@@ -49,19 +39,7 @@ class Difference(NamedTuple):
 
 
 def difference(f: GaussianMixture, g: GaussianMixture) -> Difference | None:
-    """Compare two nearly equal mixtures.
-
-    Parameters
-    ----------
-    f, g
-        Mixtures in the same dimensions.
-
-    Returns
-    -------
-    Difference or None
-        Zeros for equal mixtures; None where the components cannot be paired one to one, so that there are no small
-        changes to work from.
-    """
+    """Compare two nearly equal mixtures; None if their components cannot be paired one to one."""
     f, g = _distinct(f), _distinct(g)
     order = _pairing(f, g)
     if order is None:
@@ -82,7 +60,7 @@ def difference(f: GaussianMixture, g: GaussianMixture) -> Difference | None:
 
 
 def _distinct(mixture: GaussianMixture) -> GaussianMixture:
-    """Drop zero weights and add up components that are bitwise the same."""
+    """Drop components of zero weight, and merge those that are bitwise equal."""
     rows = np.concatenate([mixture.means, mixture.covariances.reshape(len(mixture), -1)], axis=1)
     unique, inverse = np.unique(rows, axis=0, return_inverse=True)
     weights = np.bincount(inverse.ravel(), weights=mixture.weights, minlength=len(unique))
@@ -94,20 +72,20 @@ def _distinct(mixture: GaussianMixture) -> GaussianMixture:
 
 
 def _pairing(f: GaussianMixture, g: GaussianMixture) -> np.ndarray | None:
-    """Return which component of g stands next to each of f, where that is one to one."""
+    """Return the nearest component of g for each of f, if that is one to one."""
     from scipy.spatial import cKDTree
 
     if len(f) != len(g):
         return None
     features = [np.column_stack([m.means, m.covariances.reshape(len(m), -1)]) for m in (f, g)]
     _, order = cKDTree(features[1]).query(features[0])
-    return np.asarray(order) if len(np.unique(order)) == len(f) else None
+    return order if len(np.unique(order)) == len(f) else None
 
 
 def _block(
     f: GaussianMixture, rows: slice, change: np.ndarray, mean_change: np.ndarray, covariance_change: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return <f_i, f_j>, <f_i, h_j> and <h_i, h_j> for some i and all j: a log, and what multiplies it for the others.
+    """Return log <f_i, f_j>, and <f_i, h_j> and <h_i, h_j> as multiples of <f_i, f_j>, for a block of i and all j.
 
     With l(a, b) the log kernel of two components, x = l(b_i, a_j) - l(a_i, a_j), y the same
     in j and s their mixed second difference, all with the weights' changes added::
@@ -138,9 +116,10 @@ def _block(
 def _first(
     offset: np.ndarray, inverse: np.ndarray, step: np.ndarray, growth: np.ndarray, grown_inverse: np.ndarray
 ) -> np.ndarray:
-    """Return the change of the log kernel when its offset moves by a step and its covariance grows."""
+    """Return the change of the log kernel as its offset moves by a step and its covariance grows."""
     quadratic = _form(2 * offset + step, grown_inverse, step) - _form(offset, grown_inverse @ growth @ inverse, offset)
-    return np.asarray(-0.5 * (_log_determinant(inverse @ growth) + quadratic))
+    change: np.ndarray = -0.5 * (_log_determinant(inverse @ growth) + quadratic)
+    return change
 
 
 def _second_quadratic(
@@ -154,9 +133,9 @@ def _second_quadratic(
     inverse_v: np.ndarray,
     inverse_uv: np.ndarray,
 ) -> np.ndarray:
-    """Return the mixed second difference of ``offset^T covariance^-1 offset``: every term has a change of each side."""
+    """Return the mixed second difference of ``offset^T covariance^-1 offset``; each term has a change of either."""
     moved = inverse_uv @ v @ inverse_u
-    return np.asarray(
+    second: np.ndarray = (
         2 * _form(e, inverse_uv, g)
         - _form(g + 2 * offset, inverse_uv @ u @ inverse_v, g)
         - _form(e, moved, offset + e)
@@ -164,15 +143,18 @@ def _second_quadratic(
         + _form(offset, inverse_uv @ u @ inverse_v @ v @ inverse_u, offset)
         + _form(offset, inverse_v @ v @ inverse_u @ u @ inverse, offset)
     )
+    return second
 
 
 def _form(a: np.ndarray, matrix: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return a^T M b over the leading axes."""
-    return np.asarray(np.einsum("...i,...ij,...j->...", a, matrix, b))
+    form: np.ndarray = np.einsum("...i,...ij,...j->...", a, matrix, b)
+    return form
 
 
 def _log_determinant(change: np.ndarray) -> np.ndarray:
-    """Return log |I + change|, exact to first order however small the change is."""
+    """Return log |I + change|, accurate for changes however small."""
     values = np.linalg.eigvals(change)
-    # NumPy's log1p of a complex number forms 1 + z first: this is log |1 + z| without that.
-    return np.asarray(0.5 * np.log1p(2 * values.real + values.real**2 + values.imag**2).sum(axis=-1))
+    # This is log |1 + z|; NumPy's log1p of a complex z would form 1 + z first.
+    logs: np.ndarray = 0.5 * np.log1p(2 * values.real + values.real**2 + values.imag**2).sum(axis=-1)
+    return logs

@@ -1,59 +1,56 @@
-"""Chooses who runs the inner loops, numba or NumPy, and lays mixtures out for them."""
+"""Components in columns, the layout of the inner loops, and whitened coordinates."""
 
 from __future__ import annotations
 
-import importlib.util
-import math
-import os
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
+from gmr_metric.density.algebra import log_of
+from gmr_metric.density.gaussian import full, log_determinants, log_self_kernels, lower
 from gmr_metric.density.mixture import GaussianMixture
-from gmr_metric.loops.vectorised import full, lower
 
-SMALL = 32  # below so many components NumPy is quick enough, and nothing has to be compiled
+SALMOND, RUNNALLS, SQUARED_CHANGE = 0, 1, 2  # the costs that the compiled greedy loop knows
 
 
-def implementation(n_components: int) -> ModuleType:
-    """Return the module of inner loops for a mixture of this size.
+class Bounded(NamedTuple):
+    """:class:`Columns` with bounds of their kernels (Cauchy and Schwarz); for ``log_inner`` the weights are logs.
 
-    It is `compiled` where numba is installed and the mixture is not small, else `vectorised`. The environment
-    variable ``GMR_METRIC_NUMBA=0`` keeps numba out.
+    ``reach`` (n,) is the log weight, if it counts, plus half the log of the inner product with itself, ``radii`` (n,)
+    the covariances' largest eigenvalues.
     """
-    if n_components >= SMALL and os.environ.get("GMR_METRIC_NUMBA") != "0" and importlib.util.find_spec("numba"):
-        from gmr_metric.loops import compiled
 
-        return compiled
-    from gmr_metric.loops import vectorised
+    weights: np.ndarray
+    means: np.ndarray
+    packed: np.ndarray
+    reach: np.ndarray
+    radii: np.ndarray
 
-    return vectorised
+
+class Gradients(NamedTuple):
+    """Inner products of a mixture with components (n,), and derivatives in their means (d, n) and packed covariances.
+
+    The latter, of shape (T, n), are off the diagonal those of one of the two equal entries.
+    """
+
+    values: np.ndarray
+    means: np.ndarray
+    packed: np.ndarray
 
 
 class Columns(NamedTuple):
-    """Components in columns.
-
-    Attributes
-    ----------
-    weights
-        Shape (n,).
-    means
-        Shape (d, n).
-    packed
-        The covariances' lower triangles, row after row, shape (d (d + 1) / 2, n).
-    """
+    """Weights (n,), means (d, n) and the covariances' lower triangles row after row, (T, n) with T = d (d + 1) / 2."""
 
     weights: np.ndarray
     means: np.ndarray
     packed: np.ndarray
 
     def take(self, chosen: np.ndarray) -> Columns:
-        """Keep some components."""
+        """Keep the chosen components."""
         return Columns(*(np.ascontiguousarray(array[..., chosen]) for array in self))
 
     def merge(self, i: np.ndarray, j: np.ndarray) -> None:
-        """Put the moment-preserving merges of components i and j in the places of i, pair by pair."""
+        """Replace components i by their moment-preserving merges with j, pair by pair."""
         total = self.weights[i] + self.weights[j]
         q = self.weights[j] / total
         e = self.means[:, j] - self.means[:, i]
@@ -64,17 +61,18 @@ class Columns(NamedTuple):
 
     def log_self(self) -> np.ndarray:
         """Return the logs of the components' inner products with themselves, without their weights."""
-        d = len(self.means)
-        return np.asarray(-0.5 * (d * math.log(4 * math.pi) + self.log_determinants()))
+        return log_self_kernels(self.log_determinants(), len(self.means))
 
     def log_determinants(self) -> np.ndarray:
         """Return the logs of the covariances' determinants."""
-        factor = np.linalg.cholesky(self.covariances())
-        return np.asarray(2 * np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(axis=1))
+        return log_determinants(self.covariances())
 
-    def radii(self) -> np.ndarray:
-        """Return the covariances' largest eigenvalues."""
-        return np.asarray(np.linalg.eigvalsh(self.covariances())[:, -1])
+    def bounded(self, *, weighted: bool = True, log_weights: bool = False) -> Bounded:
+        """Add the bounds; ``weighted`` counts the weights in the reach, ``log_weights`` replaces them by their logs."""
+        logs = log_of(self.weights)
+        reach = (logs if weighted else 0.0) + 0.5 * self.log_self()
+        radii = np.linalg.eigvalsh(self.covariances())[:, -1].copy()  # contiguous: numba compiles once
+        return Bounded(logs if log_weights else self.weights, self.means, self.packed, reach, radii)
 
     def covariances(self) -> np.ndarray:
         """Return the covariances unpacked, shape (n, d, d)."""
@@ -82,17 +80,17 @@ class Columns(NamedTuple):
 
 
 def columns(mixture: GaussianMixture) -> Columns:
-    """Lay a mixture out in columns."""
+    """Return a mixture's components in columns."""
     rows, places = lower(mixture.dim)
     packed = np.ascontiguousarray(mixture.covariances[:, rows, places].T)
     return Columns(mixture.weights.copy(), np.ascontiguousarray(mixture.means.T), packed)
 
 
 def whitening(mixture: GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and a factor R of the mixture's covariance: R^-1 (x - mean) has the identity for covariance.
+    """Return the mean and a factor R of the mixture's covariance: R^-1 (x - mean) has the identity as covariance.
 
-    The angle, and every criterion that an affine map only scales, stay as they are in these coordinates, where
-    nothing is far from one. Where rounding makes the covariance indefinite, R only scales the axes.
+    The angle, and every criterion that an affine map only scales, are the same in these coordinates, where all numbers
+    are of the order of one. If rounding makes the covariance indefinite, R only scales the axes.
     """
     covariance = mixture.covariance()
     scale = np.sqrt(np.diagonal(covariance))
@@ -104,7 +102,7 @@ def whitening(mixture: GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
 
 
 def whitened(mixture: GaussianMixture, by: GaussianMixture | None = None) -> Columns:
-    """Lay a mixture out in columns, in the coordinates of :func:`whitening` by itself or by another."""
+    """Return a mixture's components in columns, whitened by itself or by another mixture."""
     from scipy.linalg import solve_triangular
 
     mean, factor = whitening(by or mixture)

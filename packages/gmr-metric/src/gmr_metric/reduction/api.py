@@ -1,50 +1,65 @@
-"""Mixture reduction: one call for every method, and the registry that a user's own method joins."""
+"""Mixture reduction: one call for every method, and the registry that user-defined methods join."""
 
 from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from sextet_common.checks import Bounds, NonNegative, check
 from sextet_common.errors import InputError, require
 
-from gmr_metric.checks import is_whole, number
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.distances.metrics import distance
 from gmr_metric.reduction.clustering import ctd, gmrc
+from gmr_metric.reduction.cowa import cowa
 from gmr_metric.reduction.exhaustive import brute_force
 from gmr_metric.reduction.greedy import runnalls, salmond
 from gmr_metric.reduction.merging import merge_groups
-from gmr_metric.distances.metrics import distance
-from gmr_metric.density.mixture import GaussianMixture
-from gmr_metric.reduction.oggmr import oggmr, williams
+from gmr_metric.reduction.oggmr import oggmr
 from gmr_metric.reduction.outcome import Outcome, Step, nearest_kept
 from gmr_metric.reduction.pruning import prune, threshold
-from gmr_metric.reduction.west import cowa, west
+from gmr_metric.reduction.tables import williams
+from gmr_metric.reduction.west import west
 
 if TYPE_CHECKING:
     from jaxtyping import Integer
 
 Method = Callable[..., Outcome]
-_METHODS: dict[str, Method] = {}
+BUILT_IN: dict[str, Method] = {
+    "prune": prune,
+    "threshold": threshold,
+    "salmond": salmond,
+    "west": west,
+    "williams": williams,
+    "runnalls": runnalls,
+    "cowa": cowa,
+    "gmrc": gmrc,
+    "ctd": ctd,
+    "brute-force": brute_force,
+    "oggmr": oggmr,
+}
+_METHODS = dict(BUILT_IN)
 
 
 @dataclass(frozen=True, eq=False)
 class Reduction:
-    """A reduced mixture, and how it came about.
+    """A reduced mixture, and how it was obtained.
 
     Parameters
     ----------
     mixture
         The reduced mixture of L components.
     assignment
-        Which of them each original component went to, shape (N,).
+        The component that each original one went to, shape (N,).
     history
-        The method's steps, in their order.
+        The method's steps, in order.
     seconds
-        How long the method took.
+        The method's running time.
     original
         The mixture that was reduced.
     """
@@ -59,7 +74,7 @@ class Reduction:
     def distance(self) -> float:
         """The angle between the original and the reduced mixture, in [0, pi/2].
 
-        It is computed when it is first asked for, since it costs a number of kernels quadratic in N.
+        It is computed on first access, because it costs a number of kernels quadratic in N.
         """
         return distance(self.original, self.mixture)
 
@@ -79,32 +94,26 @@ def reduce(
     mixture
         A mixture of N components.
     n_components
-        How many to keep at most, from 1 to N.
+        The largest number to keep, from 1 to N.
     method
         One of :func:`available_methods`.
     max_distance
-        Instead, or besides: the largest angle between the original and the reduced mixture, in radians. The
-        fewest components that keep within it are found by bisection, so that one fewer exceeds it; where even
-        ``n_components`` exceed it, they stand.
+        The largest angle between the original and the reduced mixture, in radians, instead of or in addition to
+        ``n_components``. Bisection finds the fewest components within it, so that one fewer exceeds it; if
+        ``n_components`` exceed it already, they are returned.
     options
         The method's own options.
 
     Returns
     -------
     Reduction
-        The reduced mixture; fewer components than asked for where some carry no weight, or the method stops early.
-
-    Raises
-    ------
-    InputError
-        Where the method is unknown (the known ones are listed), an option is not the method's (its own are
-        listed), or a number is out of its range.
+        It has fewer components than requested if some have no weight, or if the method stops early.
 
     Examples
     --------
     >>> pair = GaussianMixture([0.4, 0.1, 0.5], [[0.0], [0.5], [9.0]], np.ones((3, 1, 1)))
-    >>> found = reduce(pair, 2, method="runnalls")
-    >>> found.assignment.tolist(), found.mixture.means.tolist()
+    >>> reduction = reduce(pair, 2, method="runnalls")
+    >>> reduction.assignment.tolist(), reduction.mixture.means.tolist()
     ([0, 0, 1], [[0.1], [9.0]])
     >>> len(reduce(pair, max_distance=0.1).mixture)
     2
@@ -113,23 +122,21 @@ def reduce(
     n = len(mixture)
     if n_components is None and max_distance is None:
         raise InputError("neither n_components nor max_distance is given", "one of them, or both")
-    if n_components is not None and not (is_whole(n_components) and 1 <= n_components <= n):
-        raise InputError(f"n_components is {n_components}", f"a whole number from 1 to {n}, the mixture's components")
-    if max_distance is not None:
-        number("max_distance", max_distance, lambda angle: 0 <= angle < np.inf, "an angle >= 0, in radians")
-    began = time.perf_counter()
+    check("n_components", n_components, Annotated[int, Bounds(1, n)] | None)
+    check("max_distance", max_distance, NonNegative | None)
+    start = time.perf_counter()
     most = n if n_components is None else int(n_components)
-    found = _run(chosen, mixture, most, options)
-    if max_distance is not None and found.distance <= max_distance:
-        enough, too_few = len(found.mixture), 0
+    best = _run(chosen, mixture, most, options)
+    if max_distance is not None and best.distance <= max_distance:
+        enough, too_few = len(best.mixture), 0
         while enough - too_few > 1:
             middle = (enough + too_few) // 2
             trial = _run(chosen, mixture, middle, options)
             if trial.distance <= max_distance:
-                found, enough = trial, len(trial.mixture)
+                best, enough = trial, len(trial.mixture)
             else:
                 too_few = middle
-    return Reduction(found.mixture, found.assignment, found.history, time.perf_counter() - began, mixture)
+    return Reduction(best.mixture, best.assignment, best.history, time.perf_counter() - start, mixture)
 
 
 def reduce_many(
@@ -140,7 +147,7 @@ def reduce_many(
     n_jobs: int | None = None,
     **options: Any,
 ) -> list[Reduction]:
-    """Reduce many mixtures, side by side through joblib.
+    """Reduce many mixtures in parallel through joblib.
 
     Parameters
     ----------
@@ -149,18 +156,13 @@ def reduce_many(
     n_components, method, options
         As for :func:`reduce`.
     n_jobs
-        How many at a time, as joblib counts them: -1 for all cores, None for one, or for what
-        ``joblib.parallel_config`` says. That is how a Ray or Dask cluster serves: by its joblib backend.
+        The number of parallel jobs, as in joblib: -1 for all cores, None for one, or for what
+        ``joblib.parallel_config`` says. A Ray or Dask cluster works through its joblib backend.
 
     Returns
     -------
     list of Reduction
-        In the order of the mixtures, the same whatever ``n_jobs``.
-
-    Raises
-    ------
-    InputError
-        As :func:`reduce`; where the extra ``parallel`` is missing.
+        In the order of the mixtures; the same for any ``n_jobs``.
     """
     joblib = require("joblib", package="gmr-metric", extra="parallel")
     jobs = (joblib.delayed(reduce)(m, n_components, method, **options) for m in mixtures)
@@ -168,7 +170,7 @@ def reduce_many(
 
 
 def available_methods() -> tuple[str, ...]:
-    """Return the methods that :func:`reduce` knows, a user's own included.
+    """Return the names of the methods that :func:`reduce` accepts, including user-defined ones.
 
     Examples
     --------
@@ -179,20 +181,15 @@ def available_methods() -> tuple[str, ...]:
 
 
 def register_method(name: str, method: Method) -> None:
-    """Make a reduction method known to :func:`reduce`, the command line and the comparisons.
+    """Make a reduction method available to :func:`reduce`, the command line and the comparisons.
 
     Parameters
     ----------
     name
-        What it is called.
+        The method's name; it must be new.
     method
         Called with a mixture, whose weights are all positive, a number of components from 1 to its length, and
         its own keyword options; it returns an :class:`~gmr_metric.Outcome`.
-
-    Raises
-    ------
-    InputError
-        Where the name is taken.
 
     Examples
     --------
@@ -204,13 +201,18 @@ def register_method(name: str, method: Method) -> None:
     [0, 0, 1]
     """
     if name in _METHODS:
-        raise InputError(f"a method {name!r} is there already", "another name")
+        raise InputError(f"a method {name!r} is already registered", "another name")
     _METHODS[name] = method
 
 
-def _method(name: str, options: dict[str, Any]) -> Method:
+def check_method(name: str) -> None:
+    """Refuse the name of an unknown method."""
     if name not in _METHODS:
         raise InputError(f"method {name!r} is unknown", ", ".join(available_methods()))
+
+
+def _method(name: str, options: dict[str, Any]) -> Method:
+    check_method(name)
     own = list(inspect.signature(_METHODS[name]).parameters)[2:]
     for option in options:
         if option not in own:
@@ -219,11 +221,11 @@ def _method(name: str, options: dict[str, Any]) -> Method:
 
 
 def _run(method: Method, mixture: GaussianMixture, n_components: int, options: dict[str, Any]) -> Reduction:
-    """Run a method on the components that carry weight, and put the others to the nearest of them."""
-    began = time.perf_counter()
+    """Run a method on the components of positive weight, and assign the others to the nearest of them."""
+    start = time.perf_counter()
     heavy = np.flatnonzero(mixture.weights > 0)
     whole = len(heavy) == len(mixture)
-    part = mixture if whole else _subset(mixture, heavy)
+    part = mixture if whole else mixture.subset(heavy)
     outcome = method(part, min(n_components, len(part)), **options)
     assignment = np.asarray(outcome.assignment)
     reduced = merge_groups(part, assignment) if outcome.mixture is None else outcome.mixture
@@ -233,25 +235,4 @@ def _run(method: Method, mixture: GaussianMixture, n_components: int, options: d
         history = tuple(
             Step(s.action, tuple(int(heavy[c]) for c in s.components), s.n_components, s.cost) for s in history
         )
-    return Reduction(reduced, assignment, history, time.perf_counter() - began, mixture)
-
-
-def _subset(mixture: GaussianMixture, kept: Sequence[int] | np.ndarray) -> GaussianMixture:
-    return GaussianMixture(mixture.weights[kept], mixture.means[kept], mixture.covariances[kept], normalize=True)
-
-
-_BUILT_IN: dict[str, Method] = {
-    "prune": prune,
-    "threshold": threshold,
-    "salmond": salmond,
-    "west": west,
-    "williams": williams,
-    "runnalls": runnalls,
-    "cowa": cowa,
-    "gmrc": gmrc,
-    "ctd": ctd,
-    "brute-force": brute_force,
-    "oggmr": oggmr,
-}
-for _name, _method_of_ours in _BUILT_IN.items():
-    register_method(_name, _method_of_ours)
+    return Reduction(reduced, assignment, history, time.perf_counter() - start, mixture)

@@ -1,7 +1,7 @@
-"""Barycentres: the Gaussian that is nearest to some Gaussians, on their weighted average.
+"""Barycentres: the Gaussian with the lowest weighted average cost from given Gaussians.
 
-Each is a closed form, or comes by steps to the minimiser of an upper bound of the average cost:
-these never raise the cost and cannot leave the positive definite matrices, whatever the start.
+Each has a closed form, or is found by steps to the minimiser of an upper bound of the average cost. Such steps never
+increase the cost and never leave the positive definite matrices, from any start.
 """
 
 from __future__ import annotations
@@ -10,30 +10,22 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+from sextet_common.checks import check
 from sextet_common.errors import InputError
 
-from gmr_metric.checks import one_of
 from gmr_metric.density.mixture import GaussianMixture
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 Kind = Literal["kl", "w2", "cs"]
-_ITERATIONS = 500  # ten or twenty do, unless the Gaussians are very unlike
-_MEMORY = 5  # steps that a guess looks back on
-_FAR = 5.0  # a guess beyond it, in scaled roots or in logs of covariances, is no good
+_ITERATIONS = 500  # ten to twenty suffice, unless the Gaussians are very different
+_MEMORY = 5  # previous steps used by an extrapolation
+_FAR = 5.0  # an extrapolation beyond this, in scaled roots or in logs of covariances, is rejected
 
 
 class Gaussian(NamedTuple):
-    """One Gaussian.
-
-    Attributes
-    ----------
-    mean
-        Shape (d,).
-    covariance
-        Shape (d, d).
-    """
+    """One Gaussian: mean (d,) and covariance (d, d)."""
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -55,36 +47,26 @@ def barycentre(
         N components in d dimensions.
     kind
         The cost of a component f: ``kl`` for ``KL(f || g)``, whose minimiser is the moment-preserving merge;
-        ``w2`` for the squared 2-Wasserstein distance (Alvarez-Esteban et al., arXiv 1511.05355, in the form of
-        *ours* below); ``cs`` for the Cauchy-Schwarz divergence (the steps are *ours*; a local minimum).
+        ``w2`` for the squared 2-Wasserstein distance (Alvarez-Esteban et al., arXiv 1511.05355, in the form below);
+        ``cs`` for the Cauchy-Schwarz divergence (a local minimum; the steps are our own).
     weights
-        Other weights than the mixture's, at least 0 and of any positive sum, shape (N,). A component without
-        weight does not count, and a single one with weight is its own barycentre, to the last digit.
+        Weights to use instead of the mixture's, at least 0 and of any positive sum, shape (N,). Components of zero
+        weight do not count, and a single component of positive weight is returned unchanged.
     start
-        A covariance to start from, shape (d, d), where ``w2`` and ``cs`` shall start near their end.
+        The covariance at which ``w2`` and ``cs`` start, shape (d, d).
     tolerance
-        The change of a step, relative to the covariance, at which the steps of ``w2`` and ``cs`` end.
-
-    Returns
-    -------
-    Gaussian
-        Mean and covariance.
-
-    Raises
-    ------
-    InputError
-        Where the kind is unknown (the accepted ones are listed) or the weights do not fit.
+        The change of a step, relative to the covariance, at which ``w2`` and ``cs`` stop.
 
     Notes
     -----
     *w2*: with factors ``P_i = F_i F_i^T`` and ``C = R R^T`` the squared distance of two centred Gaussians is the
-    least ``|F_i Q_i - R|^2`` over orthogonal Q_i. One step takes the best Q_i, from the singular vectors of
+    minimum of ``|F_i Q_i - R|^2`` over orthogonal Q_i. One step takes the best Q_i, from the singular vectors of
     ``F_i^T R``, and then the best R, ``sum_i p_i F_i Q_i``; it is the published fixed point without its inverse roots.
 
-    *cs*: with ``S_i = P_i + C`` and ``e_i = m_i - m`` the average cost is, but for a constant,
-    ``sum_i p_i (log |S_i| + e_i^T S_i^-1 e_i) / 2 - log |C| / 4``. The best mean for a C is in closed form. In C,
+    *cs*: with ``S_i = P_i + C`` and ``e_i = m_i - m`` the average cost is, up to a constant,
+    ``sum_i p_i (log |S_i| + e_i^T S_i^-1 e_i) / 2 - log |C| / 4``. The best mean for a C has a closed form. In C,
     ``log |S_i|`` lies below its tangent, and ``e^T S^-1 e`` below ``x^T P^-1 x + y^T C^-1 y`` for any
-    ``x + y = e``. The sum of these bounds, which touch at the current C, is least where
+    ``x + y = e``. The sum of these bounds, which touch at the current C, is minimal where
     ``C A C - C / 2 - B = 0`` with ``A = sum_i p_i S_i^-1`` and B the second moment of the ``y_i = C S_i^-1 e_i``.
 
     Examples
@@ -93,7 +75,7 @@ def barycentre(
     >>> [round(float(barycentre(pair, kind).covariance[0, 0]), 6) for kind in ("kl", "w2", "cs")]
     [6.0, 4.0, 3.902468]
     """
-    one_of("kind", kind, ("kl", "w2", "cs"))
+    check("kind", kind, Kind)
     shares = mixture.weights if weights is None else np.asarray(weights, dtype=np.float64)
     total = shares.sum()
     if shares.shape != (len(mixture),) or not (shares >= 0).all() or not 0 < total < np.inf:
@@ -129,7 +111,8 @@ def _wasserstein(shares: np.ndarray, factors: np.ndarray, start: np.ndarray | No
         return float(cost), np.matmul(weighted, np.matmul(left, right)).sum(axis=0)
 
     root = scale * _descended(step, np.linalg.cholesky(mean if start is None else start) / scale, tolerance)
-    return np.asarray(root @ root.T)
+    covariance: np.ndarray = root @ root.T
+    return covariance
 
 
 def _cauchy_schwarz(
@@ -140,7 +123,7 @@ def _cauchy_schwarz(
     start: np.ndarray | None,
     tolerance: float,
 ) -> Gaussian:
-    # The minimiser moves with affine maps: in the coordinates of the merge nothing is far from one.
+    # The minimiser is equivariant under affine maps: in the coordinates of the merge all numbers are of order one.
     outer = np.linalg.cholesky(merged.covariance)
     inverse_outer = np.linalg.inv(outer)
     points = (means - merged.mean) @ inverse_outer.T
@@ -161,7 +144,7 @@ def _cauchy_schwarz(
         pulls = np.einsum("nij,nj->ni", inverses, offsets)
         distances = (offsets * pulls).sum(axis=1) - np.linalg.slogdet(inverses)[1]
         y = pulls @ current
-        # With A = L L^T the equation for X = L^T C L is X^2 - X / 2 - L^T B L = 0: an eigenvalue at a time.
+        # With A = L L^T the equation for X = L^T C L is X^2 - X / 2 - L^T B L = 0, solved for each eigenvalue.
         factor = np.linalg.cholesky(precision)
         values, vectors = np.linalg.eigh(factor.T @ (shares[:, None] * y).T @ y @ factor)
         root = np.linalg.solve(factor.T, vectors * np.sqrt(0.25 + np.sqrt(0.0625 + values.clip(0))))
@@ -176,22 +159,23 @@ def _cauchy_schwarz(
 
 def _symmetric_map(function: Callable[[np.ndarray], np.ndarray], matrix: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(matrix)
-    return np.asarray((vectors * function(values)) @ vectors.T)
+    image: np.ndarray = (vectors * function(values)) @ vectors.T
+    return image
 
 
 def _log(eigenvalues: np.ndarray) -> np.ndarray:
-    """Return logs, also where rounding has eaten an eigenvalue: the next step brings it back."""
-    return np.asarray(np.log(eigenvalues.clip(np.finfo(np.float64).tiny)))
+    """Return logs, also if an eigenvalue is lost to rounding: the next step restores it."""
+    logs: np.ndarray = np.log(eigenvalues.clip(np.finfo(np.float64).tiny))
+    return logs
 
 
 def _descended(
     step: Callable[[np.ndarray], tuple[float, np.ndarray]], point: np.ndarray, tolerance: float
 ) -> np.ndarray:
-    """Repeat a step that never raises a cost until it changes nothing, and speed it up.
+    """Repeat a step that never increases a cost until it converges, with Anderson acceleration (Walker and Ni 2011).
 
-    The step returns the cost of a point and the next point. Where the cost is flat its changes are small and alike;
-    from the last few Anderson's method guesses where they lead (Walker and Ni 2011). A guess that costs more than
-    the point before is taken back, and the plain step stands.
+    The step returns the cost of a point and the next point. An extrapolation that costs more than the point before is
+    rejected in favour of the plain step.
     """
     points: list[np.ndarray] = []
     changes: list[np.ndarray] = []
@@ -205,15 +189,16 @@ def _descended(
         points, changes = [*points[-_MEMORY:], point], [*changes[-_MEMORY:], following - point]
         if np.abs(changes[-1]).max() <= tolerance:
             break
-        point = _guess(points, changes)
+        point = _extrapolated(points, changes)
         if np.abs(point - following).max() > _FAR:
             point = following
     return plain
 
 
-def _guess(points: list[np.ndarray], changes: list[np.ndarray]) -> np.ndarray:
-    """Return where the change would vanish, were it linear in the point."""
+def _extrapolated(points: list[np.ndarray], changes: list[np.ndarray]) -> np.ndarray:
+    """Return the point where the change vanishes if it is linear in the point."""
     by_point, by_change = (np.diff(np.reshape(values, (len(values), -1)), axis=0).T for values in (points, changes))
     last = changes[-1]
     share = np.linalg.lstsq(by_change, last.ravel(), rcond=1e-8)[0]
-    return np.asarray(points[-1] + last - ((by_point + by_change) @ share).reshape(last.shape))
+    point: np.ndarray = points[-1] + last - ((by_point + by_change) @ share).reshape(last.shape)
+    return point

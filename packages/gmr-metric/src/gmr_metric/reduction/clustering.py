@@ -1,30 +1,28 @@
-"""Reductions by clustering: components go to their cheapest centre, centres to their barycentre, in turn.
+"""Reductions by clustering: assign components to their cheapest centre, move centres to their barycentre, repeat.
 
-That is majorise-minimise for the composite transportation divergence (CTD; Zhang, Zhang and
-Chen, arXiv 2002.08410). With the Kullback-Leibler cost and no regularization it is the k-means
-of GMRC (Schieferdecker and Huber 2009).
+This is majorise-minimise for the composite transportation divergence (CTD; Zhang, Zhang and Chen, arXiv 2002.08410).
+With the Kullback-Leibler cost and no regularization it is the k-means of GMRC (Schieferdecker and Huber 2009).
 """
 
 from __future__ import annotations
 
 import numpy as np
-from sextet_common.errors import InputError
+from sextet_common.checks import NonNegative, check
 
-from gmr_metric.reduction.barycentres import Kind, barycentre
-from gmr_metric.checks import number, one_of
+from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances.costs import cauchy_schwarz, kullback_leibler, squared_wasserstein
+from gmr_metric.distances.metrics import distance
+from gmr_metric.reduction.barycentres import Kind, barycentre
 from gmr_metric.reduction.greedy import runnalls
 from gmr_metric.reduction.merging import merge_groups
-from gmr_metric.distances.metrics import distance
-from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.reduction.outcome import Outcome, Step, dispensable, nearest_centres
 from gmr_metric.reduction.refinement import refine as refine_all
 
 _COSTS = {"kl": kullback_leibler, "w2": squared_wasserstein, "cs": cauchy_schwarz}
 _SWEEPS = 100
 _EPSILON = np.finfo(np.float64).eps
-_ROUGH = 1e-5  # how nearly a sweep finds its barycentres: it starts near them, and another sweep follows
-_CONVERGED = 1e-9  # relative fall of the regularized objective at which the sweeps end
+_ROUGH = 1e-5  # tolerance of the barycentres of a sweep: it starts near them, and another sweep follows
+_CONVERGED = 1e-9  # relative decrease of the regularized objective at which the sweeps end
 
 
 def ctd(mixture: GaussianMixture, n_components: int, *, cost: Kind = "kl", regularization: float = 0.0) -> Outcome:
@@ -40,34 +38,29 @@ def ctd(mixture: GaussianMixture, n_components: int, *, cost: Kind = "kl", regul
         The cost of sending component f to centre g: ``kl`` for ``KL(f || g)``, ``w2`` for the squared
         2-Wasserstein distance, ``cs`` for the Cauchy-Schwarz divergence.
     regularization
-        The weight of the plan's entropy, in units of the cost. With 0 a component goes whole to its cheapest
-        centre, of equal ones to the first; else its weight is spread over all centres by the softmax of
-        ``-cost / regularization``, and the assignment says where most of it went.
+        The weight of the plan's entropy, in units of the cost. With 0 a component goes entirely to its cheapest
+        centre, ties to the first; otherwise its weight is spread over all centres by the softmax of
+        ``-cost / regularization``, and it is assigned to the centre with the largest share.
 
     Returns
     -------
     Outcome
         The groups, with Runnalls' merges and then each sweep as the history; without regularization and with ``kl``
-        the groups' merges are the centres. A sweep is recorded with its objective, which never rises: the sum of
+        the centres are the groups' merges. A sweep is recorded with its objective, which never increases: the sum of
         weight times cost of the cheapest centre. With regularization that cost is the soft minimum
         ``-regularization * log(mean(exp(-cost / regularization)))``. Sweeps end when no component moves, with
-        regularization when the objective falls by less than 1e-9 of itself, and after 100 at the latest. They hold
-        tables of N x L numbers.
-
-    Raises
-    ------
-    InputError
-        Where the cost is unknown (the known ones are listed) or the regularization is negative.
+        regularization when the relative decrease of the objective is below 1e-9, and after 100 at the latest. They
+        hold tables of N x L numbers.
 
     Examples
     --------
     >>> three = GaussianMixture([0.4, 0.1, 0.5], [[0.0], [0.5], [9.0]], np.ones((3, 1, 1)))
-    >>> found = ctd(three, 2, cost="w2")
-    >>> found.assignment.tolist(), found.mixture.means.round(6).tolist()
+    >>> outcome = ctd(three, 2, cost="w2")
+    >>> outcome.assignment.tolist(), outcome.mixture.means.round(6).tolist()
     ([0, 0, 1], [[0.1], [9.0]])
     """
-    one_of("cost", cost, _COSTS)
-    number("regularization", regularization, lambda weight: 0 <= weight < np.inf, "a number >= 0")
+    check("cost", cost, Kind)
+    check("regularization", regularization, NonNegative)
     n = len(mixture)
     if n_components == n:
         return Outcome(np.arange(n))
@@ -81,27 +74,9 @@ def ctd(mixture: GaussianMixture, n_components: int, *, cost: Kind = "kl", regul
 def gmrc(mixture: GaussianMixture, n_components: int, *, refine: bool = True) -> Outcome:
     """Reduce by clustering and refinement (GMRC; Schieferdecker and Huber 2009).
 
-    Runnalls' groups, then k-means under ``KL(f || g)`` with moment-preserving merges as :func:`ctd` does it, then
-    the refinement of all parameters for the smallest integral squared error.
-
-    Parameters
-    ----------
-    mixture
-        A mixture of N components.
-    n_components
-        L, from 1 to N.
-    refine
-        Whether the last step is taken; without it the mixture's mean and covariance stay as they are.
-
-    Returns
-    -------
-    Outcome
-        The refined mixture, and which of its components is nearest to each of the original's.
-
-    Raises
-    ------
-    InputError
-        Where ``refine`` is no truth value.
+    The steps are Runnalls' groups, k-means under ``KL(f || g)`` with moment-preserving merges as in :func:`ctd`, and
+    the refinement of all parameters for the smallest integral squared error. ``refine=False`` omits the last, and keeps
+    the mixture's mean and covariance.
 
     Examples
     --------
@@ -109,20 +84,19 @@ def gmrc(mixture: GaussianMixture, n_components: int, *, refine: bool = True) ->
     >>> gmrc(three, 2).assignment.tolist()
     [0, 0, 1]
     """
-    if not isinstance(refine, bool | np.bool_):
-        raise InputError(f"refine is {refine!r}", "true, false")
-    found = ctd(mixture, n_components)
+    check("refine", bool(refine) if isinstance(refine, np.bool_) else refine, bool)
+    outcome = ctd(mixture, n_components)
     if not refine or n_components == len(mixture):
-        return found
-    refined = refine_all(mixture, merge_groups(mixture, found.assignment), objective="ise")
+        return outcome
+    refined = refine_all(mixture, merge_groups(mixture, outcome.assignment), objective="ise")
     step = Step("refine", (), n_components, distance(mixture, refined, "ise"))
-    return Outcome(nearest_centres(mixture, refined), refined, (*found.history, step))
+    return Outcome(nearest_centres(mixture, refined), refined, (*outcome.history, step))
 
 
 def _clusters(
     mixture: GaussianMixture, assignment: np.ndarray, cost: Kind, regularization: float
 ) -> tuple[np.ndarray, GaussianMixture, list[float]]:
-    """Return how much of each component's weight goes to each centre, the centres, and the objective of each sweep."""
+    """Return the plan (the weight from each component to each centre), the centres, and each sweep's objective."""
     plan = np.zeros((len(mixture), int(assignment.max()) + 1))
     plan[np.arange(len(mixture)), assignment] = mixture.weights
     everywhere = np.arange(plan.shape[1])
@@ -136,20 +110,20 @@ def _clusters(
             break
         new_centres = _moved(mixture, new_plan, cost, centres, changed)
         new_costs = costs.copy()
-        new_costs[:, changed] = _COSTS[cost](mixture, _only(new_centres, changed))
+        new_costs[:, changed] = _COSTS[cost](mixture, new_centres.subset(changed))
         new_value = _objective(mixture, new_costs, regularization)
-        if not new_value < value:  # what rounding calls a move is none
+        if not new_value < value:  # the move is rounding
             break
-        fall = value - new_value
+        decrease = value - new_value
         plan, centres, costs, value = new_plan, new_centres, new_costs, new_value
         values.append(value)
-        if regularization and fall <= _CONVERGED * value:
+        if regularization and decrease <= _CONVERGED * value:
             break
     return plan, _moved(mixture, plan, cost, centres, everywhere, tolerance=1e-12), values
 
 
 def _objective(mixture: GaussianMixture, costs: np.ndarray, regularization: float) -> float:
-    """Return the least that the plan can cost, its entropy included, with these costs of component and centre."""
+    """Return the lowest cost of any plan, including its entropy, for these costs of component and centre."""
     least = costs.min(axis=1)
     if regularization:
         above = np.expm1((least[:, None] - costs) / regularization).mean(axis=1)
@@ -158,16 +132,16 @@ def _objective(mixture: GaussianMixture, costs: np.ndarray, regularization: floa
 
 
 def _plan(mixture: GaussianMixture, costs: np.ndarray, regularization: float) -> np.ndarray:
-    """Return the plan that attains the objective, but that a centre which it leaves empty gets a component.
+    """Return the plan that attains the objective, except that every empty centre gets a component.
 
-    It is the one that costs most where it is, among those that do not leave another centre empty. The centre will
-    be this component, at no cost.
+    It gets the one with the highest cost, among those that do not leave another centre empty. The centre will be this
+    component, at no cost.
     """
     n, n_components = costs.shape
     least = costs.min(axis=1)
     if regularization:
         shares = np.exp((least[:, None] - costs) / regularization)
-        shares[shares < _EPSILON] = 0  # they change no digit of a centre, but would take part in finding it
+        shares[shares < _EPSILON] = 0  # they change no digit of a centre, but cost time
         plan: np.ndarray = mixture.weights[:, None] * (shares / shares.sum(axis=1, keepdims=True))
     else:
         plan = np.zeros(costs.shape)
@@ -188,22 +162,19 @@ def _moved(
     changed: np.ndarray,
     tolerance: float = _ROUGH,
 ) -> GaussianMixture:
-    """Return the centres, some of them moved to the barycentres of what the plan sends them."""
+    """Return the centres, with the changed ones moved to the barycentres of what the plan sends them."""
     means, covariances = centres.means.copy(), centres.covariances.copy()
     for label in changed:
-        found = barycentre(mixture, cost, weights=plan[:, label], start=covariances[label], tolerance=tolerance)
-        means[label], covariances[label] = found
+        means[label], covariances[label] = barycentre(
+            mixture, cost, weights=plan[:, label], start=covariances[label], tolerance=tolerance
+        )
     return GaussianMixture(plan.sum(axis=0), means, covariances, normalize=True)
 
 
-def _only(mixture: GaussianMixture, chosen: np.ndarray) -> GaussianMixture:
-    return GaussianMixture(mixture.weights[chosen], mixture.means[chosen], mixture.covariances[chosen], normalize=True)
-
-
 def _partition(plan: np.ndarray) -> np.ndarray:
-    """Return where most of each component goes; a centre that is nobody's first gets who sends it most."""
+    """Return each component's main centre; a centre that is none's gets the component that sends it most."""
     n_components = plan.shape[1]
-    labels = np.asarray(plan.argmax(axis=1))
+    labels: np.ndarray = plan.argmax(axis=1)
     for empty in np.setdiff1d(np.arange(n_components), labels):
         labels[np.where(dispensable(labels, n_components), plan[:, empty], -1).argmax()] = empty
     return labels

@@ -1,8 +1,8 @@
 """Brute force: the best of all partitions of a small mixture's components.
 
-Every subset of components is merged once, and one table holds the inner products of all disjoint
-subsets; a partition is then a sum of table entries. Blocks are chosen in the order of their
-lowest components, all partial partitions of a level together.
+Every subset of components is merged once, and one table holds the inner products of all disjoint subsets, so that a
+partition is a sum of table entries. Blocks are chosen in the order of their lowest components, all partial partitions
+of a level at once.
 """
 
 from __future__ import annotations
@@ -10,40 +10,26 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from sextet_common.checks import check
 from sextet_common.errors import InputError
 
-from gmr_metric.checks import one_of
-from gmr_metric.loops.columns import Columns, whitened
-from gmr_metric.reduction.merging import merge_groups
-from gmr_metric.distances.metrics import distance
+from gmr_metric.density.gaussian import log_packed
 from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.distances.metrics import distance
+from gmr_metric.loops.columns import Columns, whitened
+from gmr_metric.loops.vectorised import overlaps
+from gmr_metric.reduction.merging import merge_groups
 from gmr_metric.reduction.outcome import Outcome, Step
-from gmr_metric.loops.vectorised import log_kernels, overlaps
 
+Metric = Literal["angle", "ise"]
 MOST = 13  # components: the table of subsets takes 270 MB there, four times as much with each one more
 
 
-def brute_force(mixture: GaussianMixture, n_components: int, *, metric: Literal["angle", "ise"] = "angle") -> Outcome:
-    """Merge the groups of the best of all partitions into exactly so many.
+def brute_force(mixture: GaussianMixture, n_components: int, *, metric: Metric = "angle") -> Outcome:
+    """Merge the groups of the best partition into exactly n_components, for mixtures of at most 13 components.
 
-    Parameters
-    ----------
-    mixture
-        A mixture of N <= 13 components.
-    n_components
-        L, from 1 to N.
-    metric
-        What best means, against the original: the ``angle`` or the integral squared error.
-
-    Returns
-    -------
-    Outcome
-        The groups. The best partition's merge is no optimum of all parameters: refining it may gain much.
-
-    Raises
-    ------
-    InputError
-        Where N > 13, or the metric is unknown.
+    The best partition has the smallest ``angle`` to the original, or integral squared error (``ise``). It is not an
+    optimum over all parameters: refining it may improve it much.
 
     Examples
     --------
@@ -54,11 +40,11 @@ def brute_force(mixture: GaussianMixture, n_components: int, *, metric: Literal[
     n = len(mixture)
     if n > MOST:
         raise InputError(f"brute-force over {n} components", f"at most {MOST} components")
-    one_of("metric", metric, ("angle", "ise"))
+    check("metric", metric, Metric)
     f = whitened(mixture)
     log_scale = float(f.log_self().max())
     subsets = _subsets(f)
-    with_f = subsets.weights * overlaps(subsets.means, subsets.packed, *f, log_scale)
+    with_f = subsets.weights * overlaps(subsets, f, log_scale)
     alone = subsets.weights**2 * np.exp(_self(subsets) - log_scale)
     blocks = _best(n, n_components, with_f, alone, _table(subsets, n, log_scale), metric)
     assignment = np.empty(n, dtype=np.intp)
@@ -69,11 +55,11 @@ def brute_force(mixture: GaussianMixture, n_components: int, *, metric: Literal[
 
 
 def _subsets(f: Columns) -> Columns:
-    """Merge every subset; a subset's place is its bits' number, and place 0 is not used."""
+    """Merge every subset; the bits of its index are its components, and index 0 is not used."""
     n = len(f.weights)
     place = np.concatenate([[0], np.repeat(np.arange(n), 2 ** np.arange(n))])  # of the highest bit
     merged = f.take(place)
-    for high in range(1, n):  # the subsets without a bit, then the same ones with it
+    for high in range(1, n):  # the subsets without a bit, then the same with it
         without = np.arange(1, 2**high)
         for array in merged:
             array[..., 2**high + without] = array[..., without]
@@ -82,13 +68,13 @@ def _subsets(f: Columns) -> Columns:
 
 
 def _self(subsets: Columns) -> np.ndarray:
-    return log_kernels(np.zeros_like(subsets.means), 2 * subsets.packed)
+    return log_packed(np.zeros_like(subsets.means), 2 * subsets.packed)
 
 
 def _table(subsets: Columns, n: int, log_scale: float) -> np.ndarray:
     """Return the inner products of disjoint subsets, at [0 in neither, first >> 1, second >> 1], lower first.
 
-    Of two disjoint subsets the second, the one without their lowest component, never holds component 0.
+    The second of two disjoint subsets, the one without their lowest component, never contains component 0.
     """
     half = 2 ** (n - 1)
     table = np.zeros((2, half, half))
@@ -98,7 +84,7 @@ def _table(subsets: Columns, n: int, log_scale: float) -> np.ndarray:
         second = everything[(everything & first == 0) & (lowest > (first & -first))]
         if second.size:
             offsets = subsets.means[:, second] - subsets.means[:, [first]]
-            kernels = np.exp(log_kernels(offsets, subsets.packed[:, second] + subsets.packed[:, [first]]) - log_scale)
+            kernels = np.exp(log_packed(offsets, subsets.packed[:, second] + subsets.packed[:, [first]]) - log_scale)
             weights = subsets.weights[first] * subsets.weights[second]
             table[1 - (first & 1), first >> 1, second >> 1] = weights * kernels
     return table
@@ -113,7 +99,8 @@ def _best(
         return [everything]
 
     def twice(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        return np.asarray(2 * table[1 - (first & 1), first >> 1, second >> 1])
+        entries: np.ndarray = 2 * table[1 - (first & 1), first >> 1, second >> 1]
+        return entries
 
     rest = np.array([everything])
     chosen, a, b = np.zeros((1, 0), dtype=np.int32), np.zeros(1), np.zeros(1)
@@ -147,11 +134,12 @@ def _best(
 
 def _cost(a: np.ndarray, b: np.ndarray, metric: str) -> np.ndarray:
     """Return -cos^2 or the integral squared error, up to constants, from <f, g> and <g, g>."""
-    return np.asarray(-(a**2) / b if metric == "angle" else b - 2 * a)
+    cost: np.ndarray = -(a**2) / b if metric == "angle" else b - 2 * a
+    return cost
 
 
 def _blocks(left: int, n_more: int) -> np.ndarray:
-    """Return the subsets of what is left that hold its lowest bit and leave enough for as many blocks more."""
+    """Return the subsets of what is left that contain its lowest bit and leave enough for n_more blocks."""
     lowest = left & -left
     others = left - lowest
     bits = [1 << k for k in range(others.bit_length()) if others >> k & 1]
@@ -159,4 +147,5 @@ def _blocks(left: int, n_more: int) -> np.ndarray:
     for bit in bits:
         subsets = np.concatenate([subsets, subsets + bit])
     remaining = others - subsets
-    return np.asarray(lowest + subsets[np.bitwise_count(remaining) >= n_more], dtype=np.int32)
+    blocks: np.ndarray = lowest + subsets[np.bitwise_count(remaining) >= n_more]
+    return blocks.astype(np.int32)

@@ -1,11 +1,10 @@
-"""Greedy merging: one loop, with the cost of a pair plugged in.
+"""Greedy merging: one loop for every cost of a pair.
 
-Each merge touches one row of the table of costs, so the table need not be held: every component
-remembers its cheapest partner among the later ones, and a row whose partner has gone is looked
-at again only when its old cost, which is then a lower bound, comes to the front. That picks
-the same pairs as a search of the whole table, ties by the lowest indices, with memory linear in
-the number of components. `compiled.merge_pairs` is the same loop for numba; without numba the
-table is held while it is small, since computing a row anew takes longer there.
+Each merge changes one row of the table of costs, so the table need not be held. Every component remembers its cheapest
+partner among the later ones. A row whose partner is gone is searched again only when its old cost, which is then a
+lower bound, is the lowest. That picks the same pairs as a search of the whole table, ties by the lowest indices, with
+memory linear in the number of components. `loops.compiled.merge_pairs` is the same loop in numba. Without numba the
+table is held while it is small, because computing a row again takes longer there.
 """
 
 from __future__ import annotations
@@ -13,28 +12,28 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import numpy as np
-from sextet_common.errors import InputError
+from sextet_common.checks import Natural, check
 
-from gmr_metric.loops import vectorised
-from gmr_metric.checks import is_whole
-from gmr_metric.loops.columns import implementation, whitened
 from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.loops import vectorised
+from gmr_metric.loops.choice import implementation
+from gmr_metric.loops.columns import RUNNALLS, SALMOND, SQUARED_CHANGE, whitened
 from gmr_metric.reduction.outcome import Outcome, Step
 
-MANY = 5000  # components beyond which only neighbours are candidates, where the user has not said
+MANY = 5000  # with more components only neighbours are candidates by default
 NEIGHBOURS = 16
-_TABLE = 2**23  # costs that are held without numba: 64 MiB, some 2900 components
-_ROUND = 0.12  # of the components may go in one round of merges between neighbours
+_TABLE = 2**23  # costs that are held without numba: 64 MiB, about 2900 components
+_ROUND = 0.12  # largest share of the components that one round merges between neighbours
 
 
 class PairCost(ABC):
-    """What merging two components costs; it keeps the components, whitened and in columns.
+    """The cost of merging two components; it holds the components, whitened and in columns.
 
-    Parameters
-    ----------
-    mixture
-        N components.
+    ``kind`` is the number of the cost in the compiled loop, None if the loop does not know it.
     """
+
+    kind: int | None = None
+    log_scale = 0.0
 
     def __init__(self, mixture: GaussianMixture) -> None:
         self.components = whitened(mixture)
@@ -42,46 +41,43 @@ class PairCost(ABC):
 
     @abstractmethod
     def own_terms(self, chosen: np.ndarray) -> np.ndarray:
-        """Return what the cost needs to know of some components by themselves."""
+        """Return the terms of the cost that depend on one component, for the chosen ones."""
 
     @abstractmethod
     def pairs(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Return the costs of merging components i with components j, pair by pair; a single i goes with each."""
-
-    def compiled_kind(self) -> tuple[int, float] | None:
-        """Return the number that `compiled.merge_pairs` calls this cost by, and its scale, if it knows it."""
-        return None
+        """Return the costs of merging components i with components j, pair by pair; a single i pairs with each."""
 
     def merge(self, i: np.ndarray, j: np.ndarray) -> None:
-        """Put the merges of i and j in the places of i, pair by pair."""
+        """Replace components i by their merges with j, pair by pair."""
         self.components.merge(i, j)
         self.own[i] = self.own_terms(i)
 
     def keep(self, kept: np.ndarray) -> None:
-        """Forget all but some components."""
+        """Drop all other components."""
         self.components, self.own = self.components.take(kept), self.own[kept]
 
 
 class Salmond(PairCost):
-    """The increase of the covariance within components, by the covariance of the whole (Salmond 1990, joining)."""
+    """The increase of the covariance within components, relative to the whole covariance (Salmond 1990, joining)."""
+
+    kind = SALMOND
 
     def own_terms(self, chosen: np.ndarray) -> np.ndarray:
-        """Return nothing that matters."""
+        """Return zeros: the cost has no such terms."""
         return np.zeros(len(chosen))
 
     def pairs(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Return ``w_i w_j / (w_i + w_j) |m_i - m_j|^2``, the means whitened."""
+        """Return ``w_i w_j / (w_i + w_j) |m_i - m_j|^2`` of whitened means."""
         weights, means, _ = self.components
         squared = ((means[:, j] - means[:, i]) ** 2).sum(axis=0)
-        return np.asarray(weights[i] * weights[j] / (weights[i] + weights[j]) * squared)
-
-    def compiled_kind(self) -> tuple[int, float]:
-        """Return the number of this cost; it has no scale."""
-        return 0, 0.0
+        costs: np.ndarray = weights[i] * weights[j] / (weights[i] + weights[j]) * squared
+        return costs
 
 
 class Runnalls(PairCost):
     """An upper bound of the increase of the Kullback-Leibler divergence (Runnalls 2007)."""
+
+    kind = RUNNALLS
 
     def own_terms(self, chosen: np.ndarray) -> np.ndarray:
         """Return the log determinants."""
@@ -89,39 +85,34 @@ class Runnalls(PairCost):
 
     def pairs(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Return ``1/2 [(w_i + w_j) log |P_ij| - w_i log |P_i| - w_j log |P_j|]``."""
-        return vectorised.runnalls_costs(i, j, *self.components, self.own)
-
-    def compiled_kind(self) -> tuple[int, float]:
-        """Return the number of this cost; it has no scale."""
-        return 1, 0.0
+        return vectorised.runnalls_costs(i, j, self.components, self.own)
 
 
 class SquaredChange(PairCost):
     """The squared L2 norm of the change that the merge makes to the mixture (Williams 2003, locally).
 
-    It bounds the angle between the mixtures before and after: its sine is at most the norm of the change over
-    that of the mixture, which is the same for all pairs. In whitened coordinates, over a common scale.
+    It bounds the angle between the mixtures before and after: its sine is at most the norm of the change over that of
+    the mixture, which is the same for all pairs. In whitened coordinates, over a common scale.
     """
 
+    kind = SQUARED_CHANGE
+
     def __init__(self, mixture: GaussianMixture) -> None:
-        self._log_scale = float(whitened(mixture).log_self().max())
+        self.log_scale = float(whitened(mixture).log_self().max())
         super().__init__(mixture)
 
     def own_terms(self, chosen: np.ndarray) -> np.ndarray:
-        """Return the inner products of components with themselves."""
-        return np.asarray(np.exp(self.components.take(chosen).log_self() - self._log_scale))
+        """Return the components' inner products with themselves."""
+        terms: np.ndarray = np.exp(self.components.take(chosen).log_self() - self.log_scale)
+        return terms
 
     def pairs(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Return ``||w_i f_i + w_j f_j - w_ij f_ij||^2``."""
-        return vectorised.ise_costs(i, j, *self.components, self.own, self._log_scale)
-
-    def compiled_kind(self) -> tuple[int, float]:
-        """Return the number of this cost, and its scale."""
-        return 2, self._log_scale
+        return vectorised.ise_costs(i, j, self.components, self.own, self.log_scale)
 
 
 class Groups:
-    """Which original components have been merged, each group called by its lowest one."""
+    """The groups of merged original components, each identified by its lowest one."""
 
     def __init__(self, n: int) -> None:
         self._leader = np.arange(n)
@@ -129,7 +120,7 @@ class Groups:
         self.history: list[Step] = []
 
     def merge(self, i: int, j: int, cost: float) -> None:
-        """Put group j, of a higher number, into group i."""
+        """Merge group j into group i < j."""
         self._leader[j] = i
         self._left -= 1
         self.history.append(Step("merge", (int(i), int(j)), self._left, max(0.0, float(cost))))
@@ -143,7 +134,7 @@ class Groups:
 
 
 def merge_greedily(cost: PairCost, n_components: int, neighbours: int | None = None) -> Outcome:
-    """Merge the cheapest pair until so many components are left.
+    """Merge the cheapest pair until n_components are left.
 
     Parameters
     ----------
@@ -152,97 +143,95 @@ def merge_greedily(cost: PairCost, n_components: int, neighbours: int | None = N
     n_components
         From 1 to N.
     neighbours
-        Consider only the pairs of a component with so many nearest ones, in rounds of many merges at once, until
-        a few thousand components are left; 0 considers all pairs always. By default 16 beyond 5000 components. *Ours*.
-
-    Returns
-    -------
-    Outcome
-        The groups, and every merge in its order.
-
-    Raises
-    ------
-    InputError
-        Where the neighbours are no whole number >= 0.
+        Consider only pairs of a component with this many nearest ones, in rounds of many merges, until a few thousand
+        components are left; 0 always considers all pairs. By default 16 beyond 5000 components. Not specified in the
+        paper.
     """
     n = len(cost.own)
     groups, names = Groups(n), np.arange(n)
-    if neighbours is not None and not (is_whole(neighbours) and neighbours >= 0):
-        raise InputError(f"neighbours is {neighbours!r}", "a whole number >= 0")
+    check("neighbours", neighbours, Natural | None)
     if neighbours is None:
         neighbours = NEIGHBOURS if n > MANY else 0
     if neighbours:
         names = _merge_neighbours(cost, max(n_components, min(MANY // 2, 2 * n_components)), neighbours, groups)
     if len(names) <= n_components:
         return groups.outcome()
-    inner = implementation(len(names))
-    kind = cost.compiled_kind()
-    if kind is not None and inner is not vectorised:
-        pairs = np.empty((len(names) - n_components, 2), dtype=np.int64)
-        values = np.empty(len(pairs))
-        inner.merge_pairs(kind[0], n_components, *cost.components, cost.own, kind[1], pairs, values)
+    kernels = implementation(len(names))
+    if cost.kind is not None and kernels is not vectorised:
+        pairs, values = kernels.merge_pairs(cost.kind, n_components, cost.components, cost.own, cost.log_scale)
         for (i, j), value in zip(names[pairs].tolist(), values.tolist(), strict=True):
             groups.merge(i, j, value)
     else:
-        _merge_all(cost, n_components, groups, names)
+        _Search(cost, names, groups).merge_until(n_components)
     return groups.outcome()
 
 
-def _merge_all(cost: PairCost, n_components: int, groups: Groups, names: np.ndarray) -> None:
-    """Merge the cheapest of all pairs, one after the other."""
-    n = left = len(names)
-    best, bound, stale = np.zeros(n, dtype=np.intp), np.full(n, np.inf), np.zeros(n, dtype=bool)
-    alive = np.ones(n, dtype=bool)
-    table = np.empty((n, n)) if n * n <= _TABLE else None
+class _Search:
+    """The greedy search in NumPy: each row's cheapest later partner and its cost, or a lower bound if it is stale."""
 
-    def choose(i: int, costs: np.ndarray) -> None:
+    def __init__(self, cost: PairCost, names: np.ndarray, groups: Groups) -> None:
+        n = len(names)
+        self._cost, self._names, self._groups = cost, names, groups
+        self._best, self._bound, self._stale = np.zeros(n, dtype=np.intp), np.full(n, np.inf), np.zeros(n, dtype=bool)
+        self._alive = np.ones(n, dtype=bool)
+        self._table = np.empty((n, n)) if n * n <= _TABLE else None
+        for i in range(n - 1):
+            costs = self._later_costs(i)
+            if self._table is not None:
+                self._table[i, i + 1 :] = costs
+            self._choose(i, costs)
+
+    def merge_until(self, n_components: int) -> None:
+        """Merge the cheapest of all pairs, one after the other."""
+        left = len(self._alive)
+        while left > n_components:
+            i = int(self._bound.argmin())
+            if self._stale[i]:
+                self._choose(i, self._later_costs(i) if self._table is None else self._table[i, i + 1 :])
+                continue
+            self._merge(i, int(self._best[i]))
+            left -= 1
+            if left < 0.7 * len(self._alive):
+                self._compact()
+
+    def _merge(self, i: int, j: int) -> None:
+        self._groups.merge(self._names[i], self._names[j], self._bound[i])
+        self._cost.merge(np.array([i]), np.array([j]))
+        self._alive[j], self._bound[j], self._stale[j] = False, np.inf, False
+        self._stale |= np.isfinite(self._bound) & ((self._best == i) | (self._best == j))
+        costs = self._cost.pairs(np.array([i]), np.arange(len(self._alive)))
+        if self._table is not None:
+            self._table[:i, i], self._table[i, i + 1 :] = costs[:i], costs[i + 1 :]
+        row, bound = costs[:i], self._bound[:i]
+        closer = np.flatnonzero(self._alive[:i] & ((row < bound) | ((row == bound) & (self._best[:i] > i))))
+        self._best[closer], self._bound[closer], self._stale[closer] = i, row[closer], False
+        self._choose(i, costs[i + 1 :])
+
+    def _choose(self, i: int, costs: np.ndarray) -> None:
         """Note the cheapest later partner of component i."""
-        costs[~alive[i + 1 :]] = np.inf
-        stale[i], bound[i] = False, np.inf
+        costs[~self._alive[i + 1 :]] = np.inf
+        self._stale[i], self._bound[i] = False, np.inf
         if len(costs):
-            best[i] = i + 1 + int(costs.argmin())
-            bound[i] = costs[best[i] - i - 1]
+            self._best[i] = i + 1 + int(costs.argmin())
+            self._bound[i] = costs[self._best[i] - i - 1]
 
-    def computed(i: int) -> np.ndarray:
-        return cost.pairs(np.array([i]), np.arange(i + 1, len(alive)))
+    def _later_costs(self, i: int) -> np.ndarray:
+        return self._cost.pairs(np.array([i]), np.arange(i + 1, len(self._alive)))
 
-    for i in range(n - 1):
-        costs = computed(i)
-        if table is not None:
-            table[i, i + 1 :] = costs
-        choose(i, costs)
-    while left > n_components:
-        i = int(bound.argmin())
-        if stale[i]:
-            choose(i, computed(i) if table is None else table[i, i + 1 :])
-            continue
-        j = int(best[i])
-        groups.merge(names[i], names[j], bound[i])
-        cost.merge(np.array([i]), np.array([j]))
-        left -= 1
-        alive[j], bound[j], stale[j] = False, np.inf, False
-        stale |= np.isfinite(bound) & ((best == i) | (best == j))
-        costs = cost.pairs(np.array([i]), np.arange(len(alive)))
-        if table is not None:
-            table[:i, i], table[i, i + 1 :] = costs[:i], costs[i + 1 :]
-        row = costs[:i]
-        closer = np.flatnonzero(alive[:i] & ((row < bound[:i]) | ((row == bound[:i]) & (best[:i] > i))))
-        best[closer], bound[closer], stale[closer] = i, row[closer], False
-        choose(i, costs[i + 1 :])
-        if left < 0.7 * len(alive):
-            kept, place = np.flatnonzero(alive), np.cumsum(alive) - 1
-            cost.keep(kept)
-            names, best, bound, stale = names[kept], place[best[kept]], bound[kept], stale[kept]
-            alive = np.ones(left, dtype=bool)
-            if table is not None:
-                table = table[np.ix_(kept, kept)]
+    def _compact(self) -> None:
+        kept, place = np.flatnonzero(self._alive), np.cumsum(self._alive) - 1
+        self._cost.keep(kept)
+        self._names, self._best = self._names[kept], place[self._best[kept]]
+        self._bound, self._stale, self._alive = self._bound[kept], self._stale[kept], self._alive[kept]
+        if self._table is not None:
+            self._table = self._table[np.ix_(kept, kept)]
 
 
 def _merge_neighbours(cost: PairCost, n_components: int, neighbours: int, groups: Groups) -> np.ndarray:
-    """Merge cheap pairs of neighbours in rounds, the pairs of a round apart; return the names of what is left.
+    """Merge cheap pairs of neighbours in rounds of disjoint pairs; return the names of what is left.
 
     A round takes the pairs in the order of their costs, each component once, and at most an eighth of the
-    components, so that what becomes cheap by a merge is seen before much that is dearer has been merged.
+    components, so that pairs that become cheap by a merge are seen before much dearer ones are merged.
     """
     from scipy.spatial import cKDTree
 

@@ -1,13 +1,13 @@
-"""Moment-preserving merges: components replaced by the Gaussian of their common mean and covariance."""
+"""Moment-preserving merges: components replaced by the Gaussian with their common mean and covariance."""
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
 from sextet_common.errors import InputError
 
-from gmr_metric.checks import is_whole
 from gmr_metric.density.mixture import GaussianMixture
 
 if TYPE_CHECKING:
@@ -15,24 +15,7 @@ if TYPE_CHECKING:
 
 
 def merge(mixture: GaussianMixture, i: int, j: int) -> GaussianMixture:
-    """Merge two components; the mixture's mean and covariance stay as they are.
-
-    Parameters
-    ----------
-    mixture
-        A mixture of N components.
-    i, j
-        Two different components, from 0 to N - 1.
-
-    Returns
-    -------
-    GaussianMixture
-        N - 1 components: the merged one stands where the first of the two stood.
-
-    Raises
-    ------
-    InputError
-        Where a component is not there, or both are the same.
+    """Merge components i and j in the place of the lower; the mixture's mean and covariance do not change.
 
     Examples
     --------
@@ -41,7 +24,7 @@ def merge(mixture: GaussianMixture, i: int, j: int) -> GaussianMixture:
     [[[2.0]]]
     """
     n = len(mixture)
-    if not (is_whole(i) and is_whole(j) and i != j and 0 <= i < n and 0 <= j < n):
+    if not all(isinstance(k, Integral) and not isinstance(k, bool) and 0 <= k < n for k in (i, j)) or i == j:
         raise InputError(f"components {i} and {j}", f"two different ones from 0 to {n - 1}")
     first, second = sorted((i, j))
     assignment = np.arange(n) - (np.arange(n) > second)
@@ -50,24 +33,15 @@ def merge(mixture: GaussianMixture, i: int, j: int) -> GaussianMixture:
 
 
 def merge_groups(mixture: GaussianMixture, assignment: Integer[np.ndarray, " components"]) -> GaussianMixture:
-    """Merge each group of components into one; the mixture's mean and covariance stay as they are.
+    """Merge each group of components into one; the mixture's mean and covariance do not change.
 
     Parameters
     ----------
     mixture
         A mixture of N components.
     assignment
-        Each component's group, whole numbers from 0 to L - 1 that all occur, shape (N,).
-
-    Returns
-    -------
-    GaussianMixture
-        L components, in the order of the groups.
-
-    Raises
-    ------
-    InputError
-        Where the assignment is no such partition.
+        Each component's group, whole numbers from 0 to L - 1, each at least once, shape (N,). The result has L
+        components, in this order.
 
     Examples
     --------
@@ -81,11 +55,11 @@ def merge_groups(mixture: GaussianMixture, assignment: Integer[np.ndarray, " com
             f"assignment of {groups.dtype}, shape {groups.shape}", f"whole numbers, shape ({len(mixture)},)"
         )
     if set(groups.tolist()) != set(range(int(groups.max()) + 1)):
-        raise InputError(f"groups are {sorted(set(groups.tolist()))}", "0 to L - 1, each with a component")
+        raise InputError(f"groups are {sorted(set(groups.tolist()))}", "0 to L - 1, each at least once")
     d, n_groups = mixture.dim, int(groups.max()) + 1
     weights = np.bincount(groups, weights=mixture.weights, minlength=n_groups)
     sizes = np.bincount(groups, minlength=n_groups)
-    # A group without weight has no moments of its own: its components count equally.
+    # A group of total weight 0 has no moments of its own: its components count equally.
     empty = weights[groups] == 0
     share = np.where(empty, 1 / sizes[groups], mixture.weights / np.where(empty, 1.0, weights[groups]))
     means = np.zeros((n_groups, d))

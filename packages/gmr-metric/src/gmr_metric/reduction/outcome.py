@@ -1,4 +1,4 @@
-"""What a reduction method gives back: which components went where, and how."""
+"""The result of a reduction method: the component that each original one went to, and the steps."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gmr_metric.distances.costs import kullback_leibler
 from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.distances.costs import kullback_leibler
 
 if TYPE_CHECKING:
     from jaxtyping import Integer
 
-_BLOCK = 2**16  # divergences to compute at a time, so that they stay in the cache
+_BLOCK = 2**16  # divergences per step, so that they stay in the cache
 
 
 class Step(NamedTuple):
@@ -26,10 +26,10 @@ class Step(NamedTuple):
         ``merge`` (two groups became one), ``drop`` (a group's weight went to the others), ``reassign`` (a sweep
         of a clustering moved components) or ``refine`` (all parameters were optimised).
     components
-        The groups that took part, each called by its lowest component of the original mixture; none for a step
-        that touches all.
+        The groups involved, each identified by its lowest component of the original mixture; empty for a step
+        that involves all.
     n_components
-        How many components there are after the step.
+        The number of components after the step.
     cost
         The method's own criterion at this step.
     """
@@ -47,14 +47,14 @@ class Outcome:
     Parameters
     ----------
     assignment
-        The component of the reduced mixture that each original one went to: whole numbers from 0 to L - 1 that
-        all occur, shape (N,). A dropped component is given to the kept one nearest to it; where a method refines, each
-        component to the refined one nearest to it.
+        The component of the reduced mixture that each original one went to: whole numbers from 0 to L - 1, each at
+        least once, shape (N,). A dropped component is assigned to the nearest kept one; after a refinement, each
+        component to the nearest refined one.
     mixture
-        The reduced mixture, of L components in the order of the assignment's groups. Where it is None, the
-        groups' moment-preserving merges are the components.
+        The reduced mixture, with L components in the order of the groups. If None, the components are the
+        moment-preserving merges of the groups.
     history
-        The steps, in their order.
+        The steps, in order.
     """
 
     assignment: Integer[np.ndarray, " components"]
@@ -63,20 +63,9 @@ class Outcome:
 
 
 def nearest_kept(mixture: GaussianMixture, kept: Integer[np.ndarray, " kept"]) -> Integer[np.ndarray, " components"]:
-    """Assign each component to the nearest of some kept ones, and every kept one to itself.
+    """Assign each component to the nearest of some kept ones (indices, ascending), and every kept one to itself.
 
-    Parameters
-    ----------
-    mixture
-        A mixture of N components.
-    kept
-        The kept components, ascending, shape (L,).
-
-    Returns
-    -------
-    numpy.ndarray
-        Numbers from 0 to L - 1, shape (N,). Nearest is by the Kullback-Leibler divergence of the kept component
-        from the other, ties to the first.
+    Distances are Kullback-Leibler divergences of the kept component from the other; ties go to the first.
 
     Examples
     --------
@@ -92,20 +81,10 @@ def nearest_kept(mixture: GaussianMixture, kept: Integer[np.ndarray, " kept"]) -
 
 
 def nearest_centres(mixture: GaussianMixture, centres: GaussianMixture) -> Integer[np.ndarray, " components"]:
-    """Assign each component to the nearest of some centres, of which none is left without one.
+    """Assign each of N components to the nearest of L <= N centres, so that every centre has at least one.
 
-    Parameters
-    ----------
-    mixture
-        A mixture of N components.
-    centres
-        L <= N others, such as those of a reduced mixture.
-
-    Returns
-    -------
-    numpy.ndarray
-        Numbers from 0 to L - 1 that all occur, shape (N,). Nearest is by the Kullback-Leibler divergence of the centre
-        from the component; a centre that is nobody's nearest gets its own nearest of those that it can have.
+    Distances are Kullback-Leibler divergences of the centre from the component. A centre that is nearest to none gets
+    the component nearest to it among those that are not alone with theirs.
 
     Examples
     --------
@@ -116,18 +95,19 @@ def nearest_centres(mixture: GaussianMixture, centres: GaussianMixture) -> Integ
     labels = _nearest(mixture, np.arange(len(mixture)), centres.means, centres.cholesky)
     for empty in np.setdiff1d(np.arange(len(centres)), labels).tolist():
         centre = GaussianMixture(np.ones(1), centres.means[[empty]], centres.covariances[[empty]])
-        apart = kullback_leibler(mixture, centre)[:, 0]
-        labels[np.where(dispensable(labels, len(centres)), apart, np.inf).argmin()] = empty
+        divergences = kullback_leibler(mixture, centre)[:, 0]
+        labels[np.where(dispensable(labels, len(centres)), divergences, np.inf).argmin()] = empty
     return labels
 
 
 def dispensable(labels: np.ndarray, n_groups: int) -> np.ndarray:
-    """Return which components have company in their group."""
-    return np.asarray(np.bincount(labels, minlength=n_groups)[labels] > 1)
+    """Return which components are not alone in their group."""
+    shared: np.ndarray = np.bincount(labels, minlength=n_groups)[labels] > 1
+    return shared
 
 
 def _nearest(mixture: GaussianMixture, chosen: np.ndarray, means: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Return the nearest centre of each of some components; the centres by their means and Cholesky factors."""
+    """Return the nearest centre of each chosen component; centres are given by means and Cholesky factors."""
     whitening = np.linalg.inv(factors)
     precision = np.matmul(np.swapaxes(whitening, 1, 2), whitening)
     log_determinant = 2 * np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
@@ -135,7 +115,7 @@ def _nearest(mixture: GaussianMixture, chosen: np.ndarray, means: np.ndarray, fa
     step = max(1, _BLOCK // len(means))
     for start in range(0, len(chosen), step):
         block = chosen[start : start + step]
-        # Sums entry by entry rather than matrix products: those round equal candidates differently, and break ties.
+        # Entry by entry: matrix products would round equal candidates differently, and break ties.
         twice = np.tile(log_determinant, (len(block), 1))
         offsets = [mixture.means[block, k, None] - means[:, k] for k in range(mixture.dim)]
         for row in range(mixture.dim):

@@ -1,36 +1,21 @@
-"""Reductions by weight and by a gate: what trackers run at every step."""
+"""Reductions by weight and by a gate, as trackers run them at every step."""
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
-from gmr_metric.checks import number
-from gmr_metric.reduction.merging import merge_groups
+import numpy as np
+from sextet_common.checks import Positive, Share, check
+
 from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.reduction.merging import merge_groups
 from gmr_metric.reduction.outcome import Outcome, Step, nearest_kept
 
 
 def prune(mixture: GaussianMixture, n_components: int, *, threshold: float = 0.0) -> Outcome:
-    """Keep the heaviest components as they are, and scale their weights to one.
+    """Keep at most n_components, the heaviest, and scale their weights to one.
 
-    Parameters
-    ----------
-    mixture
-        A mixture of N components.
-    n_components
-        How many to keep at most.
-    threshold
-        Components of a lower weight go too; the heaviest always stays.
-
-    Returns
-    -------
-    Outcome
-        The kept components in their order.
-
-    Raises
-    ------
-    InputError
-        Where the threshold is not from 0 to 1.
+    Components of a weight below the threshold, in [0, 1], are dropped too, except for the heaviest.
 
     Examples
     --------
@@ -38,35 +23,26 @@ def prune(mixture: GaussianMixture, n_components: int, *, threshold: float = 0.0
     >>> prune(three, 2).mixture.weights.round(6).tolist()
     [0.25, 0.75]
     """
-    number("threshold", threshold, lambda weight: 0 <= weight <= 1, "a weight from 0 to 1")
+    check("threshold", threshold, Share)
     order = np.argsort(-mixture.weights, kind="stable")
     kept = order[:n_components]
     kept = np.sort(kept[(mixture.weights[kept] >= threshold) | (kept == order[0])])
-    return Outcome(nearest_kept(mixture, kept), _kept(mixture, kept), _drops(mixture, order, len(kept)))
+    return Outcome(nearest_kept(mixture, kept), mixture.subset(kept), _drops(mixture, order, len(kept)))
 
 
 def threshold(mixture: GaussianMixture, n_components: int, *, gate: float = 4.0) -> Outcome:
-    """Merge what lies within a gate of the heaviest component, and go on with the rest (Vo and Ma 2006, table II).
+    """Merge the components within a gate of the heaviest, then repeat with the rest (Vo and Ma 2006, table II).
 
     Parameters
     ----------
     mixture
         A mixture of N components.
     n_components
-        How many groups to keep at most: the heaviest, their weights scaled to one.
+        The largest number of groups to keep: the heaviest, with weights scaled to one. Fewer remain if the gate
+        merges more.
     gate
         The largest squared Mahalanobis distance from a component to the heaviest one, by the component's own
-        covariance.
-
-    Returns
-    -------
-    Outcome
-        Fewer components than asked for where the gate merges more.
-
-    Raises
-    ------
-    InputError
-        Where the gate is not positive.
+        covariance; > 0.
 
     Examples
     --------
@@ -74,9 +50,10 @@ def threshold(mixture: GaussianMixture, n_components: int, *, gate: float = 4.0)
     >>> threshold(three, 3).assignment.tolist()
     [0, 0, 1]
     """
-    number("gate", gate, lambda squared: squared > 0, "a squared Mahalanobis distance > 0")
+    if gate != math.inf:
+        check("gate", gate, Positive)
     inverse = np.linalg.inv(mixture.covariances)
-    leaders, leader_of = [], np.full(len(mixture), -1)
+    leader_of = np.full(len(mixture), -1)
     history: list[Step] = []
     left = len(mixture)
     for heaviest in np.argsort(-mixture.weights, kind="stable").tolist():
@@ -87,7 +64,6 @@ def threshold(mixture: GaussianMixture, n_components: int, *, gate: float = 4.0)
         squared = np.einsum("ni,nij,nj->n", offset, inverse[free], offset)
         near = squared <= gate
         leader_of[free[near]] = heaviest
-        leaders.append(heaviest)
         for member, cost in zip(free[near].tolist(), squared[near].tolist(), strict=True):
             if member != heaviest:
                 left -= 1
@@ -100,11 +76,7 @@ def threshold(mixture: GaussianMixture, n_components: int, *, gate: float = 4.0)
         return Outcome(groups, merged, history)
     lowest = np.unique(groups, return_index=True)[1]
     drops = [Step("drop", (int(lowest[s.components[0]]),), *s[2:]) for s in _drops(merged, order, len(kept))]
-    return Outcome(nearest_kept(merged, kept)[groups], _kept(merged, kept), (*history, *drops))
-
-
-def _kept(mixture: GaussianMixture, kept: np.ndarray) -> GaussianMixture:
-    return GaussianMixture(mixture.weights[kept], mixture.means[kept], mixture.covariances[kept], normalize=True)
+    return Outcome(nearest_kept(merged, kept)[groups], merged.subset(kept), (*history, *drops))
 
 
 def _drops(mixture: GaussianMixture, order: np.ndarray, n_kept: int) -> list[Step]:

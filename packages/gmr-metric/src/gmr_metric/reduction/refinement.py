@@ -1,9 +1,8 @@
 """Quasi-Newton refinement of a reduced mixture: weights, means and covariances together.
 
-The angle has a singular gradient where two mixtures agree, so the Cauchy-Schwarz divergence
-``-log cos`` is minimised in its place: it has the same minimisers. The parameters are the
-log weights, and each component's shift and lower-triangular stretch in the coordinates of its
-own starting covariance, where all of them are of the order of one.
+The angle's gradient is singular where two mixtures agree, so we minimise the Cauchy-Schwarz divergence ``-log cos``,
+which has the same minimisers. The parameters are the log weights, and each component's shift and lower-triangular
+stretch in the coordinates of its own starting covariance, where all of them are of the order of one.
 """
 
 from __future__ import annotations
@@ -12,13 +11,15 @@ import math
 from typing import Literal, NamedTuple
 
 import numpy as np
-from sextet_common.errors import InputError
+from sextet_common.checks import check
 
-from gmr_metric.checks import one_of
-from gmr_metric.distances.inner import log_inner_product
-from gmr_metric.loops.columns import Columns, implementation, whitened, whitening
+from gmr_metric.checks import same_dim
+from gmr_metric.density.algebra import log_of
+from gmr_metric.density.gaussian import full, log_self_kernels, lower
 from gmr_metric.density.mixture import GaussianMixture
-from gmr_metric.loops.vectorised import full, lower
+from gmr_metric.distances.inner import log_inner_product
+from gmr_metric.loops.choice import implementation
+from gmr_metric.loops.columns import Bounded, Gradients, whitened, whitening
 
 Objective = Literal["cauchy-schwarz", "ise"]
 _NEGLIGIBLE = 45.0  # kernels below exp(-45) of the largest are left out
@@ -40,29 +41,24 @@ def refine(
     Parameters
     ----------
     original
-        The mixture to come near to.
+        The target.
     start
-        A mixture of L components in the same dimensions, near the original: one that a reduction gave.
+        A mixture of L components of the same dimension, near the original, such as the result of a reduction.
     objective
         ``cauchy-schwarz`` (the angle's minimisers) or ``ise`` (the squared L2 norm of the difference).
     max_ise
-        The integral squared error that minimising the angle may not exceed; by default that of the start. The
-        angle does not see a mixture's norm, and far from the original its minimum may trade much of the one for
-        the other. Where it does, a growing share of the error is added to the objective. A start that exceeds a
-        limit of one's own is given up for a mixture that does not, even at a larger angle. *Ours*.
+        The largest integral squared error allowed when the angle is minimised; by default that of the start. The
+        angle ignores a mixture's norm, so its minimum far from the original may have a large squared error. In that
+        case a growing share of the error is added to the objective. A start above a user-defined limit is replaced by
+        a mixture below it, even at a larger angle. Not specified in the paper.
     max_iterations
-        At most so many steps of L-BFGS for one share.
+        The largest number of L-BFGS steps for one share.
 
     Returns
     -------
     GaussianMixture
-        Of L components in the order of the start; never farther from the original than the start is, in the
-        objective and, if that is the angle, in the integral squared error.
-
-    Raises
-    ------
-    InputError
-        Where the objective is unknown or the dimensions differ.
+        L components in the order of the start; never farther from the original than the start, in the objective and,
+        if that is the angle, in the integral squared error.
 
     Examples
     --------
@@ -71,27 +67,26 @@ def refine(
     >>> refine(original, moments).covariances.round(4).tolist()  # 1 + sqrt(2)
     [[[2.4142]]]
     """
-    one_of("objective", objective, ("cauchy-schwarz", "ise"))
-    if original.dim != start.dim:
-        raise InputError(f"mixtures of {original.dim} and {start.dim} dimensions", "the same number of dimensions")
+    check("objective", objective, Objective)
+    same_dim(original.dim, start.dim)
     try:
         problem = _Problem(original, start)
         first = problem.errors(np.zeros(problem.size))
-    except np.linalg.LinAlgError:  # nothing to descend from: no kernel between the two is above rounding
+    except np.linalg.LinAlgError:  # the mixtures do not overlap beyond rounding: there is no gradient
         return start
     if objective == "ise":
         parameters = problem.descend(np.zeros(problem.size), math.inf, max_iterations)
         return problem.mixture(parameters) if problem.errors(parameters).ise < first.ise else start
     limit = first.ise if max_ise is None else problem.scaled(max_ise)
-    found = problem.within(limit, max_iterations)
-    reached = problem.errors(found)
+    parameters = problem.within(limit, max_iterations)
+    reached = problem.errors(parameters)
     if reached.ise <= limit and (first.ise > limit or reached.divergence < first.divergence):
-        return problem.mixture(found)
+        return problem.mixture(parameters)
     return start
 
 
 class _Errors(NamedTuple):
-    """How far a mixture is from the original: -log cos up to a constant, and ISE over the original's squared norm."""
+    """Errors of a mixture: -log cos up to a constant, and the ISE over the original's squared norm."""
 
     divergence: float
     ise: float
@@ -103,14 +98,11 @@ class _Problem:
     def __init__(self, original: GaussianMixture, start: GaussianMixture) -> None:
         self._d, self._n = start.dim, len(start)
         self._mean, self._factor = whitening(original)
-        f = self._f = whitened(original)
-        self._inner = implementation(len(original))
-        logs = f.log_self()
-        self._log_scale = float(logs.max())
-        with np.errstate(divide="ignore"):
-            self._f_reach = np.log(f.weights) + 0.5 * logs
-        self._f_radii = f.radii()
-        self._cut = float(2 * self._f_reach.max()) - _NEGLIGIBLE
+        f = whitened(original)
+        self._f = f.bounded()
+        self._kernels = implementation(len(original))
+        self._log_scale = float(f.log_self().max())
+        self._cut = float(2 * self._f.reach.max()) - _NEGLIGIBLE
         volume = float(np.log(np.diagonal(self._factor)).sum())
         self._log_norm = log_inner_product(original, original)
         self._norm = math.exp(self._log_norm + volume - self._log_scale)
@@ -122,26 +114,26 @@ class _Problem:
         self.size = self._n * (1 + self._d + len(self._rows))
 
     def scaled(self, ise: float) -> float:
-        """Return an integral squared error over the original's squared norm."""
+        """Divide an integral squared error by the original's squared norm."""
         return ise * math.exp(-self._log_norm)
 
     def mixture(self, parameters: np.ndarray) -> GaussianMixture:
-        """Return the mixture of some parameters, in the original's coordinates."""
+        """Return the mixture with these parameters, in the original's coordinates."""
         weights, means, roots, _ = self._parts(parameters)
         spread = np.matmul(self._factor, roots)
         covariances = np.matmul(spread, np.swapaxes(spread, 1, 2))
         return GaussianMixture(weights, self._mean + means @ self._factor.T, covariances, normalize=True)
 
     def errors(self, parameters: np.ndarray) -> _Errors:
-        """Return how far the mixture of some parameters is from the original."""
+        """Return the errors of the mixture with these parameters."""
         weights, means, roots, _ = self._parts(parameters)
-        return self._errors(*self._overlaps(weights, means, roots)[:2])
+        across, within = self._overlaps(weights, means, roots)
+        return self._errors(float(weights @ across.values), float(weights @ within.values))
 
     def within(self, limit: float, max_iterations: int) -> np.ndarray:
-        """Minimise the divergence where the ISE is within a limit, or the ISE where that cannot be had.
+        """Minimise the divergence with the ISE within a limit, or the ISE if the limit cannot be reached.
 
-        The share of the ISE in the objective grows until the limit is kept, and is then halved down to the least
-        that keeps it.
+        The share of the ISE in the objective grows until the limit is met; bisection then finds the least such share.
         """
         parameters, low = np.zeros(self.size), math.log(_ISE_WEIGHTS[1] / 10)
         for ise_weight in _ISE_WEIGHTS:
@@ -162,7 +154,7 @@ class _Problem:
         return parameters
 
     def descend(self, start: np.ndarray, ise_weight: float, max_iterations: int) -> np.ndarray:
-        """Minimise the divergence plus a share of the ISE, or the ISE alone; return the best parameters seen."""
+        """Minimise the divergence plus a share of the ISE, or the ISE alone; return the best parameters evaluated."""
         from scipy.optimize import minimize
 
         best_value, best = math.inf, start
@@ -171,7 +163,7 @@ class _Problem:
             nonlocal best_value, best
             try:
                 value, gradient = self._objective(parameters, ise_weight)
-            except np.linalg.LinAlgError:  # a step far too long: the line search takes a shorter one
+            except np.linalg.LinAlgError:  # the step is far too long: the line search takes a shorter one
                 return abs(best_value) + 1e6, np.zeros_like(parameters)
             if value < best_value:
                 best_value, best = value, parameters.copy()
@@ -183,7 +175,7 @@ class _Problem:
             start,
             jac=True,
             method="L-BFGS-B",
-            # Weights and axes stay within e^20 and e^8 of the start, where nothing leaves the range of floats.
+            # Weights and axes stay within factors of e^20 and e^8 of the start, so that nothing over- or underflows.
             bounds=self._n * [(-20.0, 20.0)] + self._n * self._d * [(-1e6, 1e6)] + self._n * entries,
             options={"maxiter": max_iterations, "maxfun": 2 * max_iterations, "maxcor": 20, **_TOLERANCES},
         )
@@ -192,7 +184,8 @@ class _Problem:
     def _objective(self, parameters: np.ndarray, ise_weight: float) -> tuple[float, np.ndarray]:
         """Return divergence + weight * ISE, or ISE alone at an infinite weight, and its derivatives."""
         weights, means, roots, stretch = self._parts(parameters)
-        a, b, across, within = self._overlaps(weights, means, roots)
+        across, within = self._overlaps(weights, means, roots)
+        a, b = float(weights @ across.values), float(weights @ within.values)
         errors = self._errors(a, b)
         if math.isinf(ise_weight):
             value, for_a, for_b = errors.ise, -2 / self._norm, 1 / self._norm
@@ -224,28 +217,19 @@ class _Problem:
         stretch[:, self._rows, self._places] = entries
         return weights / weights.sum(), means, np.matmul(self._roots, stretch), stretch
 
-    def _overlaps(
-        self, weights: np.ndarray, means: np.ndarray, roots: np.ndarray
-    ) -> tuple[float, float, tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-        """Return <f, g>, <g, g>, and <f, g_l> and <g, g_l> with their derivatives in mean and packed covariance."""
+    def _overlaps(self, weights: np.ndarray, means: np.ndarray, roots: np.ndarray) -> tuple[Gradients, Gradients]:
+        """Return <f, g_l> and <g, g_l> with their derivatives in mean and packed covariance."""
         covariances = np.matmul(roots, np.swapaxes(roots, 1, 2))
         packed = np.ascontiguousarray(covariances[:, self._rows, self._places].T)
-        g = Columns(weights, np.ascontiguousarray(means.T), packed)
-        half_logs = np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(axis=1)  # of the determinants
         spectra = np.linalg.eigvalsh(covariances)
         if not (spectra[:, 0] > self._d * np.finfo(float).eps * spectra[:, -1]).all():
             raise np.linalg.LinAlgError("a covariance is singular to rounding")
-        reach, radii = -0.25 * self._d * math.log(4 * math.pi) - 0.5 * half_logs, spectra[:, -1]
-        across = self._gradients(self._f, self._f_reach, self._f_radii, g, reach, radii)
-        with np.errstate(divide="ignore"):
-            within = self._gradients(g, np.log(weights) + reach, radii, g, reach, radii)
-        return float(weights @ across[0]), float(weights @ within[0]), across, within
+        log_determinants = 2 * np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(axis=1)
+        reach = 0.5 * log_self_kernels(log_determinants, self._d)
+        g = Bounded(weights, np.ascontiguousarray(means.T), packed, reach, spectra[:, -1].copy())
+        weighted = g._replace(reach=log_of(weights) + reach)
+        return self._gradients(self._f, g), self._gradients(weighted, g)
 
-    def _gradients(
-        self, f: Columns, f_reach: np.ndarray, f_radii: np.ndarray, g: Columns, reach: np.ndarray, radii: np.ndarray
-    ) -> tuple[np.ndarray, ...]:
-        n = len(g.weights)
-        result = np.empty(n), np.empty((self._d, n)), np.empty((len(self._rows), n))
-        known = (self._log_scale, self._cut)
-        self._inner.overlap_gradients(*f, f_reach, f_radii, g.means, g.packed, reach, radii, *known, *result)
-        return result
+    def _gradients(self, f: Bounded, g: Bounded) -> Gradients:
+        gradients: Gradients = self._kernels.overlap_gradients(f, g, self._log_scale, self._cut)
+        return gradients

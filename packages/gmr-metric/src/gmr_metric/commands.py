@@ -1,0 +1,243 @@
+"""The commands of `gmr-metric`: reduce a mixture, compare mixtures and methods, estimate a density."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from sextet_common import files
+from sextet_common.errors import InputError
+
+from gmr_metric.density import storage
+from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.distances import metrics
+from gmr_metric.reduction import api
+
+_Components = Annotated[int | None, tyro.conf.arg(aliases=["-k"])]
+_File = tyro.conf.Positional[Path]
+_Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+_QUICK = 5.0  # seconds; faster methods are timed again
+
+
+def reduce(
+    mixture: _File,
+    /,
+    n_components: _Components = None,
+    method: str = "oggmr",
+    max_distance: float | None = None,
+    option: _Repeated = (),
+    out: Path | None = None,
+    trace: Path | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Reduce a mixture; without --out, print the result as JSON.
+
+    Parameters
+    ----------
+    mixture
+        The mixture's .json or .npz file.
+    n_components
+        The largest number of components to keep.
+    method
+        prune, threshold, salmond, west, williams, runnalls, cowa, gmrc, ctd, brute-force or oggmr.
+    max_distance
+        The largest angle to the original, in radians: keep the fewest components within it.
+    option
+        An option of the method, NAME=VALUE; may be repeated.
+    out
+        File for the reduced mixture, .json or .npz.
+    trace
+        File for the components' assignment and the method's steps, as JSON.
+    plot
+        File for a picture, .png.
+    """
+    _check_suffix(out, ".json", ".npz")
+    _check_suffix(plot, ".png")
+    original = GaussianMixture.load(mixture)
+    reduction = api.reduce(original, n_components, method, max_distance=max_distance, **_options(option))
+    if out is None:
+        arrays = {name: getattr(reduction.mixture, name) for name in ("weights", "means", "covariances")}
+        print(storage.to_json(arrays))
+    else:
+        with _writing(out):
+            reduction.mixture.save(out)
+    if trace is not None:
+        steps = [step._asdict() for step in reduction.history]
+        table = {"assignment": reduction.assignment.tolist(), "distance": reduction.distance, "history": steps}
+        with _writing(trace):
+            files.write_text(trace, json.dumps(table) + "\n")
+    if plot is not None:
+        from gmr_metric.plotting import plot_reduction
+
+        with _writing(plot):
+            plot_reduction(reduction, plot)
+    if out is not None:
+        counts = f"{len(original)} components to {len(reduction.mixture)}"
+        ise = metrics.distance(original, reduction.mixture, "ise")
+        written = ", ".join(str(path) for path in (out, trace, plot) if path is not None)
+        print(f"{counts}: angle {reduction.distance:.6g}, ISE {ise:.6g}, {reduction.seconds:.3g} s; {written}")
+
+
+def distance(first: _File, second: _File, /, metric: str = "angle", samples: int = 10_000) -> None:
+    """Print the distance between two mixtures.
+
+    Parameters
+    ----------
+    first, second
+        The mixtures' .json or .npz files.
+    metric
+        angle, chord, sine, l2, ise, nise, cauchy-schwarz, mw2, kl, or all of them.
+    samples
+        Number of samples for kl.
+    """
+    f, g = GaussianMixture.load(first), GaussianMixture.load(second)
+    for name in metrics.available_metrics() if metric == "all" else (metric,):
+        if name == "kl":
+            estimate = metrics.kl_divergence(f, g, samples=samples)
+            print(f"kl {estimate.value:.6g} +- {estimate.standard_error:.2g} (standard error)")
+        else:
+            value = metrics.distance(f, g, name)
+            print(f"{name} {value:.12g}" if metric == "all" else f"{value:.12g}")
+
+
+def compare(
+    mixture: _File,
+    /,
+    n_components: Annotated[int, tyro.conf.arg(aliases=["-k"])],
+    methods: str = "",
+    samples: int = 10_000,
+    json_out: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    plot: Path | None = None,
+) -> None:
+    """Reduce a mixture by all methods, and print the angle, ISE, KL and seconds of each.
+
+    Parameters
+    ----------
+    mixture
+        The mixture's .json or .npz file.
+    n_components
+        The largest number of components to keep.
+    methods
+        Only these methods, separated by commas; all by default.
+    samples
+        Number of samples for the Kullback-Leibler divergence.
+    json_out
+        File for the table, as JSON.
+    plot
+        File for a picture, .png.
+    """
+    _check_suffix(plot, ".png")
+    chosen = tuple(methods.split(",")) if methods else api.available_methods()
+    for method in chosen:
+        api.check_method(method)
+    original = GaussianMixture.load(mixture)
+    rows: list[dict[str, Any]] = []
+    errors: list[InputError] = []
+    for method in chosen:
+        try:
+            reduction = api.reduce(original, n_components, method)
+        except InputError as error:
+            errors.append(error)
+            rows.append({"method": method, "error": str(error)})
+        else:
+            rows.append(_row(method, n_components, reduction, samples))
+    if len(errors) == len(rows):  # nothing to compare
+        raise errors[0]
+    rows.sort(key=lambda row: row.get("angle", np.inf))
+    _print_table(rows)
+    if json_out is not None:
+        with _writing(json_out):
+            files.write_text(json_out, json.dumps(rows, indent=1) + "\n")
+    if plot is not None:
+        from gmr_metric.plotting import plot_comparison
+
+        drawn = {row["method"]: (row["angle"], row["seconds"]) for row in rows if "angle" in row}
+        title = f"{len(original)} components in {original.dim} dimensions, to {n_components}"
+        with _writing(plot):
+            plot_comparison(drawn, plot, title=title)
+
+
+def kde(samples: _File, /, out: Path, bandwidth: str = "scott") -> None:
+    """Estimate a density from samples, as a mixture with a Gaussian at each.
+
+    Parameters
+    ----------
+    samples
+        A .csv file of numbers, with or without a header line, or a .npy file; one sample per row.
+    out
+        File for the mixture, .json or .npz.
+    bandwidth
+        scott, silverman, or a factor of the samples' standard deviations.
+    """
+    _check_suffix(out, ".json", ".npz")
+    chosen: str | float = bandwidth
+    if bandwidth not in ("scott", "silverman"):
+        try:
+            chosen = float(bandwidth)
+        except ValueError:
+            raise InputError(f"bandwidth is {bandwidth!r}", "scott, silverman or a number > 0") from None
+    mixture = GaussianMixture.from_kde(storage.read_samples(samples), chosen)
+    with _writing(out):
+        mixture.save(out)
+    print(f"{len(mixture)} components in {mixture.dim} dimensions; {out}")
+
+
+def _row(method: str, n_components: int, reduction: api.Reduction, samples: int) -> dict[str, Any]:
+    """Return one row of the comparison."""
+    original, seconds = reduction.original, reduction.seconds
+    if seconds < _QUICK:  # the first call of a method may also compile or load what it needs
+        seconds = min(seconds, api.reduce(original, n_components, method).seconds)
+    kl = metrics.kl_divergence(original, reduction.mixture, samples=samples)
+    return {
+        "method": method,
+        "angle": reduction.distance,
+        "ise": metrics.distance(original, reduction.mixture, "ise"),
+        "kl": kl.value,
+        "kl_error": kl.standard_error,
+        "seconds": seconds,
+        "components": len(reduction.mixture),
+    }
+
+
+def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+    print(f"{'method':<12} {'angle':>10} {'ISE':>10} {'KL':>10} {'+-':>8} {'seconds':>9}  components")
+    for row in rows:
+        if "error" in row:
+            print(f"{row['method']:<12} {row['error']}")
+            continue
+        numbers = f"{row['angle']:>10.4g} {row['ise']:>10.4g} {row['kl']:>10.4g} {row['kl_error']:>8.1g}"
+        print(f"{row['method']:<12} {numbers} {row['seconds']:>9.3g}  {row['components']}")
+
+
+def _options(words: Sequence[str]) -> dict[str, Any]:
+    """Read NAME=VALUE; values are JSON, or plain words."""
+    options: dict[str, Any] = {}
+    for word in words:
+        name, mark, value = word.partition("=")
+        if not mark or not name.isidentifier():
+            raise InputError(f"option {word!r}", "NAME=VALUE")
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return options
+
+
+def _check_suffix(path: Path | None, *suffixes: str) -> None:
+    """Refuse a file of another kind before the work rather than after it."""
+    if path is not None and path.suffix not in suffixes:
+        raise InputError(f"{path} has an unknown suffix", " or ".join(suffixes))
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Name the file that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}", "a writable path") from error
