@@ -17,10 +17,10 @@ def test_label_bits_are_scipys_entropies() -> None:
     labels = np.random.default_rng(0).choice(6, size=500, p=[0.1, 0.3, 0.05, 0.2, 0.15, 0.2])
     counts = np.bincount(labels, minlength=6)
     classes = np.bincount(H.class_of[labels], minlength=3)
-    found = label_bits(labels, H)
-    assert found.value == pytest.approx(entropy(counts, base=2) - entropy(classes, base=2))
-    assert found.low < found.value < found.high < found.ceiling
-    assert found.ceiling == pytest.approx(float(classes @ np.log2([3, 2, 1])) / 500)
+    reading = label_bits(labels, H)
+    assert reading.value == pytest.approx(entropy(counts, base=2) - entropy(classes, base=2))
+    assert reading.low < reading.value < reading.high < reading.ceiling
+    assert reading.ceiling == pytest.approx(float(classes @ np.log2([3, 2, 1])) / 500)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
@@ -34,8 +34,8 @@ def test_soft_and_mutual_bits_are_scipys_entropies(temperature: float) -> None:
     assert reading.value == pytest.approx(soft)
     assert reading.ceiling == pytest.approx(float(big.mean(axis=0) @ np.log2([3, 2, 1])))
     mutual = entropy(q.mean(axis=0), base=2) - entropy(big.mean(axis=0), base=2) - soft
-    found = mutual_label_bits(torch.from_numpy(logits), H, temperature)
-    assert found.value == pytest.approx(mutual) and found.low <= found.value
+    reading = mutual_label_bits(torch.from_numpy(logits), H, temperature)
+    assert reading.value == pytest.approx(mutual) and reading.low <= reading.value
 
 
 def test_the_ends_of_the_scale() -> None:
@@ -64,8 +64,8 @@ def test_the_interval_covers_the_truth_about_as_often_as_its_level() -> None:
     truth = entropy(shares, base=2) - entropy([0.5, 0.5], base=2)
     inside = 0
     for trial in range(100):
-        found = label_bits(random.choice(4, size=300, p=shares), PAIRS, draws=300, seed=trial)
-        inside += found.low <= truth <= found.high
+        reading = label_bits(random.choice(4, size=300, p=shares), PAIRS, draws=300, seed=trial)
+        inside += reading.low <= truth <= reading.high
     assert 85 <= inside <= 100
 
 
@@ -103,8 +103,8 @@ def test_the_draws_of_many_samples_come_in_blocks(monkeypatch: pytest.MonkeyPatc
 
 def test_the_interval_contains_the_value_even_at_the_ceiling() -> None:
     labels = np.tile(np.arange(4), 12)
-    found = label_bits(labels, PAIRS)
-    assert found.value == found.high == found.ceiling == 1.0 and 0.9 < found.low < 1.0
+    reading = label_bits(labels, PAIRS)
+    assert reading.value == reading.high == reading.ceiling == 1.0 and 0.9 < reading.low < 1.0
     few = label_bits(np.array([0, 1, 2, 3, 0, 2]), PAIRS)
     assert few.low <= few.value <= few.high <= few.ceiling
 

@@ -30,13 +30,13 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_compare_writes_scores_and_a_figure_and_resumes(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = Comparison.load(compared)
-    assert set(found.scores) == {"teacher", "alone", "kd", "skd"} and len(found.scores["skd"]) == 2
+    comparison = Comparison.load(compared)
+    assert set(comparison.scores) == {"teacher", "alone", "kd", "skd"} and len(comparison.scores["skd"]) == 2
     assert (compared / "gains.png").exists()
     words = ["compare", "--data", "digits", "--out", str(compared), "--methods", "alone", "kd", "skd"]
     assert main([*words, *COMPARE, *COMPARE_FAST]) == 0
     printed = capsys.readouterr().out
-    assert found.table() in printed and "label entropy: 2.3" in printed and "ms an image" in printed
+    assert comparison.table() in printed and "label entropy: 2.3" in printed and "ms an image" in printed
 
 
 def test_a_teacher_is_loaded_again_and_its_logits_are_saved(teacher: Path) -> None:
@@ -82,10 +82,10 @@ def test_discover_writes_a_row_per_training_image(teacher: Path, capsys: pytest.
 def test_report_sets_bits_beside_gain(compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(compared), str(compared), "--out", str(tmp_path / "bits.png")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    found = Comparison.load(compared)
+    comparison = Comparison.load(compared)
     assert len(lines) == 5 and (tmp_path / "bits.png").exists()
-    assert lines[2].startswith(f"| compared | {found.bits[0].value:.3f} [")
-    assert lines[2].endswith(f" {found.difference('skd', 'kd')} |")
+    assert lines[2].startswith(f"| compared | {comparison.bits[0].value:.3f} [")
+    assert lines[2].endswith(f" {comparison.difference('skd', 'kd')} |")
 
 
 @pytest.mark.parametrize(

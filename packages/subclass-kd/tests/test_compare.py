@@ -104,17 +104,17 @@ def test_methods_are_their_losses() -> None:
     assert isinstance(objective_of("alone", data(), 2, 0.5), CrossEntropy)
     kinds = {"kd": ClassKDLoss, "dkd": DecoupledKDLoss, "skd": SubclassKDLoss, "discovered": SubclassKDLoss}
     for method, kind in kinds.items():
-        made = objective_of(method, data(), 2.5, 0.25)  # type: ignore[arg-type]
-        assert isinstance(made, kind) and made.temperature == 2.5
+        objective = objective_of(method, data(), 2.5, 0.25)  # type: ignore[arg-type]
+        assert isinstance(objective, kind) and objective.temperature == 2.5
 
 
 def test_paired_differences_are_a_paired_t_test_s() -> None:
     a, b = [0.90, 0.85, 0.88, 0.91], [0.86, 0.84, 0.85, 0.85]
-    found = of({"kd": b, "skd": a}).difference("skd", "kd")
+    result = of({"kd": b, "skd": a}).difference("skd", "kd")
     test = stats.ttest_rel(a, b)
     interval = test.confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((100 * interval.low, 100 * interval.high))
-    assert found.mean == pytest.approx(100 * (np.mean(a) - np.mean(b)))
+    assert (result.low, result.high) == pytest.approx((100 * interval.low, 100 * interval.high))
+    assert result.mean == pytest.approx(100 * (np.mean(a) - np.mean(b)))
     one = of({"kd": [0.5], "skd": [0.6]}).difference("skd", "kd")
     assert one.mean == pytest.approx(10) and np.isnan(one.low)
     assert str(Difference(1.234, -0.5, 2)) == "+1.23 [-0.50, +2.00]"
@@ -149,11 +149,11 @@ def test_invalid_settings_are_refused(words: dict[str, object], message: str) ->
 
 
 def test_figures_are_drawn(tmp_path: Path) -> None:
-    found = of({"teacher": [0.9, 0.9], "alone": [0.5, 0.7], "kd": [0.6, 0.7], "skd": [0.8, 0.8]})
+    result = of({"teacher": [0.9, 0.9], "alone": [0.5, 0.7], "kd": [0.6, 0.7], "skd": [0.8, 0.8]})
     labels = np.arange(40) % 4
     for path in (
-        save_gains(found, tmp_path / "gains.png"),
-        save_bits([("one", found), ("two", of({"kd": [0.5], "skd": [0.6]}, 0.5))], tmp_path / "bits.png"),
+        save_gains(result, tmp_path / "gains.png"),
+        save_bits([("one", result), ("two", of({"kd": [0.5], "skd": [0.6]}, 0.5))], tmp_path / "bits.png"),
         save_confusion(np.roll(labels, 3), labels, H, tmp_path / "confusion.png"),
     ):
         with Image.open(path) as image:
@@ -161,11 +161,11 @@ def test_figures_are_drawn(tmp_path: Path) -> None:
 
 
 def test_figures_of_missing_methods_are_refused() -> None:
-    found = of({"teacher": [0.9], "alone": [0.5]})
+    result = of({"teacher": [0.9], "alone": [0.5]})
     with pytest.raises(InputError, match="alone and at least one more"):
-        save_gains(found, "none.png")
+        save_gains(result, "none.png")
     with pytest.raises(InputError, match="without skd and kd"):
-        save_bits([("one", found)], "none.png")
+        save_bits([("one", result)], "none.png")
     with pytest.raises(InputError, match="shapes"):
         save_confusion(np.zeros(3, dtype=int), np.zeros(2, dtype=int), H, "none.png")
     with pytest.raises(InputError, match="subclass label 4"):

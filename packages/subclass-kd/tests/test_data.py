@@ -142,8 +142,8 @@ def test_mhist_s_layout_votes_become_subclasses_and_difficulty(tmp_path: Path) -
         count = int(path.stem.split("_")[2])
         agreed = max(count, 7 - count)
         assert "train" in path.stem and hard == pytest.approx(1 - agreed / 7)
-        wanted = ("SSA " if count >= 4 else "HP ") + ("clear" if agreed >= 6 else "ambiguous")
-        assert data.hierarchy.subclass_names[label] == wanted
+        expected = ("SSA " if count >= 4 else "HP ") + ("clear" if agreed >= 6 else "ambiguous")
+        assert data.hierarchy.subclass_names[label] == expected
     finer = load(f"mhist:{tmp_path}", size=8, scheme="every")
     assert finer.hierarchy.n_subclasses == 8
 

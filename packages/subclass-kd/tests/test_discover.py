@@ -19,20 +19,20 @@ def blobs(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(("method", "criterion"), [("kmeans", "silhouette"), ("gmm", "silhouette"), ("gmm", "bic")])
 def test_the_clusters_of_each_class_are_found_and_counted(method, criterion) -> None:
     x, y, truth = blobs()
-    found = discover_subclasses(x, y, (2, 5), method, criterion=criterion, class_names=("a", "b"))
-    assert found.hierarchy.sizes.tolist() == [3, 2]
-    assert adjusted_rand_score(truth, found.subclass_labels) > 0.99
-    assert found.hierarchy.class_labels(found.subclass_labels).tolist() == y.tolist()
-    assert found.hierarchy.subclass_names == ("a 0", "a 1", "a 2", "b 0", "b 1")
-    assert [sorted(scores) for scores in found.scores] == [[2, 3, 4, 5]] * 2
+    discovered = discover_subclasses(x, y, (2, 5), method, criterion=criterion, class_names=("a", "b"))
+    assert discovered.hierarchy.sizes.tolist() == [3, 2]
+    assert adjusted_rand_score(truth, discovered.subclass_labels) > 0.99
+    assert discovered.hierarchy.class_labels(discovered.subclass_labels).tolist() == y.tolist()
+    assert discovered.hierarchy.subclass_names == ("a 0", "a 1", "a 2", "b 0", "b 1")
+    assert [sorted(scores) for scores in discovered.scores] == [[2, 3, 4, 5]] * 2
 
 
 def test_clusters_are_numbered_by_their_size_and_the_seed_repeats() -> None:
     x, y, _ = blobs()
-    found = discover_subclasses(x, y, 2)
-    assert np.bincount(found.subclass_labels[y == 0])[0] >= np.bincount(found.subclass_labels[y == 0])[1]
+    discovered = discover_subclasses(x, y, 2)
+    assert np.bincount(discovered.subclass_labels[y == 0])[0] >= np.bincount(discovered.subclass_labels[y == 0])[1]
     again = discover_subclasses(x, y, 2)
-    assert np.array_equal(found.subclass_labels, again.subclass_labels) and found.scores == ({}, {})
+    assert np.array_equal(discovered.subclass_labels, again.subclass_labels) and discovered.scores == ({}, {})
 
 
 def test_one_cluster_a_class_is_the_class() -> None:

@@ -23,9 +23,9 @@ def test_class_probabilities_are_the_brute_force_sums_and_sum_to_one(
     if normal:
         weights = weights / UNEQUAL.sizes[UNEQUAL.class_of]
     sums = np.stack([weights[:, UNEQUAL.class_of == c].sum(axis=1) for c in range(3)], axis=1)
-    found = UNEQUAL.class_log_probs(torch.from_numpy(logits), temperature, normalize_groups=normal).exp()
-    np.testing.assert_allclose(found, sums / sums.sum(axis=1, keepdims=True), rtol=1e-9, atol=1e-300)
-    np.testing.assert_allclose(found.sum(dim=1), 1, rtol=1e-12)
+    classes = UNEQUAL.class_log_probs(torch.from_numpy(logits), temperature, normalize_groups=normal).exp()
+    np.testing.assert_allclose(classes, sums / sums.sum(axis=1, keepdims=True), rtol=1e-9, atol=1e-300)
+    np.testing.assert_allclose(classes.sum(dim=1), 1, rtol=1e-12)
 
 
 def test_softening_class_logits_is_not_summing_softened_subclasses() -> None:
@@ -70,8 +70,8 @@ def test_hierarchies_are_read_from_a_table_and_from_folders(tmp_path: Path) -> N
     assert Hierarchy.from_csv(tmp_path / "h.csv").as_dict() == {"cat": ["persian", "siamese"], "dog": ["poodle"]}
     for name in ("cat/young", "cat/old", "dog/young"):
         (tmp_path / "images" / name).mkdir(parents=True)
-    found = Hierarchy.from_folder(tmp_path / "images")
-    assert found.as_dict() == {"cat": ["cat/old", "cat/young"], "dog": ["dog/young"]}
+    hierarchy = Hierarchy.from_folder(tmp_path / "images")
+    assert hierarchy.as_dict() == {"cat": ["cat/old", "cat/young"], "dog": ["dog/young"]}
     (tmp_path / "images" / "empty").mkdir()
     with pytest.raises(InputError, match="class 'empty' has no subclass"):
         Hierarchy.from_folder(tmp_path / "images")

@@ -92,10 +92,10 @@ def test_with_one_subclass_a_class_subclass_distillation_is_conventional() -> No
     student, teacher = logits(4, 3), logits(5, 3)
     labels = torch.tensor([0, 1, 2, 0])
     for options in ({"temperature": 4.0, "alpha": 0.7}, {"temperature": 1.0, "alpha": 0.2}):
-        ours = SubclassKDLoss(plain, **options)(student, teacher, labels)
+        subclass = SubclassKDLoss(plain, **options)(student, teacher, labels)
         for soften in ("logits", "subclasses"):
-            theirs = ClassKDLoss(plain, **options, soften=soften)(student, teacher, labels)
-            assert float((ours - theirs).abs()) < 1e-7
+            conventional = ClassKDLoss(plain, **options, soften=soften)(student, teacher, labels)
+            assert float((subclass - conventional).abs()) < 1e-7
 
 
 def test_conventional_distillation_softens_class_logits() -> None:
@@ -122,8 +122,8 @@ def test_decoupled_distillation_is_its_two_parts() -> None:
         others = td.kl_divergence(td.Categorical(probs=q[rest]), td.Categorical(probs=p[rest]))
         hard = -student[row].softmax(dim=0)[label].log()
         expected.append(hard + 4 * (1.5 * target + 3 * others))
-    found = DecoupledKDLoss(H, 2.0, 1.5, 3.0, reduction="none")(student, teacher, LABELS)
-    torch.testing.assert_close(found, torch.stack(expected))
+    losses = DecoupledKDLoss(H, 2.0, 1.5, 3.0, reduction="none")(student, teacher, LABELS)
+    torch.testing.assert_close(losses, torch.stack(expected))
 
 
 def test_the_soft_gradient_keeps_its_size_as_the_temperature_grows() -> None:

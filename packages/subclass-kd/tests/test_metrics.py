@@ -15,18 +15,18 @@ def test_scores_are_scikit_learn_s(n_classes: int) -> None:
     random = np.random.default_rng(n_classes)
     probabilities = random.dirichlet(np.ones(n_classes), 200)
     labels = np.where(random.random(200) < 0.5, probabilities.argmax(axis=1), random.integers(n_classes, size=200))
-    found = score(torch.tensor(probabilities), torch.tensor(labels))
+    scores = score(torch.tensor(probabilities), torch.tensor(labels))
     chosen, average = probabilities.argmax(axis=1), "binary" if n_classes == 2 else "macro"
-    assert found.f1 == pytest.approx(sk.f1_score(labels, chosen, average=average))
-    assert found.precision == pytest.approx(sk.precision_score(labels, chosen, average=average))
-    assert found.recall == pytest.approx(sk.recall_score(labels, chosen, average=average))
-    assert found.accuracy == pytest.approx((chosen == labels).mean())
+    assert scores.f1 == pytest.approx(sk.f1_score(labels, chosen, average=average))
+    assert scores.precision == pytest.approx(sk.precision_score(labels, chosen, average=average))
+    assert scores.recall == pytest.approx(sk.recall_score(labels, chosen, average=average))
+    assert scores.accuracy == pytest.approx((chosen == labels).mean())
     auroc = (
         sk.roc_auc_score(labels, probabilities[:, 1])
         if n_classes == 2
         else sk.roc_auc_score(labels, probabilities, multi_class="ovr")
     )
-    assert found.auroc == pytest.approx(auroc, abs=1e-6)
+    assert scores.auroc == pytest.approx(auroc, abs=1e-6)
 
 
 def test_a_threshold_moves_precision_and_recall() -> None:
@@ -45,8 +45,8 @@ def test_the_probability_must_exceed_the_threshold_and_may_exceed_one_by_roundin
 
 
 def test_with_one_class_present_the_auroc_is_nan() -> None:
-    found = score(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([1, 1]))
-    assert math.isnan(found.auroc) and found.recall == 0.5
+    scores = score(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([1, 1]))
+    assert math.isnan(scores.auroc) and scores.recall == 0.5
     assert math.isnan(score(torch.full((2, 3), 1 / 3), torch.tensor([1, 1])).auroc)
 
 

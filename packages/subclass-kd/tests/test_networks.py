@@ -54,11 +54,11 @@ def test_features_are_the_inputs_of_the_last_layer() -> None:
     assert isinstance(network, ConvNet)
     images = torch.rand(6, 3, 32, 32)
     network.train()
-    found = features_of(network, images)
+    features = features_of(network, images)
     assert network.training
     network.eval()
-    torch.testing.assert_close(found, network.features(images).detach())
-    torch.testing.assert_close(network.classifier(found), network(images))
+    torch.testing.assert_close(features, network.features(images).detach())
+    torch.testing.assert_close(network.classifier(features), network(images))
     resnet = build("resnet18", (3, 32, 32), 5).eval()
     torch.testing.assert_close(resnet.get_submodule("network.fc")(features_of(resnet, images)), resnet(images))
 

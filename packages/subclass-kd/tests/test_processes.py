@@ -57,7 +57,7 @@ def start(out: Path, epochs: int = 60) -> list[subprocess.Popen[str]]:
 
 
 def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
-    outputs = [process.communicate(timeout=180) for process in processes]
+    outputs = [process.communicate(timeout=600) for process in processes]
     return [(process.returncode, error) for process, (_, error) in zip(processes, outputs, strict=True)]
 
 

@@ -34,11 +34,11 @@ def test_the_bins_cover_all_majorities_and_the_upper_half_is_clear(
     rows = [[0] * size + [1 + i % (n_classes - 1) for i in range(annotators - size)] for size in majorities]
     rows += [[label] * annotators for label in range(1, n_classes)]
     every = subclasses_from_votes(np.array(rows), "every", ties="lowest")
-    found = [every.hierarchy.subclass_names[s] for s in every.subclass_labels[: len(majorities)]]
-    assert found == [f"0 {size} of {annotators}" for size in majorities]
+    subclasses = [every.hierarchy.subclass_names[s] for s in every.subclass_labels[: len(majorities)]]
+    assert subclasses == [f"0 {size} of {annotators}" for size in majorities]
     voted = subclasses_from_votes(np.array(rows), ties="lowest")
-    found = [voted.hierarchy.subclass_names[s] for s in voted.subclass_labels[: len(majorities)]]
-    assert found == [f"0 {'clear' if size in clear else 'ambiguous'}" for size in majorities]
+    subclasses = [voted.hierarchy.subclass_names[s] for s in voted.subclass_labels[: len(majorities)]]
+    assert subclasses == [f"0 {'clear' if size in clear else 'ambiguous'}" for size in majorities]
     with pytest.raises(InputError, match=f"whole numbers from {majorities[1]} to {annotators}"):
         subclasses_from_votes(np.array(rows), (annotators + 1,), ties="lowest")
 
