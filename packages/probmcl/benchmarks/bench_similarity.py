@@ -1,15 +1,15 @@
-"""How fast and how large the pairwise similarity of mixtures is: ours beside broadcasting and a literal loop.
+"""Time and memory of the pairwise similarity of mixtures: this library, broadcasting and a literal loop.
 
     python benchmarks/bench_similarity.py                       # on the CPU; about 15 minutes
     python benchmarks/bench_similarity.py --quick               # the one comparison that matters; 3 minutes
     python benchmarks/bench_similarity.py --device-name cuda    # on a CUDA device
 
 A job is the log cosine of every mixture of a batch with every other, forward, and the gradients of a contrastive loss
-of it, backward. "Broadcasting" writes the formula down in tensors of batch x batch x components x components x
+of it, backward. "Broadcasting" evaluates the formula in tensors of batch x batch x components x components x
 dimensions; "loop" is two loops over mixtures with that formula inside; both differentiate by autograd. On CUDA "ours"
-are the Triton kernels, and "blocks" what the CPU does, without them. Every case has
-a process of its own, and the largest memory it held beyond what it began with is its peak
-(resident memory on a CPU, the allocator's on CUDA). Times are medians of the rounds.
+are the Triton kernels, and "blocks" is the CPU's algorithm. Every case runs in a separate process, and its peak is the
+largest memory it held beyond what it began with (resident memory on a CPU, the allocator's on CUDA). Times are medians
+of the rounds.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def test_points_that_all_agree_are_standardised_to_finite_ones(draw) -> None:
 
 
 @pytest.mark.parametrize("detach", [True, False])
-def test_the_points_learn_only_where_one_wants_them_to(draw, detach: bool) -> None:
+def test_gradients_reach_the_points_only_without_detaching(draw, detach: bool) -> None:
     points = torch.randn(4, 2, dtype=torch.float64).requires_grad_()
     mixture = MixtureParameters(*(tensor.requires_grad_() for tensor in draw(3, 4, 3, 2)))
     ProbMCLLoss(detach_targets=detach)(mixture, points, LABELS).backward()
@@ -172,7 +172,7 @@ def test_autocast_and_half_precision_are_computed_in_float32() -> None:
         (lambda: AsymmetricLoss()(torch.zeros(2, 3), torch.zeros(2, 4)), r"\(2, 3\) and \(2, 4\)"),
     ],
 )
-def test_what_is_outside_is_refused(make: Any, message: str) -> None:
+def test_options_outside_their_bounds_are_refused(make: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
 

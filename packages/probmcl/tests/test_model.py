@@ -89,7 +89,7 @@ def test_the_same_seed_gives_the_same_model_and_another_another(scenes: MultiLab
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["probmcl", "bce"])
-def test_a_run_that_was_killed_goes_on_to_the_same_numbers(tmp_path: Path, method: str) -> None:
+def test_a_killed_run_resumes_bit_identically(tmp_path: Path, method: str) -> None:
     # Dropout and batch statistics are at work too: features, an MLP.
     script = tmp_path / "train.py"
     script.write_text(
@@ -245,14 +245,19 @@ def test_a_custom_encoder_is_trained_saved_and_required_when_loading(scenes: Mul
     model = ProbMCL(own(), 10, Config(**SMALL, method="bce")).fit(scenes, tmp_path)
     with pytest.raises(InputError, match="has a custom module as its encoder; expected: that module"):
         ProbMCL.load(tmp_path)
-    again = ProbMCL.load(tmp_path, encoder=own())
+    loaded = checkpoint.load(tmp_path / "model.safetensors", "torch")
+    old = tmp_path / "release-0.1.safetensors"
+    checkpoint.save(old, loaded.arrays, {**loaded.meta, "encoder": "a module of one's own"})
+    with pytest.raises(InputError, match="has a custom module as its encoder"):
+        ProbMCL.load(old)
+    again = ProbMCL.load(old, encoder=own())
     assert torch.equal(again.predict_proba(scenes.test), model.predict_proba(scenes.test))
     with pytest.raises(InputError, match=r"cannot be read.*the encoder that was trained"):
         ProbMCL.load(tmp_path, encoder=nn.Flatten())
 
 
 @pytest.mark.parametrize("covariance", ["isotropic", "diagonal"])
-def test_images_without_labels_are_nobodys_positives_or_are_refused(covariance: str) -> None:
+def test_images_without_labels_have_no_positives_or_are_refused(covariance: str) -> None:
     random = np.random.default_rng(0)
     x, y = random.normal(size=(40, 4)), np.eye(40, 3, dtype=int)
     data = MultiLabelSet.of((x, y), (x, y), (x, y))
@@ -280,7 +285,7 @@ def test_a_non_finite_loss_is_reported_with_its_step(scenes: MultiLabelSet, tmp_
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_what_is_asked_of_a_model_that_is_not_trained_is_refused(scenes: MultiLabelSet, tmp_path: Path) -> None:
+def test_a_model_that_is_not_trained_refuses_to_predict(scenes: MultiLabelSet, tmp_path: Path) -> None:
     for work in (lambda m: m.predict_proba(scenes.test), lambda m: m.save(tmp_path / "x"), lambda m: m.inference()):
         with pytest.raises(InputError, match="the model is not trained"):
             work(small())

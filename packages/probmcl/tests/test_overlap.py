@@ -65,7 +65,7 @@ def test_counts_stay_exact_under_autocast() -> None:
         assert label_overlap(labels)[0, 1] == pytest.approx(0.999)
 
 
-def test_two_empty_sets_overlap_as_one_says() -> None:
+def test_the_overlap_of_two_empty_sets_is_an_option() -> None:
     labels = torch.tensor([[0, 0], [0, 0], [1, 0]])
     assert label_overlap(labels).tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 1]]
     assert label_overlap(labels, both_empty=1.0).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
@@ -82,10 +82,11 @@ def test_positives_are_the_other_rows_that_overlap_enough(measure: str, threshol
     assert positive_rate(labels, threshold, measure) == pytest.approx(found.double().mean().item() * 12 / 11)
 
 
-def test_a_row_and_another_table_have_their_positives_too() -> None:
+def test_rows_can_be_compared_with_another_table() -> None:
     labels = torch.tensor([[1, 1, 0], [0, 0, 0]])
     assert positives(labels, 0.5, other=labels).tolist() == [[True, False], [False, False]]
     assert positive_rate(labels[:1], 0.5) == 0.0
+    assert positive_rate(torch.ones(2, 3), 1.0) == 1.0
 
 
 @pytest.mark.parametrize("threshold", [0.0, -0.1, 1.0001, math.nan])

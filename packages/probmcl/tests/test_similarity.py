@@ -71,7 +71,7 @@ def test_the_cosine_is_that_of_gmr_metrics_numpy_core(draw, covariance: str) -> 
 
 
 @both
-def test_aligned_components_are_compared_with_their_likes_alone(draw, covariance: str) -> None:
+def test_aligned_compares_component_k_with_component_k_only(draw, covariance: str) -> None:
     f, g = draw(7, 3, 4, 2, covariance), draw(8, 2, 4, 2, covariance)
 
     def inner(a: MixtureParameters, i: int, b: MixtureParameters, j: int) -> float:
@@ -169,7 +169,7 @@ def test_the_gradient_of_the_log_cosine_lives_where_that_of_the_cosine_is_dead()
         assert (float(slope.abs().max()) > 0) is alive
 
 
-def test_what_does_not_fit_is_refused(draw) -> None:
+def test_mixtures_that_do_not_fit_are_refused(draw) -> None:
     f = draw(0, 2, 3, 2)
     with pytest.raises(InputError, match="kind must be log_cosine, cosine, angular or aligned, got 'euclid'"):
         mixture_similarity(f, kind="euclid")

@@ -10,7 +10,7 @@ from sextet_common.errors import InputError
 @pytest.mark.parametrize("covariance", ["isotropic", "diagonal"])
 def test_both_parts_together_are_the_variance_of_samples(draw, covariance: str) -> None:
     mixture = draw(0, 3, 4, 2, covariance)
-    found = uncertainty(mixture)
+    parts = uncertainty(mixture)
     random = np.random.default_rng(0)
     std = mixture.log_std.exp()
     std = (std[..., None].expand_as(mixture.means) if covariance == "isotropic" else std).numpy()
@@ -19,16 +19,16 @@ def test_both_parts_together_are_the_variance_of_samples(draw, covariance: str) 
         chosen = random.choice(4, size=200_000, p=weights / weights.sum())
         centres = mixture.means[row].numpy()[chosen]
         samples = centres + std[row][chosen] * random.normal(size=centres.shape)
-        assert float(found.total[row]) == pytest.approx(samples.var(axis=0).mean(), rel=0.02)
-        assert float(found.between[row]) == pytest.approx(centres.var(axis=0).mean(), rel=0.02)
-    torch.testing.assert_close(found.total, found.between + found.within)
+        assert float(parts.total[row]) == pytest.approx(samples.var(axis=0).mean(), rel=0.02)
+        assert float(parts.between[row]) == pytest.approx(centres.var(axis=0).mean(), rel=0.02)
+    torch.testing.assert_close(parts.total, parts.between + parts.within)
 
 
 def test_one_component_has_nothing_between(draw) -> None:
     mixture = draw(1, 2, 1, 3)
-    found = uncertainty(mixture)
-    assert found.between.tolist() == [0, 0]
-    torch.testing.assert_close(found.within, mixture.variances[:, 0])
+    parts = uncertainty(mixture)
+    assert parts.between.tolist() == [0, 0]
+    torch.testing.assert_close(parts.within, mixture.variances[:, 0])
 
 
 def test_quantiles_are_of_equal_size_and_in_the_order_of_uncertainty() -> None:
