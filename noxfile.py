@@ -1,7 +1,6 @@
-"""Every check of the house. `nox -l` is its table of contents, `nox` alone runs what `tools/dev.py test` runs.
+"""Every check of the workspace. `nox -l` lists the sessions; `nox` runs the same ones as `tools/dev.py test`.
 
-A session that takes a package runs it in an environment of its own, with nothing
-in it but what that package's pyproject.toml declares.
+A session with a package as parameter uses an environment with only what that package's pyproject.toml declares.
 """
 
 from __future__ import annotations
@@ -27,36 +26,36 @@ nox.options.sessions = ["lint", "types", "docs", "tests", "together", "wheels"]
 PACKAGES = workspace.discover()
 each = nox.parametrize("package", [nox.param(name, id=name) for name in PACKAGES])
 DEV_TOOLS = ["ruff>=0.17", "mypy>=2.4"]
-# The networks of tests are small, and busy machines punish two threads. Tests start many processes: none of them is to
-# compile torch again because a machine's settings keep bytecode from being written.
+# The networks in tests are small: one thread is fastest on a busy machine. Tests start many processes; bytecode is
+# written so that they need not compile torch again.
 FOR_TESTS = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
 XDIST = "pytest-xdist>=3.6"
 IN_PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
 
 
 def group(package: str, name: str) -> list[str]:
-    """Return a dependency group of a package, empty where it has none."""
+    """Return a dependency group of a package, empty if it has none."""
     groups = nox.project.load_toml(PACKAGES[package].pyproject).get("dependency-groups", {})
     return list(nox.project.dependency_groups({"dependency-groups": groups}, name)) if name in groups else []
 
 
 def everything() -> list[str]:
-    """Return what installs all packages with all extras, and all that their tests need."""
+    """Return the installer's arguments for all packages, extras and test dependencies."""
     needed = {line for name in PACKAGES for line in group(name, "test")}
     return [*workspace.editables(list(PACKAGES.values()), extras=True), *sorted(needed)]
 
 
 def install_alone(session: nox.Session, package: str, *options: str) -> None:
-    """Leave exactly a package's declared dependencies in the environment, then import all of its modules."""
+    """Install exactly a package's declared dependencies, then import all its modules."""
     session.install("--exact", *options, *workspace.editables(workspace.closure(PACKAGES, package)))
     session.run("python", "tools/probe.py", PACKAGES[package].module, silent=True)
 
 
 def run_tests(session: nox.Session, package: str, *options: str, warnings: str = "error") -> None:
-    """Add a package's extras and test dependencies and run its tests and the examples of its docstrings."""
+    """Install a package's extras and test dependencies, then run its tests and doctests."""
     chosen = PACKAGES[package]
     if not (chosen.path / "tests").is_dir():
-        session.log(f"{package} is not released yet: it imports alone, and has nothing to test")
+        session.log(f"{package} is not released yet: it has nothing to test")
         return
     *siblings, _ = workspace.closure(PACKAGES, package)
     in_tree = [*workspace.editables(siblings), *workspace.editables([chosen], extras=True)]
@@ -69,7 +68,7 @@ def run_tests(session: nox.Session, package: str, *options: str, warnings: str =
 @nox.session
 @each
 def tests(session: nox.Session, package: str) -> None:
-    """One package alone: its declared dependencies, every module imported, then its tests."""
+    """One package alone: its declared dependencies, the import of every module, its tests."""
     install_alone(session, package)
     run_tests(session, package)
 
@@ -77,16 +76,16 @@ def tests(session: nox.Session, package: str) -> None:
 @nox.session
 @each
 def lowest(session: nox.Session, package: str) -> None:
-    """One package alone, with the oldest releases that it says it accepts."""
+    """One package alone with the oldest dependencies it accepts."""
     oldest = ("--resolution", "lowest-direct")
     install_alone(session, package, *oldest)
-    # Old releases call one another in ways that have since been deprecated: that is not for us to mend.
+    # Old releases use one another's deprecated functions, which we cannot fix.
     run_tests(session, package, *oldest, warnings="ignore::DeprecationWarning")
 
 
 @nox.session
 def together(session: nox.Session) -> None:
-    """All packages in one environment: compositions, import directions, the README's commands, the tools."""
+    """All packages in one environment: compositions, dependencies between packages, pages, tools."""
     session.install(
         *everything(),
         "-r",
@@ -104,7 +103,7 @@ def together(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Every reader of files against files made to hurt: 1000 new ones a test, or as many as the first word says."""
+    """All file readers on malicious files: 1000 new ones per test, or the number given first."""
     session.install(*everything(), XDIST)
     examples, *words = session.posargs or ["1000"]
     environment = {**FOR_TESTS, "SEXTET_FUZZ_EXAMPLES": examples}
@@ -113,7 +112,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Mutation testing of one module: the changes that no test notices. Words: PATH [--most N] [pytest words]."""
+    """Mutation testing of one module. Arguments: PATH [--most N] [--lines A-B] [pytest arguments]."""
     if not session.posargs:
         session.error("name a module: nox -s mutants -- packages/esac/src/esac/es/evolution.py")
     session.install(*everything(), "coverage>=7.6")
@@ -140,7 +139,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 @each
 def build(session: nox.Session, package: str) -> None:
-    """Wheel and sdist of one package, checked, then the wheel alone in an empty environment."""
+    """Wheel and sdist of one package, checked; then the wheel alone in an empty environment."""
     session.install("--exact", "build[uv]", "twine>=7", "check-wheel-contents", "validate-pyproject")
     folder = Path(session.create_tmp()) / "dist"
     wheels = []
@@ -164,15 +163,15 @@ def build(session: nox.Session, package: str) -> None:
 
 @nox.session
 def wheels(session: nox.Session) -> None:
-    """All packages as wheels from a local folder, and their compositions from outside the tree."""
+    """All packages as wheels from a local folder, and the compositions outside the repository."""
     session.install("--exact", "build[uv]")
-    with tempfile.TemporaryDirectory() as made:
-        folder, outside = Path(made) / "wheels", Path(made) / "outside"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, outside = Path(temporary) / "wheels", Path(temporary) / "outside"
         for package in PACKAGES.values():
             command = ["python", "-m", "build", "--wheel", "--installer", "uv", "--outdir", str(folder)]
             session.run(*command, str(package.path), silent=True)
         session.install("--exact", "pytest>=8.3")
-        # First they alone, each after what it needs: no index can give another package of the same name.
+        # First without an index, in order of dependency, so that no index supplies a package of the same name.
         pinned = [f"{package.name}=={package.version}" for package in PACKAGES.values()]
         for wheel in pinned:
             session.install("--no-index", "--no-deps", "--find-links", str(folder), wheel)
@@ -191,7 +190,7 @@ def wheels(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The documentation site, built strict into site/."""
+    """The documentation site, built in strict mode into site/."""
     session.install(*workspace.editables(list(PACKAGES.values())), "-r", "docs/requirements.txt")
     session.run("mkdocs", *(session.posargs or ["build", "--strict"]), env={"NO_MKDOCS_2_WARNING": "1"})
 
@@ -199,7 +198,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 @each
 def bench(session: nox.Session, package: str) -> None:
-    """The benchmarks of one package against their peers, at a size for two cores; with words, that one script."""
+    """The benchmarks of one package against its peers, sized for two cores; or one script."""
     in_tree = workspace.editables(workspace.closure(PACKAGES, package), extras=True)
     session.install(*in_tree, *group(package, "bench"))
     session.chdir(PACKAGES[package].path)

@@ -1,7 +1,7 @@
-"""Distill the digits into one image each, and teach a student on these: attention-matching, then subclass-kd.
+"""Train a student on ten distilled images: attention-matching distills them, subclass-kd trains on them.
 
-A teacher learns all real images, ten digits. A small student is to tell even from odd, and sees no real image: it
-learns from ten distilled ones and from what the teacher says of them. Beside it: the same with random real images.
+A teacher learns the ten digits from all real images. A small student learns to distinguish even from odd digits from
+ten distilled images and the teacher's outputs, without real images. For comparison: the same with random real images.
 
 Run it: ``python examples/distilled_student.py --out distilled-student``
 """
@@ -33,7 +33,7 @@ from subclass_kd import (
 
 
 def few(chosen: DistilledSet, digits: ImageSet, hierarchy: Hierarchy, source: str) -> SubclassSet:
-    """Make a distilled set the training part, whole; ``SubclassSet.of`` would hold some of the few images out."""
+    """Use all images for training; ``SubclassSet.of`` would hold out some of the few images for validation."""
     test = Part(digits.test_images, digits.test_labels)
     train = Part(chosen.pixels(), chosen.labels.numpy())
     return SubclassSet(train, validation=train, test=test, hierarchy=hierarchy, input_shape=digits.image_shape,
@@ -55,21 +55,21 @@ def main(
     Parameters
     ----------
     out
-        Where to write: result.json, picture.png, distilled.safetensors, and a run folder for each network.
+        Output folder: result.json, picture.png, distilled.safetensors, and a run folder for each network.
     ipc
-        Images of each digit that the students are given.
+        Training images of each digit for the students.
     steps
-        Of the distillation.
+        Steps of the distillation.
     epochs
-        Passes of a student over its images.
+        Epochs of a student.
     teacher_epochs
-        Passes of the teacher over all real images.
+        Epochs of the teacher.
     width
         Channels of the students.
     draws
-        Students of each kind; those of real images have another random choice each.
+        Students of each kind; each student on real images gets another random choice.
     seed
-        Of everything.
+        Seed of all random draws.
     """
     digits = load("digits")
     parity = Hierarchy(np.arange(10) % 2, digits.classes, ("even", "odd"))
@@ -89,40 +89,40 @@ def main(
     accuracies: dict[str, dict[str, list[float]]] = {}
     objectives = {"alone": CrossEntropy(parity), "with teacher": SubclassKDLoss(parity, temperature=2, alpha=0.5)}
     for source in ("random real", "distilled"):
-        accuracies[source] = {told: [] for told in objectives}
+        accuracies[source] = {supervision: [] for supervision in objectives}
         for draw in range(draws):
             chosen = distilled if source == "distilled" else random_real(digits, ipc, seed + draw)
             data = few(chosen, digits, parity, f"{source} images, draw {draw}")
-            for told, objective in objectives.items():
+            for supervision, objective in objectives.items():
                 with seeding.torch_seed(seed, "student", draw):
-                    student = ConvNet(digits.image_shape, 10, width=width, depth=2)  # what distillation looked through
+                    student = ConvNet(digits.image_shape, 10, width=width, depth=2)  # as in the distillation
                 distill(
                     teacher if objective.needs_teacher else None,
                     student,
                     data,
                     objective,
                     TrainConfig(epochs=epochs, seed=seed + draw),
-                    out / f"student-{source}-{told}-{draw}".replace(" ", "-"),
+                    out / f"student-{source}-{supervision}-{draw}".replace(" ", "-"),
                 )
-                accuracies[source][told].append(evaluate(student, data).accuracy)
+                accuracies[source][supervision].append(evaluate(student, data).accuracy)
     panels = {}
     for source, chosen in (("random real", random_real(digits, ipc, seed)), ("distilled", distilled)):
         mean = 100 * statistics.mean(accuracies[source]["with teacher"])
         by_digit = chosen.pixels().reshape(10, ipc, *digits.image_shape).swapaxes(0, 1)
         panels[f"{source}: {mean:.1f} % of the test images right"] = by_digit.reshape(-1, *digits.image_shape)
-    figures.save_panels(panels, out / "picture.png", columns=10, title="What a student of even and odd was shown")
+    figures.save_panels(panels, out / "picture.png", columns=10, title="Training images of a student for even or odd")
     with torch.no_grad():
-        told_by_teacher = teacher(torch.from_numpy(distilled.pixels())).argmax(dim=1)
+        predicted = teacher(torch.from_numpy(distilled.pixels())).argmax(dim=1)
     result = {
         "teacher": evaluate(teacher, everything).accuracy,
-        "teacher_reads_distilled": float((told_by_teacher == distilled.labels).double().mean()),
+        "teacher_reads_distilled": float((predicted == distilled.labels).double().mean()),
         "students": accuracies,
         "images": len(distilled),
         "test_images": len(digits.test_labels),
     }
     files.write_text(out / "result.json", json.dumps(result, indent=2) + "\n")
-    for source, found in accuracies.items():
-        means = ", ".join(f"{told} {100 * statistics.mean(values):.1f} %" for told, values in found.items())
+    for source, by_supervision in accuracies.items():
+        means = ", ".join(f"{name} {100 * statistics.mean(values):.1f} %" for name, values in by_supervision.items())
         print(f"{source}: {means}")
 
 

@@ -1,8 +1,7 @@
-"""Remember old digits by a generator instead of by images: attention-matching's continual learning with d2m-generator.
+"""Continual learning with a generator as memory: attention-matching's benchmark with a buffer from d2m-generator.
 
-The digits arrive in steps. At each step a small GAN is trained and distilled on the new digits alone, and is all that
-is kept of them; its images, any number of them, go into the buffer that networks are trained on. Beside it: buffers of
-real images.
+The digits arrive in steps. At each step a small GAN is trained and distilled on the new digits alone; only the GAN is
+kept. Any number of its images go into the buffer that networks are trained on. For comparison: buffers of real images.
 
 Run it: ``python examples/generator_buffer.py --out generator-buffer``
 """
@@ -47,35 +46,35 @@ def main(
     Parameters
     ----------
     out
-        Where to write: result.json, picture.png, curves.png, and the run folders.
+        Output folder: result.json, picture.png, curves.png, and the run folders.
     arrivals
-        In how many steps the ten digits arrive.
+        Number of steps in which the ten digits arrive.
     ipc
-        Real images that the other buffers keep of each digit.
+        Real images of each digit in the other buffers.
     generated
-        Images of each digit that the generators make for their buffer.
+        Generated images of each digit.
     pretraining
-        Steps of each GAN.
+        Training steps of each GAN.
     distillation
-        Steps of each GAN's distillation.
+        Distillation steps of each GAN.
     width
         Channels of the GANs.
     epochs
-        Passes of a network over a buffer.
+        Epochs of a network on a buffer.
     seed
-        Of everything.
+        Seed of all random draws.
     """
     digits = load("digits")
 
-    def home(classes: Sequence[str]) -> Path:
+    def folder_of(classes: Sequence[str]) -> Path:
         return out / f"generator-{'-'.join(classes)}"
 
     def generator_of(part: ImageSet, draw: int) -> DistilledSet:
-        """Train a generator on the new classes alone, leave it on disk, and read it from there to make the images."""
-        folder = home(part.classes)
+        """Train a generator on the new classes, save it, load it and generate the images."""
+        folder = folder_of(part.classes)
         gan = ConditionalGAN(part.n_classes, part.image_shape, width=width, seed=draw % 2**31)
-        few = PretrainConfig(steps=pretraining, batch_size=32, lr=1e-3, discriminator_lr=2e-3, ema=0.98, seed=draw)
-        pretrain(gan, part, few, folder / "gan")
+        settings = PretrainConfig(steps=pretraining, batch_size=32, lr=1e-3, discriminator_lr=2e-3, ema=0.98, seed=draw)
+        pretrain(gan, part, settings, folder / "gan")
         pool = PoolConfig(networks=4, untrained=1.0, width=32)
         config = D2MConfig(steps=distillation, images=4, real_batch=32, seed=draw, pool=pool)
         D2M(config).fit(gan, part, folder / "d2m")
@@ -90,25 +89,25 @@ def main(
         training=TrainConfig(epochs=epochs),
         width=32,
     )
-    found = continual(digits, config, out / "continual", custom_buffers={"generator": generator_of})
-    found.save_picture(out / "curves.png")
-    ends = (0, *found.classes_seen)
-    arrived = [found.orders[0][start:end] for start, end in itertools.pairwise(ends)]
-    generators = [load_generator(home(classes) / "d2m") for classes in arrived]
-    painted = [synthesize(g, 8, seed=1).pixels().reshape(g.n_classes, 8, *digits.image_shape) for g in generators]
-    by_row = np.concatenate(painted).swapaxes(0, 1)
+    comparison = continual(digits, config, out / "continual", custom_buffers={"generator": generator_of})
+    comparison.save_picture(out / "curves.png")
+    ends = (0, *comparison.classes_seen)
+    arrived = [comparison.orders[0][start:end] for start, end in itertools.pairwise(ends)]
+    generators = [load_generator(folder_of(classes) / "d2m") for classes in arrived]
+    samples = [synthesize(g, 8, seed=1).pixels().reshape(g.n_classes, 8, *digits.image_shape) for g in generators]
+    by_row = np.concatenate(samples).swapaxes(0, 1)
     figures.save_grid(by_row.reshape(-1, *digits.image_shape), out / "picture.png", columns=10)
     weights = sum(tensor.numel() for generator in generators for tensor in generator.state_dict().values())
     result = {
-        "order": list(found.orders[0]),
-        "classes_seen": list(found.classes_seen),
-        "accuracy": {name: found.mean(name).tolist() for name in found.accuracies},
+        "order": list(comparison.orders[0]),
+        "classes_seen": list(comparison.classes_seen),
+        "accuracy": {name: comparison.mean(name).tolist() for name in comparison.accuracies},
         "images_per_class": {"random": ipc, "herding": ipc, "generator": generated},
-        # What is stored for them, in numbers: pixels, or all weights of all generators.
+        # Size of the memory: pixels, or weights of all generators.
         "numbers_kept": {"random": 640 * ipc, "herding": 640 * ipc, "generator": weights},
     }
     files.write_text(out / "result.json", json.dumps(result, indent=2) + "\n")
-    print(found.to_markdown())
+    print(comparison.to_markdown())
 
 
 if __name__ == "__main__":

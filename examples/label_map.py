@@ -1,8 +1,8 @@
-"""Draw which labels live where: probmcl's embeddings, a Gaussian mixture for each label, reduced by gmr-metric.
+"""Map of labels: probmcl's embeddings as one Gaussian mixture per label, reduced by gmr-metric.
 
-ProbMCL puts a mixture behind every image; its mean is the image's point. A kernel density estimate of all images of a
-label is a mixture of hundreds of components. Reduced to a few, moments preserved, it is the label's place among the
-others, and the angle between two labels' mixtures says how little of it they share.
+ProbMCL predicts a mixture for every image; its mean is the image's point. The kernel density estimate of all points of
+a label has hundreds of components and is reduced to a few with the same moments. The angle between two labels' mixtures
+measures how little they overlap.
 
 Run it: ``python examples/label_map.py --out label-map``
 """
@@ -23,9 +23,9 @@ from sextet_common import figures, files
 
 
 def draw(mixtures: Mapping[str, GaussianMixture], path: Path) -> None:
-    """Draw the first two dimensions of labels' mixtures: one-sigma ellipses, a colour for each group of digits."""
+    """Draw the first two dimensions of the labels' mixtures: one-sigma ellipses, one colour per group of digits."""
     group_of = {str(digit): number for number, group in enumerate(GROUPS) for digit in group}
-    title = f"Where the labels live, {max(map(len, mixtures.values()))} components each"
+    title = f"Map of the labels, {max(map(len, mixtures.values()))} components each"
     with figures.figure_file(path, (7.0, 6.0), title=title) as figure:
         axis = figure.subplots()
         around = np.linspace(0, 2 * np.pi, 90)
@@ -58,19 +58,19 @@ def main(
     Parameters
     ----------
     out
-        Where to write: result.json, picture.png, points.npz, the model's run folder and a mixture for each label.
+        Output folder: result.json, picture.png, points.npz, the model's run folder and a mixture for each label.
     scenes
-        Scenes of digits to train on.
+        Training scenes of digits.
     epochs
-        Of ProbMCL's first stage.
+        Epochs of ProbMCL's first stage.
     width
-        Of the encoder.
+        Width of the encoder.
     axes
-        Dimensions of the map: the principal axes of the labels' means. The picture has the first two.
+        Dimensions of the map: the principal axes of the labels' means. The figure shows the first two.
     components
-        To which each label's mixture is reduced.
+        Components of each label's reduced mixture.
     seed
-        Of everything.
+        Seed of all random draws.
     """
     data = compose(digits(), sizes=(scenes, 100, 600), seed=seed)
     head, contrastive = HeadConfig(dim=16, hidden=(128,)), ContrastiveConfig(label_aware="each")
@@ -79,7 +79,7 @@ def main(
     mixtures = model.mixtures(data.test)
     points = (mixtures.log_weights.exp()[..., None] * mixtures.means).sum(dim=1).double().numpy()
     labels = np.array(data.test.labels, dtype=np.float64)
-    share = labels / labels.sum(axis=1, keepdims=True)  # an image of few labels tells more about each of them
+    share = labels / labels.sum(axis=1, keepdims=True)  # an image with few labels says more about each of them
     means = (share.T @ points) / share.sum(axis=0)[:, None]
     plane = np.linalg.svd(means - means.mean(axis=0), full_matrices=False)[2][:axes]
     places = points @ plane.T
@@ -106,7 +106,7 @@ def main(
     files.write_text(out / "result.json", json.dumps(result, indent=2) + "\n")
     print(f"mAP {100 * result['mean_ap']:.1f} %; from {sum(before.values())} components to {components} a label")
     print(
-        f"angles: {result['angle_within_groups']:.2f} rad within the groups of digits that are drawn together, "
+        f"angles: {result['angle_within_groups']:.2f} rad within the groups of digits that occur together, "
         f"{result['angle_between_groups']:.2f} rad between them"
     )
 

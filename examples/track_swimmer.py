@@ -1,9 +1,9 @@
-"""Track a swimming robot from positions that are sometimes far off: esac's policy swims, gmr-metric's filter follows.
+"""Track a swimming robot from camera measurements with outliers: esac's policy swims, gmr-metric's filter tracks it.
 
-An evolution strategy teaches MuJoCo's Swimmer-v5 to swim. A camera sees where its head is, within 2 cm or, once in
-seven pictures, within 40 cm. A Kalman filter can be told of the narrow noise alone, or of the whole variance; a
-Gaussian-sum filter is told of both kinds of picture and keeps a mixture, reduced after every step. The truth is
-MuJoCo's.
+An evolution strategy trains MuJoCo's Swimmer-v5. The camera's error for the head's position has a standard deviation of
+2 cm or, in one measurement of seven, of 40 cm. A Kalman filter can model only the narrow noise or the total variance; a
+Gaussian-sum filter models both kinds of measurement by a mixture, reduced after every step. MuJoCo provides the true
+position.
 
 Run it: ``python examples/track_swimmer.py --out track-swimmer``
 """
@@ -24,34 +24,34 @@ from gmr_metric.plotting import ellipses
 from sextet_common import figures, files
 
 ENV, HEAD = "Swimmer-v5", "torso"
-NARROW, WIDE, OUTLIERS = 0.02, 0.4, 1 / 7  # metres, metres, share of the pictures
+NARROW, WIDE, OUTLIERS = 0.02, 0.4, 1 / 7  # metres, metres, share of the measurements
 LEARNER = {"mode": "es", "hidden": (32,), "population": 4, "elite": 0.0, "sigma": 0.05, "es_lr": 0.05}
-ELLIPSES = 0.02  # of the weight: components with less are not drawn
+ELLIPSES = 0.02  # components of smaller weight are not drawn
 
 
 def swim(policy: ESAC, seed: int, steps: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return the actions of an episode, the head's positions in metres, and the seconds between them."""
+    """Return the actions of an episode, the head's positions in metres, and the time step in seconds."""
     env = gymnasium.make(ENV, max_episode_steps=steps)
-    seen, _ = env.reset(seed=seed)
+    observation, _ = env.reset(seed=seed)
     actions, places = [], []
     for _ in range(steps):
-        action, _ = policy.predict(seen, deterministic=True)
-        seen, *_ = env.step(action)
+        action, _ = policy.predict(observation, deterministic=True)
+        observation, *_ = env.step(action)
         actions.append(action)
         places.append(env.unwrapped.data.body(HEAD).xpos[:2].copy())
     return np.array(actions), np.array(places), float(env.unwrapped.dt)
 
 
 def motion(places: np.ndarray, dt: float) -> Model:
-    """Return motion of nearly constant velocity; how nearly is learned from an episode that is not filtered."""
-    bends = np.diff(places, 2, axis=0) / dt**2  # accelerations
-    density = float(bends.var()) * dt
+    """Return a nearly-constant-velocity model whose noise is estimated from a separate episode."""
+    accelerations = np.diff(places, 2, axis=0) / dt**2
+    density = float(accelerations.var()) * dt
     step = np.kron([[1.0, dt], [0.0, 1.0]], np.eye(2))
     return Model(step, density * np.kron([[dt**3 / 3, dt**2 / 2], [dt**2 / 2, dt]], np.eye(2)))
 
 
 def sensors() -> dict[str, tuple[GaussianSumFilter, Model]]:
-    """Return every filter, and what it is told of the camera."""
+    """Return every filter with its model of the camera."""
     camera = np.eye(2, 4)
     noise = GaussianMixture([1 - OUTLIERS, OUTLIERS], np.zeros((2, 2)), [NARROW**2 * np.eye(2), WIDE**2 * np.eye(2)])
     one = GaussianSumFilter(n_components=1)
@@ -67,7 +67,7 @@ def sensors() -> dict[str, tuple[GaussianSumFilter, Model]]:
 def draw(
     path: Path, places: np.ndarray, pictures: np.ndarray, means: dict[str, np.ndarray], states: list[GaussianMixture]
 ) -> None:
-    """Draw the whole track, and closely the two seconds in which the head moves most."""
+    """Draw the whole track, and the two seconds in which the head moves most."""
     moved = np.linalg.norm(np.diff(places, axis=0), axis=1)
     start = int(np.argmax(np.convolve(moved, np.ones(50), "valid")))
     names = ("Kalman filter, all the variance", "Gaussian sum, 8 components, Runnalls")
@@ -107,22 +107,22 @@ def main(out: Path, learning: int = 60_000, steps: int = 400, episodes: int = 5,
     Parameters
     ----------
     out
-        Where to write: result.json, picture.png, track.npz and the policy's run folder.
+        Output folder: result.json, picture.png, track.npz and the policy's run folder.
     learning
-        Environment steps that the policy learns from.
+        Training steps of the policy.
     steps
-        Of every episode that is tracked.
+        Steps of every tracked episode.
     episodes
-        That are tracked, each from another start and with other noise; one more tells how the head moves.
+        Tracked episodes, with different initial states and noise; one more is used to estimate the motion model.
     seed
-        Of everything.
+        Seed of all random draws.
     """
     config = changed({**LEARNER, "eval_every": learning}, ESACConfig())
     policy = ESAC(ENV, config, seed=seed).learn(learning, out=out / "policy", progress_bar=False)
-    told, *tracked = [swim(policy, seed + number, steps) for number in range(episodes + 1)]
-    dt = told[2]
-    moves = motion(told[1], dt)
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in sensors()}
+    calibration, *tracked = [swim(policy, seed + number, steps) for number in range(episodes + 1)]
+    dt = calibration[2]
+    moves = motion(calibration[1], dt)
+    scores: dict[str, list[tuple[float, float]]] = {name: [] for name in sensors()}
     saved: dict[str, Any] = {"dt": dt, "transition": moves.function, "disturbance": moves.noise}
     for number, (actions, places, _) in enumerate(tracked):
         random = np.random.default_rng((seed, number))
@@ -131,11 +131,11 @@ def main(out: Path, learning: int = 60_000, steps: int = 400, episodes: int = 5,
         prior = GaussianMixture([1.0], [[*pictures[0], 0.0, 0.0]], [np.diag([WIDE**2, WIDE**2, 1.0, 1.0])])
         means, states = {}, {}
         for name, (tracker, sensor) in sensors().items():
-            estimates = list(tracker.run(prior, pictures[1:], moves, sensor))  # the first made the prior
+            estimates = list(tracker.run(prior, pictures[1:], moves, sensor))  # the first measurement is in the prior
             states[name] = [estimate.posterior for estimate in estimates]
             means[name] = np.array([state.mean()[:2] for state in states[name]])
             rmse = float(np.sqrt(((means[name] - places[1:]) ** 2).sum(axis=1).mean()))
-            found[name].append((rmse, sum(estimate.log_likelihood for estimate in estimates)))
+            scores[name].append((rmse, sum(estimate.log_likelihood for estimate in estimates)))
         saved |= {f"actions{number}": actions, f"places{number}": places, f"pictures{number}": pictures}
         saved |= {f"{name}, {number}": mean for name, mean in means.items()}
         if not number:
@@ -144,15 +144,15 @@ def main(out: Path, learning: int = 60_000, steps: int = 400, episodes: int = 5,
         np.savez(file, **saved)
     result = {
         "swum": [float(np.linalg.norm(np.diff(places, axis=0), axis=1).sum()) for _, places, _ in tracked],
-        "rmse": {name: [rmse for rmse, _ in each] for name, each in found.items()},
-        "log_likelihood": {name: [value for _, value in each] for name, each in found.items()},
+        "rmse": {name: [rmse for rmse, _ in each] for name, each in scores.items()},
+        "log_likelihood": {name: [value for _, value in each] for name, each in scores.items()},
     }
     files.write_text(out / "result.json", json.dumps(result, indent=2) + "\n")
     print(f"{episodes} episodes of {steps * dt:.0f} s; the head swims {np.mean(result['swum']):.1f} m in each")
-    for name, each in found.items():
+    for name, each in scores.items():
         rmse, likelihood = np.mean(each, axis=0)
         spread = np.std([value for value, _ in each], ddof=1) if episodes > 1 else 0.0
-        print(f"{name}: {100 * rmse:.1f} ± {100 * spread:.1f} cm off, log likelihood {likelihood:.0f}")
+        print(f"{name}: {100 * rmse:.1f} ± {100 * spread:.1f} cm error, log likelihood {likelihood:.0f}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What the benchmarks found, over all packages: read from their raw JSON, set out in two tables.
+"""Summarise the benchmarks of all packages in two Markdown tables, read from their JSON reports.
 
-``python tools/benches.py`` prints them; the documentation's page of benchmarks is made of them when it is built.
+``python tools/benches.py`` prints them; docs/benchmarks.md includes them when the site is built.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What `nox -s bench` runs where it is given no words: for two cores, on data that ship with a dependency.
+# What `nox -s bench` runs without arguments: suited to two cores, on data that ships with a dependency.
 SCRIPTS: dict[str, tuple[str, ...]] = {
     "attention-matching": (
         "OMP_NUM_THREADS=1 bench_attention.py --device cpu",
@@ -33,7 +33,7 @@ Report = dict[str, Any]
 
 
 def parsed(command: str) -> tuple[dict[str, str], str, list[str]]:
-    """Take a command of SCRIPTS apart: settings of the environment, the script, its words.
+    """Split a command of SCRIPTS into environment variables, script and arguments.
 
     >>> parsed("OMP_NUM_THREADS=1 bench_speed.py --rounds 5")
     ({'OMP_NUM_THREADS': '1'}, 'bench_speed.py', ['--rounds', '5'])
@@ -46,22 +46,22 @@ def parsed(command: str) -> tuple[dict[str, str], str, list[str]]:
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: two numbers of a report, the peer's and ours.
+    """One comparison of a peer's figure with ours.
 
     Parameters
     ----------
     package
-        Whose it is.
+        The package.
     job
-        What both do.
+        What is measured.
     peer
-        Who does it otherwise.
+        Name of the peer.
     report
-        The name of the JSON file in the package's benchmarks/results.
+        Name of the JSON file in the package's benchmarks/results.
     figures
-        Of the report: the peer's figure and ours.
+        Returns the peer's figure and ours from a report.
     command
-        What made it, in the package's folder.
+        Command that produces the report, to be run in the package's folder.
     """
 
     package: str
@@ -79,30 +79,30 @@ class Row:
 
 
 def step(report: Report) -> tuple[float, float]:
-    """Return medians of attention-matching's step."""
-    found = report["seconds"]["paper"]
-    return statistics.median(found["the published loop, stated again"]), statistics.median(found["as-asked"])
+    """Return the median times of a step of attention-matching: the published loop's and ours."""
+    seconds = report["seconds"]["paper"]
+    return statistics.median(seconds["the published loop, stated again"]), statistics.median(seconds["as-asked"])
 
 
 def maps(peer: str) -> Callable[[Report], tuple[float, float]]:
-    """Return what finds both attention maps, forward and backward, of the largest activation in float32."""
+    """Return a reader of the times for both attention maps of the largest activation, both passes, in float32."""
 
     def find(report: Report) -> tuple[float, float]:
-        wanted = {"maps": "both", "work": "forward and backward", "dtype": "float32", "order": "channels first"}
-        (row,) = (r for r in report["rows"] if "128 x 32x32" in r["activation"] and wanted.items() <= r.items())
+        case = {"maps": "both", "work": "forward and backward", "dtype": "float32", "order": "channels first"}
+        (row,) = (r for r in report["rows"] if "128 x 32x32" in r["activation"] and case.items() <= r.items())
         return statistics.median(row["seconds"][peer]), statistics.median(row["seconds"]["ours"])
 
     return find
 
 
 def similarity(report: Report) -> tuple[float, float]:
-    """Return forward and backward of 128 isotropic mixtures together, broadcasting and ours."""
-    found = {
+    """Return the times of broadcasting and ours for 128 isotropic mixtures, forward and backward."""
+    seconds = {
         case["way"]: case["forward"] + case["backward"]
         for case in report["cases"]
         if (case["kind"], case["batch"], case["components"]) == ("isotropic", 128, 20)
     }
-    return found["broadcasting"], found["ours"]
+    return seconds["broadcasting"], seconds["ours"]
 
 
 def percent(values: Iterable[float]) -> float:
@@ -111,17 +111,17 @@ def percent(values: Iterable[float]) -> float:
 
 
 def scenes(name: str) -> Callable[[Report], float]:
-    """Return what finds a method's mean average precision on scenes, in percent, over its seeds."""
+    """Return a reader of a method's mean average precision on scenes, in percent, averaged over seeds."""
     return lambda report: percent(result["map"] for result in report["results"] if result["name"] == name)
 
 
 def learned(run: str, policy: str = "sac") -> Callable[[Report], float]:
-    """Return what finds the mean of the last evaluations of all seeds of a run of esac."""
+    """Return a reader of the mean last evaluation of all seeds of a run of esac."""
     return lambda report: statistics.mean(statistics.mean(seed["returns"][policy][-1]) for seed in report["runs"][run])
 
 
 def both(peer: Callable[[Report], float], ours: Callable[[Report], float]) -> Callable[[Report], tuple[float, float]]:
-    """Return what finds a peer's figure and ours."""
+    """Return a reader of a peer's figure and ours."""
     return lambda report: (peer(report), ours(report))
 
 
@@ -162,7 +162,7 @@ SPEED = (
         lambda r: tuple(r["median_seconds"]["save 64 MB"][w] for w in ("torch.save + fsync", "checkpoint.save")),
         "python benchmarks/bench_common.py"),
 )  # fmt: skip
-"""Times: the ratio is how often we are done while the peer is done once."""
+"""Times. The table shows the peer's time divided by ours."""
 
 WORTH = (
     Row("gmr-metric", "angle to the original, median ratio over 137 reductions, lower is better", "Runnalls",
@@ -192,25 +192,25 @@ WORTH = (
         both(learned("Swimmer SAC"), learned("Swimmer ESAC")),
         "python benchmarks/bench_learning.py"),
 )  # fmt: skip
-"""What the methods are worth: figures side by side, whoever is ahead."""
+"""Accuracies and returns, side by side."""
 
 
-def said(figure: float) -> str:
-    """Return a figure in three digits or more.
+def formatted(figure: float) -> str:
+    """Format a figure with at least three digits.
 
-    >>> said(1473.2), said(2.9123)
+    >>> formatted(1473.2), formatted(2.9123)
     ('1,473', '2.91')
     """
     return f"{figure:,.0f}" if figure >= 1000 else f"{figure:.3g}"
 
 
-def on(report: Report) -> str:
-    """Return a report's machine in a few words."""
-    found = report["machine"]
-    if isinstance(found, str):  # before it was a table
-        return found.replace("(R)", "").replace(" Processor", "")
-    cpu = found["cpu"].replace("(R)", "").replace(" Processor", "")
-    return f"{found['cores']} cores of {cpu}" if found["gpu"] == "none" else str(found["gpu"])
+def machine_of(report: Report) -> str:
+    """Describe the machine of a report."""
+    machine = report["machine"]
+    if isinstance(machine, str):  # reports of older versions
+        return machine.replace("(R)", "").replace(" Processor", "")
+    cpu = machine["cpu"].replace("(R)", "").replace(" Processor", "")
+    return f"{machine['cores']} cores of {cpu}" if machine["gpu"] == "none" else str(machine["gpu"])
 
 
 def speed_table() -> str:
@@ -219,18 +219,18 @@ def speed_table() -> str:
     for row in SPEED:
         report = row.read()
         theirs, ours = row.figures(report)
-        cells = (row.package, row.job, row.peer, said(theirs / ours), on(report), f"`{row.command}`")
+        cells = (row.package, row.job, row.peer, formatted(theirs / ours), machine_of(report), f"`{row.command}`")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def worth_table() -> str:
-    """Return the table of what the methods are worth in Markdown."""
+    """Return the table of accuracies in Markdown."""
     lines = ["| package | what | peer | peer's | ours | machine | command |", "|---|---|---|---|---|---|---|"]
     for row in WORTH:
         report = row.read()
-        theirs, ours = map(said, row.figures(report))
-        cells = (row.package, row.job, row.peer, theirs, ours, on(report), f"`{row.command}`")
+        theirs, ours = map(formatted, row.figures(report))
+        cells = (row.package, row.job, row.peer, theirs, ours, machine_of(report), f"`{row.command}`")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -1,8 +1,7 @@
-"""Run every package's examples/demo.py and show the results in one self-contained page.
+"""Run every package's examples/demo.py and show the results on one self-contained page.
 
-A package's demo is a script that takes ``--out FOLDER`` and writes there result.json
-(title, sentence, columns, rows, note, picture) and the picture. One that fails is
-shown as failed, the others still run, and the exit code is 1.
+A demo takes ``--out FOLDER`` and writes result.json (title, sentence, columns, rows, note, picture) and the picture
+there. If a demo fails, the page shows its error, the others still run, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -39,22 +38,22 @@ pre { overflow-x: auto; background: #8881; padding: .6rem; border-radius: 4px; f
 
 @dataclass(frozen=True)
 class Shown:
-    """One package's part of the page.
+    """Result of one package's demo.
 
     Parameters
     ----------
     package
         The package's name.
     command
-        What was run, as a reader can run it.
+        Command that a reader can run.
     seconds
-        How long it took.
+        Duration.
     result
-        What its result.json says; empty where it failed.
+        Content of result.json; empty if the demo failed.
     picture
-        The PNG's bytes; empty where it failed.
+        The PNG file's bytes; empty if the demo failed.
     fault
-        The last lines of its output where it failed.
+        Last lines of the output if the demo failed.
     """
 
     package: str
@@ -66,27 +65,27 @@ class Shown:
 
 
 def run_demo(package: workspace.Package, out: Path) -> Shown:
-    """Run one package's demo from nothing and read what it wrote."""
+    """Run one package's demo in an empty folder and read its result."""
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, str(package.path / "examples" / "demo.py"), "--out", str(out)]
     readable = f"python3 tools/dev.py demo --only {package.name}"
     began = time.perf_counter()
-    # One thread: the networks are small, and where other work runs too a second one makes them many times slower.
+    # The networks are small: on a busy machine a second thread makes them many times slower.
     settings = {"OMP_NUM_THREADS": "1", **os.environ}
-    # The demo's progress bars go to the terminal as they come; its complaint is kept for the page.
+    # Progress bars go to a terminal directly; otherwise the output is kept for the page.
     stderr = None if sys.stderr.isatty() else subprocess.PIPE
     done = subprocess.run(command, stderr=stderr, text=True, check=False, env=settings)
     seconds = time.perf_counter() - began
     if done.returncode == 0:
         result = json.loads((out / "result.json").read_text(encoding="utf-8"))
         return Shown(package.name, readable, seconds, result, (out / result["picture"]).read_bytes())
-    told = (done.stderr or "").strip().splitlines()[-12:]
-    fault = "\n".join([*told, f"exit code {done.returncode}"])
+    output = (done.stderr or "").strip().splitlines()[-12:]
+    fault = "\n".join([*output, f"exit code {done.returncode}"])
     return Shown(package.name, readable, seconds, fault=fault)
 
 
 def as_text(shown: Shown) -> str:
-    """Return one part as a plain table for the terminal."""
+    """Format a result as a plain table for the terminal."""
     if shown.fault:
         return f"{shown.package}: FAILED\n{shown.fault}\n"
     table = [shown.result["columns"], *shown.result["rows"]]
@@ -97,7 +96,7 @@ def as_text(shown: Shown) -> str:
 
 
 def as_html(shown: Shown) -> str:
-    """Return one part of the page."""
+    """Format a result as a section of the page."""
     name = html.escape(shown.package)
     command = f"<pre>{html.escape(shown.command)}</pre><p class='note'>{shown.seconds:.0f} seconds</p>"
     if shown.fault:
@@ -116,7 +115,7 @@ def as_html(shown: Shown) -> str:
 
 
 def page(parts: list[Shown]) -> str:
-    """Return the whole page: no script, no network."""
+    """Return the whole page, without scripts or external resources."""
     body = "".join(as_html(shown) for shown in parts)
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Sextet: the demo</title>"

@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""The one entrance: `python3 tools/dev.py demo`, `python3 tools/dev.py test`.
+"""Entry point for all checks: `python3 tools/dev.py demo`, `python3 tools/dev.py test`.
 
-Needs python >= 3.11 and its pip, nothing else. The first call makes `.venv` with
-the pinned nox and uv of tools/requirements.txt; every call then hands over to nox.
-This file is kept readable by old interpreters, so that one of those gets a sentence
-and not a syntax error.
+Needs only python >= 3.11 with pip. The first call creates `.venv` with the nox and uv versions of
+tools/requirements.txt; every call then runs nox. The syntax of this file works in old interpreters, so that they print
+an error message instead of a syntax error.
 """
 
 import ast
@@ -19,10 +18,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 PINS = os.path.join(ROOT, "tools", "requirements.txt")
 STAMP = os.path.join(VENV, "sextet-stamp")
-FREE_BYTES_TO_START = 8 * 1024**3  # torch with CUDA, unpacked once; every further environment is hard links
+FREE_BYTES_TO_START = 8 * 1024**3  # torch with CUDA, stored once; further environments use hard links
 FREE_BYTES_FULL = 64 * 1024**2
 
-# What pip's variables are called in uv. A variable of uv that is already set wins.
+# Names of pip's variables in uv. A uv variable that is already set takes precedence.
 PIP_TO_UV = {
     "PIP_INDEX_URL": "UV_DEFAULT_INDEX",
     "PIP_EXTRA_INDEX_URL": "UV_INDEX",
@@ -37,7 +36,7 @@ PIP_TO_UV = {
 
 
 class Problem(Exception):
-    """Something that the person at the keyboard can mend, in one line."""
+    """An error that the user can fix, as one line."""
 
 
 def python_of(venv):
@@ -46,7 +45,7 @@ def python_of(venv):
 
 
 def check_interpreter():
-    """Refuse an interpreter that is too old, naming a better one where there is one."""
+    """Refuse an interpreter that is too old; suggest a newer one if there is one."""
     if sys.version_info >= OLDEST:
         return
     newer = [n for n in ("python3.14", "python3.13", "python3.12", "python3.11") if shutil.which(n)]
@@ -58,23 +57,23 @@ def check_interpreter():
 
 
 def environment_for_uv(environ):
-    """Return the environment with pip's settings said in uv's words too.
+    """Return the environment with pip's settings translated to uv's variables.
 
     >>> environment_for_uv({"PIP_INDEX_URL": "https://mirror/simple"})["UV_DEFAULT_INDEX"]
     'https://mirror/simple'
     """
     result = dict(environ)
     for pip_name, uv_name in PIP_TO_UV.items():
-        if result.get(pip_name) and uv_name not in result:  # pip takes an empty variable for none, uv does not
+        if result.get(pip_name) and uv_name not in result:  # pip ignores empty variables, uv does not
             separator = "," if uv_name == "UV_FIND_LINKS" else " "
             result[uv_name] = separator.join(result[pip_name].split())
     if "UV_INDEX" in result and "UV_INDEX_STRATEGY" not in result:
-        result["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # what pip does with an extra index
+        result["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # pip's behaviour with an extra index
     return result
 
 
 def reason_in(output):
-    """Find the cause of a failed installation in pip's output, as one line.
+    """Return the cause of a failed installation from pip's output, as one line.
 
     >>> reason_in("... Temporary failure in name resolution ...").split(":")[0]
     'the package index cannot be reached'
@@ -94,13 +93,13 @@ def reason_in(output):
 
 
 def wanted_stamp():
-    """Return what the finished .venv is stamped with: the pins and the interpreter."""
+    """Return the stamp of an up-to-date .venv: the pinned versions and the interpreter."""
     with open(PINS, encoding="utf-8") as pins:
         return "%s\npython %s\n" % (pins.read().strip(), sys.version.split()[0])
 
 
 def is_ready():
-    """Tell whether .venv holds the pinned tools already."""
+    """Return whether .venv exists and is up to date."""
     try:
         with open(STAMP, encoding="utf-8") as stamp:
             return stamp.read() == wanted_stamp() and os.path.exists(python_of(VENV))
@@ -109,7 +108,7 @@ def is_ready():
 
 
 def make_environment():
-    """Make .venv with the pinned nox and uv; leave nothing half-made behind."""
+    """Create .venv with the pinned nox and uv; remove it again on failure."""
     import venv
 
     free = shutil.disk_usage(ROOT).free
@@ -121,7 +120,7 @@ def make_environment():
     print("making .venv with nox and uv ...", file=sys.stderr, flush=True)
     shutil.rmtree(VENV, ignore_errors=True)
     try:
-        # pip fills the new environment from outside, so that a python without ensurepip serves as well.
+        # pip installs from outside the environment, so that a python without ensurepip works as well.
         venv.create(VENV, with_pip=False)
         command = [sys.executable, "-m", "pip", "--python", python_of(VENV), "install", "--quiet", "--retries", "2"]
         done = subprocess.run([*command, "-r", PINS], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -135,7 +134,7 @@ def make_environment():
 
 
 def ensure_environment():
-    """Make .venv where it is missing or out of date and return its interpreter."""
+    """Create .venv if it is missing or out of date, and return its interpreter."""
     check_interpreter()
     if not is_ready():
         make_environment()
@@ -143,7 +142,7 @@ def ensure_environment():
 
 
 def sessions():
-    """Return the noxfile's sessions and the first line of each one's docstring."""
+    """Return the noxfile's sessions and the first line of their docstrings."""
     with open(os.path.join(ROOT, "noxfile.py"), encoding="utf-8") as noxfile:
         tree = ast.parse(noxfile.read())
     return {
@@ -170,7 +169,7 @@ def usage():
 
 
 def nox_arguments(words):
-    """Translate this command's words into nox's.
+    """Translate the command's arguments to nox's.
 
     >>> nox_arguments(["test"])
     []

@@ -1,8 +1,8 @@
-"""SHA-256 of the results of small seeded jobs: whether a change of structure changed a number.
+"""SHA-256 of the results of small seeded jobs, to check that a refactoring changes no number.
 
-``python tools/digests.py record FILE [MODULE ...]`` runs the jobs of ``tools/digests/MODULE.py`` (all modules by
-default) and writes one digest per job; ``compare FILE`` runs them again, prints what differs and exits with 1.
-Digests hold for one machine and one set of installed libraries.
+``python tools/digests.py record FILE [MODULE ...]`` runs the jobs of ``tools/digests/MODULE.py`` (by default of all
+modules) and writes one digest per job. ``compare FILE`` runs them again, prints the differences and exits with 1 if
+there are any. Digests are valid for one machine and one set of installed libraries.
 """
 
 from __future__ import annotations

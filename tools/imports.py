@@ -1,9 +1,8 @@
-"""What it costs to import each package and to ask its command for help, and which heavy modules that imports.
+"""Measure the processor time of every package's import and ``--help``, and list the heavy modules they load.
 
-``python tools/imports.py`` runs ``import X`` and ``python -m X --help`` five times for each package, in fresh processes
-and in turn, and prints a table of processor seconds; ``python tools/imports.py gmr_metric`` does so for one package.
-Exit code 1 where a heavy module is imported: none is needed before a name of the package is used. The packages must be
-installed; nothing else is.
+``python tools/imports.py`` runs ``import X`` and ``python -m X --help`` five times for each package, alternating and in
+new processes, and prints a table; ``python tools/imports.py gmr_metric`` measures one package. The exit code is 1 if a
+heavy module is loaded: none is needed before a name of the package is used. The packages must be installed.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def heavy_imports(report: str) -> set[str]:
 
 
 def measure(*words: str) -> tuple[float, set[str]]:
-    """Run python with these words in a fresh process; return its processor seconds and the heavy modules imported."""
+    """Run python with these arguments in a new process; return its processor seconds and the heavy modules it loads."""
     before = os.times()
     done = subprocess.run([sys.executable, "-X", "importtime", *words], capture_output=True, text=True, check=False)
     after = os.times()
@@ -50,7 +49,7 @@ def measure(*words: str) -> tuple[float, set[str]]:
 
 
 def commands(module: str) -> tuple[tuple[str, ...], ...]:
-    """Return what is measured of a package: its import and its command's help.
+    """Return the measured commands of a package: its import and its help.
 
     >>> commands("esac")
     (('-c', 'import esac'), ('-m', 'esac', '--help'))
@@ -79,12 +78,12 @@ def main(words: Iterable[str]) -> int:
     known = [package.module for package in workspace.discover().values()]
     parser = argparse.ArgumentParser(prog="imports.py", description="Measure what importing each package costs.")
     parser.add_argument("modules", metavar="MODULE", nargs="*", help="all packages by default")
-    parser.add_argument("--runs", type=int, default=5, help="fresh processes for each")
+    parser.add_argument("--runs", type=int, default=5, help="new processes for each")
     options = parser.parse_args(list(words))
     if unknown := set(options.modules) - set(known):
         parser.error(f"no package has the module {', '.join(sorted(unknown))}: one of {', '.join(known)}")
     measured: dict[str, list[tuple[float, set[str]]]] = {}
-    for _ in range(options.runs):  # in turn, so that a busy minute spoils one run of each and not all of one
+    for _ in range(options.runs):  # alternating, so that a busy minute affects one run of each
         for module in options.modules or known:
             for command in commands(module):
                 measured.setdefault(" ".join(command), []).append(measure(*command))

@@ -1,9 +1,9 @@
-"""What mkdocs puts into the site's pages: tables of the packages' READMEs, what the benchmarks found in all, equations.
+"""mkdocs hooks that insert README tables, benchmark summaries and equations into the pages of the site.
 
-A line ``{{ table packages/NAME/README.md MARK }}`` becomes what stands there between ``<!-- MARK -->`` and
-``<!-- /MARK -->``, without pictures; ``{{ speeds }}`` and ``{{ worth }}`` become the tables of benches.py. TeX in a
-block of the language ``math``, or in a line between ``$`` and backquotes as GitHub reads it, becomes MathML, which
-browsers show without a script.
+A line ``{{ table packages/NAME/README.md MARK }}`` is replaced by the text between ``<!-- MARK -->`` and
+``<!-- /MARK -->`` in that file, without images; ``{{ speeds }}`` and ``{{ worth }}`` by the tables of benches.py. TeX
+in a block of the language ``math``, or inline in GitHub's syntax, is converted to MathML, which browsers show without
+a script.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ INLINE = re.compile(r"\$`([^`]+)`\$")
 
 
 def between_marks(page: str, mark: str) -> str:
-    """Return what stands between two marks of a page of the tree.
+    """Return the text between two markers of a file in the repository.
 
     >>> between_marks("packages/gmr-metric/README.md", "bench_speed").splitlines()[0]
     '| job | who | median | speed, the first of the job being 1 |'
@@ -28,18 +28,18 @@ def between_marks(page: str, mark: str) -> str:
     _, _, rest = text.partition(f"<!-- {mark} -->\n")
     inside, end, _ = rest.partition(f"<!-- /{mark} -->")
     if not (end and inside.strip()):
-        raise ValueError(f"{page} has nothing between the marks of {mark}")
+        raise ValueError(f"{page} has no text between the markers of {mark}")
     return "\n".join(line for line in inside.splitlines() if not line.startswith("!["))
 
 
 def filled(markdown: str) -> str:
-    """Return a page with its orders carried out.
+    """Return a page with its ``{{ }}`` directives replaced.
 
     >>> "| Stone Soup |" in filled("{{ speeds }}")
     True
     """
 
-    def carried_out(found: re.Match[str]) -> str:
+    def replacement(found: re.Match[str]) -> str:
         match found[1].split(" ", 2):
             case ["table", page, mark]:
                 return between_marks(page, mark)
@@ -47,24 +47,24 @@ def filled(markdown: str) -> str:
                 return benches.speed_table()
             case ["worth"]:
                 return benches.worth_table()
-        raise ValueError(f"no page can be given {found[1]!r}: table PAGE MARK, speeds or worth")
+        raise ValueError(f"unknown directive {found[1]!r}: use table PAGE MARK, speeds or worth")
 
-    return ORDER.sub(carried_out, markdown)
+    return ORDER.sub(replacement, markdown)
 
 
 def mathml(tex: str, *, block: bool) -> str:
-    """Return an equation in MathML; TeX that pandoc does not know is a RuntimeError.
+    """Convert an equation to MathML; TeX that pandoc does not know raises RuntimeError.
 
     >>> mathml("x^2", block=False)[23:]
     '<math display="inline" xmlns="http://www.w3.org/1998/Math/MathML"><msup><mi>x</mi><mn>2</mn></msup></math></span>'
     """
-    import pypandoc  # the site alone needs it
+    import pypandoc  # only needed for the site
 
     sign, tag = ("$$", "div") if block else ("$", "span")
     options = ["--mathml", "--wrap=none", "--fail-if-warnings"]
     made = pypandoc.convert_text(f"{sign}{tex.strip()}{sign}", "html", format="markdown", extra_args=options)
     (found,) = re.findall(r"<math.*</math>", made, flags=re.DOTALL)
-    # Markdown is not to read a sign as its own, nor the TeX; the element around it keeps a line in one piece.
+    # Escape Markdown's special characters and drop the TeX source; the outer element keeps an equation on its line.
     bare = re.sub(r"</?semantics>|<annotation.*?</annotation>", "", found, flags=re.DOTALL)
     bare = re.sub(r"[|*_\[\]`]", lambda sign: f"&#{ord(sign[0])};", bare)
     full = bare.replace("<mtable>", '<mtable displaystyle="true">') if block else bare
@@ -78,5 +78,5 @@ def with_equations(markdown: str) -> str:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill a page: mkdocs calls this of its hooks for each."""
+    """Prepare a page; mkdocs calls this hook for every page."""
     return with_equations(filled(markdown))

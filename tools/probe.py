@@ -1,8 +1,7 @@
-"""Import every module of one installed package: an undeclared dependency fails here.
+"""Import every module of one installed package, so that an undeclared dependency fails.
 
-Run by nox before the extras and the test dependencies are installed:
-``python tools/probe.py gmr_metric``. A module that is for an extra, such as
-``gmr_metric.torch``, may say that this extra's package is missing, and nothing else.
+nox runs ``python tools/probe.py gmr_metric`` before it installs extras and test dependencies. A module that belongs to
+an extra, such as ``gmr_metric.torch``, may fail only because that extra's package is missing.
 """
 
 from __future__ import annotations
@@ -15,20 +14,20 @@ from importlib.metadata import requires
 
 
 def module_names(top: str) -> list[str]:
-    """Return the package's name and those of all modules in it, but for ``__main__``."""
+    """Return the names of the package and all its modules except ``__main__``."""
     package = importlib.import_module(top)
     inside = pkgutil.walk_packages(package.__path__, prefix=f"{top}.")
     return [top, *(m.name for m in inside if not m.name.endswith("__main__"))]
 
 
 def optional_packages(top: str) -> set[str]:
-    """Return the names of the packages that only an extra brings."""
+    """Return the names of the packages that only extras install."""
     lines = requires(top.replace("_", "-")) or []
     return {re.split(r"[^\w.-]", line, maxsplit=1)[0].lower() for line in lines if "extra ==" in line}
 
 
 def main(top: str) -> None:
-    """Import all modules and say how many they were."""
+    """Import all modules and print their number."""
     names, optional = module_names(top), optional_packages(top)
     for name in names:
         try:
@@ -36,8 +35,8 @@ def main(top: str) -> None:
         except ModuleNotFoundError as error:
             if (error.name or "").lower() not in optional:
                 raise
-            print(f"{name} waits for the extra that brings {error.name}")
-    print(f"{top}: {len(names)} modules imported with its declared dependencies alone")
+            print(f"{name} needs the extra that installs {error.name}")
+    print(f"{top}: {len(names)} modules imported with only the declared dependencies")
 
 
 if __name__ == "__main__":

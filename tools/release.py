@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
 """Release one package: `python3 tools/release.py gmr-metric minor --dry-run`.
 
-Bumps the version, dates the changelog, runs the package's tests and its build check
-in the bumped tree, puts the checked wheel and sdist into dist/, commits and tags.
-What is in the way is said in one line, and then both files are as they were.
-Nothing is pushed or uploaded.
+Raises the version, dates the changelog, runs the package's tests and build check on the new version, copies the checked
+wheel and sdist to dist/, commits and tags. A problem is reported in one line, and both files are restored. Nothing is
+pushed or uploaded.
 """
 
 from __future__ import annotations
@@ -34,23 +33,23 @@ _UNRELEASED = re.compile(r"^## Unreleased\s*?$(.*?)(?=^## |\Z)", re.MULTILINE | 
 
 
 class Refusal(Exception):
-    """Why there is no release, in one line."""
+    """The reason why no release is made, as one line."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """Everything that a release does, known before anything is done.
+    """All steps of a release, determined before anything is changed.
 
     Parameters
     ----------
     root, branch
-        The checkout, and the branch that gets the commit.
+        The checkout, and the branch to commit to.
     package, version
-        The package as it is now, and the version to be released.
+        The package in its current state, and the version to release.
     edits
-        The text of pyproject.toml and CHANGELOG.md, before and after.
+        Text of pyproject.toml and CHANGELOG.md, before and after.
     notes
-        The changelog's section, which becomes the tag's message.
+        The changelog's section, used as message of the tag.
     """
 
     root: Path
@@ -67,18 +66,18 @@ class Release:
 
     @property
     def paths(self) -> list[str]:
-        """The two changed files, as git names them."""
+        """The two changed files, relative to the repository."""
         return sorted(path.relative_to(self.root).as_posix() for path in self.edits)
 
     @property
     def artefacts(self) -> list[Path]:
-        """The wheel and the sdist to be."""
+        """The wheel and the sdist in dist/."""
         stem = f"{self.package.module}-{self.version}"
         return [self.root / "dist" / f"{stem}{ending}" for ending in ("-py3-none-any.whl", ".tar.gz")]
 
     @property
     def commands(self) -> tuple[list[str], list[str], list[str]]:
-        """The checks, the commit of the two files alone, and the tag (`whitespace` keeps the headings in the notes)."""
+        """The checks, the commit of the two files, and the tag (`whitespace` keeps the headings in the notes)."""
         title = f"{self.package.name} {self.version}"
         return (
             ["nox", "--stop-on-first-error", "-s", f"tests({self.package.name})", f"build({self.package.name})"],
@@ -88,21 +87,21 @@ class Release:
 
 
 def git(root: Path, *arguments: str) -> str:
-    """Run git and return what it printed; its complaint becomes a refusal."""
+    """Run git and return its output; an error becomes a Refusal."""
     done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
     if done.returncode:
-        said = (done.stderr.strip() or "no reason given").splitlines()[-1]
-        raise Refusal(f"git {arguments[0]} failed: {said}")
+        reason = (done.stderr.strip() or "no reason given").splitlines()[-1]
+        raise Refusal(f"git {arguments[0]} failed: {reason}")
     return done.stdout
 
 
 def changed_files(root: Path) -> list[str]:
-    """Return the paths that differ from the last commit, new files included."""
+    """Return the paths that differ from the last commit, including new files."""
     return sorted(line[3:] for line in git(root, "status", "--porcelain", "--untracked-files=all").splitlines())
 
 
 def next_version(current: str, level: str) -> str:
-    """Raise one place of a version and zero those behind it.
+    """Raise one part of a version and set those after it to zero.
 
     >>> next_version("0.1.9", "patch"), next_version("0.1.9", "minor"), next_version("0.1.9", "major")
     ('0.1.10', '0.2.0', '1.0.0')
@@ -115,7 +114,7 @@ def next_version(current: str, level: str) -> str:
 
 
 def bump(pyproject: str, version: str) -> str:
-    """Replace the version in the [project] table of a pyproject.toml and nothing else."""
+    """Replace only the version in the [project] table of a pyproject.toml."""
     text = _VERSION.sub(rf"\g<1>{version}", pyproject, count=1)
     if tomllib.loads(text)["project"]["version"] != version:
         raise Refusal('pyproject.toml has no line `version = "..."` below [project]')
@@ -123,7 +122,7 @@ def bump(pyproject: str, version: str) -> str:
 
 
 def date_changelog(changelog: str, version: str, date: str) -> tuple[str, str]:
-    r"""Give the Unreleased section a version and a date; return the new text and the section's.
+    r"""Give the Unreleased section a version and a date; return the new text and the section's content.
 
     >>> date_changelog("## Unreleased\n\n- Faster.\n", "0.2.0", "2026-01-31")
     ('## Unreleased\n\n## 0.2.0 (2026-01-31)\n\n- Faster.\n', '- Faster.')
@@ -138,7 +137,7 @@ def date_changelog(changelog: str, version: str, date: str) -> tuple[str, str]:
 
 
 def excluding(packages: dict[str, workspace.Package], name: str, version: str) -> list[str]:
-    """Return the dependants whose range leaves a version out, each with that range."""
+    """Return the dependants whose version range excludes a version, each with its range."""
     from packaging.specifiers import SpecifierSet
 
     ranges = {package.name: package.needs[name] for package in workspace.dependants(packages, name)}
@@ -146,7 +145,7 @@ def excluding(packages: dict[str, workspace.Package], name: str, version: str) -
 
 
 def plan(root: Path, name: str, level: str) -> Release:
-    """Work a release out and change nothing; raises Refusal where something is in the way."""
+    """Determine the steps of a release without changing anything; raise Refusal if it is not possible."""
     packages = workspace.discover(root)
     if name not in packages:
         raise Refusal(f"there is no package {name!r}: one of {', '.join(sorted(packages))}")
@@ -172,7 +171,7 @@ def plan(root: Path, name: str, level: str) -> Release:
 
 
 def show(release: Release) -> None:
-    """Print every step that the release would take."""
+    """Print every step of a release."""
     for path, (before, after) in release.edits.items():
         file = path.relative_to(release.root).as_posix()
         lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), f"a/{file}", f"b/{file}")
@@ -185,7 +184,7 @@ def show(release: Release) -> None:
 
 
 def run_checks(release: Release) -> None:
-    """Run the nox sessions in the bumped tree and copy what the build session has checked into dist/."""
+    """Run the nox sessions on the new version and copy the checked artefacts to dist/."""
     command = [sys.executable, "-m", *release.commands[0], "--envdir", str(release.root / ".nox")]
     environment = dev.environment_for_uv(os.environ)
     if subprocess.run(command, cwd=release.root, env=environment, stderr=subprocess.STDOUT).returncode:
@@ -193,9 +192,9 @@ def run_checks(release: Release) -> None:
     if (changed := changed_files(release.root)) != release.paths:
         raise Refusal(f"the tree changed while the checks ran: {', '.join(set(changed) ^ set(release.paths))}")
     for target in release.artefacts:
-        # Other packages' build sessions make this file too: the newest is the one that was just checked.
-        made = release.root.glob(f".nox/*/tmp/dist/{release.package.name}/{target.name}")
-        newest = max(made, key=lambda path: path.stat().st_mtime_ns, default=None)
+        # Build sessions of other packages also create this file: the newest one was just checked.
+        builds = release.root.glob(f".nox/*/tmp/dist/{release.package.name}/{target.name}")
+        newest = max(builds, key=lambda path: path.stat().st_mtime_ns, default=None)
         if newest is None:
             raise Refusal(f"the build session has left no {target.name}")
         target.parent.mkdir(exist_ok=True)
@@ -203,7 +202,7 @@ def run_checks(release: Release) -> None:
 
 
 def commit_and_tag(release: Release) -> None:
-    """Make the commit and its tag, or neither."""
+    """Create the commit and its tag, or neither."""
     _, commit, tagging = release.commands
     git(release.root, *commit[1:])
     try:
@@ -214,7 +213,7 @@ def commit_and_tag(release: Release) -> None:
 
 
 def carry_out(release: Release) -> None:
-    """Bump, check, commit and tag; whatever fails or interrupts, leave the tree as it was."""
+    """Raise the version, check, commit and tag; on failure or interruption restore everything."""
     try:
         for path, (_, after) in release.edits.items():
             path.write_bytes(after.encode())
@@ -232,8 +231,8 @@ def main(words: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="release.py", description="Bump, check, commit and tag one package.")
     parser.add_argument("package", metavar="PACKAGE", help="the name below packages/, gmr-metric")
-    parser.add_argument("level", choices=LEVELS, help="which place of the version goes up")
-    parser.add_argument("--dry-run", action="store_true", help="print every step and take none")
+    parser.add_argument("level", choices=LEVELS, help="the part of the version to raise")
+    parser.add_argument("--dry-run", action="store_true", help="print every step without doing it")
     options = parser.parse_args(words)
     try:
         if not (find_spec("nox") and find_spec("packaging")):

@@ -1,8 +1,7 @@
-"""What the workspace holds: every package, its version and who needs whom.
+"""The packages of the workspace with their versions and dependencies, read from ``packages/*/pyproject.toml``.
 
-Read from ``packages/*/pyproject.toml`` with the standard library alone, so that
-the noxfile, the release tool and the tests all ask one place and no list of
-packages is kept by hand.
+The noxfile, the release tool and the tests share this module, so that no list of packages is kept by hand. It uses only
+the standard library.
 """
 
 from __future__ import annotations
@@ -19,23 +18,22 @@ _REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[([^\]]*)\])?\s*\
 
 @dataclass(frozen=True)
 class Package:
-    """One folder below ``packages/``.
+    """A package below ``packages/``.
 
     Parameters
     ----------
     name
-        The distribution's name, ``gmr-metric``.
+        Distribution name, ``gmr-metric``.
     module
-        The import name, ``gmr_metric``.
+        Import name, ``gmr_metric``.
     version
-        The version that pyproject.toml states.
+        The version in pyproject.toml.
     path
         The package's folder.
     needs
-        The siblings that it requires, each with its version range:
-        ``{"sextet-common": ">=0.1,<1"}``.
+        Required packages of the workspace with their version ranges: ``{"sextet-common": ">=0.1,<1"}``.
     extras
-        The names of its optional dependency sets.
+        Names of the optional dependency sets.
     """
 
     name: str
@@ -52,7 +50,7 @@ class Package:
 
 
 def normalize(name: str) -> str:
-    """Spell a distribution's name the way indexes compare it (PEP 503)."""
+    """Normalise a distribution name (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -65,22 +63,22 @@ def parse_requirement(text: str) -> tuple[str, str]:
 
 
 def discover(root: Path = ROOT) -> dict[str, Package]:
-    """Find every package, dependencies before dependants and else by name."""
+    """Return all packages, dependencies before dependants and otherwise by name."""
     tables = {}
     for pyproject in sorted(root.glob("packages/*/pyproject.toml")):
         table = tomllib.loads(pyproject.read_text(encoding="utf-8"))
         tables[normalize(table["project"]["name"])] = (pyproject.parent, table)
-    found = {}
+    packages = {}
     for name, (path, table) in tables.items():
         project = table["project"]
         declared = list(project.get("dependencies", ()))
         for extra in project.get("optional-dependencies", {}).values():
             declared += extra
-        ranges: dict[str, dict[str, None]] = {}  # an extra may name a sibling again, with the same or other limits
+        ranges: dict[str, dict[str, None]] = {}  # an extra may repeat a package with other limits
         for needed, limits in map(parse_requirement, declared):
             ranges.setdefault(needed, {}).update(dict.fromkeys(filter(None, limits.split(","))))
         (module,) = (Path(p).name for p in table["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
-        found[name] = Package(
+        packages[name] = Package(
             name=name,
             module=module,
             version=project["version"],
@@ -88,17 +86,17 @@ def discover(root: Path = ROOT) -> dict[str, Package]:
             needs={n: ",".join(r) for n, r in ranges.items() if n in tables and n != name},
             extras=tuple(project.get("optional-dependencies", ())),
         )
-    order = TopologicalSorter({n: sorted(p.needs) for n, p in sorted(found.items())})
-    return {name: found[name] for name in order.static_order()}
+    order = TopologicalSorter({n: sorted(p.needs) for n, p in sorted(packages.items())})
+    return {name: packages[name] for name in order.static_order()}
 
 
 def closure(packages: dict[str, Package], name: str) -> list[Package]:
-    """Return a package and all siblings it needs, itself last."""
-    wanted = {name}
+    """Return a package and the packages it needs, itself last."""
+    chosen = {name}
     for package in reversed(packages.values()):
-        if package.name in wanted:
-            wanted |= set(package.needs)
-    return [p for p in packages.values() if p.name in wanted]
+        if package.name in chosen:
+            chosen |= set(package.needs)
+    return [p for p in packages.values() if p.name in chosen]
 
 
 def dependants(packages: dict[str, Package], name: str) -> list[Package]:
@@ -107,9 +105,9 @@ def dependants(packages: dict[str, Package], name: str) -> list[Package]:
 
 
 def editables(packages: list[Package], *, extras: bool = False) -> list[str]:
-    """Return the installer's arguments that install these packages from the tree, with all their extras if wanted."""
+    """Return the installer's arguments for editable installations, optionally with all extras."""
     arguments = []
     for package in packages:
-        wanted = f"[{','.join(package.extras)}]" if extras and package.extras else ""
-        arguments += ["-e", f"{package.path}{wanted}"]
+        suffix = f"[{','.join(package.extras)}]" if extras and package.extras else ""
+        arguments += ["-e", f"{package.path}{suffix}"]
     return arguments
