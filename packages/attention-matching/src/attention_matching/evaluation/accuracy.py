@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from sextet_common.checks import OpenShare, check
+from sextet_common.checks import OpenShare, Share, check, check_fields
 from sextet_common.errors import InputError
 from torch import Tensor, nn
 
@@ -42,11 +42,12 @@ class Evaluation:
     85.0 ± 7.1 %
     """
 
-    accuracies: tuple[float, ...]
+    accuracies: tuple[Share, ...]
 
     def __post_init__(self) -> None:
-        if not self.accuracies or not all(0 <= each <= 1 for each in self.accuracies):
-            raise InputError(f"accuracies are {self.accuracies}", "one or more, in [0, 1]")
+        if not self.accuracies:
+            raise InputError("no accuracies", "one or more")
+        check_fields(self)
 
     @property
     def mean(self) -> float:

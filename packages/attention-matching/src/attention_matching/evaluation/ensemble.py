@@ -34,12 +34,8 @@ class Learner(ABC):
     def step(self, images: Tensor, targets: Tensor) -> Tensor:
         """Take one gradient step of every network and return the losses before it, shape (networks,).
 
-        Parameters
-        ----------
-        images
-            Shape (networks, batch, channels, height, width).
-        targets
-            Class numbers, shape (networks, batch), or probabilities, (networks, batch, classes).
+        Images have shape (networks, batch, channels, height, width). Targets are class numbers, shape (networks,
+        batch), or probabilities, (networks, batch, classes).
         """
         losses = self.losses(images, targets)
         self._sgd.step(losses.sum())
@@ -112,17 +108,9 @@ def group_size(network: nn.Module, shape: Sequence[int], config: TrainConfig, de
     ``config.together``, if given. Otherwise a CPU trains one at a time, since benchmarks/bench_evaluate.py measures
     stacks to be slower there except on the smallest sets, and a GPU up to ten: fewer where fewer fill it, an estimate
     that has not been measured. Networks that ``torch.func.vmap`` cannot run (dropout, control flow that depends on
-    values) are trained one by one, with a warning if ``config.together`` asks for more.
+    values) are trained one by one, with a warning if ``config.together`` asks for more. ``shape`` is that of the
+    training set: images, channels, height and width.
 
-    Parameters
-    ----------
-    network
-        One of the networks.
-    shape
-        Images, channels, height and width of the training set.
-
-    Examples
-    --------
     >>> from attention_matching.networks.convnet import ConvNet
     >>> network, cpu = ConvNet((1, 8, 8), 10, width=8), torch.device("cpu")
     >>> group_size(network, (10, 1, 8, 8), TrainConfig(), cpu)

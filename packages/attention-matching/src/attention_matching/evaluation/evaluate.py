@@ -91,7 +91,7 @@ def evaluate_random_real(
     Parameters
     ----------
     config
-        How to train. With ``choose="held-out"`` the held-out images are not chosen from.
+        How to train; with ``choose="held-out"`` the held-out images are not chosen from.
     out
         A run folder: see :func:`evaluate`.
     preprocessing

@@ -137,7 +137,7 @@ def robust_scores(
     Parameters
     ----------
     distilled
-        A set with the same number of images of every class.
+        A set with equally many images of every class.
     config
         How to train, and with which labels of the set; without augmentation means ``augment=()``.
     weight

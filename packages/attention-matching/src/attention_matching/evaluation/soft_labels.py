@@ -73,12 +73,7 @@ def train_teacher(
 ) -> nn.Module:
     """Train one network on all training images; it is returned on the training device.
 
-    Parameters
-    ----------
-    preprocessing
-        From pixels to inputs; by default the training images' mean and std.
-    path
-        A file to save the teacher to; if it exists, the teacher is read from it.
+    If the file ``path`` exists, the teacher is read from it, otherwise saved to it. Inputs are standardised by default.
     """
     config = config or EvaluateConfig()
     preprocessing = preprocessing or Preprocessing.fit(data)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -14,7 +12,7 @@ from itertools import accumulate
 
 import numpy as np
 import torch
-from sextet_common import device, files, progress, runs, seeding
+from sextet_common import progress, runs, seeding
 from sextet_common.checks import Count, Natural, check_fields
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError, reading
@@ -25,6 +23,7 @@ from attention_matching.evaluation.accuracy import accuracy
 from attention_matching.evaluation.config import TrainConfig
 from attention_matching.evaluation.training import train_networks
 from attention_matching.experiments.continual_result import ContinualResult
+from attention_matching.experiments.run_folder import open_run, save_result
 from attention_matching.experiments.small_sets import (
     SOURCES,
     Source,
@@ -135,14 +134,7 @@ def continual(
     if taken := sorted({*SOURCES} & {*custom}):
         raise InputError(f"a custom buffer is named {taken[0]!r}", f"another name than {', '.join(SOURCES)}")
     config = _resolved(config or ContinualConfig(), data)
-    run = None
-    if out is not None:
-        content = runs.fingerprint(data.train_images, data.train_labels, data.test_images, data.test_labels)
-        record = {"data": data.source, "data_sha256": content, **runs.to_json(config)}
-        if custom:
-            record["own"] = sorted(custom)
-        run = runs.Run.open(out, JOB, record)
-        run.rewind(sys.maxsize)  # drop a last line that a kill cut short
+    run = open_run(out, JOB, data, config, **({"own": sorted(custom)} if custom else {}))
     orders = [_Order(data, config, number, custom, run) for number in range(config.orders)]
     for order in orders:
         order.complete()
@@ -155,9 +147,7 @@ def continual(
         tuple(tuple(data.classes[label] for label in order.labels) for order in orders),
     )
     if run is not None:
-        report = {**run.config, "machine": device.describe(), **result.to_json()}
-        files.write_text(run.path / "continual.json", json.dumps(report, indent=2) + "\n")
-        result.save_picture(run.path / "continual.png")
+        save_result(run, "continual", result)
     return result
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from sextet_common import device, files, progress, runs, seeding
+from sextet_common import progress, runs, seeding
 from sextet_common.checks import Count, Natural, OpenShare, check_fields
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError, reading
@@ -21,6 +19,7 @@ from attention_matching.evaluation.accuracy import accuracy
 from attention_matching.evaluation.config import TrainConfig
 from attention_matching.evaluation.training import train_networks
 from attention_matching.experiments.grid import Candidate, Grid
+from attention_matching.experiments.run_folder import open_run, save_result
 from attention_matching.experiments.search_result import WHOLE, Scores, SearchResult
 from attention_matching.images.augment import Operation, SiameseAugmentation, augmentation_for
 from attention_matching.images.distilled import DistilledSet
@@ -123,22 +122,15 @@ def search(
     _check(data, proxies, architectures)
     remaining = search_data(data, config)
     sets = {**proxies, WHOLE: whole_set(remaining, next(iter(proxies.values())).preprocessing)}
-    run = None
-    if out is not None:
-        content = runs.fingerprint(data.train_images, data.train_labels, data.test_images, data.test_labels)
-        fingerprints = {name: _fingerprint(proxy) for name, proxy in proxies.items()}
-        record = {"data": data.source, "data_sha256": content, "proxies": fingerprints, **runs.to_json(config)}
-        run = runs.Run.open(out, JOB, record)
-        run.rewind(sys.maxsize)  # drop a last line that a kill cut short
+    fingerprints = {name: _fingerprint(proxy) for name, proxy in proxies.items()}
+    run = open_run(out, JOB, data, config, proxies=fingerprints)
     trainings = _Trainings(data, remaining, sets, config, run)
     trainings.complete(architectures)
     scores = {name: trainings.scores(name, architectures) for name in sets}
     whole = scores.pop(WHOLE)
     result = SearchResult(tuple(map(str, architectures)), scores, whole, config.seed)
     if run is not None:
-        report = {**run.config, "machine": device.describe(), **result.to_json()}
-        files.write_text(run.path / "search.json", json.dumps(report, indent=2) + "\n")
-        result.save_picture(run.path / "search.png")
+        save_result(run, "search", result)
     return result
 
 

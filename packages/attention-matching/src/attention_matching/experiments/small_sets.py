@@ -44,7 +44,7 @@ def small_set(
     distill
         How to distill; method, ipc and seed are replaced by the arguments.
     out
-        Run folder of a distillation; real images are selected anew, which takes no time.
+        Run folder of a distillation.
     preprocessing
         Preprocessing of the result: by default the distillation's own, and for real images each channel standardised.
 

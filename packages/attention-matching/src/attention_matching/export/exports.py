@@ -50,17 +50,8 @@ def export_folder(distilled: DistilledSet, path: str | os.PathLike[str]) -> None
 
     The pixels are clipped to [0, 1] and rounded to 8 bits; nothing is lost beyond that. Readers number the classes by
     the order of the folder names: if the class names are in another order, or cannot be folder names, each is preceded
-    by its number.
+    by its number. ``path`` is a new or empty folder, written atomically; every class must have an image.
 
-    Parameters
-    ----------
-    distilled
-        A set with at least one image of every class.
-    path
-        A new or empty folder, written atomically.
-
-    Examples
-    --------
     >>> import tempfile
     >>> from attention_matching.images.select import random_real
     >>> from sextet_common.data import load
@@ -143,15 +134,11 @@ def export_ddranking(distilled: DistilledSet, path: str | os.PathLike[str], data
     Parameters
     ----------
     distilled
-        The set: the classes of the data set, and the same number of images of each.
+        A set with the classes of the data set, and the same number of images of each.
     path
         A new or empty folder, written atomically.
     dataset
-        CIFAR10, CIFAR100, TinyImageNet or ImageNet1K: DD-Ranking scores no others.
-
-    References
-    ----------
-    Li et al., DD-Ranking: Rethinking the Evaluation of Dataset Distillation, arXiv 2505.13300.
+        CIFAR10, CIFAR100, TinyImageNet or ImageNet1K: DD-Ranking (arXiv 2505.13300) scores no others.
     """
     ddranking.check_classes(distilled, dataset)
     images = _in_normalisation_of("ddranking", distilled, dataset)
@@ -170,18 +157,9 @@ def export_ddranking(distilled: DistilledSet, path: str | os.PathLike[str], data
 def export(distilled: DistilledSet, path: str | os.PathLike[str], kind: Export, dataset: str | None = None) -> None:
     """Write a set for another tool.
 
-    Parameters
-    ----------
-    path
-        With ``"pt-dc"`` a new file, else a new or empty folder.
-    kind
-        ``"folder"`` for :func:`export_folder`, ``"pt-dc"`` and ``"pt-mtt"`` for :func:`export_pt`, ``"ddranking"`` for
-        :func:`export_ddranking`.
-    dataset
-        The tool's name of the data set, in whose normalisation the images are written.
+    The kind ``"folder"`` calls :func:`export_folder`, ``"pt-dc"`` and ``"pt-mtt"`` call :func:`export_pt`, and
+    ``"ddranking"`` calls :func:`export_ddranking`, with the same ``path`` and ``dataset``.
 
-    Examples
-    --------
     >>> import tempfile
     >>> from attention_matching.images.select import random_real
     >>> from sextet_common.data import load
