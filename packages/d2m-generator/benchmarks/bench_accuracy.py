@@ -100,17 +100,17 @@ def sets(
     timed("D2M", lambda: D2M(dataclasses.replace(plan.distill, seed=seed)).fit(distilled, data, work / "d2m"))
     judge = Judge(data, plan.judge, path=work / "judge.safetensors")
     quality = [str(judge(generator)) for generator in (before, distilled)]
-    found: dict[str, dict[int, DistilledSet]] = {name: {} for name in METHODS}
+    by_method: dict[str, dict[int, DistilledSet]] = {name: {} for name in METHODS}
     for ipc in IPC:
-        found["random real"][ipc] = random_real(data, ipc, seed)
-        found["generator before"][ipc] = synthesize(before, ipc, seed, data=data)
-        found["D2M"][ipc] = timed(f"sample {ipc}", lambda ipc=ipc: synthesize(distilled, ipc, seed, data=data))
+        by_method["random real"][ipc] = random_real(data, ipc, seed)
+        by_method["generator before"][ipc] = synthesize(before, ipc, seed, data=data)
+        by_method["D2M"][ipc] = timed(f"sample {ipc}", lambda ipc=ipc: synthesize(distilled, ipc, seed, data=data))
         if ipc in plan.atom:
             config = dataclasses.replace(plan.atom[ipc], seed=seed)
-            found["ATOM"][ipc] = timed(
+            by_method["ATOM"][ipc] = timed(
                 f"ATOM {ipc}", lambda ipc=ipc, config=config: Distiller(config).fit(data, work / f"atom-{ipc}")
             )
-    return found, seconds, quality
+    return by_method, seconds, quality
 
 
 def main(
@@ -140,20 +140,20 @@ def main(
     times, qualities = [], []
     for seed in range(seeds):
         place = work / f"seed-{seed}"
-        found, seconds, quality = sets(images, chosen, seed, place)
+        by_method, seconds, quality = sets(images, chosen, seed, place)
         times.append(seconds)
         qualities.append(quality)
         print(f"seed {seed}: {quality[0]} | {quality[1]}", flush=True)
-        for name, each in found.items():
-            for ipc, made in each.items():
-                judged = EvaluateConfig(networks=networks, epochs=chosen.epochs[ipc], seed=seed, width=chosen.network)
-                accuracy = evaluate(made, images, judged, place / f"evaluate {name} {ipc}").accuracies
+        for name, by_ipc in by_method.items():
+            for ipc, distilled in by_ipc.items():
+                config = EvaluateConfig(networks=networks, epochs=chosen.epochs[ipc], seed=seed, width=chosen.network)
+                accuracy = evaluate(distilled, images, config, place / f"evaluate {name} {ipc}").accuracies
                 accuracies[name].setdefault(str(ipc), []).extend(accuracy)
-                print(f"seed {seed}, {name}, {ipc} per class: {told(accuracy)}", flush=True)
+                print(f"seed {seed}, {name}, {ipc} per class: {percent(accuracy)}", flush=True)
             for architecture in chosen.cross if not seed else ():
-                judged = EvaluateConfig(networks=1, epochs=chosen.cross_epochs, architecture=architecture)
+                config = EvaluateConfig(networks=1, epochs=chosen.cross_epochs, architecture=architecture)
                 out = place / f"cross {name} {architecture}"
-                cross[name][architecture] = list(evaluate(each[CROSS_IPC], images, judged, out).accuracies)
+                cross[name][architecture] = list(evaluate(by_ipc[CROSS_IPC], images, config, out).accuracies)
     report = {"accuracies": accuracies, "cross": cross, "seconds": times, "quality": qualities}
     store(HERE, plan, report)
     write(report, plan)
@@ -165,7 +165,7 @@ def write(report: dict[str, Any], plan: str) -> None:
     lines = ["| images per class | " + " | ".join(METHODS) + " |", "|---" * 5 + "|"]
     for ipc in IPC:
         row = [report["accuracies"][method].get(str(ipc)) for method in METHODS]
-        lines.append(f"| {ipc} | " + " | ".join(told(found) if found else "not run" for found in row) + " |")
+        lines.append(f"| {ipc} | " + " | ".join(percent(values) if values else "not run" for values in row) + " |")
     if chosen.cross:
         lines += [
             "",
@@ -196,7 +196,7 @@ def write(report: dict[str, Any], plan: str) -> None:
     into_readme(HERE.parent / "README.md", f"bench_{plan}", "\n".join(lines))
 
 
-def told(accuracies: Sequence[float]) -> str:
+def percent(accuracies: Sequence[float]) -> str:
     """Return mean and standard deviation in per cent."""
     shares = [100 * value for value in accuracies]
     return f"{statistics.mean(shares):.1f} ± {statistics.stdev(shares) if len(shares) > 1 else 0:.1f} %"

@@ -79,8 +79,8 @@ def main(out: Path, steps: int = 600, distillation: int = 500, sets: int = 3) ->
         "rows": rows,
         "note": (
             f"Test accuracy on {len(data.test_labels)} digits (scikit-learn's), mean ± standard deviation over "
-            f"{2 * sets} fresh networks, two on each of {sets} sets of images, each made once (protocol fixed). The "
-            "picture: four real images of each digit, four of the generator before, four after."
+            f"{2 * sets} fresh networks, two on each of {sets} sets of images, each generated once (protocol fixed). "
+            "The picture: four real images of each digit, four of the generator before, four after."
         ),
         "picture": "picture.png",
         "gains": {str(k): v for k, v in gains.items()},

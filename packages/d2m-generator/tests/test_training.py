@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from d2m_generator.training.diffusion import ConsistencyJob, DenoisingJob, job_f
 from d2m_generator.training.distill import DistillationJob
 from d2m_generator.training.ema import EMA
 from d2m_generator.training.gan import GANJob
+from d2m_generator.training.job import PretrainJob
 from d2m_generator.training.pool import PoolConfig
 from sextet_common.data import ImageSet
+from sextet_common.errors import InputError
 from sextet_common.seeding import torch_generator
 from torch import nn
 
@@ -58,6 +61,22 @@ def test_an_average_forgets_the_initial_weights_by_its_warm_up_and_then_decays()
         kept *= (number - 1) / (number + 9)
         assert update(0.0) == pytest.approx(kept)
     assert update(0.0) == pytest.approx(kept * 0.5)  # 11 / 21 is more than the decay
+
+
+def test_an_average_is_restored_and_copied_into_its_own_parameters_alone() -> None:
+    layer = nn.Linear(2, 1)
+    average, other = EMA(layer, 0.5, ["weight"]), EMA(layer, 0.5, ["weight"])
+    nn.init.constant_(layer.weight, 3.0)
+    average.update(layer)
+    other.load_state(average.weights)
+    nn.init.constant_(layer.weight, 1.0)
+    nn.init.constant_(layer.bias, 5.0)
+    other.copy_to(layer)
+    assert layer.weight.tolist() == [[3.0, 3.0]] and layer.bias.tolist() == [5.0]
+    some = {name: tensor for name, tensor in average.weights.items() if name != "updates"}
+    for wrong in (some, {**average.weights, "bias": torch.zeros(1)}, {**average.weights, "weight": torch.zeros(1, 3)}):
+        with pytest.raises(InputError, match=r"an average that differs in (updates|bias|weight); expected"):
+            other.load_state(wrong)
 
 
 def test_the_learning_rate_falls_by_half_a_cosine_to_a_tenth() -> None:
@@ -122,6 +141,17 @@ def test_the_denoising_loss_is_what_the_scheduler_predicts(target: str) -> None:
     with torch.no_grad():
         output = generator.model(scheduler.add_noise(x, noise, times), times, class_labels=labels).sample
     assert float(loss.detach()) == pytest.approx(float((output - expected).square().mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("make", [gan_job, consistency_job])
+def test_a_step_of_pre_training_updates_every_network_and_returns_numbers(make: Callable[[], PretrainJob]) -> None:
+    job = make()
+    before = {name: {k: v.clone() for k, v in module.named_parameters()} for name, module in job.modules.items()}
+    losses = job.step(0)
+    assert losses and not any(loss.requires_grad for loss in losses.values())
+    assert float(job.average.weights["updates"]) == 1
+    for name, module in job.modules.items():
+        assert any(not torch.equal(value, before[name][key]) for key, value in module.named_parameters()), name
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from diffusers import (
@@ -24,8 +24,8 @@ _MAX_TIMESTEPS = 1_000_000  # models have about a thousand; schedulers allocate 
 _MODELS = {"unet": UNet2DModel, "transformer": DiTTransformer2DModel}
 _SCHEDULERS = {s.__name__: s for s in (CMStochasticIterativeScheduler, DDIMScheduler, DDPMScheduler)}
 
-Model = UNet2DModel | DiTTransformer2DModel
-Scheduler = CMStochasticIterativeScheduler | DDIMScheduler | DDPMScheduler
+Model: TypeAlias = UNet2DModel | DiTTransformer2DModel
+Scheduler: TypeAlias = CMStochasticIterativeScheduler | DDIMScheduler | DDPMScheduler
 
 
 class Parts(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, CMStochasticIterativeScheduler, DiTTransformer2DModel
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from sextet_common import checks
 from sextet_common.errors import InputError, reading
 from sextet_common.seeding import torch_seed
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from d2m_generator.generators import architectures, lora, sampling
 from d2m_generator.generators.diffusers_folder import Model, Parts, Scheduler, read_parts, write_parts
-from d2m_generator.generators.generator import Groups, ImageGenerator
+from d2m_generator.generators.generator import Groups, ImageGenerator, Images, Labels, Noise
 
 Kind = Literal["consistency", "ddim"]
 
@@ -179,9 +179,7 @@ class DiffusionGenerator(ImageGenerator):
         super().train(False)
         return self
 
-    def forward(
-        self, noise: Float[Tensor, "batch channels height width"], labels: Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch channels height width"]:
+    def forward(self, noise: Noise, labels: Labels) -> Images:
         """Generate images, pixels in about [-1, 1]."""
         config = self.scheduler.config
         if self.kind == "consistency":
@@ -206,7 +204,7 @@ class DiffusionGenerator(ImageGenerator):
         """Apply the consistency function: return clean images of noisy ones with noise of deviation sigma."""
         return sampling.consistency_function(self.predict, self.scheduler.config, x, sigma, labels)
 
-    def encode(self, images: Float[Tensor, "batch channels height width"]) -> Tensor:
+    def encode(self, images: Images) -> Tensor:
         """Return images in [-1, 1] as the model sees them: as they are, or as latents of the VAE."""
         if self.vae is None:
             return images

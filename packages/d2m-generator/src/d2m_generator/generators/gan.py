@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from sextet_common import checkpoint, checks
 from sextet_common.errors import InputError, reading
 from sextet_common.seeding import torch_seed
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
-from d2m_generator.generators.generator import Groups, ImageGenerator
+from d2m_generator.generators.generator import Groups, ImageGenerator, Images, Labels, Noise
 
 _KIND = "conditional gan"
 
@@ -84,9 +84,7 @@ class ConditionalGAN(ImageGenerator):
         self._base, self._width = base, width
         self.eval()
 
-    def forward(
-        self, noise: Float[Tensor, "batch noise"], labels: Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch channels height width"]:
+    def forward(self, noise: Noise, labels: Labels) -> Images:
         """Generate images, pixels in (-1, 1)."""
         condition = torch.cat([noise, self.embedding(labels)], dim=1)
         x = self.start(condition).view(len(noise), -1, *self._base)
@@ -150,9 +148,7 @@ class Discriminator(nn.Module):
         self.score = spectral_norm(nn.Linear(channels[-1], 1))
         self.embedding = spectral_norm(nn.Embedding(n_classes, channels[-1]))
 
-    def forward(
-        self, images: Float[Tensor, "batch channels height width"], labels: Int[Tensor, " batch"]
-    ) -> Float[Tensor, " batch"]:
+    def forward(self, images: Images, labels: Labels) -> Float[Tensor, " batch"]:
         """Return a score per image, larger for images that look like real ones of their label."""
         x = images
         for block in self.blocks:

@@ -14,6 +14,9 @@ from sextet_common.errors import InputError
 from sextet_common.networks import device_of
 from torch import Tensor, nn
 
+Noise = Float[Tensor, "batch ..."]
+Labels = Int[Tensor, " batch"]
+Images = Float[Tensor, "batch channels height width"]
 Groups = dict[str, Callable[[str], bool]]
 """For each named group of parameters, whether a parameter of a given name belongs to it."""
 
@@ -36,12 +39,7 @@ class Generator(Protocol):
     image_shape: tuple[int, int, int]
     noise_shape: tuple[int, ...]
 
-    def sample(
-        self,
-        labels: Int[Tensor, " batch"],
-        seed: int | None = None,
-        noise: Float[Tensor, "batch ..."] | None = None,
-    ) -> Float[Tensor, "batch channels height width"]:
+    def sample(self, labels: Labels, seed: int | None = None, noise: Noise | None = None) -> Images:
         """Generate one image per label, pixels in [0, 1], differentiable."""
         ...
 
@@ -57,21 +55,14 @@ class ImageGenerator(nn.Module, ABC):
     noise_shape: tuple[int, ...]
 
     @abstractmethod
-    def forward(
-        self, noise: Float[Tensor, "batch ..."], labels: Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch channels height width"]:
+    def forward(self, noise: Noise, labels: Labels) -> Images:
         """Generate images, pixels in [-1, 1] or slightly outside."""
 
     def groups(self) -> Groups:
         """Return the groups of parameters that can be trained alone."""
         return {}
 
-    def sample(
-        self,
-        labels: Int[Tensor, " batch"],
-        seed: int | None = None,
-        noise: Float[Tensor, "batch ..."] | None = None,
-    ) -> Float[Tensor, "batch channels height width"]:
+    def sample(self, labels: Labels, seed: int | None = None, noise: Noise | None = None) -> Images:
         """Generate one image per label, on the generator's device.
 
         Gradients flow to the parameters and the noise. Values slightly outside [0, 1] are not clipped, since clipping
@@ -142,9 +133,7 @@ class ModuleGenerator(ImageGenerator):
         if tuple(image.shape) != (1, *image_shape):
             raise InputError(f"the module generates images of shape {tuple(image.shape[1:])}", f"{image_shape}")
 
-    def forward(
-        self, noise: Float[Tensor, "batch ..."], labels: Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch channels height width"]:
+    def forward(self, noise: Noise, labels: Labels) -> Images:
         """Generate images, pixels in [-1, 1]."""
         inputs = nn.functional.one_hot(labels, self.n_classes).to(noise.dtype) if self.one_hot else labels
         images: Tensor = self.module(noise, inputs)
@@ -161,7 +150,7 @@ def noise_of(numbers: Sequence[int], shape: tuple[int, ...], seed: int) -> Float
     return torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, *shape)
 
 
-def check_labels(labels: Int[Tensor, " batch"], n_classes: int) -> Int[Tensor, " batch"]:
+def check_labels(labels: Labels, n_classes: int) -> Labels:
     """Return labels as int64; refuse other types and, on the CPU, labels out of range."""
     if labels.ndim != 1 or labels.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
         raise InputError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}", "whole numbers, shape (batch,)")

@@ -94,5 +94,5 @@ def noise_levels(first: float, last: float, rho: float, count: int) -> Float[Ten
     return levels
 
 
-def _gradients(wanted: bool) -> torch.set_grad_enabled:
-    return torch.set_grad_enabled(wanted and torch.is_grad_enabled())
+def _gradients(enabled: bool) -> torch.set_grad_enabled:
+    return torch.set_grad_enabled(enabled and torch.is_grad_enabled())

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any
 
 import torch
-from sextet_common import optimizers
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 from sextet_common.seeding import torch_generator
@@ -18,7 +15,7 @@ from torch.nn import functional
 from d2m_generator.generators.diffusion import DiffusionGenerator
 from d2m_generator.generators.sampling import noise_levels
 from d2m_generator.training.config import PretrainConfig
-from d2m_generator.training.job import PretrainJob, prefixed, without_prefix
+from d2m_generator.training.job import PretrainJob
 
 # Improved consistency training, arXiv 2310.14189: number of noise levels, their distribution, constant of the loss.
 _FIRST_LEVELS, _LAST_LEVELS = 10, 160
@@ -37,6 +34,7 @@ class DiffusionJob(PretrainJob):
             raise InputError("all parameters of the model are frozen", "at least one with requires_grad")
         super().__init__(generator, data, config, generator.model, list(trained))
         self.optimizer = torch.optim.Adam(list(trained.values()), config.lr)
+        self.modules, self.optimizers = {"model": generator.model}, {"adam": self.optimizer}
 
     def learn(self, images: Tensor, labels: Tensor, number: int) -> dict[str, Tensor]:
         """Update the weights and return the loss."""
@@ -51,20 +49,6 @@ class DiffusionJob(PretrainJob):
     @abstractmethod
     def loss(self, x: Tensor, labels: Tensor, number: int, draw: torch.Generator) -> Tensor:
         """Return the loss of a batch."""
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the state of the model, the average and the optimizer."""
-        return {
-            **prefixed("model", self.generator.model.state_dict()),
-            **prefixed("average", self.average.weights),
-            **optimizers.state(self.optimizer, "adam"),
-        }
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned."""
-        self.generator.model.load_state_dict(without_prefix("model", state))
-        self.average.load_state(without_prefix("average", state))
-        optimizers.restore(self.optimizer, state, "adam")
 
     def _dropped(self, labels: Tensor, draw: torch.Generator) -> Tensor:
         """Replace a share of the labels by the null class."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from attention_matching import FeatureNetwork, Preprocessing, augmentation_for
-from sextet_common import device, optimizers, runs, seeding, training
+from sextet_common import device, runs, seeding, training
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 from sextet_common.seeding import torch_generator
@@ -20,7 +20,7 @@ from d2m_generator.generators.generator import ImageGenerator, chosen_parameters
 from d2m_generator.generators.storage import save_generator
 from d2m_generator.images.samples import save_samples
 from d2m_generator.training.config import D2MConfig
-from d2m_generator.training.job import GeneratorJob, check_fit, prefixed, run, without_prefix
+from d2m_generator.training.job import GeneratorJob, check_fit, run
 from d2m_generator.training.pool import Pool
 
 
@@ -101,6 +101,7 @@ class DistillationJob(GeneratorJob):
         super().__init__(generator, config, generator, [name for name, _ in trained])
         self.config, self.data, self.trained = config, data, dict(trained)
         self.optimizer = torch.optim.Adam(list(self.trained.values()), config.lr)
+        self.optimizers = {"adam": self.optimizer}
         self.augment = augmentation_for(data.classes, None if config.augment else ())
         self.pool = Pool(config.pool, data, preprocessing, augmentation_for(data.classes), config.seed, self.device)
         self.mean, self.std = (t.view(-1, 1, 1).to(self.device) for t in (preprocessing.mean, preprocessing.std))
@@ -137,10 +138,10 @@ class DistillationJob(GeneratorJob):
         labels = torch.tensor(np.repeat(classes, config.images))
         with self.autocast():
             generated = self.generator.sample(labels, noise=torch.cat(noise))
-        inputs = torch.cat(real).to(self.device), (generated.float() - self.mean) / self.std
         rows = torch.cat(transforms).to(self.device)
-        augmented = [self.augment(images, rows) for images in inputs]
-        return config.loss(network, *augmented, len(classes))
+        real_inputs = self.augment(torch.cat(real).to(self.device), rows)
+        inputs = self.augment((generated.float() - self.mean) / self.std, rows)
+        return config.loss(network, real_inputs, inputs, len(classes))
 
     def _classes(self, number: int) -> np.ndarray:
         """Return the classes of a step: all, or the next part of a permutation."""
@@ -153,11 +154,7 @@ class DistillationJob(GeneratorJob):
 
     def state(self) -> dict[str, Tensor]:
         """Return the trained parameters, the average and the state of the optimizer."""
-        return {
-            **prefixed("learning", self.trained),
-            **prefixed("average", self.average.weights),
-            **optimizers.state(self.optimizer, "adam"),
-        }
+        return {**super().state(), **{f"learning.{name}": p.detach() for name, p in self.trained.items()}}
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -167,8 +164,7 @@ class DistillationJob(GeneratorJob):
             if value.shape != parameter.shape:
                 raise InputError(f"{name} has the shape {tuple(value.shape)}", f"{tuple(parameter.shape)}")
             parameter.copy_(value)
-        self.average.load_state(without_prefix("average", state))
-        optimizers.restore(self.optimizer, state, "adam")
+        super().load_state(state)
 
 
 def learning_rate(highest: float, step: int, steps: int) -> float:

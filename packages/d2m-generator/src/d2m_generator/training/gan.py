@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from attention_matching import augmentation_for
-from sextet_common import optimizers
 from sextet_common.data import ImageSet
 from sextet_common.seeding import torch_generator
 from torch import Tensor, nn
@@ -15,7 +11,7 @@ from torch.nn import functional
 
 from d2m_generator.generators.gan import ConditionalGAN
 from d2m_generator.training.config import PretrainConfig
-from d2m_generator.training.job import PretrainJob, prefixed, without_prefix
+from d2m_generator.training.job import PretrainJob
 
 _BETAS = (0.0, 0.99)
 _STATISTICS_BATCHES = 64  # batches from which the running statistics are computed at the end
@@ -33,6 +29,8 @@ class GANJob(PretrainJob):
         self.discriminator_optimizer = torch.optim.Adam(
             self.discriminator.parameters(), config.discriminator_lr, _BETAS
         )
+        self.modules = {"generator": generator, "discriminator": self.discriminator}
+        self.optimizers = {"adam-g": self.generator_optimizer, "adam-d": self.discriminator_optimizer}
 
     def learn(self, images: Tensor, labels: Tensor, number: int) -> dict[str, Tensor]:
         """Update the discriminator, then the generator."""
@@ -55,24 +53,6 @@ class GANJob(PretrainJob):
         self.generator_optimizer.step()
         self.average.update(self.generator)
         return {"generator": loss.detach(), "discriminator": discriminator_loss.detach()}
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the state of both networks, their optimizers and the average."""
-        return {
-            **prefixed("generator", self.generator.state_dict()),
-            **prefixed("discriminator", self.discriminator.state_dict()),
-            **prefixed("average", self.average.weights),
-            **optimizers.state(self.generator_optimizer, "adam-g"),
-            **optimizers.state(self.discriminator_optimizer, "adam-d"),
-        }
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned."""
-        self.generator.load_state_dict(without_prefix("generator", state))
-        self.discriminator.load_state_dict(without_prefix("discriminator", state))
-        self.average.load_state(without_prefix("average", state))
-        optimizers.restore(self.generator_optimizer, state, "adam-g")
-        optimizers.restore(self.discriminator_optimizer, state, "adam-d")
 
     def finish(self) -> None:
         """Use the averaged weights, and recompute the running statistics of the normalisations for them."""

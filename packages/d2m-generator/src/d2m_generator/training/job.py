@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sextet_common import runs, seeding, training
+from sextet_common import optimizers, runs, seeding, training
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 from sextet_common.networks import device_of
@@ -24,19 +24,7 @@ _LOG_EVERY = 10
 
 
 class GeneratorJob(training.Job):
-    """A job that trains parameters of a generator and averages them over the steps.
-
-    Parameters
-    ----------
-    generator
-        The generator.
-    config
-        The settings.
-    averaged
-        The module whose parameters are averaged.
-    names
-        Names of the averaged parameters; all by default.
-    """
+    """A job that trains a generator and averages its weights; `names` are the averaged parameters of `averaged`."""
 
     def __init__(
         self,
@@ -49,6 +37,25 @@ class GeneratorJob(training.Job):
         self.steps, self.seed, self.hint = config.steps, config.seed, f"an lr below {config.lr:g}"
         self.device, self.bfloat16 = device_of(generator), config.precision == "bfloat16"
         self.average = EMA(averaged, config.ema, names)
+        self.modules: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the state of modules, average and optimizers, each under its name."""
+        state = {f"average.{name}": tensor for name, tensor in self.average.weights.items()}
+        for prefix, module in self.modules.items():
+            state |= {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
+        for prefix, optimizer in self.optimizers.items():
+            state |= optimizers.state(optimizer, prefix)
+        return state
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
+        for prefix, module in self.modules.items():
+            module.load_state_dict(_part(state, prefix))
+        self.average.load_state(_part(state, "average"))
+        for prefix, optimizer in self.optimizers.items():
+            optimizers.restore(optimizer, state, prefix)
 
     def autocast(self) -> torch.autocast:
         """Return the context for the configured precision."""
@@ -122,15 +129,5 @@ def check_fit(generator: ImageGenerator, data: ImageSet) -> None:
         )
 
 
-def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors under names that begin with ``PREFIX.``."""
-    return {f"{prefix}.{name}": tensor.detach() for name, tensor in tensors.items()}
-
-
-def without_prefix(prefix: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the entries of a state whose names begin with ``PREFIX.``, without it.
-
-    >>> without_prefix("a", {"a.x": 1, "b.x": 2})
-    {'x': 1}
-    """
+def _part(state: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
     return {name[len(prefix) + 1 :]: value for name, value in state.items() if name.startswith(f"{prefix}.")}
