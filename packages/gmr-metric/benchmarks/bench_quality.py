@@ -1,7 +1,7 @@
-"""How near the reductions come: every method on a suite of more than a hundred mixtures.
+"""Quality of the reductions: every method on a suite of more than a hundred mixtures.
 
 ``python benchmarks/bench_quality.py`` prints a table, writes results/quality.json and
-results/quality.png, and puts the table into README.md.
+results/quality.png, and updates the table in README.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sextet_common.benchmarks import into_readme, store
 from suite import Case, cases
 
 HERE = Path(__file__).resolve().parent
-TIE = 1e-6  # angles that agree so far are the same
+TIE = 1e-6  # angles within this relative difference are equal
 METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "oggmr": ("oggmr", {}),
     "oggmr, greedy alone": ("oggmr", {"refine": "none"}),
@@ -37,7 +37,7 @@ METHODS: dict[str, tuple[str, dict[str, object]]] = {
 
 def measured(case: Case) -> dict[str, dict[str, float]]:
     """Reduce one mixture by every method."""
-    found = {}
+    results = {}
     for name, (method, options) in METHODS.items():
         if method == "brute-force" and len(case.mixture) > 10:
             continue
@@ -45,8 +45,8 @@ def measured(case: Case) -> dict[str, dict[str, float]]:
         reduced = reduce(case.mixture, case.n_components, method, **options).mixture
         seconds = time.perf_counter() - began
         ise = distance(case.mixture, reduced, "ise")
-        found[name] = {"angle": distance(case.mixture, reduced), "ise": ise, "seconds": seconds}
-    return found
+        results[name] = {"angle": distance(case.mixture, reduced), "ise": ise, "seconds": seconds}
+    return results
 
 
 def main() -> None:
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def picture(rows: list[dict]) -> None:
-    """Draw each method's angle over oggmr's as a box, the wide tail cut at a ratio of 30."""
+    """Draw a box plot of each method's angle relative to oggmr's, cut at a ratio of 30."""
     from matplotlib.figure import Figure
 
     names = [name for name in METHODS if name not in ("oggmr",)]

@@ -1,7 +1,7 @@
-"""How fast the reductions are, against a plain NumPy Runnalls and the peers, on one core.
+"""Speed of the reductions, compared with a plain NumPy Runnalls and other libraries, on one core.
 
 ``python benchmarks/bench_speed.py`` prints a table, writes results/speed.json and
-results/scaling.png, and puts the table into README.md. Contestants run in turn (A B C, A B C, ...).
+results/scaling.png, and updates the table in README.md. Runs are interleaved (A B C, A B C, ...).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sextet_common.benchmarks import into_readme, store
 from suite import random_mixture
 
 HERE = Path(__file__).resolve().parent
-LARGE = "large"  # `bench_speed.py large METHOD N D L` measures one reduction in a process of its own
+LARGE = "large"  # `bench_speed.py large METHOD N D L` measures one reduction in its own process
 
 
 def without_numba(work: Callable[[], object]) -> Callable[[], object]:
@@ -38,12 +38,12 @@ def without_numba(work: Callable[[], object]) -> Callable[[], object]:
 
 
 def plain(mixture: GaussianMixture, n: int) -> Callable[[], object]:
-    """Return the yardstick's work."""
+    """Return the work of the baseline."""
     return lambda: plain_runnalls(mixture.weights, mixture.means, mixture.covariances, n)
 
 
 def stone_soup(mixture: GaussianMixture, n: int) -> Callable[[], object]:
-    """Return Stone Soup's own reducer's work: its gate and its cap."""
+    """Return the work of Stone Soup's own reducer, with its gate and its cap."""
     from stonesoup.mixturereducer.gaussianmixture import GaussianMixtureReducer
     from stonesoup.types.state import WeightedGaussianState
 
@@ -60,7 +60,7 @@ def stone_soup(mixture: GaussianMixture, n: int) -> Callable[[], object]:
 
 
 def refit(mixture: GaussianMixture, n: int) -> Callable[[], object]:
-    """Return scikit-learn's way: expectation maximisation on 10 000 samples."""
+    """Return the work of scikit-learn: expectation maximisation on 10 000 samples."""
     from sklearn.mixture import GaussianMixture as Fitted
 
     points = mixture.sample(10_000, seed=0)
@@ -68,7 +68,7 @@ def refit(mixture: GaussianMixture, n: int) -> Callable[[], object]:
 
 
 def pot(f: GaussianMixture, g: GaussianMixture) -> Callable[[], object]:
-    """Return POT's optimal transport between mixtures."""
+    """Return the work of POT's optimal transport between mixtures."""
     import ot
 
     return lambda: ot.gmm.gmm_ot_loss(f.means, g.means, f.covariances, g.covariances, f.weights, g.weights)
@@ -80,19 +80,19 @@ def row(job: str, times: dict[str, float], against: str) -> list[str]:
 
 
 def large(method: str, n: int, d: int, n_components: int) -> None:
-    """Reduce one large mixture and print seconds and the peak of memory beyond the start's."""
+    """Reduce one large mixture; print seconds, peak memory, its growth and the angle."""
     mixture = surface(n) if n > 20_000 else random_mixture(0, n, d)
-    reduce(random_mixture(1, 100, d), 10, method)  # compiled, or loaded
+    reduce(random_mixture(1, 100, d), 10, method)  # compiles or loads the loops
     before = peak_memory()
-    began = time.perf_counter()
-    found = reduce(mixture, n_components, method)
-    seconds = time.perf_counter() - began
+    start = time.perf_counter()
+    reduction = reduce(mixture, n_components, method)
+    seconds = time.perf_counter() - start
     after = peak_memory()
-    print(seconds, after, after - before, found.distance)
+    print(seconds, after, after - before, reduction.distance)
 
 
 def peak_memory() -> float:
-    """Return this process's peak in MB; getrusage would count the process that started it."""
+    """Return this process's peak memory in MB; getrusage would include that of its parent."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
@@ -110,7 +110,7 @@ def surface(n: int) -> GaussianMixture:
 
 
 def alone(method: str, n: int, d: int, n_components: int) -> dict[str, float]:
-    """Measure one large reduction in a process of its own."""
+    """Measure one large reduction in its own process."""
     words = [sys.executable, __file__, LARGE, method, *map(str, (n, d, n_components))]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     seconds, peak, grown, angle = map(float, done.stdout.split())
@@ -164,9 +164,9 @@ def main() -> None:
         "runnalls, N 10 000, d 4, L 100": ("runnalls", 10_000, 4, 100),
         "oggmr, N 100 000, d 3, L 1000": ("oggmr", 100_000, 3, 1000),
     }.items():
-        found = alone(*words)
-        report[job] = found
-        lines.append(f"| {job} | ours, peak {found['peak_mb']:.0f} MB in all | {found['seconds']:.4g} s | |")
+        measured = alone(*words)
+        report[job] = measured
+        lines.append(f"| {job} | ours, peak {measured['peak_mb']:.0f} MB in all | {measured['seconds']:.4g} s | |")
         print(lines[-1], flush=True)
     scaling: dict[str, dict[int, float]] = {"plain NumPy": {}, "ours": {}}
     for n in (125, 250, 500, 1000, 2000, 4000, 8000):
@@ -183,7 +183,7 @@ def main() -> None:
 
 
 def picture(scaling: dict[str, dict[int, float]]) -> None:
-    """Draw seconds against components, both logarithmic, beside the square."""
+    """Draw seconds against components, both logarithmic, with a quadratic for comparison."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""The yardstick: Runnalls' reduction as a careful NumPy user would write it, with the whole table of costs."""
+"""The baseline: Runnalls' reduction in straightforward NumPy, with the whole table of costs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 def plain_runnalls(
     weights: np.ndarray, means: np.ndarray, covariances: np.ndarray, n_components: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Merge the cheapest pair of the table, recompute its row and the minima that it changes, and go on."""
+    """Repeatedly merge the cheapest pair of the table, and recompute its row and the affected minima."""
     w, m, p = weights.copy(), means.copy(), covariances.copy()
     n = len(w)
     log_determinants = np.linalg.slogdet(p)[1]

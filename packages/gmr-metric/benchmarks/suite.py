@@ -10,17 +10,7 @@ from gmr_metric import GaussianMixture
 
 
 class Case(NamedTuple):
-    """One reduction to be made.
-
-    Attributes
-    ----------
-    name
-        What the mixture is.
-    mixture
-        The mixture.
-    n_components
-        How many components to keep.
-    """
+    """One reduction: a named mixture, and the number of components to keep."""
 
     name: str
     mixture: GaussianMixture
@@ -36,7 +26,7 @@ def random_mixture(seed: int, n: int, d: int, spread: float = 3.0) -> GaussianMi
 
 
 def clustered_mixture(seed: int, n: int, d: int) -> GaussianMixture:
-    """Return n components in a few groups of unequal sizes and shapes, as trackers meet them."""
+    """Return n components in a few groups of unequal sizes and shapes, as in tracking."""
     draw = np.random.default_rng(seed)
     groups = draw.integers(3, 8)
     member = draw.choice(groups, size=n, p=draw.dirichlet(np.full(groups, 2.0)))
@@ -57,7 +47,7 @@ def classic() -> GaussianMixture:
 
 
 def real_densities() -> Iterator[tuple[str, GaussianMixture]]:
-    """Return kernel density estimates of measurements that come with scikit-learn."""
+    """Return kernel density estimates of data sets in scikit-learn."""
     from sklearn.datasets import load_iris, load_wine
 
     iris, wine = load_iris().data, load_wine().data

@@ -7,7 +7,6 @@ lower triangles, row after row, of shape (d (d + 1) / 2, ...): one entry of many
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -33,6 +32,12 @@ def log_gaussian(offsets: Float[np.ndarray, "... dim"], covariances: Float[np.nd
     >>> log_gaussian(np.zeros(1), np.ones((1, 1))).round(6).tolist()
     -0.918939
     """
+    if offsets.shape[-1] == 1:
+        variance = covariances[..., 0, 0]
+        if not (variance > 0).all():
+            raise np.linalg.LinAlgError("a variance is not positive")
+        logs: np.ndarray = -0.5 * (np.log(2 * math.pi * variance) + offsets[..., 0] ** 2 / variance)
+        return logs
     return log_gaussian_from_factors(offsets, np.linalg.cholesky(covariances))
 
 
@@ -41,25 +46,32 @@ def log_gaussian_from_factors(
 ) -> np.ndarray:
     """Log density as in :func:`log_gaussian`, from the covariances' lower Cholesky factors."""
     d = offsets.shape[-1]
-    log_determinant = 2 * np.log(np.diagonal(factors, axis1=-2, axis2=-1)).sum(axis=-1)
+    half_log_determinant = np.log(np.diagonal(factors, axis1=-2, axis2=-1)).sum(axis=-1)
     if d > _FEW:
-        white = np.matmul(np.linalg.inv(factors), offsets[..., None])[..., 0]
-        return _log_density((white**2).sum(axis=-1), log_determinant, d)
-    rows = [[*(factors[..., r, c] for c in range(r)), 1 / factors[..., r, r]] for r in range(d)]
-    return _log_density(_squared_norms(np.moveaxis(offsets, -1, 0), rows), log_determinant, d)
+        white = np.moveaxis(np.matmul(np.linalg.inv(factors), offsets[..., None])[..., 0], -1, 0)
+    else:
+        white = _solved(factors, np.moveaxis(offsets, -1, 0))
+    squared = sum((row**2 for row in white), start=np.zeros(()))
+    logs: np.ndarray = -0.5 * (d * LOG_2PI + squared) - half_log_determinant
+    return logs
 
 
 def log_packed(offsets: Float[np.ndarray, "dim ..."], packed: Float[np.ndarray, "entries ..."]) -> np.ndarray:
     """Log density of centred Gaussians of packed covariances at offsets (d, ...); trailing axes broadcast."""
     d = len(offsets)
     if d > _FEW:
-        factors = np.linalg.cholesky(full(packed, d))
-        columns = np.moveaxis(offsets, 0, -1)[..., None]
-        white = np.linalg.solve(factors, np.broadcast_to(columns, (*factors.shape[:-1], 1)))
-        log_determinant = 2 * np.log(np.diagonal(factors, axis1=-2, axis2=-1)).sum(axis=-1)
-        return _log_density((white**2).sum(axis=(-2, -1)), log_determinant, d)
+        return log_gaussian(np.moveaxis(offsets, 0, -1), full(packed, d))
     rows, log_determinant = _packed_factors(packed, d)
-    return _log_density(_squared_norms(offsets, rows), log_determinant, d)
+    white: list[np.ndarray] = []
+    squared = np.zeros(np.broadcast_shapes(offsets.shape[1:], packed.shape[1:]))
+    for r, row in enumerate(rows):
+        entry = offsets[r]
+        for k in range(r):
+            entry = entry - row[k] * white[k]
+        white.append(entry * row[r])
+        squared += white[r] ** 2
+    logs: np.ndarray = -0.5 * (squared + log_determinant + d * LOG_2PI)
+    return logs
 
 
 def log_self_kernels(log_determinants: np.ndarray, dim: int) -> np.ndarray:
@@ -100,22 +112,13 @@ def lower(dim: int) -> tuple[np.ndarray, np.ndarray]:
     return indices
 
 
-def _log_density(squared_norms: np.ndarray, log_determinants: np.ndarray, dim: int) -> np.ndarray:
-    logs: np.ndarray = -0.5 * (squared_norms + log_determinants + dim * LOG_2PI)
-    return logs
-
-
-def _squared_norms(offsets: Sequence[np.ndarray] | np.ndarray, rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Return ``|L^-1 e|^2`` by forward substitution, from the rows of L with inverted diagonals."""
+def _solved(factors: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
+    """Return the rows of L^-1 e by forward substitution, for factors L (..., d, d) and offsets e (d, ...)."""
     white: list[np.ndarray] = []
-    squared = np.zeros(np.broadcast_shapes(offsets[0].shape, rows[0][0].shape))
-    for r, row in enumerate(rows):
-        entry = offsets[r]
-        for k in range(r):
-            entry = entry - row[k] * white[k]
-        white.append(entry * row[r])
-        squared += white[r] ** 2
-    return squared
+    for row, offset in enumerate(offsets):
+        known = sum((factors[..., row, k] * white[k] for k in range(row)), start=np.zeros(()))
+        white.append((offset - known) / factors[..., row, row])
+    return white
 
 
 def _packed_factors(packed: np.ndarray, dim: int) -> tuple[list[list[np.ndarray]], np.ndarray]:

@@ -63,11 +63,15 @@ def log_inner_product(f: GaussianMixture, g: GaussianMixture) -> float:
     -2501.2655
     """
     same_dim(f.dim, g.dim)
-    if g is not f:
-        return _log_sum(f, g)
-    if f not in _log_squared_norms:
-        _log_squared_norms[f] = _log_sum(f, f)
-    return _log_squared_norms[f]
+    same = g is f
+    if same and f in _log_squared_norms:
+        return _log_squared_norms[f]
+    first = columns(f).bounded(log_weights=True)
+    second = first if same else columns(g).bounded(log_weights=True)
+    value = float(implementation(min(len(f), len(g))).log_inner(first, second, same))
+    if same:
+        _log_squared_norms[f] = value
+    return value
 
 
 def inner_product(f: GaussianMixture, g: GaussianMixture) -> float:
@@ -112,13 +116,6 @@ def log_inner_product_gradients(f: GaussianMixture, g: GaussianMixture) -> tuple
         outer = np.einsum("nm,nmd,nme->nde", share, pull, pull) - np.einsum("nm,nmde->nde", share, inverse)
         gradients.covariances[rows] = 0.5 * weight[..., None] * outer
     return total, gradients
-
-
-def _log_sum(f: GaussianMixture, g: GaussianMixture) -> float:
-    kernels = implementation(min(len(f), len(g)))
-    first = columns(f).bounded(log_weights=True)
-    second = first if g is f else columns(g).bounded(log_weights=True)
-    return float(kernels.log_inner(first, second, g is f))
 
 
 def _row_blocks(f: GaussianMixture, g: GaussianMixture) -> Iterator[tuple[slice, np.ndarray]]:
