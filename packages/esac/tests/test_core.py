@@ -29,6 +29,7 @@ from esac.sac.replay import Batch, Replay
 from esac.sac.update import SAC
 from gymnasium import spaces
 from scipy import stats
+from sextet_common import checkpoint
 from sextet_common.errors import InputError
 
 SHAPE = PolicyShape(5, 2, (16, 8))
@@ -325,6 +326,16 @@ def test_a_saved_learner_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.predict(seen)[0], loaded.predict(seen)[0])
     with pytest.raises(InputError, match="does not exist"):
         ESAC.load(tmp_path / "none.safetensors")
+
+
+def test_a_learner_saved_by_an_earlier_version_loads(tmp_path: Path) -> None:
+    first = learner().learn(100)
+    saved = checkpoint.load(first.save(tmp_path / "e.safetensors"), "torch")
+    assert "best" in saved.arrays and "best" not in saved.meta
+    saved.meta["best"] = saved.meta.pop("best_reward")  # then the name of the vector and of its return
+    checkpoint.save(tmp_path / "old.safetensors", saved.arrays, saved.meta)
+    loaded = ESAC.load(tmp_path / "old.safetensors")
+    assert same(first, loaded) and loaded.best.reward == first.best.reward > -math.inf
 
 
 @pytest.mark.parametrize("mode", ["es", "sac", "esac"])

@@ -53,6 +53,9 @@ def test_sgd_is_the_gradient_with_weight_decay() -> None:
     vector = np.array([1.0, -2.0], np.float32)
     evolution.Ascent(2, 0.1, "sgd", 0.5).step(vector, np.array([3.0, 4.0], np.float32))
     np.testing.assert_allclose(vector, [1 + 0.1 * (3 - 0.5), -2 + 0.1 * (4 + 1)], rtol=1e-6)
+    plain = np.array([1.0, -2.0], np.float32)
+    evolution.Ascent(2, 0.1, "sgd").step(plain, np.array([3.0, 4.0], np.float32))
+    np.testing.assert_allclose(plain, [1.3, -1.6], rtol=1e-6)
 
 
 def test_clipup_keeps_momentum_up_to_twice_the_step() -> None:
@@ -75,6 +78,11 @@ def test_mutation_tuning_is_torchs_smooth_l1(returns: list[float]) -> None:
     assert tuned == pytest.approx(0.02 + 0.003 / (7 * 0.02) * gap, rel=1e-12)
 
 
+def test_ranks_of_one_and_of_two_values() -> None:
+    assert evolution.shaped_ranks(np.array([7.0])).tolist() == [0.0]
+    assert evolution.shaped_ranks(np.array([7.0, -7.0])).tolist() == [0.5, -0.5]
+
+
 def test_the_gradient_is_the_sum_over_pairs() -> None:
     random = np.random.default_rng(0)
     ranks, noises = random.normal(size=(4, 2)), random.normal(size=(4, 9)).astype(np.float32)
@@ -82,14 +90,22 @@ def test_the_gradient_is_the_sum_over_pairs() -> None:
     np.testing.assert_allclose(evolution.gradient(ranks, noises, 0.3), expected, rtol=1e-5)
 
 
-def test_softmax_of_equal_returns_is_uniform_and_of_a_low_temperature_is_top() -> None:
+def test_softmax_draws_by_standardised_returns_and_at_a_low_temperature_takes_the_best() -> None:
     def winner(values: np.ndarray, temperature: float, seed: int) -> int:
         random = np.random.default_rng(seed)
         return int(evolution.winners(values, 1, "softmax", temperature=temperature, random=random)[0])
 
+    one_high = np.array([0.0] * 7 + [0.3, np.nan])
+    odds = math.exp(0.3 / one_high[:8].std() / 2)
+    share = np.mean([winner(one_high, 2.0, k) == 7 for k in range(1000)])
+    assert share == pytest.approx(odds / (odds + 7), abs=0.05)  # 1000 draws: three standard deviations are 0.046
     equal = np.bincount([winner(np.full(4, 7.0), 1.0, k) for k in range(400)], minlength=4)
     np.testing.assert_allclose(equal / 400, 0.25, atol=0.08)  # 400 draws: three standard deviations are 0.065
     assert {winner(np.array([1.0, 3.0, 2.0, np.nan]), 0.01, k) for k in range(50)} == {1}
+    assert evolution.winners(np.array([1.0, 3.0]), 2).tolist() == [1, 0] and not len(evolution.winners(np.zeros(2), 0))
+    for wrong in ({"random": None}, {"random": np.random.default_rng(0), "temperature": 0.0}):
+        with pytest.raises(InputError, match="selection 'softmax'"):
+            evolution.winners(one_high, 1, "softmax", **wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="3 winners of 2"):
         evolution.winners(np.zeros(2), 3)
 

@@ -69,7 +69,7 @@ class GenerationJob(training.Job):
 
     def step(self, number: int) -> dict[str, float]:
         """Run one generation: start the population, learn by gradients meanwhile, then move the mean."""
-        learner, number = self.learner, self.learner.generation
+        learner, number = self.learner, self.learner.generation  # it may have run generations before this job
         steps_before = learner.steps
         clock, processor = time.perf_counter(), time.process_time()
         values: dict[str, float] = {}
