@@ -1,4 +1,4 @@
-"""A page as a browser sees it: headless Chromium, where this machine has one."""
+"""Test pages in headless Chromium, if it is installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next(filter(None, map(shutil.which, [*filter(None, [os.environ.get("CHROMIUM")]), *NAMES])), None)
 
-# Listens from the first byte on, and leaves in the page what it heard and saw. No page of ours has a script itself.
+# Listens from the start and stores its observations in the page. Our pages themselves have no scripts.
 WATCH = """<script>
 const heard = [];
 addEventListener("error", event => heard.push(event.message || "could not load " + event.target.outerHTML), true);
@@ -31,34 +31,34 @@ addEventListener("load", () => {
     wider: document.documentElement.scrollWidth - document.documentElement.clientWidth,
     width: innerWidth,
   };
-  const told = parent.document.createElement("pre");
-  told.id = "seen";
-  told.textContent = JSON.stringify(seen);
-  parent.document.body.replaceChildren(told);
+  const result = parent.document.createElement("pre");
+  result.id = "seen";
+  result.textContent = JSON.stringify(seen);
+  parent.document.body.replaceChildren(result);
 });
 </script>"""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a browser made of a page.
+    """What a browser shows of a page.
 
     Parameters
     ----------
     heard
-        Errors: of scripts, of what did not load.
+        Errors of scripts, and resources that did not load.
     pictures
-        Alternative text, width and height in pixels of each; 0 where it could not be shown.
+        Alternative text, width and height in pixels of each image; 0 if it could not be shown.
     tables
-        Rows of each body.
+        Number of rows of each table body.
     headings
-        The text of each.
+        Text of each heading.
     wider
-        Pixels that a reader has to scroll sideways.
+        Pixels that a reader has to scroll horizontally.
     width
-        Of the frame, in pixels.
+        Width of the frame in pixels.
     console
-        What the browser wrote to its console.
+        The browser's console output.
     """
 
     heard: list[str]
@@ -71,7 +71,7 @@ class Seen:
 
 
 def browsed(page: Path, width: int = 1000) -> Seen:
-    """Open a page in a frame of that width: a window can be no narrower than 500 pixels, a phone is."""
+    """Open a page in a frame of this width: a window is at least 500 pixels wide, a phone is narrower."""
     assert CHROMIUM
     with tempfile.TemporaryDirectory() as folder:
         watched = Path(folder) / "page.html"
@@ -93,13 +93,13 @@ def browsed(page: Path, width: int = 1000) -> Seen:
 
 @pytest.fixture
 def chromium() -> Callable[..., Seen] | None:
-    """Opens a page in Chromium; None where there is none."""
+    """Return a function that opens a page in Chromium, or None if it is not installed."""
     return browsed if CHROMIUM else None
 
 
 @pytest.fixture
 def browse(chromium: Callable[..., Seen] | None) -> Callable[..., Seen]:
-    """Opens a page in Chromium; the test is skipped where there is none."""
+    """Return a function that opens a page in Chromium; skip the test if it is not installed."""
     if chromium is None:
         pytest.skip("no Chromium on this machine")
     return chromium

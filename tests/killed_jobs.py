@@ -1,8 +1,8 @@
-"""Forks a command for every line on its standard input: its imports are paid for once, however often it is killed.
+"""Fork a command for every line of standard input, so that imports are done once however often the command is killed.
 
-A line is an order as JSON: the command's module and words, the folder to work in, what else to import first,
-environment variables, and perhaps a file at whose writing the command is to die. The answers are the child's process
-number, then, when it has ended, its exit code (minus the number of the signal that ended it).
+A line is an order in JSON: the command's module and arguments, the working folder, modules to import first, environment
+variables, and optionally a file while whose writing the command dies. The answers are the child's process id and, once
+it has ended, its exit code (minus the number of the signal that ended it).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ WRITES, WORDS = "writes.txt", "words.txt"
 
 
 def serve() -> None:
-    """Take orders until there is no more."""
+    """Process orders until the input ends."""
     for line in sys.stdin:
         order = json.loads(line)
         for name in order["preload"]:
             import_module(name)
         command = import_module(f"{order['module']}.__main__").main
         if len(os.listdir("/proc/self/task")) > 1:
-            raise RuntimeError("a thread is running, and would not be there after a fork")
+            raise RuntimeError("a thread is running, which would not survive a fork")
         child = os.fork()
         if not child:
             become(command, order)
@@ -37,7 +37,7 @@ def serve() -> None:
 
 
 def become(command: Callable[[Sequence[str]], int], order: dict[str, Any]) -> None:
-    """Be the command, in a process group of its own, to the end."""
+    """Run the command in its own process group and exit."""
     os.setpgid(0, 0)
     os.chdir(order["folder"])
     os.environ.update(order["environ"])
@@ -56,10 +56,10 @@ def become(command: Callable[[Sequence[str]], int], order: dict[str, Any]) -> No
 
 
 def watch_writes(death: dict[str, Any] | None) -> None:
-    """Note every file that is put in its place; die, with the whole group, at the one that was asked for.
+    """Record every file that is renamed to its final name; kill the process group at the requested one.
 
-    Such a death leaves what a SIGKILL during the writing leaves: a part of the temporary file. With a share of 1 it
-    comes right after the file has been put in its place, before the command goes on.
+    The death leaves what a SIGKILL during the writing leaves: part of the temporary file. With a share of 1 it happens
+    right after the rename, before the command continues.
     """
     replace = os.replace
 

@@ -1,4 +1,4 @@
-"""The packages together: each script in examples/ does its job, held against what can be computed without it."""
+"""Compositions: each script in examples/ does its job; results are compared with independent computations."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def assert_is_a_picture(path: Path, least: int) -> None:
 
 
 @each_script
-def test_a_composition_uses_public_names_of_two_packages_at_least(script: Path) -> None:
+def test_a_composition_uses_public_names_of_at_least_two_packages(script: Path) -> None:
     used = set()
     for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
@@ -52,7 +52,7 @@ def test_a_composition_uses_public_names_of_two_packages_at_least(script: Path) 
             package = importlib.import_module(node.module)
             for alias in node.names:
                 assert not alias.name.startswith("_")
-                # sextet_common's rooms are modules, imported by name.
+                # sextet_common's modules are imported by name.
                 if node.module != "sextet_common" and "." not in node.module:
                     assert alias.name in package.__all__
     assert len(used - {"sextet_common"}) >= 2
@@ -102,10 +102,10 @@ def test_a_student_learns_even_and_odd_from_ten_distilled_images(tmp_path: Path)
     assert distilled.labels.tolist() == list(range(10))
     odd = load("digits").test_labels % 2
     for source in ("random real", "distilled"):
-        for told in ("alone", "with teacher"):
-            folder = tmp_path / f"student-{source}-{told}-0".replace(" ", "-")
+        for supervision in ("alone", "with teacher"):
+            folder = tmp_path / f"student-{source}-{supervision}-0".replace(" ", "-")
             right = float((read_parity(folder / "model.safetensors", 16) == odd).mean())
-            assert right == pytest.approx(result["students"][source][told][0], abs=1e-6)
+            assert right == pytest.approx(result["students"][source][supervision][0], abs=1e-6)
     chance = max(odd.mean(), 1 - odd.mean())
     assert min(result["students"]["distilled"].values())[0] > chance + 0.1
     assert result["teacher"] > 0.9
@@ -127,19 +127,19 @@ def test_a_generator_remembers_old_digits_and_is_trained_on_new_ones_alone(tmp_p
     assert sorted(path.name for path in tmp_path.glob("generator-*")) == sorted(folders)
     assert min(result["accuracy"]["generator"][0] - 1 / 5, result["accuracy"]["generator"][1] - 1 / 10) > 0.2
 
-    # Read again by the nearest mean of real digits: what a generator paints is of its own five classes, mostly rightly.
+    # Classify by the nearest mean of real digits: most samples show the requested class.
     pixels, digits = load_digits(return_X_y=True)
     means = np.stack([pixels[digits == digit].mean(axis=0) / 16 for digit in range(10)])
     for folder, names in zip(folders, (result["order"][:5], result["order"][5:]), strict=True):
         generator = load_generator(tmp_path / folder / "d2m")
         assert generator.n_classes == 5
-        wanted = torch.arange(5).repeat_interleave(20)
+        labels = torch.arange(5).repeat_interleave(20)
         with torch.inference_mode():
-            made = generator.sample(wanted, seed=7).clamp(0, 1).flatten(1).numpy()
-        nearest = np.square(made[:, None] - means).sum(axis=2).argmin(axis=1)
-        assert (nearest == np.array([int(names[label]) for label in wanted])).mean() > 0.5
+            samples = generator.sample(labels, seed=7).clamp(0, 1).flatten(1).numpy()
+        nearest = np.square(samples[:, None] - means).sum(axis=2).argmin(axis=1)
+        assert (nearest == np.array([int(names[label]) for label in labels])).mean() > 0.5
 
-    # What is done is not done again, and the answer stays.
+    # Finished work is not repeated, and the result stays.
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     main(tmp_path, **settings)
     assert result_of(tmp_path) == result
@@ -147,7 +147,7 @@ def test_a_generator_remembers_old_digits_and_is_trained_on_new_ones_alone(tmp_p
 
 
 @pytest.mark.slow
-def test_a_labels_few_components_keep_its_mean_and_covariance(tmp_path: Path) -> None:
+def test_the_reduced_mixture_of_a_label_keeps_its_mean_and_covariance(tmp_path: Path) -> None:
     from gmr_metric import GaussianMixture
 
     main_of("label_map")(tmp_path, scenes=200, epochs=3, width=4, axes=3, components=2)
@@ -174,7 +174,7 @@ def test_a_labels_few_components_keep_its_mean_and_covariance(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_filters_estimates_are_those_of_a_textbook_and_its_truth_is_mujocos(tmp_path: Path) -> None:
+def test_kalman_estimates_are_those_of_a_textbook_and_positions_those_of_mujoco(tmp_path: Path) -> None:
     main_of("track_swimmer")(tmp_path, learning=8000, steps=150, episodes=2)
     result = result_of(tmp_path)
     assert_is_a_picture(tmp_path / "picture.png", 300)
@@ -190,7 +190,7 @@ def test_a_filters_estimates_are_those_of_a_textbook_and_its_truth_is_mujocos(tm
             replayed.append(env.unwrapped.data.body("torso").xpos[:2].copy())
         np.testing.assert_allclose(places, replayed, atol=1e-12)
 
-        # Kalman's filter as a textbook has it: predict, gain, correct.
+        # The Kalman filter of a textbook: predict, gain, correct.
         move, disturbance, look = found["transition"], found["disturbance"], np.eye(2, 4)
         mean, covariance = np.array([*pictures[0], 0, 0]), np.diag([0.4**2, 0.4**2, 1, 1])
         estimates = []
@@ -203,7 +203,7 @@ def test_a_filters_estimates_are_those_of_a_textbook_and_its_truth_is_mujocos(tm
         for name, each in result["rmse"].items():
             off = np.linalg.norm(found[f"{name}, {number}"] - replayed[1:], axis=1)
             assert each[number] == pytest.approx(np.sqrt(np.mean(off**2)))
-    # What knows of the outliers is nearer than what does not, and likelier.
+    # The filter that models the outliers has the smaller error and the larger likelihood.
     known, unknown = "Gaussian sum, 8 components, Runnalls", "Kalman filter, all the variance"
     assert np.mean(result["rmse"][known]) < np.mean(result["rmse"][unknown])
     assert np.mean(result["log_likelihood"][known]) > np.mean(result["log_likelihood"][unknown])

@@ -1,4 +1,4 @@
-"""The demo: its page on made-up packages, and the numbers it promises on the real one."""
+"""The demo: its page for invented packages, and the promised results of the real ones."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_failing_demo_is_shown_and_the_others_still_run(
     assert "bad: FAILED" in printed and "10  c" in printed
 
 
-def test_the_page_needs_nothing_from_outside(demo: ModuleType, packages: dict[str, Path], tmp_path: Path) -> None:
+def test_the_page_loads_no_external_resources(demo: ModuleType, packages: dict[str, Path], tmp_path: Path) -> None:
     assert demo.main(["--only", "good", "--out", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out" / "index.html").read_text()
     page = Page(text)
@@ -112,12 +112,12 @@ def test_an_unknown_package_is_refused(demo: ModuleType, packages: dict[str, Pat
 
 
 @pytest.mark.slow
-def test_the_tumours_demo_shows_how_near_each_method_comes(demo: ModuleType, tmp_path: Path) -> None:
+def test_the_tumours_demo_shows_the_error_of_each_method(demo: ModuleType, tmp_path: Path) -> None:
     assert demo.main(["--only", "gmr-metric", "--out", str(tmp_path)]) == 0
     angles = json.loads((tmp_path / "gmr-metric" / "result.json").read_text())["angles"]
     assert min(angles, key=angles.__getitem__) == "oggmr" and max(angles, key=angles.__getitem__) == "prune"
     assert angles["runnalls"] > 3 * angles["oggmr"]
-    # The angle again, by a sum over a grid instead of the closed form.
+    # The angle by a sum over a grid instead of the closed form.
     points = load_breast_cancer().data[:, :2]
     x, y = np.meshgrid(np.linspace(0, 40, 400), np.linspace(0, 50, 400))
     original = gaussian_kde(points.T)([x.ravel(), y.ravel()])
@@ -143,7 +143,7 @@ def test_the_digits_demo_reaches_the_gains_it_promises(demo: ModuleType, tmp_pat
 
 
 @pytest.mark.slow
-def test_the_scenes_demo_finds_which_digits_go_together(demo: ModuleType, tmp_path: Path) -> None:
+def test_the_scenes_demo_finds_the_groups_of_digits(demo: ModuleType, tmp_path: Path) -> None:
     assert demo.main(["--only", "probmcl", "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "probmcl" / "result.json").read_text())
     assert result["ratio"] > 1.1
@@ -170,7 +170,7 @@ def test_the_generators_demo_shows_what_distillation_adds(demo: ModuleType, tmp_
 
 
 @pytest.mark.slow
-def test_the_pendulum_s_demo_stands_in_every_episode(demo: ModuleType, tmp_path: Path) -> None:
+def test_the_pendulum_demo_balances_in_every_episode(demo: ModuleType, tmp_path: Path) -> None:
     assert demo.main(["--only", "esac", "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "esac" / "result.json").read_text())
     assert result["returns"] == [1000.0] * 10

@@ -1,4 +1,4 @@
-"""The demo's page in headless Chromium: what a reader sees, on a desk and on a phone."""
+"""The demo's page in headless Chromium, at the widths of a desktop and a phone."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write_page(demo: ModuleType, path: Path, image: bytes) -> None:
 
 
 @pytest.mark.parametrize("width", [1000, 500, 360])
-def test_a_reader_sees_pictures_and_rows_and_need_not_scroll_sideways(
+def test_images_and_rows_are_visible_without_horizontal_scrolling(
     demo: ModuleType, browse: Browse, tmp_path: Path, width: int
 ) -> None:
     write_page(demo, tmp_path / "index.html", picture())
@@ -54,7 +54,7 @@ def test_a_reader_sees_pictures_and_rows_and_need_not_scroll_sideways(
     assert seen.wider == 0 and seen.width == width
 
 
-def test_a_picture_that_does_not_load_is_noticed(demo: ModuleType, browse: Browse, tmp_path: Path) -> None:
+def test_an_image_that_does_not_load_is_detected(demo: ModuleType, browse: Browse, tmp_path: Path) -> None:
     write_page(demo, tmp_path / "index.html", b"no picture")
     seen = browse(tmp_path / "index.html")
     assert len(seen.heard) == 1 and "could not load" in seen.heard[0]

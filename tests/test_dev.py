@@ -1,4 +1,4 @@
-"""tools/dev.py, on a copy of the tools: the repository's own .venv is neither read nor written."""
+"""tools/dev.py on a copy of the tools: the repository's own .venv is neither read nor written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SESSIONS = re.findall(r"^@nox\.session.*\n(?:@.*\n)*def (\w+)", NOXFILE, re.MULT
 SETTINGS = ("PIP_", "UV_", "NOX", "PYTHON", "SSL_CERT_FILE", "ALL_PROXY", "VIRTUAL_ENV")
 UNREACHABLE = "http://127.0.0.1:9/simple"  # the discard port: nothing answers there
 
-# What pip is told, and what uv has to be told besides.
+# Settings of pip and their equivalents for uv.
 SETTINGS_OF_PIP: list[tuple[dict[str, str], dict[str, str]]] = [
     ({"PIP_INDEX_URL": "https://a/simple"}, {"UV_DEFAULT_INDEX": "https://a/simple"}),
     (
@@ -45,12 +45,12 @@ SETTINGS_OF_PIP: list[tuple[dict[str, str], dict[str, str]]] = [
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without any setting of pip, uv, nox or python."""
+    """Return the environment without settings of pip, uv, nox or python."""
     return {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
 
 
 def succeeds(*command: str) -> bool:
-    """Tell whether a command can be run and exits 0."""
+    """Return whether a command can be run and exits with 0."""
     try:
         return subprocess.run(command, env=clean_environment(), capture_output=True).returncode == 0
     except OSError:
@@ -104,8 +104,8 @@ def run(
     return subprocess.run(command, env=environment, cwd=copy, capture_output=True, text=True)
 
 
-def said(stderr: str) -> list[str]:
-    """Return the lines of a refusal, less the one that announces the environment."""
+def refusal_lines(stderr: str) -> list[str]:
+    """Return the lines of an error, without the one that announces the environment."""
     return [line for line in stderr.splitlines() if line != "making .venv with nox and uv ..."]
 
 
@@ -133,7 +133,7 @@ def test_an_unknown_session_is_one_line_and_makes_no_environment(copy: Path) -> 
     [("python3.12", "run it with python3.12"), (None, "install a newer python first")],
     ids=["a newer one is there", "none is there"],
 )
-def test_an_old_interpreter_gets_one_line_that_names_a_way_on(
+def test_an_old_interpreter_gets_one_line_with_a_suggestion(
     dev: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -149,14 +149,14 @@ def test_an_old_interpreter_gets_one_line_that_names_a_way_on(
 
 @pytest.mark.parametrize("python", old_interpreters())
 @pytest.mark.parametrize("session", ["lint", "test", "tset"])
-def test_a_real_old_interpreter_reads_the_file_and_says_so(copy: Path, python: str, session: str) -> None:
+def test_a_real_old_interpreter_reads_the_file_and_refuses(copy: Path, python: str, session: str) -> None:
     done = run(copy, session, python=python)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(r"dev\.py: python 3\.\d+\.\d+ is too old: Sextet needs python >= 3\.11 \(.*\)\n", done.stderr)
     assert not (copy / ".venv").exists()
 
 
-def test_a_nearly_full_disk_is_one_line_before_anything_is_made(
+def test_a_nearly_full_disk_is_one_line_before_anything_is_created(
     dev: ModuleType, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(dev.shutil, "disk_usage", lambda path: SimpleNamespace(free=1.5 * 1024**3))
@@ -186,7 +186,7 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_no_environment(
     else:
         monkeypatch.setattr("venv.create", half_made)
     assert dev.main(["lint"]) == 1
-    (line,) = said(capsys.readouterr().err)
+    (line,) = refusal_lines(capsys.readouterr().err)
     assert line.startswith("dev.py: the disk is full: free ")
     assert not (copy / ".venv").exists()
 
@@ -209,7 +209,7 @@ def test_without_a_network_the_first_call_is_one_line_and_leaves_no_environment(
     settings = {"PIP_INDEX_URL": UNREACHABLE, "PIP_CONFIG_FILE": os.devnull, "NO_PROXY": "*"}
     done = run(copy, "lint", python=PYTHON_WITH_PIP or "", env=settings)
     assert (done.returncode, done.stdout) == (1, "")
-    assert said(done.stderr) == [
+    assert refusal_lines(done.stderr) == [
         "dev.py: the package index cannot be reached: check the network, or set PIP_INDEX_URL or HTTPS_PROXY"
     ]
     assert not (copy / ".venv").exists()
@@ -219,7 +219,7 @@ def test_a_python_without_pip_is_one_line_and_leaves_no_environment(copy: Path, 
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
     done = run(copy, "lint", python=str(tmp_path / "bare" / "bin" / "python"))
     assert (done.returncode, done.stdout) == (1, "")
-    (line,) = said(done.stderr)
+    (line,) = refusal_lines(done.stderr)
     assert line.startswith("dev.py: this python has no pip: ")
     assert not (copy / ".venv").exists()
 
@@ -229,9 +229,7 @@ def test_a_python_without_pip_is_one_line_and_leaves_no_environment(copy: Path, 
     SETTINGS_OF_PIP,
     ids=lambda value: " ".join(value) or "nothing",
 )
-def test_pips_settings_are_said_in_uvs_words_too(
-    dev: ModuleType, given: dict[str, str], expected: dict[str, str]
-) -> None:
+def test_settings_of_pip_are_translated_to_uv(dev: ModuleType, given: dict[str, str], expected: dict[str, str]) -> None:
     before = dict(given)
     assert dev.environment_for_uv(given) == before | expected
     assert given == before
@@ -241,8 +239,8 @@ def test_every_setting_of_pip_in_the_table_is_tested_above(dev: ModuleType) -> N
     assert set(dev.PIP_TO_UV) <= {name for given, _ in SETTINGS_OF_PIP for name in given}
 
 
-def test_uv_itself_hears_what_the_translation_says(dev: ModuleType, tmp_path: Path) -> None:
-    """With PIP_NO_INDEX and PIP_FIND_LINKS, uv takes a wheel from the folder and asks no index."""
+def test_uv_obeys_the_translated_settings(dev: ModuleType, tmp_path: Path) -> None:
+    """With PIP_NO_INDEX and PIP_FIND_LINKS, uv uses a wheel from the folder and no index."""
     name = "nothing_at_all-1.0"
     (tmp_path / "wheels").mkdir()
     with zipfile.ZipFile(tmp_path / "wheels" / f"{name}-py3-none-any.whl", "w") as wheel:
@@ -278,7 +276,7 @@ def test_uv_itself_hears_what_the_translation_says(dev: ModuleType, tmp_path: Pa
         ("", "pip said nothing"),
     ],
 )
-def test_a_failed_installation_is_told_in_one_line(dev: ModuleType, output: str, cause: str) -> None:
+def test_a_failed_installation_is_reported_in_one_line(dev: ModuleType, output: str, cause: str) -> None:
     assert dev.reason_in(output).startswith(cause)
     assert len(dev.reason_in(output).splitlines()) == 1
 
@@ -297,7 +295,7 @@ def finished_environment(dev: ModuleType, copy: Path, tmp_path: Path) -> dict[st
     return {"PYTHONPATH": str(tmp_path / "no_pip"), "PATH": str(tmp_path / "no_pip"), "PIP_INDEX_URL": UNREACHABLE}
 
 
-def test_a_second_call_makes_nothing_and_hands_over_to_nox(dev: ModuleType, copy: Path, tmp_path: Path) -> None:
+def test_a_second_call_creates_nothing_and_runs_nox(dev: ModuleType, copy: Path, tmp_path: Path) -> None:
     environment = finished_environment(dev, copy, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in (copy / ".venv").rglob("*")}
     done = run(copy, "tests(gmr-metric)", "-k", "merge", env=environment)
@@ -312,9 +310,7 @@ def test_a_second_call_makes_nothing_and_hands_over_to_nox(dev: ModuleType, copy
 
 
 @pytest.mark.parametrize("stale", ["other pins", "another python", "no stamp", "no interpreter"])
-def test_an_environment_that_is_out_of_date_is_made_again(
-    dev: ModuleType, copy: Path, tmp_path: Path, stale: str
-) -> None:
+def test_an_outdated_environment_is_recreated(dev: ModuleType, copy: Path, tmp_path: Path, stale: str) -> None:
     environment = finished_environment(dev, copy, tmp_path)
     stamp = Path(dev.STAMP)
     if stale == "other pins":
@@ -349,7 +345,7 @@ def test_a_finished_installation_is_stamped_and_used_by_the_next_call(
     assert command[-2:] == ["-r", str(copy / "tools" / "requirements.txt")]
 
 
-def test_a_disk_that_nox_has_filled_is_said(
+def test_a_disk_that_nox_filled_is_reported(
     dev: ModuleType, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finished_environment(dev, copy, tmp_path)

@@ -64,12 +64,12 @@ def module(tmp_path: Path) -> Path:
 
 def session(*words: str | Path) -> str:
     command = [sys.executable, workspace.ROOT / "tools" / "mutants.py", *words]
-    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # plugins of ours take seconds to import
+    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # plugins take seconds to import
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, env=environment)
     return done.stdout
 
 
-def test_survivors_are_shown_and_killed_mutants_are_counted_and_the_tree_is_left_alone(module: Path) -> None:
+def test_survivors_are_shown_killed_mutants_are_counted_and_no_file_is_changed(module: Path) -> None:
     before = {path: path.read_bytes() for path in module.parents[3].rglob("*") if path.is_file()}
     shown = session(module)
     assert {path: path.read_bytes() for path in module.parents[3].rglob("*") if path.is_file()} == before
@@ -80,7 +80,7 @@ def test_survivors_are_shown_and_killed_mutants_are_counted_and_the_tree_is_left
     assert shown.splitlines()[-1] == "toy.sums: killed 5 of 9 (55.6%), survived 4"
 
 
-def test_words_choose_the_tests_lines_and_a_sample(module: Path) -> None:
+def test_arguments_choose_tests_lines_and_a_sample(module: Path) -> None:
     shown = session(module, "--lines", "12", "-k", "process")
     assert shown.splitlines()[-1] == "toy.sums: killed 1 of 2 (50.0%), survived 1"  # it calls scaled() with shift 0
     samples = [session(module, "--most", "1", "--seed", seed, "-k", "scaled") for seed in ("1", "1")]

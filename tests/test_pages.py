@@ -1,4 +1,4 @@
-"""What the site puts into its pages: the tables are the READMEs', the figures the JSON's, the equations XML."""
+"""The documentation site: tables are those of the READMEs, figures those of the JSON reports, equations valid XML."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def printed(package: str) -> set[float]:
 
 
 def as_printed(value: float) -> set[float]:
-    """A number as a table may round it, to two digits that tell something at least."""
+    """Return a number as a table may round it, to at least two significant digits."""
     formats = [".3g", ".4g", ".2f", *([".1f"] if value >= 1 else []), *([".0f"] if value >= 10 else [])]
     return {float(f"{value:{form}}") for form in formats}
 
 
 @pytest.mark.parametrize(("page", "order"), ORDERS, ids=lambda value: getattr(value, "stem", value))
-def test_a_pages_order_brings_a_table(page: Path, order: str) -> None:
+def test_a_directive_inserts_a_table(page: Path, order: str) -> None:
     table = pages.filled(f"{{{{ {order} }}}}")
     assert re.search(r"^\|( ?-{3,} ?\|)+$", table, flags=re.MULTILINE)
 
 
-def test_every_table_of_a_readme_is_on_its_packages_page_of_benchmarks() -> None:
+def test_every_benchmark_table_of_a_readme_is_on_the_packages_benchmark_page() -> None:
     marks = {
         (str(readme.relative_to(ROOT)), mark)
         for readme in ROOT.glob("packages/*/README.md")
@@ -61,18 +61,18 @@ def test_every_table_of_a_readme_is_on_its_packages_page_of_benchmarks() -> None
 
 
 @pytest.mark.parametrize("order", ["table README.md nothing", "tables README.md x", "speed"])
-def test_an_order_that_cannot_be_carried_out_stops_the_build(order: str) -> None:
+def test_an_invalid_directive_stops_the_build(order: str) -> None:
     with pytest.raises(ValueError, match=r"nothing|speed"):
         pages.filled(f"{{{{ {order} }}}}")
 
 
 @pytest.mark.parametrize("package", benches.SCRIPTS)
-def test_every_theory_has_equations_and_each_becomes_mathml_that_keeps_its_letters(package: str) -> None:
+def test_every_theory_page_has_equations_and_their_mathml_keeps_all_letters(package: str) -> None:
     of_page = [(tex, block) for page, tex, block in EQUATIONS if page.parent.name == package]
     assert len(of_page) > 5 or package == "sextet-common"
     for tex, block in of_page:
         made = pages.mathml(tex, block=block)
-        assert not set(made) & set("\\|*_[]`") and "\n\n" not in made  # nothing that Markdown would read as its own
+        assert not set(made) & set("\\|*_[]`") and "\n\n" not in made  # no special characters of Markdown
         (equation,) = ElementTree.fromstring(made)
         assert equation.tag == f"{MATHML}math"
         assert equation.get("display") == ("block" if block else "inline")
@@ -90,26 +90,26 @@ def test_an_equation_stays_in_its_line_and_in_its_cell() -> None:
     assert "<em>" not in html and "$" not in html and '<div class="equation">' in html
 
 
-def test_an_equation_that_no_one_can_read_stops_the_build() -> None:
+def test_an_invalid_equation_stops_the_build() -> None:
     with pytest.raises(RuntimeError, match="frac"):
         pages.mathml(r"\frac{1", block=True)
 
 
 @each_row
-def test_a_summarys_figures_are_those_of_the_packages_readme(row: benches.Row) -> None:
+def test_figures_of_a_summary_are_those_of_the_packages_readme(row: benches.Row) -> None:
     theirs, ours = row.figures(row.read())
     seen = printed(row.package)
     for value in (theirs / ours,) if row in benches.SPEED else (theirs, ours):
-        assert (as_printed(value) | as_printed(1 / value)) & seen  # a README may have the ratio the other way round
+        assert (as_printed(value) | as_printed(1 / value)) & seen  # a README may show the inverse ratio
 
 
 @each_row
-def test_a_summarys_command_runs_a_benchmark_that_is_there(row: benches.Row) -> None:
+def test_commands_of_a_summary_run_existing_benchmarks(row: benches.Row) -> None:
     (script,) = re.findall(r"python (benchmarks/\w+\.py)", row.command)
     assert (ROOT / "packages" / row.package / script).exists()
 
 
-def test_every_package_is_in_the_summary_and_every_benchmark_is_run_or_wants_what_it_has_not() -> None:
+def test_every_package_is_in_the_summary_and_every_benchmark_is_run_or_needs_more_time_or_data() -> None:
     packages = {path.parent.name for path in ROOT.glob("packages/*/pyproject.toml")}
     assert packages == {row.package for row in benches.SPEED} == set(benches.SCRIPTS)
     scripts = {path.name for path in ROOT.glob("packages/*/benchmarks/bench_*.py")}
@@ -119,7 +119,7 @@ def test_every_package_is_in_the_summary_and_every_benchmark_is_run_or_wants_wha
     assert scripts - run == {"bench_cifar.py", "bench_learning.py", "bench_scenes.py", "bench_yeast.py"}
 
 
-def test_the_benchmarks_scripts_are_modules_that_import(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_benchmark_scripts_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     for package, commands in benches.SCRIPTS.items():
         folder = ROOT / "packages" / package / "benchmarks"
         monkeypatch.syspath_prepend(str(folder))

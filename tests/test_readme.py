@@ -1,4 +1,4 @@
-"""Every README says what is true: its Python runs, its commands run, its links lead somewhere."""
+"""Every README and page: its Python code runs, its commands run, its links have targets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAGES = [
     *sorted(ROOT.glob("packages/*/README.md")),
     *sorted(ROOT.glob("docs/**/*.md")),
 ]
-# Commands that install, or that other tests run; a README's remaining commands are run here.
+# Commands that install, or that other tests run; all others are run here.
 RUN_ELSEWHERE = ("pip install", "python3 tools/", "python examples/")
 
 
@@ -30,7 +30,7 @@ def named(page: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python") or blocks(p, "console")], ids=named)
-def test_a_pages_code_and_commands_run_in_their_order(page: Path, tmp_path: Path) -> None:
+def test_code_and_commands_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
     program = "\n".join(blocks(page, "python"))
     jobs = [[sys.executable, "-W", "error", "-c", program]] if program else []
@@ -42,7 +42,7 @@ def test_a_pages_code_and_commands_run_in_their_order(page: Path, tmp_path: Path
         assert done.returncode == 0, f"{job[:4]}: {done.stderr}"
 
 
-def test_the_entrances_words_in_the_readmes_are_its_sessions() -> None:
+def test_dev_commands_in_the_pages_are_sessions() -> None:
     listed = subprocess.check_output([sys.executable, str(ROOT / "tools" / "dev.py"), "--help"], text=True)
     known = set(re.findall(r"^  (\w+) ", listed, flags=re.MULTILINE))
     words = [
@@ -57,19 +57,19 @@ def test_the_entrances_words_in_the_readmes_are_its_sessions() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
-def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
+def test_links_inside_the_repository_have_a_target(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert not missing
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.parent.parent == ROOT / "packages"], ids=named)
-def test_a_packages_readme_links_absolutely_since_the_index_shows_it_alone(page: Path) -> None:
+def test_a_package_readme_has_absolute_links_because_an_index_shows_it_alone(page: Path) -> None:
     links = re.findall(r"(!?)\[[^\]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
-    # Pictures lie beside it: a repository shows them, an index their descriptions.
+    # Images may be relative: the repository shows them, an index their descriptions.
     assert all(target.startswith("https://") or (mark and (page.parent / target).exists()) for mark, target in links)
 
 
-def test_no_page_has_a_place_left_to_fill() -> None:
+def test_no_page_has_placeholders() -> None:
     for page in PAGES:
         assert not re.search(r"\b(DEMO_|TODO|FIXME|TBD)", page.read_text(encoding="utf-8")), page

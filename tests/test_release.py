@@ -28,7 +28,7 @@ IDENTITY = {
     for what, value in (("NAME", "Nobody"), ("EMAIL", "nobody@localhost"))
 }
 
-# Stands in for nox where a test is about what happens around the checks, not about the checks.
+# Replaces nox in tests of what happens around the checks.
 PASSING_NOX = """
 import pathlib, sys
 name = sys.argv[-3].removeprefix("build(").removesuffix(")")
@@ -77,7 +77,7 @@ class Clone:
         return subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True)
 
     def state(self) -> tuple[dict[str, bytes], str, str, str]:
-        """Everything that a refused release must leave alone: files, dist/, commits, tags and the index."""
+        """Everything that a refused release must not change: files, dist/, commits, tags and the index."""
         listed = self.git("ls-files", "-co", "--exclude-standard").splitlines()
         files = {name: (self.root / name).read_bytes() for name in listed}
         files |= {str(p): p.read_bytes() for p in (self.root / "dist").glob("*")}
@@ -227,7 +227,7 @@ def test_an_existing_tag_is_refused(clone: Clone) -> None:
     assert clone.state() == before
 
 
-def test_a_commit_that_no_branch_would_hold_is_refused(clone: Clone) -> None:
+def test_a_release_without_a_branch_is_refused(clone: Clone) -> None:
     clone.git("checkout", "--quiet", "--detach")
     assert_refused(clone.release("gmr-metric", "patch"), "no branch is checked out")
 
@@ -295,7 +295,7 @@ def test_an_interrupt_during_the_checks_restores_both_files(
     process = subprocess.Popen(
         [sys.executable, str(clone.root / "tools" / "release.py"), "gmr-metric", "patch"],
         env=environment | {"STARTED": str(started)},
-        # What a shell starts in the background ignores Ctrl-C, and so does all that it starts in turn.
+        # Background processes of a shell ignore Ctrl-C, and so do their children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -330,7 +330,7 @@ def test_a_build_without_an_sdist_is_refused(clone: Clone, fake_nox: Callable[[s
 
 
 @pytest.mark.parametrize("step", ["commit", "tag"])
-def test_a_commit_or_tag_that_git_refuses_leaves_neither(
+def test_a_failed_commit_or_tag_leaves_neither(
     clone: Clone, fake_nox: Callable[[str], dict[str, str]], step: str
 ) -> None:
     if step == "commit":
@@ -392,7 +392,7 @@ def test_a_release_commits_two_files_tags_them_and_leaves_a_wheel_and_an_sdist(c
     assert_refused(clone.release("gmr-metric", "patch"), "nothing under '## Unreleased'")
 
 
-def test_where_packaging_is_missing_the_tool_runs_again_in_the_environment_of_dev(
+def test_without_packaging_the_tool_runs_again_in_the_environment_of_dev(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
@@ -410,7 +410,7 @@ def test_where_packaging_is_missing_the_tool_runs_again_in_the_environment_of_de
     assert calls == [["the interpreter", str(ROOT / "tools" / "release.py"), "gmr-metric", "patch", "--dry-run"]]
 
 
-def test_an_environment_of_dev_without_packaging_is_not_entered_again_and_again(
+def test_a_broken_environment_of_dev_does_not_cause_endless_restarts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))

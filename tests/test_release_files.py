@@ -1,4 +1,4 @@
-"""The files that a repository's visitors and their tools read: citation, security, templates, the public CI."""
+"""Files for visitors of the repository and their tools: citation, security, templates, the public CI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
-# Sessions that a CI does not run: they measure, show and search, and take as long as that takes.
+# Sessions that the CI does not run, because they take long.
 NOT_IN_CI = {"bench", "demo", "fuzz", "mutants"}
 
 
@@ -49,7 +49,7 @@ def jobs() -> list[dict[str, str]]:
     return found
 
 
-def test_the_public_ci_calls_sessions_that_the_noxfile_has_and_leaves_none_out(sessions: set[str]) -> None:
+def test_the_public_ci_runs_exactly_the_sessions_of_the_noxfile(sessions: set[str]) -> None:
     called = [re.fullmatch(r'nox --session "(\w+)(?:\(([\w-]+)\))?"', job["called"]) for job in jobs()]
     assert all(called)
     assert {match[1] for match in called if match} == sessions - NOT_IN_CI

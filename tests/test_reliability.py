@@ -1,9 +1,9 @@
-"""Every package's long job, killed ten times with SIGKILL at random moments, ends as if nothing had happened.
+"""Every package's long job, killed ten times by SIGKILL at random moments, ends like an uninterrupted run.
 
-A job is killed with its whole process group, five times from outside, at a moment that is counted from what its own
-metrics.jsonl says, and five times by itself in the middle of writing a file or right after. What it goes on from, and
-what it leaves, is held against a run that was never killed, file by file and bit by bit; seconds alone may differ.
-The moments come from a seed that a failure shows; SEXTET_KILLS repeats it.
+A job is killed with its process group: five times from outside, at a moment relative to its metrics.jsonl, and five
+times by itself while or right after it writes a file. The files that it resumes from and the files that it leaves are
+compared bit by bit with those of an uninterrupted run; only seconds may differ. A failure shows the moments' seed;
+SEXTET_KILLS repeats it.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from safetensors import safe_open
 
 HERE = Path(__file__).resolve().parent
 KILLS = 10
-FIRST_CHECKPOINT = 3  # of the moments, that in the writing of the first checkpoint
-LIMIT = 900.0  # seconds after which a job hangs rather than waits for its turn on a busy machine
+FIRST_CHECKPOINT = 3  # index of the moment while the first checkpoint is written
+LIMIT = 900.0  # seconds after which a job is considered hung, even on a busy machine
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
 TIMES = {
     "seconds", "cpu_seconds", "t", "time/seconds", "time/cpu_seconds", "time/fps", "time/sac_s", "time/wait_s",
     "time/eval_s", "time/time_elapsed",
 }  # fmt: skip
-LOGS = {"metrics.jsonl", "monitor.csv"}  # grow by lines, of which a kill may tear the last
+LOGS = {"metrics.jsonl", "monitor.csv"}  # grow by lines; a kill may leave the last one incomplete
 RUN, METRICS, CHECKPOINTS = Path("run"), Path("run/metrics.jsonl"), Path("run/checkpoints")
 
 pytestmark = [
@@ -52,7 +52,7 @@ pytestmark = [
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A command: its module, its words, and what it would import at work."""
+    """A command: its module, its arguments, and modules that it imports while it runs."""
 
     module: str
     words: str
@@ -95,7 +95,7 @@ JOBS = {
 
 
 class Nursery:
-    """The process that imports once and forks every attempt; what descends from it is known by a mark."""
+    """A process that imports once and forks every attempt; a mark in the environment identifies its descendants."""
 
     def __init__(self) -> None:
         self.mark = f"SEXTET_NURSERY={secrets.token_hex(8)}"
@@ -109,7 +109,7 @@ class Nursery:
     def begin(
         self, job: Job, folder: Path, death: dict[str, Any] | None = None, environ: dict[str, str] | None = None
     ) -> None:
-        """Start a job in a folder, perhaps with the file at whose writing it is to die."""
+        """Start a job in a folder, optionally with the file that it dies while writing."""
         order = {
             "module": job.module, "words": job.words.split(), "preload": job.preload, "folder": str(folder),
             "death": death, "environ": environ or {},
@@ -120,7 +120,7 @@ class Nursery:
         self.child = int(self._answer())
 
     def ended(self, seconds: float) -> int | None:
-        """Wait so long for the job; return its exit code, None where it is still at work."""
+        """Wait at most this long for the job; return its exit code, or None if it is still running."""
         assert self.server.stdout is not None
         ready, _, _ = select.select([self.server.stdout], [], [], seconds)
         return int(self._answer()) if ready else None
@@ -135,7 +135,7 @@ class Nursery:
         return code
 
     def kill(self) -> set[Path]:
-        """Kill the job's process group; return the named shared memory that it had."""
+        """Kill the job's process group; return its named shared memory."""
         blocks = set()
         self._signal(signal.SIGSTOP)  # so that nothing changes while we look
         for number in (self.child, *self.descendants()):
@@ -146,7 +146,7 @@ class Nursery:
         return blocks
 
     def descendants(self) -> list[int]:
-        """Return all living processes that inherited the mark, whatever group they are in, but for the server."""
+        """Return all living processes that inherited the mark, in any group, except the server."""
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # gone meanwhile, or another user's
@@ -249,7 +249,7 @@ class Whole:
 
 
 @pytest.mark.parametrize("package", JOBS)
-def test_a_job_killed_ten_times_ends_as_if_it_never_had_been(
+def test_a_job_killed_ten_times_ends_like_an_uninterrupted_one(
     package: str, nursery: Nursery, chance: random.Random, tmp_path: Path
 ) -> None:
     job = JOBS[package]
@@ -268,7 +268,7 @@ def test_a_job_killed_ten_times_ends_as_if_it_never_had_been(
         assert code in (0, -signal.SIGKILL), told
         assert eventually(lambda: not nursery.descendants()), told
         assert eventually(functools.partial(are_gone, blocks)), (told, blocks)
-        if not code:  # done before we came to kill it, on a machine that let us wait: another one, then
+        if not code:  # finished before it was killed, on a busy machine: start another one
             assert_same(whole.folder, folder)
             folder, number = tmp_path / f"killed-{attempt + 1}", min(number, FIRST_CHECKPOINT)
             continue
@@ -281,21 +281,21 @@ def test_a_job_killed_ten_times_ends_as_if_it_never_had_been(
         if number == KILLS:
             break
     assert number == KILLS
-    assert fresh >= 1 and resumed >= 4  # whatever the machine does: see Whole.moments
+    assert fresh >= 1 and resumed >= 4  # on any machine: see Whole.moments
     run_cold(nursery, job, folder)
     assert_same(whole.folder, folder)
 
 
-def test_a_reduction_killed_ten_times_leaves_whole_files_or_none_and_ends_with_the_same_bytes(
+def test_a_reduction_killed_ten_times_leaves_no_partial_files_and_gives_the_same_bytes(
     nursery: Nursery, chance: random.Random, tmp_path: Path
 ) -> None:
-    """gmr-metric has no job with checkpoints: what is killed here is `reduce`, which begins anew and writes 3 files."""
+    """gmr-metric has no job with checkpoints: `reduce` is killed, which starts again and writes 3 files."""
     job = Job(
         "gmr_metric",
         "reduce ../mixture.json -k 4 --out run/reduced.npz --trace run/trace.json --plot run/picture.png",
         ("scipy.optimize", "matplotlib.figure", "matplotlib.backends.backend_agg"),
     )
-    environ = {"GMR_METRIC_NUMBA": "0"}  # what numba compiles on a first call would take longer than the job
+    environ = {"GMR_METRIC_NUMBA": "0"}  # numba's compilation would take longer than the job
     weights, points = np.full(60, 1 / 60), np.random.default_rng(0).normal(size=(60, 2))
     mixture = {"format": "gmr-metric mixture", "version": 1, "weights": weights.tolist(), "means": points.tolist(),
                "covariances": np.broadcast_to(0.1 * np.eye(2), (60, 2, 2)).tolist()}  # fmt: skip
@@ -321,11 +321,11 @@ def test_a_reduction_killed_ten_times_leaves_whole_files_or_none_and_ends_with_t
         assert found == {name: made[name] for name in found}
         if code:
             number += 1
-        else:  # too late: sooner next time
+        else:  # too late: kill earlier next time
             assert len(found) == len(made)
             moments[number] = dataclasses.replace(moment, delay=moment.delay * chance.random())
         for path in (folder / RUN).glob("[!.]*"):
-            path.unlink()  # the next attempt's are its own
+            path.unlink()  # so that the next attempt writes its own
         if number == KILLS:
             break
     assert number == KILLS
@@ -338,7 +338,7 @@ def are_gone(paths: set[Path]) -> bool:
 
 
 def write_data(folder: Path) -> None:
-    """Write what the jobs learn from: a few images of three classes, features with four labels."""
+    """Write the jobs' data: a few images of three classes, features with four labels."""
     draw = np.random.default_rng(0)
     labels = np.arange(60) % 3
     images = (draw.random((60, 8, 8)) * 0.5 + labels[:, None, None] / 4).astype(np.float32)
@@ -352,9 +352,9 @@ def write_data(folder: Path) -> None:
 
 
 def undisturbed(nursery: Nursery, job: Job, folder: Path, environ: dict[str, str] | None = None) -> Whole:
-    """Let a job run to its end."""
+    """Run a job to its end."""
     nursery.begin(job, folder, environ=environ)
-    began = time.monotonic()  # the imports are not the job's
+    began = time.monotonic()  # without the imports
     assert nursery.end() == 0, words(folder)
     seconds = time.monotonic() - began
     writes = [name for name in (folder / "writes.txt").read_text().splitlines() if name.startswith(f"{RUN}/")]
@@ -362,7 +362,7 @@ def undisturbed(nursery: Nursery, job: Job, folder: Path, environ: dict[str, str
 
 
 def killed(nursery: Nursery, folder: Path, moment: Moment, before: tuple[int, int] | None) -> tuple[int, set[Path]]:
-    """Kill the job at a moment, or see it die; return its exit code and the named shared memory that it had."""
+    """Kill the job at a moment, or wait until it dies; return its exit code and its named shared memory."""
     if moment.death:
         return nursery.end(), set()
     until = time.monotonic() + LIMIT
@@ -380,7 +380,7 @@ def killed(nursery: Nursery, folder: Path, moment: Moment, before: tuple[int, in
 
 
 def run_cold(nursery: Nursery, job: Job, folder: Path, environ: dict[str, str] | None = None) -> None:
-    """Give the command once more as a user does, in a process of its own, and let it finish."""
+    """Run the command once more to its end in a new process, as a user does."""
     done = subprocess.run(
         [sys.executable, "-m", job.module, *job.words.split()],
         cwd=folder, env={**nursery.environ, **(environ or {})}, capture_output=True, text=True, timeout=LIMIT,
@@ -390,7 +390,7 @@ def run_cold(nursery: Nursery, job: Job, folder: Path, environ: dict[str, str] |
 
 
 def stamp(folder: Path) -> tuple[int, int] | None:
-    """Return what tells one metrics.jsonl from another: every job writes it anew when it begins to work."""
+    """Identify the version of metrics.jsonl, which every job rewrites when it starts."""
     with contextlib.suppress(FileNotFoundError):
         found = (folder / METRICS).stat()
         return found.st_ino, found.st_ctime_ns
@@ -413,7 +413,7 @@ def words(folder: Path) -> str:
 
 
 def eventually(question: Callable[[], bool]) -> bool:
-    """Wait for what another process or the kernel does in its own time."""
+    """Wait until a condition holds that another process or the kernel brings about."""
     until = time.monotonic() + 60
     while not question() and time.monotonic() < until:
         time.sleep(0.05)
@@ -437,14 +437,14 @@ def assert_same(whole: Path, other: Path) -> None:
 
 
 def assert_all_whole(folder: Path) -> None:
-    """Read every file that is there under its own name."""
+    """Read every file except temporary ones."""
     for path in (folder / RUN).rglob("*"):
         if path.is_file() and path.name not in LOGS and not path.name.startswith("."):
             content(path)
 
 
 def content(path: Path) -> Any:
-    """Return what a file holds, in a form that compares bit by bit, without seconds; a broken one raises."""
+    """Return a file's content without seconds, for exact comparison; raise if it is broken."""
     if path.suffix == ".safetensors":
         with safe_open(path, "numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -477,7 +477,7 @@ def bits(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def timeless(value: Any) -> Any:
-    """Leave out what is measured by a clock."""
+    """Remove measured times."""
     if isinstance(value, dict):
         return {name: timeless(inner) for name, inner in value.items() if name not in TIMES}
     return [timeless(inner) for inner in value] if isinstance(value, list) else value

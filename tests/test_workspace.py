@@ -1,4 +1,4 @@
-"""tools/workspace.py on made-up trees, and the whole real workspace held against the house's rules."""
+"""tools/workspace.py on invented trees, and the workspace itself against the documented architecture."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 each_package = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 
-# The arrows of the house, as they are drawn: who needs whom.
+# The dependencies drawn in docs/house.md.
 ARROWS = {
     "sextet-common": set(),
     "attention-matching": {"sextet-common"},
@@ -35,7 +35,7 @@ ARROWS = {
     "subclass-kd": {"sextet-common"},
 }
 
-# Import names that are not their distribution's name.
+# Import names that differ from the distribution's name.
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "mpl_toolkits": "matplotlib",
@@ -54,7 +54,7 @@ def workspace(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A made-up workspace: roof needs walls and base, walls needs base, garden nobody; folders tell no order."""
+    """An invented workspace: roof needs walls and base, walls needs base, garden nothing; folders are unordered."""
     add_package(tmp_path, "a-roof", needs=["Walls[paint]>=2, <3", "base>=1", "numpy>=2"])
     add_package(tmp_path, "garden", needs=["numpy>=2"], extras={"pond": ["scipy>=1"]})
     add_package(tmp_path, "m.base", version="1.5.0", name="base")
@@ -96,7 +96,7 @@ def requirements(folder: Path) -> list[Requirement]:
 
 
 def imported(source: str) -> Iterator[tuple[str, int]]:
-    """Yield the top-level name and the line of every absolute import, wherever in the module it stands."""
+    """Yield the top-level name and the line of every absolute import anywhere in the module."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from ((alias.name.split(".")[0], node.lineno) for alias in node.names)
@@ -105,7 +105,7 @@ def imported(source: str) -> Iterator[tuple[str, int]]:
 
 
 def undeclared_imports(folder: Path) -> list[str]:
-    """Return `file:line: name` of each import that the package's own pyproject.toml does not account for."""
+    """Return `file:line: name` of each import that the package's pyproject.toml does not declare."""
     declared = {canonicalize_name(requirement.name) for requirement in requirements(folder)}
     own = {path.name for path in (folder / "src").iterdir() if path.is_dir()}
     return [
@@ -118,7 +118,7 @@ def undeclared_imports(folder: Path) -> list[str]:
     ]
 
 
-def test_packages_come_after_what_they_need_and_else_by_name(workspace: ModuleType, tree: Path) -> None:
+def test_packages_come_after_their_dependencies_and_otherwise_by_name(workspace: ModuleType, tree: Path) -> None:
     assert list(workspace.discover(tree)) == ["base", "garden", "walls", "a-roof"]
 
 
@@ -131,9 +131,7 @@ def test_a_package_is_read_from_its_pyproject(workspace: ModuleType, tree: Path)
     assert package.pyproject == tree / "packages" / "z" / "pyproject.toml"
 
 
-def test_only_siblings_are_needs_and_a_range_in_an_extra_does_not_hide_the_other(
-    workspace: ModuleType, tree: Path
-) -> None:
+def test_only_workspace_packages_are_needs_and_ranges_of_extras_are_combined(workspace: ModuleType, tree: Path) -> None:
     add_package(tree, "shed", needs=["base>=1,<2", "numpy>=2"], extras={"b": ["base[x]>=1,<2"], "c": ["base!=1.7"]})
     packages = workspace.discover(tree)
     assert packages["a-roof"].needs == {"walls": ">=2,<3", "base": ">=1"}
@@ -141,7 +139,7 @@ def test_only_siblings_are_needs_and_a_range_in_an_extra_does_not_hide_the_other
     assert packages["shed"].needs == {"base": ">=1,<2,!=1.7"}
 
 
-def test_the_closure_holds_all_that_a_package_needs_and_itself_last(workspace: ModuleType, tree: Path) -> None:
+def test_the_closure_holds_all_dependencies_and_the_package_itself_last(workspace: ModuleType, tree: Path) -> None:
     packages = workspace.discover(tree)
     names = {name: [package.name for package in workspace.closure(packages, name)] for name in packages}
     assert names == {
@@ -152,7 +150,7 @@ def test_the_closure_holds_all_that_a_package_needs_and_itself_last(workspace: M
     }
 
 
-def test_dependants_are_the_packages_that_name_it_themselves(workspace: ModuleType, tree: Path) -> None:
+def test_dependants_are_the_packages_that_require_it_directly(workspace: ModuleType, tree: Path) -> None:
     packages = workspace.discover(tree)
     names = {name: {package.name for package in workspace.dependants(packages, name)} for name in packages}
     assert names == {"a-roof": set(), "base": {"a-roof", "walls"}, "garden": set(), "walls": {"a-roof"}}
@@ -165,7 +163,7 @@ def test_the_other_packages_are_found_when_a_folder_is_deleted(workspace: Module
     assert set(workspace.discover(tree)) == before - {gone.removeprefix("m.")}
 
 
-def test_packages_that_need_each_other_are_an_error(workspace: ModuleType, tmp_path: Path) -> None:
+def test_a_cycle_of_packages_is_an_error(workspace: ModuleType, tmp_path: Path) -> None:
     add_package(tmp_path, "hen", needs=["egg"])
     add_package(tmp_path, "egg", extras={"warm": ["hen"]})
     with pytest.raises(CycleError):
@@ -185,14 +183,14 @@ def test_packages_that_need_each_other_are_an_error(workspace: ModuleType, tmp_p
         "x[y]",
     ],
 )
-def test_requirements_are_read_as_packaging_reads_them(workspace: ModuleType, line: str) -> None:
+def test_requirements_are_parsed_as_by_packaging(workspace: ModuleType, line: str) -> None:
     name, limits = workspace.parse_requirement(line)
     oracle = Requirement(line)
     assert name == canonicalize_name(oracle.name)
     assert Requirement(f"x{limits}").specifier == oracle.specifier
 
 
-def test_what_is_no_requirement_is_an_error(workspace: ModuleType) -> None:
+def test_an_invalid_requirement_is_an_error(workspace: ModuleType) -> None:
     with pytest.raises(ValueError, match=r"'>=2' is not a requirement"):
         workspace.parse_requirement(">=2")
 
@@ -210,12 +208,12 @@ def test_the_workspace_has_packages_and_discovery_finds_each_in_its_folder(works
     assert sorted(package.path for package in workspace.discover().values()) == FOLDERS
 
 
-def test_the_arrows_between_packages_are_those_of_the_house(workspace: ModuleType) -> None:
+def test_the_dependencies_between_packages_are_those_of_the_architecture(workspace: ModuleType) -> None:
     assert {name: set(package.needs) for name, package in workspace.discover().items()} == ARROWS
 
 
 @each_package
-def test_every_sibling_in_the_tree_lies_in_the_declared_range(folder: Path) -> None:
+def test_every_package_of_the_workspace_is_in_the_declared_range(folder: Path) -> None:
     versions = {table(sibling)["project"]["name"]: table(sibling)["project"]["version"] for sibling in FOLDERS}
     siblings = [line for line in requirements(folder) if line.name in versions and line.name != folder.name]
     assert [str(line) for line in siblings if not line.specifier.contains(versions[line.name])] == []
@@ -242,12 +240,12 @@ def test_every_package_has_the_files_and_fields_of_a_package(folder: Path) -> No
 
 
 @each_package
-def test_every_import_is_declared_by_the_package_that_makes_it(folder: Path) -> None:
+def test_every_import_is_declared_by_its_package(folder: Path) -> None:
     assert list(folder.glob("src/**/*.py"))
     assert undeclared_imports(folder) == []
 
 
-def test_an_undeclared_import_is_found_wherever_it_hides(tmp_path: Path) -> None:
+def test_an_undeclared_import_is_found_anywhere_in_a_module(tmp_path: Path) -> None:
     add_package(
         tmp_path, "lodge", needs=["sextet-common[digits]>=0.1", "Scikit_Learn"], extras={"draw": ["pillow>=11"]}
     )
@@ -275,7 +273,7 @@ def test_an_undeclared_import_is_found_wherever_it_hides(tmp_path: Path) -> None
 
 
 def lint_imports(folder: Path, imports: dict[str, set[str]]) -> str:
-    """Run the root's contracts over packages that import what they are told; return what they forbid."""
+    """Run the root's contracts on invented packages with these imports; return the report."""
     for name in ARROWS:
         module = folder / name.replace("-", "_")
         module.mkdir()
@@ -288,19 +286,19 @@ def lint_imports(folder: Path, imports: dict[str, set[str]]) -> str:
     return done.stdout if done.returncode else ""
 
 
-def test_the_contracts_allow_every_arrow_of_the_house(tmp_path: Path) -> None:
+def test_the_contracts_allow_every_documented_dependency(tmp_path: Path) -> None:
     assert lint_imports(tmp_path, ARROWS) == ""
 
 
 @each_package
-def test_the_contracts_forbid_every_other_arrow(folder: Path, tmp_path: Path) -> None:
+def test_the_contracts_forbid_every_other_dependency(folder: Path, tmp_path: Path) -> None:
     others = set(ARROWS) - ARROWS[folder.name] - {folder.name}
     report = lint_imports(tmp_path, {folder.name: others})
     missing = {name for name in others if f"to import {name.replace('-', '_')}" not in report}
     assert missing == set()
 
 
-def test_the_arrows_held_against_the_imports_are_those_that_the_documentation_draws() -> None:
+def test_the_dependencies_are_those_drawn_in_the_documentation() -> None:
     drawn = re.findall(r"^([\w-]+) +<- ([\w ]+|[\w-]+)$", (ROOT / "docs" / "house.md").read_text("utf-8"), re.MULTILINE)
     expected = {(to, name) for name, needs in ARROWS.items() for to in needs if to != "sextet-common"}
     assert set(drawn) == expected | {("sextet-common", "every package")}
@@ -315,14 +313,14 @@ def imports(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.mark.slow
 @each_package
-def test_neither_the_import_nor_the_help_of_a_package_imports_a_heavy_module(folder: Path, imports: ModuleType) -> None:
+def test_import_and_help_of_a_package_load_no_heavy_module(folder: Path, imports: ModuleType) -> None:
     for command in imports.commands(folder.name.replace("-", "_")):
         seconds, heavy = imports.measure(*command)
         assert seconds > 0
         assert (command, heavy) == (command, set())
 
 
-def test_a_heavy_import_is_seen_however_deep_it_lies(
+def test_a_heavy_import_is_detected_at_any_depth(
     imports: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "outer").mkdir()

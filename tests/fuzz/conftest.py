@@ -1,4 +1,4 @@
-"""Puts this folder where its tests find what they share."""
+"""Put this folder on the path, so that its tests can import the shared modules."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What must hold of every reader, whatever a file contains.
+"""The promises that every file reader must keep for any file content.
 
-``@fuzz`` gives a test its number of examples: few and the same ones every time, or as many new ones as the variable
-SEXTET_FUZZ_EXAMPLES says. ``holds`` puts files into a folder, reads them and fails unless the answer is a value or an
-InputError, nothing outside the folder was opened or changed, no pickle, process or connection was opened, and no more
-than ``MEMORY`` was asked for. The files that are made to hurt come from hostile.py.
+``@fuzz`` sets a test's number of examples: a few fixed ones, or as many new ones as the variable SEXTET_FUZZ_EXAMPLES
+says. ``holds`` writes files into a folder, reads them and fails unless the reader returns a value or raises InputError,
+opens or changes nothing outside the folder, opens no pickle, process or connection, and allocates at most ``MEMORY``.
+hostile.py generates the malicious files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from sextet_common.errors import InputError
 
-MEMORY = 1 << 30  # bytes that a reader may ask for, all together; every valid file here has some kilobytes
+MEMORY = 1 << 30  # bytes that a reader may allocate in all; valid files here have a few kilobytes
 _ASKED = os.environ.get("SEXTET_FUZZ_EXAMPLES")
 EXAMPLES = int(_ASKED or 25)
 
@@ -43,25 +43,25 @@ def holds(
     sound: Callable[[Any], object] = lambda value: None,
     valid: bool = False,
 ) -> Any:
-    """Read hostile content and fail unless every promise about files is kept.
+    """Read hostile content and fail unless every promise is kept.
 
     Parameters
     ----------
     read
-        Reads the path of the file, or of the folder.
+        Reads the path of the file or folder.
     content
-        The file's bytes, or a folder's files by their names (which may contain "/").
+        The file's bytes, or a folder's files by name (names may contain "/").
     name
-        Of the file, or of the folder.
+        Name of the file or folder.
     sound
-        Is given the value that was read; raises where it is none that the reader may return.
+        Receives the value; raises if the reader must not return it.
     valid
-        Whether the content is a good one: then it must not be refused.
+        Whether the content is valid and must not be refused.
 
     Returns
     -------
     object
-        The value, or None where the content was refused.
+        The value, or None if the content was refused.
     """
     with tempfile.TemporaryDirectory() as root:
         given = Path(root, "given")
@@ -72,18 +72,18 @@ def holds(
             target = given / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(each)
-            for above in {given, Path(root)} - {target.parent}:  # where a path that climbs out is to find something
+            for above in {given, Path(root)} - {target.parent}:  # so that a path that leaves the folder finds a file
                 (above / target.name).write_bytes(each)
         allowed = path if path.is_dir() else given
         before = _outside(Path(root), allowed)
         value = None
         with _watched(allowed) as trespasses, _bounded(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as for a user; an error of them would hide what comes after
+            warnings.simplefilter("ignore")  # as for a user; as errors they would hide later failures
             try:
                 value = read(path)
                 sound(value)
             except InputError as error:
-                str(error).encode("utf-8")  # it is going to be printed
+                str(error).encode("utf-8")  # it must be printable
                 _not_for_want_of_memory(error)
                 if valid:
                     raise
@@ -94,7 +94,7 @@ def holds(
 
 
 def _outside(root: Path, allowed: Path) -> dict[Path, bytes]:
-    """Return every file below the root that lies not in the folder."""
+    """Return every file below the root that is not in the folder."""
     found = (path for path in root.rglob("*") if path.is_file() and allowed not in path.parents)
     return {path: path.read_bytes() for path in found}
 
@@ -103,13 +103,13 @@ def _not_for_want_of_memory(error: BaseException) -> None:
     cause: BaseException | None = error
     while cause is not None:
         starved = isinstance(cause, MemoryError) or "allocate memory" in str(cause)
-        assert not starved, f"more than {MEMORY} bytes were asked for: {error}"
+        assert not starved, f"more than {MEMORY} bytes were allocated: {error}"
         cause = cause.__cause__ or cause.__context__
 
 
 @contextmanager
 def _bounded() -> Iterator[None]:
-    """Let the process grow by MEMORY and no further, where the system tells and limits how large it is."""
+    """Limit the growth of the process to MEMORY, on systems that support it."""
     if not sys.platform.startswith("linux"):
         yield
         return
@@ -117,8 +117,8 @@ def _bounded() -> Iterator[None]:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    wanted = now + MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (min(x for x in (wanted, soft, hard) if x != resource.RLIM_INFINITY), hard))
+    limit = now + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (min(x for x in (limit, soft, hard) if x != resource.RLIM_INFINITY), hard))
     try:
         yield
     finally:

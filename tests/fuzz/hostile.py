@@ -1,7 +1,7 @@
-"""Files made to hurt: strategies that start from what a valid file holds and give the bytes of a worse one.
+"""Malicious files: strategies that generate the bytes of an invalid file from the content of a valid one.
 
-``mutated``, ``documents``, ``archives``, ``npy_files``, ``checkpoints`` and ``tables`` are for tests; what those are
-made of is here too.
+Tests use ``mutated``, ``documents``, ``archives``, ``npy_files``, ``checkpoints`` and ``tables``; the rest are their
+parts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from harness import MEMORY
 from hypothesis import strategies as st
 
-BOMB = 3 * MEMORY // 2  # bytes of zeros in a zip bomb: more than a reader may ask for
+BOMB = 3 * MEMORY // 2  # bytes of zeros in a zip bomb: more than a reader may allocate
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Bytes
@@ -29,14 +29,14 @@ BOMB = 3 * MEMORY // 2  # bytes of zeros in a zip bomb: more than a reader may a
 
 
 class Content(bytes):
-    """A file's bytes, of which a failure shows no more than fits on a page."""
+    """A file's bytes, abbreviated when a failure prints them."""
 
     def __repr__(self) -> str:
         return bytes.__repr__(self) if len(self) < 3000 else f"<{len(self)} bytes: {self[:1500]!r} ... {self[-500:]!r}>"
 
 
 def _content(function: Callable[..., bytes]) -> Callable[..., st.SearchStrategy[bytes]]:
-    """Make a strategy of a function that draws a file's bytes."""
+    """Turn a function that draws a file's bytes into a strategy."""
     made = st.composite(function)
     return wraps(function)(lambda *words, **named: made(*words, **named).map(Content))
 
@@ -52,7 +52,7 @@ def mutated(draw: st.DrawFn, valid: bytes, most: int = 5) -> bytes:
     content = bytearray(valid)
     for _ in range(draw(st.integers(1, most))):
         kind = draw(st.sampled_from(["flip", "set", "insert", "delete", "double", "cut", "head"]))
-        # Headers are short and matter: half of the places are near the start or the end.
+        # Headers are short and important: half of the positions are near the start or the end.
         near = draw(st.sampled_from([0, 0, 1, 2]))
         offset = draw(st.integers(0, max(0, (len(content) if not near else min(len(content), 120)) - 1)))
         place = len(content) - 1 - offset if near == 2 else offset

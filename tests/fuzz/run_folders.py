@@ -1,4 +1,4 @@
-"""Run folders made to hurt: what a job left when it was done, one of the files that it goes on from changed."""
+"""Malicious run folders: a finished job's files with one of those that it resumes from changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fuzz would notice: readers that break one promise each."""
+"""The harness detects readers that break one promise each."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ BROKEN: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_a_reader_that_breaks_a_promise_is_noticed(broken: str) -> None:
+def test_a_reader_that_breaks_a_promise_is_detected(broken: str) -> None:
     if broken == "memory" and not sys.platform.startswith("linux"):
         pytest.skip("nothing limits the memory here")
     with pytest.raises((AssertionError, ValueError)) as caught:
@@ -51,7 +51,7 @@ def test_a_reader_that_breaks_a_promise_is_noticed(broken: str) -> None:
     assert not isinstance(caught.value, InputError)
 
 
-def test_a_path_in_a_file_is_noticed_only_where_it_leads_out() -> None:
+def test_a_path_in_a_file_is_detected_only_if_it_leaves_the_folder() -> None:
     files = {"a.png": b"image", "table.json": b'{"image": "a.png"}'}
     assert holds(outside, files, "folder") == b"image"
     for path in ("../a.png", "../../a.png", "/etc/passwd"):
@@ -59,7 +59,7 @@ def test_a_path_in_a_file_is_noticed_only_where_it_leads_out() -> None:
             holds(outside, {**files, "table.json": json.dumps({"image": path}).encode()}, "folder")
 
 
-def test_a_reader_that_refuses_or_returns_a_value_holds() -> None:
+def test_a_reader_that_refuses_or_returns_a_value_passes() -> None:
     def refuse(path: Path) -> None:
         raise InputError(f"{path} is bad")
 
@@ -69,7 +69,7 @@ def test_a_reader_that_refuses_or_returns_a_value_holds() -> None:
         holds(Path.read_bytes, b"x", sound=lambda value: 1 / 0)
 
 
-def test_a_checkpoint_that_is_signed_again_is_the_one_that_was_saved(tmp_path: Path) -> None:
+def test_a_checkpoint_with_a_recomputed_checksum_equals_the_saved_one(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "a", {"x": np.arange(3)}, {"a": [1, "b"]})
     content = (tmp_path / "a").read_bytes()
     header, meta, data = taken_apart(content)
@@ -80,7 +80,7 @@ def test_a_checkpoint_that_is_signed_again_is_the_one_that_was_saved(tmp_path: P
 
 
 @pytest.mark.parametrize("honest", [True, False])
-def test_a_bomb_is_small_and_swells_as_it_says(honest: bool, tmp_path: Path) -> None:
+def test_a_zip_bomb_is_small_and_unpacks_to_the_expected_size(honest: bool, tmp_path: Path) -> None:
     array = np.ones((2, 3), dtype=np.float32)
     content = with_bomb([("b.npy", npy(array))], "a", array, honest=honest)
     assert len(content) < MEMORY / 500

@@ -1,4 +1,4 @@
-"""sextet-common reads: arrays of NumPy, image sets, checkpoints, run folders, weights."""
+"""Readers of sextet-common: NumPy arrays, image sets, checkpoints, run folders, weights."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ def test_metrics_of_runs_as_events_for_tensorboard(content: bytes) -> None:
 
 @fuzz
 @given(checkpoints(STATE), METRICS)
-def test_runs_that_go_on(content: bytes, metrics: bytes) -> None:
+def test_resumed_runs(content: bytes, metrics: bytes) -> None:
     files = {"config.json": json.dumps(CONFIG).encode(), "metrics.jsonl": metrics}
     holds(lambda path: Run.read(path).resume(), {**files, "checkpoints/step-00000004.safetensors": content}, "run")
 
@@ -370,6 +370,6 @@ def valid() -> dict[str, tuple[Callable[[Path], Any], bytes | dict[str, bytes], 
 
 
 @pytest.mark.parametrize("name", valid())
-def test_what_the_fuzz_starts_from_is_valid(name: str) -> None:
+def test_the_starting_files_are_valid(name: str) -> None:
     read, content, called = valid()[name]
     assert holds(read, content, called, valid=True) is not None

@@ -78,6 +78,28 @@ def test_a_header_must_match_the_size_of_the_file(tmp_path: Path, content: bytes
         npy.read_npz(tmp_path / "a.npz", ["a"])
 
 
+def test_headers_of_version_2_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(file(header(), np.array([1.5, 2.5]).tobytes(), version=2))
+    assert npy.read_npy(tmp_path / "a.npy").tolist() == [1.5, 2.5]
+
+
+def test_an_array_is_mapped_only_on_request(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(3))
+    read, mapped = npy.read_npy(tmp_path / "a.npy"), npy.read_npy(tmp_path / "a.npy", mapped=True)
+    assert not isinstance(read, np.memmap) and read.flags.writeable
+    assert isinstance(mapped, np.memmap) and not mapped.flags.writeable
+
+
+@pytest.mark.parametrize("descr", ["'|u1'", "'<f8'"])
+def test_an_empty_array_may_have_rows_of_256_mib(tmp_path: Path, descr: str) -> None:
+    values = (1 << 28) // np.dtype(descr.strip("'")).itemsize
+    (tmp_path / "a.npy").write_bytes(file(header(f"(0, {values})", descr)))
+    assert npy.read_npy(tmp_path / "a.npy").shape == (0, values)
+    (tmp_path / "a.npy").write_bytes(file(header(f"(0, {values + 1})", descr)))
+    with pytest.raises(InputError, match="claims"):
+        npy.read_npy(tmp_path / "a.npy")
+
+
 def test_objects_are_not_unpickled(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", a=np.array([{}], dtype=object))
     with pytest.raises(InputError, match=r"a\.npz cannot be read: a\.npy holds values of object"):
