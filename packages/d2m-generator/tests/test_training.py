@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from attention_matching import Preprocessing
+from attention_matching import Preprocessing, augmentation_for
 from d2m_generator.generators.diffusion import DiffusionGenerator
 from d2m_generator.generators.gan import ConditionalGAN
 from d2m_generator.training.config import D2MConfig, PretrainConfig
@@ -178,6 +178,15 @@ def test_the_gan_losses_are_hinge_losses() -> None:
     with torch.no_grad():
         score = updated(generator(noise, labels), labels)
     assert float(losses["generator"]) == pytest.approx(-float(score.mean()), rel=0.05)  # one power iteration apart
+
+
+def test_what_an_augmentation_shifts_into_a_gan_s_images_is_black() -> None:
+    job = GANJob(ConditionalGAN(3, (1, 8, 8), width=4, noise=8), data(), dataclasses.replace(PRE, augment=True))
+    job.augment = augmentation_for(data().classes, ("crop",))
+    transforms = torch.rand(20, 4, generator=torch.Generator().manual_seed(0))
+    black, white = (job._augmented(torch.full((20, 1, 8, 8), value), transforms) for value in (-1.0, 1.0))
+    assert black.unique().tolist() == [-1.0]
+    assert white.unique().tolist() == [-1.0, 1.0]
 
 
 def test_a_gan_s_running_statistics_are_the_mean_over_batches_and_its_momentum_is_kept() -> None:
