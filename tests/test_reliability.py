@@ -264,16 +264,16 @@ def test_a_job_killed_ten_times_ends_like_an_uninterrupted_one(
         nursery.begin(job, folder, moment.death)
         code, blocks = killed(nursery, folder, moment, before)
         print(f"{moment}: exit code {code}, checkpoints {len(had)} before, {len(checkpoints(folder))} after")
-        told = f"attempt {attempt}, to be killed at {moment}: {words(folder)}"
-        assert code in (0, -signal.SIGKILL), told
-        assert eventually(lambda: not nursery.descendants()), told
-        assert eventually(functools.partial(are_gone, blocks)), (told, blocks)
+        context = f"attempt {attempt}, to be killed at {moment}: {words(folder)}"
+        assert code in (0, -signal.SIGKILL), context
+        assert eventually(lambda: not nursery.descendants()), context
+        assert eventually(functools.partial(are_gone, blocks)), (context, blocks)
         if not code:  # finished before it was killed, on a busy machine: start another one
             assert_same(whole.folder, folder)
             folder, number = tmp_path / f"killed-{attempt + 1}", min(number, FIRST_CHECKPOINT)
             continue
         if moment.death and moment.death["share"] < 1:
-            assert list(folder.rglob(".*.tmp")), told
+            assert list(folder.rglob(".*.tmp")), context
         assert_all_whole(folder)
         fresh += not checkpoints(folder)
         resumed += bool(had) and stamp(folder) != before
@@ -448,12 +448,12 @@ def content(path: Path) -> Any:
     if path.suffix == ".safetensors":
         with safe_open(path, "numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            told: dict[str, Any] = dict(file.metadata())
-        del told["sha256"]  # of the seconds too
+            metadata: dict[str, Any] = dict(file.metadata())
+        del metadata["sha256"]  # depends on the seconds
         if "evaluations.when" in arrays:
             arrays["evaluations.when"] = arrays["evaluations.when"][:, 0]  # the others are seconds
-        told["meta"] = timeless(json.loads(told["meta"]))
-        return bits(arrays), told
+        metadata["meta"] = timeless(json.loads(metadata["meta"]))
+        return bits(arrays), metadata
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as stored:
             return bits({name: stored[name] for name in stored.files if name not in TIMES})

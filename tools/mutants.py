@@ -333,7 +333,7 @@ class Workplace:
                 done, status = os.waitpid(child, os.WNOHANG)
                 if done:
                     return os.waitstatus_to_exitcode(status)
-                time.sleep(0.01)
+                time.sleep(0.05)
             return None
         finally:  # whatever the tests started ends with them
             with contextlib.suppress(ProcessLookupError):

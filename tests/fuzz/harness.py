@@ -151,12 +151,12 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
     if event in _FORBIDDEN:
         heard.append(f"{event} {arguments[:2]}")
     for position in _PATHS.get(event, ()):
-        told = arguments[position]
-        if not isinstance(told, str | bytes | os.PathLike):
+        argument = arguments[position]
+        if not isinstance(argument, str | bytes | os.PathLike):
             continue  # the number of a file that is open
-        if not os.path.isabs(os.fsdecode(told)) and _removes_a_tree():
+        if not os.path.isabs(os.fsdecode(argument)) and _removes_a_tree():
             continue  # relative to a folder inside the one whose removal was heard
-        path = os.path.abspath(os.fsdecode(told))
+        path = os.path.abspath(os.fsdecode(argument))
         reads = event in ("os.listdir", "os.scandir") or (event == "open" and not arguments[2] & _WRITES)
         of_python = (sys.prefix, sys.base_prefix, *filter(None, sys.path))  # what is imported meanwhile
         if reads and path.startswith((*of_python, *_ITS_OWN)):

@@ -312,7 +312,7 @@ def stored(members: Sequence[tuple[str, bytes]], method: int = zipfile.ZIP_STORE
 
 
 def with_bomb(members: Sequence[tuple[str, bytes]], name: str, array: np.ndarray, *, honest: bool) -> bytes:
-    """Return a zip with one more member, of BOMB zeros behind the header of an array; its size is told or belied."""
+    """Return a zip with one more member, of BOMB zeros after an array header; its stated size is right or wrong."""
     dtype = array.dtype if array.dtype.kind in "biuf" else np.dtype("|u1")
     row = max(1, int(np.prod(array.shape[1:], dtype=np.int64)))
     shape = (BOMB // dtype.itemsize // row, *array.shape[1:])
@@ -323,9 +323,9 @@ def with_bomb(members: Sequence[tuple[str, bytes]], name: str, array: np.ndarray
     content = bytearray(stored([*members, (f"{name}.npy", squeezed)]))
     local, central = content.rfind(b"PK\x03\x04"), content.rfind(b"PK\x01\x02")
     content[local + 8 : local + 10] = content[central + 10 : central + 12] = (8).to_bytes(2, "little")
-    if not honest:  # then what is told is in order, and what is not told follows
-        told = zlib.crc32(start + bytes(array.nbytes)).to_bytes(4, "little")
-        content[local + 14 : local + 18] = content[central + 16 : central + 20] = told
+    if not honest:  # the stated size is consistent, and more data follows
+        checksum = zlib.crc32(start + bytes(array.nbytes)).to_bytes(4, "little")
+        content[local + 14 : local + 18] = content[central + 16 : central + 20] = checksum
     content[local + 22 : local + 26] = content[central + 24 : central + 28] = size.to_bytes(4, "little")
     return bytes(content)
 
@@ -421,10 +421,10 @@ def checkpoints(draw: st.DrawFn, valid: bytes) -> bytes:
 
 def unpacked(header: Mapping[str, Any], data: bytes) -> dict[str, np.ndarray]:
     """Return the arrays of a safetensors file's header and bytes."""
-    types = {told: dtype for dtype, told in _SAFETENSORS.items()}
+    types = {entry: dtype for dtype, entry in _SAFETENSORS.items()}
     return {
-        name: np.frombuffer(data[slice(*told["data_offsets"])], types[told["dtype"]]).reshape(told["shape"])
-        for name, told in header.items()
+        name: np.frombuffer(data[slice(*entry["data_offsets"])], types[entry["dtype"]]).reshape(entry["shape"])
+        for name, entry in header.items()
         if name != "__metadata__"
     }
 
@@ -436,9 +436,9 @@ def packed(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], bytes]:
         key = array.dtype.str[1:]
         each = array.astype(f"<{key}") if key in _SAFETENSORS else np.zeros(array.shape, "<f4")
         each = np.ascontiguousarray(each).reshape(array.shape)
-        told = _SAFETENSORS[each.dtype.str[1:]]
+        kind = _SAFETENSORS[each.dtype.str[1:]]
         stop = len(data) + each.nbytes
-        header[name] = {"dtype": told, "shape": list(array.shape), "data_offsets": [len(data), stop]}
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [len(data), stop]}
         data += each.tobytes()
     return header, data
 

@@ -30,7 +30,7 @@ class Folder(dict[str, bytes]):
 
 @st.composite
 def gone_on_from(draw: st.DrawFn, left: dict[str, bytes], *more: str) -> Folder:
-    """Give a folder's files, one of those changed that a job goes on from: settings, metrics, checkpoints, `more`."""
+    """Give a folder's files with one changed that a job resumes from: settings, metrics, checkpoints, `more`."""
     resumes = [name for name in left if name in ("config.json", "metrics.jsonl", *more) or "checkpoints/" in name]
     changed = draw(st.sampled_from(resumes))
     if changed == "metrics.jsonl":

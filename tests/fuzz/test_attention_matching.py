@@ -29,8 +29,7 @@ from attention_matching.images.preprocess import ZCA, Preprocessing
 from attention_matching.images.select import random_real
 from harness import EXAMPLES, fuzz, holds
 from hostile import checkpoints, documents
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from run_folders import gone_on_from, left_by
 from sextet_common.data import ImageSet
 

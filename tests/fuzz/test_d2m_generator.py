@@ -20,16 +20,15 @@ from d2m_generator import (
     PoolConfig,
     PretrainConfig,
     StreamedSet,
+    commands as command,
     evaluate_generator,
     load_generator,
     pretrain,
     save_generator,
 )
-from d2m_generator import commands as command
 from harness import EXAMPLES, fuzz, holds
 from hostile import checkpoints, documents, npy, npy_files
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from run_folders import gone_on_from, left_by
 from sextet_common import checkpoint
 from sextet_common.data import ImageSet

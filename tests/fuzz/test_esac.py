@@ -16,8 +16,7 @@ from esac.results.outputs import Outputs
 from esac.results.records import Record, read
 from harness import EXAMPLES, fuzz, holds
 from hostile import archives, checkpoints, documents, mutated, npy, stored
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 from run_folders import gone_on_from, left_by
 from sextet_common import checkpoint
 from sextet_common.errors import InputError

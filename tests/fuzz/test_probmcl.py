@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from harness import EXAMPLES, fuzz, holds
 from hostile import archives, checkpoints, documents, mutated, npy, npy_files, stored, tables
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 from PIL import Image
 from probmcl import Config, HeadConfig, MultiLabelSet, ProbMCL, commands, load
 from probmcl.data import read_image

@@ -29,11 +29,9 @@ from hostile import (
     taken_apart,
     values,
 )
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 from PIL import Image
-from sextet_common import checkpoint, data, networks
-from sextet_common import npy as reader
+from sextet_common import checkpoint, data, networks, npy as reader
 from sextet_common.runs import Run
 from torch import nn
 
@@ -212,19 +210,19 @@ def of_a_checkpoint(found: checkpoint.Checkpoint) -> None:
 
 def with_changed(header: Callable[[dict[str, Any]], object]) -> bytes:
     """Return the checkpoint with its header changed, signed again."""
-    told, _, content = taken_apart(STATE)
-    told["__metadata__"]["sha256"] = "0" * 64
-    header(told)
-    return signed(dumped(told), content)
+    entries, _, content = taken_apart(STATE)
+    entries["__metadata__"]["sha256"] = "0" * 64
+    header(entries)
+    return signed(dumped(entries), content)
 
 
 @pytest.mark.parametrize("framework", ["numpy", "torch"])
 @fuzz
 @given(content=checkpoints(STATE))
-@example(content=with_changed(lambda told: told["x"].update(data_offsets=[0, Raw("1e999")])))
-@example(content=with_changed(lambda told: told["__metadata__"].update(sha256="\ud800")))
-@example(content=with_changed(lambda told: told["__metadata__"].pop("meta")))
-@example(content=with_changed(lambda told: told["__metadata__"].update(meta="[1]")))
+@example(content=with_changed(lambda header: header["x"].update(data_offsets=[0, Raw("1e999")])))
+@example(content=with_changed(lambda header: header["__metadata__"].update(sha256="\ud800")))
+@example(content=with_changed(lambda header: header["__metadata__"].pop("meta")))
+@example(content=with_changed(lambda header: header["__metadata__"].update(meta="[1]")))
 def test_checkpoints(content: bytes, framework: Any) -> None:
     holds(lambda path: checkpoint.load(path, framework), content, "x.safetensors", sound=of_a_checkpoint)
 

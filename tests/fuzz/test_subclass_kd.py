@@ -15,8 +15,7 @@ import pytest
 import torch
 from harness import EXAMPLES, fuzz, holds
 from hostile import checkpoints, documents, mutated, npy, npy_files, tables
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 from PIL import Image
 from run_folders import gone_on_from, left_by
 from sextet_common import checkpoint

@@ -20,8 +20,7 @@ from typing import Any
 import torch
 import tyro
 from attention_matching import SiameseAugmentation, TrainConfig, build, train_networks
-from sextet_common import device as devices
-from sextet_common import files
+from sextet_common import device as devices, files
 from sextet_common.benchmarks import into_readme
 
 HERE = Path(__file__).resolve().parent

@@ -17,8 +17,7 @@ from attention_matching.matching.attention import (
     class_means,
     spatial_attention,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as npst
 from sextet_common.errors import InputError
 from torch.nn import functional

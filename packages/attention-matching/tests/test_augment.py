@@ -7,8 +7,7 @@ import pytest
 import torch
 from attention_matching import SiameseAugmentation, augmentation_for
 from attention_matching.images.augment import N_RANDOM, OPERATIONS
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from sextet_common.errors import InputError
 
 

@@ -157,9 +157,7 @@ def test_a_configuration_that_cannot_run_does_not_take_the_folder(
     assert not (tmp_path / "run").exists()
 
 
-def test_user_defined_parts_are_recorded_and_not_mixed_with_settings(
-    tmp_path: Path, digits: data.ImageSet
-) -> None:
+def test_user_defined_parts_are_recorded_and_not_mixed_with_settings(tmp_path: Path, digits: data.ImageSet) -> None:
     config = DistillConfig(steps=1, width=8, real_batch=8)
     network, shifted = ConvNet((1, 8, 8), 10, width=4), Preprocessing(torch.tensor([0.5]), torch.tensor([0.25]))
     own = Distiller(config, loss=DistributionMatchingLoss(), network=network, preprocessing=shifted)

@@ -12,8 +12,7 @@ import torch
 from attention_matching.export.exports import _folder_names, export, export_ddranking, export_folder, export_pt
 from attention_matching.images.distilled import DistilledSet
 from attention_matching.images.preprocess import ZCA, Preprocessing
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 from sextet_common import data
 from sextet_common.errors import InputError

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 from attention_matching.images import keyed
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy import stats
 
 MASK = (1 << 64) - 1

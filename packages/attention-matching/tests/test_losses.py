@@ -8,8 +8,7 @@ import torch
 from attention_matching.matching.losses import AttentionMatchingLoss, DistributionMatchingLoss, make_loss
 from attention_matching.networks.base import Features
 from attention_matching.networks.convnet import ConvNet
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from sextet_common.errors import InputError
 from torch.nn import functional
 

@@ -21,8 +21,7 @@ from attention_matching.evaluation.scores import (
 from attention_matching.images.distilled import DistilledSet
 from attention_matching.images.preprocess import Preprocessing
 from attention_matching.images.select import random_real
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from sextet_common import data
 from sextet_common.errors import InputError
 

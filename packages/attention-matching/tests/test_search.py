@@ -25,8 +25,7 @@ from attention_matching.experiments.search_result import WHOLE, Scores, SearchRe
 from attention_matching.images.distilled import DistilledSet
 from attention_matching.images.preprocess import Preprocessing
 from attention_matching.images.select import random_real
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 from scipy import stats
 from sextet_common import data, seeding

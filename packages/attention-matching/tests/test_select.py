@@ -11,8 +11,7 @@ from attention_matching.evaluation.features import trained_features
 from attention_matching.images.coreset import farthest_first, nearest_mean
 from attention_matching.images.preprocess import Preprocessing
 from attention_matching.images.select import class_members, herding, k_centre, random_real, select, subset, whole_set
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as npst
 from sextet_common import data, seeding
 from sextet_common.errors import InputError

@@ -8,8 +8,7 @@ import torch
 from d2m_generator.generators.gan import ConditionalGAN, Discriminator, halvings
 from d2m_generator.generators.generator import Generator, ModuleGenerator, noise_of
 from d2m_generator.generators.storage import load_generator, save_generator
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from sextet_common import checkpoint
 from sextet_common.errors import InputError
 from torch import Tensor, nn

@@ -163,8 +163,10 @@ def test_a_share_of_the_labels_is_dropped(share: float) -> None:
     assert set(labels.tolist()) <= {0, 3}
 
 
-def test_the_gan_losses_are_hinge_losses() -> None:
+@pytest.mark.parametrize("bias", [-20.0, 0.0, 20.0])  # scores on both sides of both hinges
+def test_the_gan_losses_are_hinge_losses(bias: float) -> None:
     job = gan_job()
+    nn.init.constant_(job.discriminator.score.bias, bias)
     generator, discriminator = copy.deepcopy(job.generator), copy.deepcopy(job.discriminator)
     images, labels = torch.rand(12, 1, 8, 8) * 2 - 1, torch.arange(12) % 3
     losses = job.learn(images, labels, 4)
@@ -178,6 +180,24 @@ def test_the_gan_losses_are_hinge_losses() -> None:
     with torch.no_grad():
         score = updated(generator(noise, labels), labels)
     assert float(losses["generator"]) == pytest.approx(-float(score.mean()), rel=0.05)  # one power iteration apart
+
+
+def test_the_discriminator_follows_the_gradient_of_its_own_loss_alone() -> None:
+    job, images, labels = gan_job(), torch.rand(12, 1, 8, 8) * 2 - 1, torch.arange(12) % 3
+    job.learn(images, labels, 0)  # leaves gradients of the generator's loss in the discriminator
+    job.generator.eval()
+    generator, discriminator = copy.deepcopy(job.generator).train(), copy.deepcopy(job.discriminator)
+    job.learn(images, labels, 1)
+    assert job.generator.training
+    noise = torch.randn(12, 8, generator=torch_generator(0, "fake", 1, 0))
+    with torch.no_grad():
+        fake = generator(noise, labels)
+    real_scores, fake_scores = discriminator(images, labels), discriminator(fake, labels)
+    loss = (1 - real_scores).clamp(min=0).mean() + (1 + fake_scores).clamp(min=0).mean()
+    gradients = torch.autograd.grad(loss, list(discriminator.parameters()))
+    for parameter, gradient in zip(job.discriminator.parameters(), gradients, strict=True):
+        newest = job.discriminator_optimizer.state[parameter]["exp_avg"]  # beta_1 is 0: the newest gradient
+        torch.testing.assert_close(newest, gradient, rtol=1e-3, atol=1e-6)
 
 
 def test_what_an_augmentation_shifts_into_a_gan_s_images_is_black() -> None:
@@ -194,6 +214,7 @@ def test_a_gan_s_running_statistics_are_the_mean_over_batches_and_its_momentum_i
     job.step(0)
     job.finish()
     generator = job.generator
+    assert not generator.training
     norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms and {norm.momentum for norm in norms} == {0.1}
     statistics = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]  # type: ignore[union-attr,operator]

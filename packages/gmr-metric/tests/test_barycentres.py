@@ -11,8 +11,7 @@ from gmr_metric.distances import costs
 from gmr_metric.reduction import barycentres
 from gmr_metric.reduction.barycentres import Gaussian, barycentre
 from gmr_metric.reduction.merging import merge_groups
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.linalg import sqrtm
 from scipy.optimize import minimize
 from scipy.stats import ortho_group

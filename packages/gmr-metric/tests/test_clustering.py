@@ -15,8 +15,7 @@ from gmr_metric.reduction.clustering import ctd, gmrc
 from gmr_metric.reduction.greedy import runnalls
 from gmr_metric.reduction.merging import merge_groups
 from gmr_metric.reduction.outcome import Outcome
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from sextet_common.errors import InputError
 
 with warnings.catch_warnings():

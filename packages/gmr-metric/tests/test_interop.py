@@ -11,8 +11,7 @@ from gmr_metric.density.mixture import GaussianMixture
 from scipy.stats import gaussian_kde, multivariate_normal
 from sextet_common.errors import InputError
 from sklearn.datasets import load_iris
-from sklearn.mixture import BayesianGaussianMixture
-from sklearn.mixture import GaussianMixture as Fitted
+from sklearn.mixture import BayesianGaussianMixture, GaussianMixture as Fitted
 from torch import distributions as D
 
 POINTS = np.random.default_rng(0).normal(size=(7, 3))

@@ -13,8 +13,7 @@ from gmr_metric.loops import choice, compiled, numba_kernels, vectorised
 from gmr_metric.loops.choice import implementation
 from gmr_metric.loops.columns import columns, whitened, whitening
 from gmr_metric.reduction.merging import merge
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.stats import multivariate_normal
 
 both = pytest.mark.parametrize("kernels", [compiled, vectorised], ids=["compiled", "vectorised"])

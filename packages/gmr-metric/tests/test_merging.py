@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.reduction.merging import merge, merge_groups
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from sextet_common.errors import InputError
 
 

@@ -13,8 +13,7 @@ from gmr_metric.distances.metrics import available_metrics, distance, kl_diverge
 from gmr_metric.loops import compiled, vectorised
 from gmr_metric.loops.columns import Bounded
 from gmr_metric.reduction.api import reduce
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.integrate import quad
 from scipy.linalg import sqrtm
 from sextet_common.errors import InputError

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from gmr_metric.density import algebra
 from gmr_metric.density.mixture import GaussianMixture
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.stats import multivariate_normal
 from sextet_common.errors import InputError
 

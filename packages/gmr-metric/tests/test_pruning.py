@@ -9,8 +9,7 @@ from gmr_metric.distances.metrics import distance, kl_divergence
 from gmr_metric.reduction.api import reduce
 from gmr_metric.reduction.outcome import nearest_kept
 from gmr_metric.reduction.pruning import prune
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from sextet_common.errors import InputError
 
 

@@ -16,8 +16,7 @@ from gmr_metric.reduction import api as reduction
 from gmr_metric.reduction.api import Reduction, available_methods, reduce, reduce_many, register_method
 from gmr_metric.reduction.merging import merge_groups
 from gmr_metric.reduction.outcome import Outcome
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from sextet_common.errors import InputError
 
 BUILT_IN = (

@@ -13,8 +13,7 @@ from gmr_metric.reduction import oggmr
 from gmr_metric.reduction.api import reduce
 from gmr_metric.reduction.outcome import nearest_centres
 from gmr_metric.reduction.refinement import _Problem, refine
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 from scipy.optimize import minimize
 from sextet_common.errors import InputError
 

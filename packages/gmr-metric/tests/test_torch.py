@@ -12,8 +12,7 @@ from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances.inner import log_inner_product, log_inner_product_gradients
 from gmr_metric.distances.metrics import similarity
 from gmr_metric.torch import log_inner_products, log_similarity_matrix, similarity_matrix
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 from sextet_common.errors import InputError

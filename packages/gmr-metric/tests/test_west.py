@@ -11,8 +11,7 @@ from gmr_metric.reduction.api import reduce
 from gmr_metric.reduction.cowa import cowa, least_squares_on_simplex
 from gmr_metric.reduction.merging import merge, merge_groups
 from gmr_metric.reduction.west import west
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.optimize import minimize
 from sextet_common.errors import InputError
 

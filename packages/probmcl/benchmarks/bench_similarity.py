@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from gmr_metric import torch as internals
+from gmr_metric.batched import pairs
 from gmr_metric.torch import log_similarity_matrix
 from sextet_common import figures
 from sextet_common.benchmarks import into_readme, machine, store
@@ -58,8 +58,8 @@ def loop(log_weights: Tensor, means: Tensor, variances: Tensor) -> Tensor:
 
 def products(log_weights: Tensor, means: Tensor, variances: Tensor) -> Tensor:
     """Compute the log cosines on a GPU in the CPU's way: blocks, matrix products where isotropic, without kernels."""
-    way = internals._Blocks(2**26 if variances.ndim == 2 else 2**24, torch.float32)
-    inner = internals._Inner.apply(way, None, log_weights, means, variances)
+    way = pairs.Blocks(2**26 if variances.ndim == 2 else 2**24, torch.float32)
+    inner = pairs.InnerProducts.apply(way, None, log_weights, means, variances)
     return inner - (inner.diagonal()[:, None] + inner.diagonal()) / 2
 
 

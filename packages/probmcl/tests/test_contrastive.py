@@ -110,6 +110,17 @@ def test_without_any_positive_the_loss_is_zero_and_so_are_its_gradients(which: i
 
 
 @pytest.mark.parametrize("which", [0, 1])
+def test_the_mean_over_one_anchor_with_positives_is_its_loss(which: int) -> None:
+    loss, rows = losses()[which]
+    labels = torch.cat([torch.eye(2, 4), torch.zeros(5, 4)])
+    reference = (rows.select(slice(1, 4)) if which == 0 else rows[1:4], torch.eye(3, 4)[[0, 2, 2]])
+    mean = float(loss(rows, labels, *reference).detach())
+    loss.reduction = "none"
+    each = loss(rows, labels, *reference).tolist()
+    assert each[0] > 0 and each[1:] == [0] * 6 and mean == pytest.approx(each[0])
+
+
+@pytest.mark.parametrize("which", [0, 1])
 def test_where_all_are_positives_of_each_other_the_loss_is_finite_and_at_least_its_bound(which: int) -> None:
     loss, rows = losses()[which]
     value = loss(rows, torch.ones(7, 3))

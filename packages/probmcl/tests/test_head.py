@@ -41,6 +41,7 @@ def test_the_head_is_the_paper_figures_chain_of_layers(covariance: str, positive
     expected = grown[positive].reshape(5, 3, -1) + 0.2
     found = mixture.log_std.exp()
     torch.testing.assert_close(found[..., None] if covariance == "isotropic" else found, expected)
+    assert head.means_of.out_features == (12 if mean == "vector" else 3)
     means = head.means_of(hidden).reshape(5, 3, -1)
     torch.testing.assert_close(mixture.means, means.expand(5, 3, 4))
     assert mixture.means.shape == (5, 3, 4) and mixture.covariance == covariance

@@ -166,6 +166,7 @@ def test_autocast_and_half_precision_are_computed_in_float32() -> None:
         (lambda: AsymmetricLoss(0, math.inf), "gamma_negative must be a number >= 0, got inf"),
         (lambda: AsymmetricLoss(margin=1.0), r"margin must be a number in \[0, 1\), got 1"),
         (lambda: AsymmetricLoss(reduction="max"), "reduction must be mean, batchmean, sum or none, got 'max'"),
+        (lambda: MixtureNLL(label_aware="all"), "label_aware must be none, any or each, got 'all'"),
         (lambda: MixtureNLL("max"), "reduction must be mean, sum or none, got 'max'"),
         (lambda: ProbMCLLoss(weight=-1), "weight must be a number >= 0, got -1"),
         (lambda: ProbMCLLoss(likelihood=MixtureNLL("none")), "reduction 'none'"),

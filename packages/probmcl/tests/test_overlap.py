@@ -6,8 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from probmcl import MultiLabelSupConLoss, label_overlap, positive_rate, positives
 from sextet_common.errors import InputError
 

@@ -103,6 +103,16 @@ def test_a_mixture_is_itself(draw, kind: Similarity, covariance: str, batch: int
     assert torch.equal(found.diagonal(), torch.full((batch,), one))
 
 
+@both
+def test_rounding_never_lifts_a_logarithm_above_that_of_equal_mixtures(draw, covariance: str) -> None:
+    f = draw(13, 40, 5, 6, covariance, torch.float32)
+    copies = MixtureParameters(*(tensor.clone() for tensor in f))
+    for kind in ("log_cosine", "aligned"):
+        values = mixture_similarity(f, copies, kind)
+        assert bool((values <= 0).all())
+        np.testing.assert_allclose(values.diagonal(), 0, atol=1e-5)
+
+
 def test_neither_order_nor_halving_of_components_nor_a_shift_changes_anything(draw) -> None:
     f, g = draw(10, 1, 4, 3), draw(11, 1, 3, 3)
     value = mixture_similarity(f, g)
@@ -175,6 +185,10 @@ def test_mixtures_that_do_not_fit_are_refused(draw) -> None:
         mixture_similarity(f, kind="euclid")
     with pytest.raises(InputError, match="per_dimension is given with 'cosine'"):
         mixture_similarity(f, kind="cosine", per_dimension=True)
+    broken = f._replace(log_std=f.log_std[:, :1])
+    for mixtures, other in ((broken, None), (f, broken)):
+        with pytest.raises(InputError, match="log_weights, means, log_std have shapes"):
+            mixture_similarity(mixtures, other)
     with pytest.raises(InputError, match="3 and 2 components"):
         mixture_similarity(f, draw(0, 2, 2, 2), "aligned")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -58,8 +59,8 @@ def test_any_exception_of_a_parser_becomes_an_error_that_names_the_file(tmp_path
         RecursionError("deep"),
         OSError(5, "bad"),
     ):
-        told = r"^a\.json cannot be read: .+; expected: a table$"
-        with pytest.raises(InputError, match=told) as caught, reading("a.json", "a table"):
+        message = r"^a\.json cannot be read: .+; expected: a table$"
+        with pytest.raises(InputError, match=message) as caught, reading("a.json", "a table"):
             raise failure
         assert caught.value.__cause__ is failure
     with pytest.raises(InputError, match=r"^own$"), reading("a.json", "a table"):
@@ -96,7 +97,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     for content in ("first", "second"):
         with files.replacing_folder(target) as folder:
             (folder / content).touch()
-        assert [path.name for path in target.iterdir()] == [content]
+        assert [path.name for path in target.iterdir()] == [content] and list(tmp_path.iterdir()) == [target]
 
     def fail() -> None:
         with files.replacing_folder(target) as folder:
@@ -120,3 +121,66 @@ def test_only_temporary_folders_of_killed_writers_are_deleted(tmp_path: Path) ->
         pass
     kept = {"set", f".set.{os.getppid()}.tmp", f".other.{int(ended.stdout)}.tmp"}
     assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_missing_folders_are_created(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "a" / "b" / "c.txt", "whole")
+    assert (tmp_path / "a" / "b" / "c.txt").read_text() == "whole"
+    with files.replacing_folder(tmp_path / "d" / "e" / "set"):
+        pass
+    assert (tmp_path / "d" / "e" / "set").is_dir()
+
+
+def test_a_file_and_its_folder_are_flushed_around_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    replace = os.replace
+
+    def synced(descriptor: int) -> None:
+        events.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+
+    def renamed(source: Path, target: Path) -> None:
+        events.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    files.write_text(tmp_path / "a", "whole")
+    assert events == ["file", "rename", "folder"]
+    events.clear()
+    with files.replacing_folder(tmp_path / "set"):
+        pass
+    assert events == ["rename", "folder"]
+
+
+def test_a_folder_is_restored_when_its_replacement_cannot_be_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "old").touch()
+    replace, calls = os.replace, 0
+
+    def fails_once(source: Path, target: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # the first rename moves the old folder away, the second one puts the new one there
+            raise OSError("no space")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails_once)
+    with pytest.raises(OSError, match="no space"), files.replacing_folder(tmp_path / "set") as folder:
+        (folder / "new").touch()
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "set"]
+
+
+def test_leftovers_are_all_temporary_files_of_a_folder(tmp_path: Path) -> None:
+    for name in (".a.txt.1.tmp", ".hidden", "b.tmp"):
+        (tmp_path / name).touch()
+    files.remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "b.tmp"]
+
+
+def test_a_new_folder_whose_block_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="stop"), files.replacing_folder(tmp_path / "set"):
+        raise RuntimeError("stop")
+    assert list(tmp_path.iterdir()) == []

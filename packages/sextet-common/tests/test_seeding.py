@@ -5,8 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from sextet_common import seeding
 from sextet_common.errors import InputError
 

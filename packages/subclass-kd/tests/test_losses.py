@@ -7,8 +7,7 @@ import pytest
 import torch
 from sextet_common.errors import InputError
 from subclass_kd import ClassKDLoss, CrossEntropy, DecoupledKDLoss, Hierarchy, SubclassKDLoss, split_divergence
-from torch import Tensor
-from torch import distributions as td
+from torch import Tensor, distributions as td
 
 H = Hierarchy(np.array([0, 1, 0, 2, 1, 0]), tuple("abcdef"), ("x", "y", "z"))
 LABELS = torch.tensor([0, 3, 4, 5])

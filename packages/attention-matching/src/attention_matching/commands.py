@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from sextet_common import data as image_data
-from sextet_common import device as devices
-from sextet_common import files
+from sextet_common import data as image_data, device as devices, files
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 from sextet_common.processes import is_first, refuse_several
@@ -22,15 +20,12 @@ from attention_matching.distillation.result import read_result, result_path
 from attention_matching.distillation.timing import time_steps
 from attention_matching.evaluation.config import EvaluateConfig, TrainConfig
 from attention_matching.evaluation.cross import compare, cross_architecture
-from attention_matching.experiments.continual import ContinualConfig
-from attention_matching.experiments.continual import continual as run_continual
+from attention_matching.experiments.continual import ContinualConfig, continual as run_continual
 from attention_matching.experiments.grid import PAPERS_GRID, Grid
-from attention_matching.experiments.search import SearchConfig, search_data
-from attention_matching.experiments.search import search as run_search
+from attention_matching.experiments.search import SearchConfig, search as run_search, search_data
 from attention_matching.experiments.small_sets import Source, small_sets
 from attention_matching.export.card import read_evaluation, save_card, summary
-from attention_matching.export.exports import Export
-from attention_matching.export.exports import export as export_set
+from attention_matching.export.exports import Export, export as export_set
 from attention_matching.images.distilled import DistilledSet
 from attention_matching.networks.build import ARCHITECTURES, Architecture
 

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from attention_matching import EvaluateConfig, evaluate_random_real
-from attention_matching.networks.build import Architecture
-from sextet_common import checks, files
-from sextet_common import data as image_data
+from attention_matching import Architecture, EvaluateConfig, evaluate_random_real
+from sextet_common import checks, data as image_data, files
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError, reading
 
@@ -22,8 +20,7 @@ from d2m_generator.images.evaluation import Protocol, evaluate_generator
 from d2m_generator.images.quality import Judge
 from d2m_generator.images.samples import save_samples
 from d2m_generator.images.stream import stream
-from d2m_generator.images.synthesize import Selection
-from d2m_generator.images.synthesize import synthesize as synthesize_set
+from d2m_generator.images.synthesize import Selection, synthesize as synthesize_set
 from d2m_generator.training.config import D2MConfig, PretrainConfig
 from d2m_generator.training.distill import D2M
 from d2m_generator.training.pretrain import pretrain as pretrain_generator

@@ -1,24 +1,28 @@
 from .density.mixture import GaussianMixture as GaussianMixture
-from .distances.inner import inner_product as inner_product
-from .distances.inner import log_inner_product as log_inner_product
-from .distances.inner import log_inner_product_gradients as log_inner_product_gradients
-from .distances.inner import norm as norm
-from .distances.metrics import Estimate as Estimate
-from .distances.metrics import available_metrics as available_metrics
-from .distances.metrics import distance as distance
-from .distances.metrics import kl_divergence as kl_divergence
-from .distances.metrics import pairwise_distances as pairwise_distances
-from .distances.metrics import similarity as similarity
+from .distances.inner import (
+    inner_product as inner_product,
+    log_inner_product as log_inner_product,
+    log_inner_product_gradients as log_inner_product_gradients,
+    norm as norm,
+)
+from .distances.metrics import (
+    Estimate as Estimate,
+    available_metrics as available_metrics,
+    distance as distance,
+    kl_divergence as kl_divergence,
+    pairwise_distances as pairwise_distances,
+    similarity as similarity,
+)
 from .filtering import GaussianSumFilter as GaussianSumFilter
-from .reduction.api import Reduction as Reduction
-from .reduction.api import available_methods as available_methods
-from .reduction.api import reduce as reduce
-from .reduction.api import reduce_many as reduce_many
-from .reduction.api import register_method as register_method
-from .reduction.merging import merge as merge
-from .reduction.merging import merge_groups as merge_groups
-from .reduction.outcome import Outcome as Outcome
-from .reduction.outcome import Step as Step
+from .reduction.api import (
+    Reduction as Reduction,
+    available_methods as available_methods,
+    reduce as reduce,
+    reduce_many as reduce_many,
+    register_method as register_method,
+)
+from .reduction.merging import merge as merge, merge_groups as merge_groups
+from .reduction.outcome import Outcome as Outcome, Step as Step
 from .reduction.refinement import refine as refine
 
 __all__ = [

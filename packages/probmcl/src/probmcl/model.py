@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from sextet_common import checkpoint, checks, runs, training
-from sextet_common import device as devices
+from sextet_common import checkpoint, checks, device as devices, runs, training
 from sextet_common.errors import InputError, reading
 from sextet_common.seeding import torch_seed
 from torch import Tensor, nn

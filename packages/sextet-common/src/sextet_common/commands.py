@@ -6,8 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from sextet_common import checkpoint, device, figures, runs
-from sextet_common import data as image_data
+from sextet_common import checkpoint, data as image_data, device, figures, runs
 
 
 def machine() -> None:

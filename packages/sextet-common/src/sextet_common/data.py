@@ -13,8 +13,7 @@ from jaxtyping import Float, Integer
 
 from sextet_common import image_files, npy
 from sextet_common.errors import InputError, reading, require
-from sextet_common.image_files import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from sextet_common.image_files import decode as decode
+from sextet_common.image_files import IMAGE_SUFFIXES as IMAGE_SUFFIXES, decode as decode
 from sextet_common.seeding import generator
 
 TEST_SHARE = 0.2  # of a class's images, if the source has no test set

@@ -15,8 +15,7 @@ from torch import nn
 
 from subclass_kd.augment import Views
 from subclass_kd.bits import label_bits, mutual_label_bits, soft_label_bits
-from subclass_kd.compare import CompareConfig, objective_of
-from subclass_kd.compare import compare as compare_methods
+from subclass_kd.compare import CompareConfig, compare as compare_methods, objective_of
 from subclass_kd.comparison import Comparison, Method, bits_beside_gain
 from subclass_kd.config import TrainConfig
 from subclass_kd.data import SubclassSet
@@ -27,8 +26,7 @@ from subclass_kd.plotting import save_bits, save_confusion, save_gains
 from subclass_kd.saved import Recipe, rebuild
 from subclass_kd.sources import load
 from subclass_kd.teacher import TeacherLogits
-from subclass_kd.train import distill as distill_student
-from subclass_kd.train import train_teacher
+from subclass_kd.train import distill as distill_student, train_teacher
 
 
 @dataclasses.dataclass(frozen=True)

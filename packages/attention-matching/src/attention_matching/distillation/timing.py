@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from sextet_common import device as devices
-from sextet_common import progress
+from sextet_common import device as devices, progress
 from sextet_common.checks import Count, check
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError

@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
-from sextet_common import device as devices
-from sextet_common import progress, runs, seeding
+from sextet_common import device as devices, progress, runs, seeding
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError, reading
 from torch import Tensor

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import torch
-from sextet_common import device as devices
-from sextet_common import seeding
+from sextet_common import device as devices, seeding
 from sextet_common.checks import Count, check
 from sextet_common.data import ImageSet
 from torch.nn import functional

@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from sextet_common import device as devices
-from sextet_common import seeding
+from sextet_common import device as devices, seeding
 from sextet_common.errors import InputError
 from torch import Tensor, nn
 

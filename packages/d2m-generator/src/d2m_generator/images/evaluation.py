@@ -12,10 +12,10 @@ from attention_matching import (
     EvaluateConfig,
     Evaluation,
     Preprocessing,
+    accuracy,
     augmentation_for,
     evaluate,
 )
-from attention_matching.evaluation.accuracy import accuracy
 from sextet_common import checks, device, progress, runs, seeding
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError, reading

@@ -7,8 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from attention_matching import DistilledSet, Preprocessing
-from attention_matching.images.coreset import farthest_first, nearest_mean
+from attention_matching import DistilledSet, Preprocessing, farthest_first, nearest_mean
 from jaxtyping import Float
 from sextet_common import checks
 from sextet_common.data import ImageSet

@@ -6,15 +6,15 @@ import dataclasses
 
 import torch
 from attention_matching import (
+    Architecture,
     FeatureNetwork,
+    Norm,
     Preprocessing,
     SiameseAugmentation,
     TrainConfig,
     build,
     train_networks,
 )
-from attention_matching.networks.build import Architecture
-from attention_matching.networks.layers import Norm
 from sextet_common import checks, seeding
 from sextet_common.checks import Count, Natural, Share
 from sextet_common.data import ImageSet

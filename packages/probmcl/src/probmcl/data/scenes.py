@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Integer
-from sextet_common import checks
-from sextet_common import data as image_data
+from sextet_common import checks, data as image_data
 from sextet_common.errors import InputError, require
 from sextet_common.seeding import generator
 
