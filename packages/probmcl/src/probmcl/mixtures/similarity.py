@@ -99,7 +99,7 @@ def _aligned(f: MixtureParameters, g: MixtureParameters | None, chunk: int | Non
     norms = inner.diagonal() if g is None else _aligned_own(f)
     other_norms = norms if g is None else _aligned_own(g)
     cosine = inner - (norms[:, None] + other_norms) / 2
-    return cosine + cosine.detach().clamp(min=0.0)  # rounding may exceed 0; clamp(max=0) would cut the gradient
+    return cosine - cosine.detach().clamp(min=0.0)  # rounding may exceed 0; clamp(max=0) would cut the gradient
 
 
 def _aligned_inner(f: MixtureParameters, g: MixtureParameters | None, chunk: int | None) -> Tensor:
