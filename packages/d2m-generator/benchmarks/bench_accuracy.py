@@ -16,8 +16,15 @@ from typing import Any
 
 import torch
 import tyro
-from attention_matching import DistillConfig, DistilledSet, Distiller, EvaluateConfig, evaluate, random_real
-from attention_matching.networks.build import Architecture
+from attention_matching import (
+    Architecture,
+    DistillConfig,
+    DistilledSet,
+    Distiller,
+    EvaluateConfig,
+    evaluate,
+    random_real,
+)
 from d2m_generator import (
     D2M,
     ConditionalGAN,
