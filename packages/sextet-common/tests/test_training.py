@@ -160,6 +160,14 @@ def test_a_job_may_measure_its_length_in_its_own_unit(tmp_path) -> None:
     assert run is not None and [row["step"] for row in run.metrics()] == [3, 5, 8]
 
 
+def test_a_job_that_has_taken_steps_before_counts_on(tmp_path) -> None:
+    job = Walk()
+    job.done = 20
+    run = training.run(job, out=tmp_path / "run", cadence=Cadence(log=1))
+    assert job.taken == 5 and job.begun == [20]
+    assert run is not None and [row["step"] for row in run.metrics()] == [21, 22, 23, 24, 25]
+
+
 def test_files_are_flushed_before_the_checkpoint_is_written(tmp_path) -> None:
     class Flushing(Walk):
         def flush(self, run: Run) -> None:

@@ -63,6 +63,7 @@ class GenerationJob(training.Job):
         self, learner: Learner, steps: int, after: Callable[[Generation], bool | None], engine: Engine | None = None
     ) -> None:
         self.learner, self.steps, self.seed = learner, steps, learner.seed
+        self.done = learner.generation
         self._after, self._engine, self._owns_engine = after, engine, engine is None
         self._stopped = False
         self._outputs: Outputs | None = None

@@ -60,6 +60,8 @@ class Job:
         The metrics beside the progress bar.
     framework
         What the arrays of a checkpoint are restored as: torch or numpy.
+    done
+        Steps taken before, of a job that continues without a checkpoint.
     """
 
     steps: int
@@ -67,6 +69,7 @@ class Job:
     hint: str = ""
     shown: tuple[str, ...] = ("loss",)
     framework: Literal["torch", "numpy"] = "torch"
+    done: int = 0
 
     def step(self, number: int) -> Metrics:
         """Take the step of this number, from 0, and return its metrics; tensors are read only where they are logged."""
@@ -201,7 +204,7 @@ class _Loop:
         state = None if newest is None else {**newest.arrays, **newest.meta}
         if self.processes is not None and self.saving:
             state = self.processes.broadcast(state)
-        done = 0 if state is None else int(state[_STEP])
+        done = self.job.done if state is None else int(state[_STEP])
         if state is not None:
             with reading(
                 "the run folder" if self.folder is None else self.folder.checkpoints, "checkpoints of this job"
