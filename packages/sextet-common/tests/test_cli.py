@@ -114,7 +114,7 @@ def test_a_command_may_be_made_for_its_options(capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["work", "--out", "a", "--kind", "bad"], "kind is bad; expected: a good kind"),
         (["work", "--out", "a", "--steps", "x"], "--steps"),
@@ -124,11 +124,11 @@ def test_a_command_may_be_made_for_its_options(capsys) -> None:
         (["play"], "play"),
     ],
 )
-def test_what_a_user_got_wrong_is_one_line_and_exit_code_2(capsys, words: list[str], told: str) -> None:
+def test_what_a_user_got_wrong_is_one_line_and_exit_code_2(capsys, words: list[str], message: str) -> None:
     assert call(*words) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.count("\n") == 1 and err.startswith("sextet-common: ") and told in err
+    assert err.count("\n") == 1 and err.startswith("sextet-common: ") and message in err
 
 
 def test_our_own_faults_keep_their_traceback() -> None:

@@ -112,9 +112,9 @@ def _refused(value: object, kind: Any) -> tuple[str, object, str] | None:
         refusals = [_refused(value, member) for member in arguments]
         if None in refusals:
             return None
-        told = [r for member, r in zip(arguments, refusals, strict=True) if r is not None and member is not type(None)]
-        deepest = max(told, key=lambda refusal: len(refusal[0]))
-        return deepest if deepest[0] else ("", value, " or ".join(dict.fromkeys(r[2] for r in told)))
+        named = [r for member, r in zip(arguments, refusals, strict=True) if r is not None and member is not type(None)]
+        deepest = max(named, key=lambda refusal: len(refusal[0]))
+        return deepest if deepest[0] else ("", value, " or ".join(dict.fromkeys(r[2] for r in named)))
     if origin is tuple and isinstance(value, Sequence) and not isinstance(value, str):
         kinds = [arguments[0]] * len(value) if arguments[1:] == (...,) else list(arguments)
         if len(kinds) == len(value):

@@ -28,10 +28,10 @@ def adamw(parameters: Iterable[Parameter], lr: float, weight_decay: float) -> Ad
     require("torch", package="sextet-common", extra="torch")
     import torch
 
-    all_of_them = list(parameters)
+    every = list(parameters)
     groups = [
-        {"params": [p for p in all_of_them if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in all_of_them if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in every if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in every if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=lr)
 
