@@ -112,7 +112,7 @@ def test_adapters(data: st.DataObject) -> None:
     holds(with_adapters, data.draw(checkpoints(adapters())), "lora.safetensors")
 
 
-# Run folders, gone on with: each job is done, so that what it reads is all that it does.
+# Resumed run folders: each job is complete, so reading the folder is all that happens.
 
 
 @cache

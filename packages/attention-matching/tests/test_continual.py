@@ -174,7 +174,7 @@ def test_several_sets_share_the_distillations_preprocessing_and_know_what_they_c
         np.testing.assert_allclose(small.pixels(), alone[source].pixels(), atol=1e-4)
     (tmp_path / "dm" / "metrics.jsonl").write_text(
         "".join(f'{{"step": {n}, "seconds": {clock}}}\n' for n, clock in enumerate((1.5, 4.0, 0.5, 2.0)))
-    )  # gone on with after 4 seconds, for another 2
+    )  # resumed after 4 seconds, for another 2
     assert _logged_seconds(Run.read(tmp_path / "dm")) == 6.0
 
 

@@ -308,7 +308,7 @@ def same(a: ESAC, b: ESAC) -> bool:
     return x.keys() == y.keys() and all(np.array_equal(x[k], y[k]) for k in x)
 
 
-def test_a_run_in_parts_is_the_run_in_one_whoever_evaluates(tmp_path: Path) -> None:
+def test_a_run_in_parts_is_the_run_in_one_whatever_the_engine(tmp_path: Path) -> None:
     whole = learner().learn(700)
     learner().learn(300, out=tmp_path / "run")
     again = learner(workers=2).learn(700, out=tmp_path / "run")

@@ -231,7 +231,7 @@ def test_a_killed_run_resumes_bit_identically(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
-    # Without batch norm the gradient of a step is the mean over all its images, whoever computes them.
+    # Without batch norm the gradient of a step is the mean over all its images, in however many processes.
     script = tmp_path / "train.py"
     script.write_text(
         textwrap.dedent(f"""

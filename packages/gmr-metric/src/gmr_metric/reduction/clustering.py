@@ -172,7 +172,7 @@ def _moved(
 
 
 def _partition(plan: np.ndarray) -> np.ndarray:
-    """Return each component's main centre; a centre that is none's gets the component that sends it most."""
+    """Return the main centre of each component; an empty centre gets the component that gives it most weight."""
     n_components = plan.shape[1]
     labels: np.ndarray = plan.argmax(axis=1)
     for empty in np.setdiff1d(np.arange(n_components), labels):
