@@ -28,24 +28,14 @@ class Distiller:
     """Distills a data set into a few images per class (DataDAM, ATOM, DM).
 
     Every step draws a freshly initialised network that is never trained, a batch of real images and one augmentation
-    per class. The loss compares statistics of the features of real and synthetic images, and its gradient updates the
-    synthetic pixels. All draws are keyed by (seed, step, class).
+    per class (DataDAM, arXiv 2310.00093, algorithm 1; ATOM, arXiv 2405.01373; DM, arXiv 2110.04181). The loss compares
+    statistics of the features of real and synthetic images, and its gradient updates the synthetic pixels. All draws
+    are keyed by (seed, step, class). Under ``torchrun`` the classes are divided among the processes; the result is that
+    of one process.
 
-    Under ``torchrun`` the classes are divided among the processes; the result is that of one process.
-
-    Parameters
-    ----------
-    loss
-        A user-defined :class:`Loss`, in place of ``config.method``'s.
-    network
-        A user-defined network, one of the family to draw from, in place of ``config.architecture``'s.
-    preprocessing
-        A fitted one, in place of ``config.whitening``'s: whitening a large set takes a while, and several
-        distillations may share it.
-
-    References
-    ----------
-    DataDAM (arXiv 2310.00093), algorithm 1; ATOM (arXiv 2405.01373); DM (arXiv 2110.04181).
+    A user-defined ``loss`` or ``network`` (one of the family to draw from) replaces ``config.method``'s or
+    ``config.architecture``'s. A fitted ``preprocessing`` replaces ``config.whitening``'s: whitening a large set takes a
+    while, and several distillations may share it.
 
     Examples
     --------
@@ -67,23 +57,11 @@ class Distiller:
         self._loss, self._network, self._preprocessing = loss, network, preprocessing
 
     def fit(self, data: ImageSet, out: str | os.PathLike[str] | None = None) -> DistilledSet:
-        """Distill.
+        """Distill into ``ipc`` images of each class, class after class.
 
-        Parameters
-        ----------
-        out
-            A run folder, for checkpoints, metrics.jsonl, the result (distilled.safetensors) and its pictures. An
-            unfinished run with the same settings and data is resumed, bit-identically.
-
-        Returns
-        -------
-        DistilledSet
-            ``ipc`` images of each class, class after class.
-
-        Raises
-        ------
-        KeyboardInterrupt
-            After Ctrl-C or SIGTERM, once the step is done and saved.
+        The run folder ``out`` receives checkpoints, metrics.jsonl, the result (distilled.safetensors) and its pictures.
+        An unfinished run with the same settings and data is resumed, bit-identically. Ctrl-C or SIGTERM raises
+        KeyboardInterrupt once the step is done and saved.
         """
         config = self.config.resolved(data)
         with join_shards(data.n_classes, config.device) as shard:

@@ -24,14 +24,8 @@ from attention_matching.networks.fresh import FreshNetworks
 class Draw(NamedTuple):
     """The random parts of one step.
 
-    Attributes
-    ----------
-    network
-        A random network.
-    real
-        Inputs before augmentation: (classes * real_batch, channels, height, width), class after class.
-    augmentation
-        One row of random numbers in [0, 1) per class, shape (classes, N_RANDOM).
+    ``real`` are inputs before augmentation, (classes * real_batch, channels, height, width), class after class.
+    ``augmentation`` holds one row of random numbers in [0, 1) per class, (classes, N_RANDOM).
     """
 
     network: FeatureNetwork

@@ -24,13 +24,7 @@ from attention_matching.networks.memory import explain_out_of_memory
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Seconds of each round of one contestant.
-
-    Examples
-    --------
-    >>> Timing((0.5, 0.25, 1.0)).median
-    0.5
-    """
+    """Seconds of each round of one contestant."""
 
     seconds: tuple[float, ...]
 
@@ -41,19 +35,7 @@ class Timing:
 
 
 def in_turn(contestants: Mapping[str, Callable[[], object]], rounds: int = 5, warm_ups: int = 2) -> dict[str, Timing]:
-    """Time contestants one after another, round after round, so that other load on the machine affects all alike.
-
-    Parameters
-    ----------
-    contestants
-        Functions by name; each waits for its device itself.
-
-    Examples
-    --------
-    >>> timings = in_turn({"nothing": lambda: None}, rounds=3)
-    >>> len(timings["nothing"].seconds)
-    3
-    """
+    """Time functions that wait for their device, in turn in every round, so that other load affects all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     with progress.bar("time", (rounds + warm_ups) * len(contestants)) as bar:
         for number in range(rounds + warm_ups):
@@ -95,21 +77,11 @@ def time_steps(
     steps: int = 1,
     peers: Mapping[str, Callable[[], object]] | None = None,
 ) -> dict[str, Timing]:
-    """Time a distillation step as configured and with the settings that may make it faster.
+    """Time a distillation step as configured and with the settings that may make it faster; return one step's seconds.
 
-    Parameters
-    ----------
-    only
-        Names of :func:`variants` to time; by default all.
-    steps
-        Steps per round: more where one is too short to be timed.
-    peers
-        Other contestants by name, each called once per round for as many steps.
-
-    Returns
-    -------
-    dict
-        Seconds of one step by name.
+    ``only`` names the :func:`variants` to time, by default all. A round takes ``steps`` steps, more than one where a
+    step is too short to be timed. ``peers`` are other contestants by name, each called once per round for as many
+    steps.
 
     Examples
     --------

@@ -26,27 +26,21 @@ N_RANDOM = 4  # numbers per row: which operation, and up to three amounts
 class SiameseAugmentation:
     """The papers' set of transforms, of which each row draws one.
 
+    Strengths as in DataDAM's table and code, after DSA (arXiv 2102.08259).
+
     Parameters
     ----------
     operations
         The transforms; without any, images pass unchanged.
     brightness, saturation, contrast
-        Strengths of ``color``: brightness adds up to half of its value in either direction, saturation scales
-        colours by up to its value, contrast scales by up to 0.5 around 1 (its value is the smallest factor).
-    crop
-        Largest shift of ``crop``, as a share of the side; zeros move in.
-    cutout
-        Side of the square that ``cutout`` blanks, as a share of the side.
+        Strengths of ``color``: brightness adds up to half of its value in either direction, saturation scales colours
+        by up to its value, contrast scales by up to 0.5 around 1 (its value is the smallest factor).
+    crop, cutout
+        Largest shift (zeros move in), and side of the square that is blanked, as shares of the side.
     flip
         Probability of mirroring when ``flip`` is drawn.
-    scale
-        Largest factor of ``scale``, independently for each axis.
-    rotate
-        Largest angle of ``rotate``, in degrees.
-
-    References
-    ----------
-    DSA (arXiv 2102.08259); strengths as in DataDAM's table and code.
+    scale, rotate
+        Largest factor, independently for each axis, and largest angle in degrees.
 
     Examples
     --------
@@ -73,13 +67,8 @@ class SiameseAugmentation:
     ) -> Float[Tensor, "batch channels height width"]:
         """Transform images; each row of random numbers transforms an equal share of them, in order.
 
-        Parameters
-        ----------
-        images
-            Their number must be a multiple of the rows': one row per image, or one per class for images that lie
-            class after class.
-        rows
-            Uniform numbers in [0, 1), shape (rows, 4), on the CPU or the images' device.
+        The number of images is a multiple of the rows': one row per image, or one per class for images that lie class
+        after class. Rows hold 4 uniform numbers in [0, 1), on the CPU or the images' device.
         """
         if not self.operations:
             return images
@@ -143,13 +132,8 @@ class SiameseAugmentation:
 def augmentation_for(classes: tuple[str, ...], operations: tuple[Operation, ...] | None = None) -> SiameseAugmentation:
     """Return the augmentation for a data set's class names, with the papers' strengths.
 
-    By default it has all six operations, but no ``flip`` if the classes are the ten digits, because a mirrored 2 is
-    not a digit.
-
-    Examples
-    --------
-    >>> augmentation_for(tuple("0123456789")).operations
-    ('color', 'crop', 'cutout', 'scale', 'rotate')
+    By default it has all six operations, but no ``flip`` if the classes are the ten digits, because a mirrored 2 is not
+    a digit.
     """
     if operations is None:
         digits = {name[0] for name in classes} == set("0123456789") and len(classes) == 10

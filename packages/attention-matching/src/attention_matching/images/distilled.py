@@ -23,22 +23,9 @@ _ZCA = ("mean", "matrix", "inverse")
 class DistilledSet:
     """Labelled images with the preprocessing of their inputs.
 
-    It is a map-style data set: ``len``, and indexing that gives (image, label).
-
-    Parameters
-    ----------
-    images
-        Network inputs, float32.
-    labels
-        Class numbers, int64.
-    classes
-        Names of the classes.
-    preprocessing
-        From pixels to network inputs.
-    meta
-        How the set was made: plain JSON values.
-    soft_labels
-        A teacher's probabilities of every class, float32, each row of sum 1.
+    It is a map-style data set: ``len``, and indexing that gives (image, label). ``images`` are network inputs, float32,
+    and ``labels`` class numbers, int64. ``meta`` records in plain JSON values how the set was made. ``soft_labels`` are
+    a teacher's probabilities of every class, float32, each row of sum 1.
 
     Examples
     --------

@@ -36,14 +36,7 @@ class HeldOut:
             )
 
     def without(self, images: Float[Tensor, "others channels height width"]) -> HeldOut:
-        """Leave out the images that are also among others, which a network is trained on.
-
-        Examples
-        --------
-        >>> held_out = HeldOut(torch.eye(3)[:, None, None], torch.tensor([0, 1, 2]))
-        >>> held_out.without(torch.eye(3)[1:, None, None]).labels
-        tensor([0])
-        """
+        """Leave out the images that are also among others, which a network is trained on."""
         mine, others = self.inputs.flatten(1), images.flatten(1)
         nearest = torch.cat([torch.cdist(some, others).amin(dim=1) for some in mine.split(256)])
         kept = nearest > _SAME * mine.norm(dim=1)
@@ -53,19 +46,10 @@ class HeldOut:
 
 
 def hold_out(data: ImageSet, preprocessing: Preprocessing, share: float, seed: int = 0) -> tuple[ImageSet, HeldOut]:
-    """Take a random part of every class out of the training images.
+    """Take a random part of every class out of the training images; return the data without them, and the images taken.
 
-    Parameters
-    ----------
-    share
-        Share of each class's images, in (0, 1): at least one image is taken and one is left.
-
-    Returns
-    -------
-    ImageSet
-        The same data without them; mean and std are still those of all training images.
-    HeldOut
-        The images that were taken out.
+    ``share`` is of each class's images, in (0, 1): at least one is taken and one is left. The mean and std of the
+    remaining data are still those of all training images.
 
     Examples
     --------

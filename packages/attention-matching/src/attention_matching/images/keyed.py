@@ -57,21 +57,8 @@ def choose(
 ) -> Int[Tensor, "classes count"]:
     """Choose members of every class: without replacement from classes of at least ``count``, with it from smaller ones.
 
-    Parameters
-    ----------
-    keys
-        One int64 key per class.
-    sizes
-        Number of members of each class, at least 1.
-    largest
-        The largest of ``sizes``, known to the host.
-    count
-        Number of members to choose from each class.
-
-    Returns
-    -------
-    Tensor
-        Row k holds int64 numbers from 0 to ``sizes[k] - 1``.
+    ``keys`` holds one int64 key per class, ``sizes`` the numbers of members, at least 1, and ``largest`` is their
+    maximum, known to the host. Row k of the result holds int64 numbers from 0 to ``sizes[k] - 1``.
 
     Examples
     --------

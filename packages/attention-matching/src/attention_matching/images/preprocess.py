@@ -25,21 +25,11 @@ _BLOCK = 2048  # images in double precision at once
 
 @dataclass(frozen=True, eq=False)
 class ZCA:
-    """A whitening whose results still look like images, with its inverse.
+    """A whitening whose results still look like images, with its inverse; all tensors are float32.
 
-    With the eigendecomposition V diag(s) V^T of the pixels' covariance (unbiased), the matrix is
-    V diag(s + eps)^(-1/2) V^T and the inverse V diag(s + eps)^(1/2) V^T.
-
-    Parameters
-    ----------
-    mean
-        Mean image, float32, size = channels * height * width.
-    matrix, inverse
-        Symmetric, float32.
-
-    References
-    ----------
-    Kessy, Lewin, Strimmer, Optimal whitening and decorrelation, 2018, section 3.1 (ZCA).
+    With the eigendecomposition V diag(s) V^T of the pixels' covariance (unbiased), the symmetric ``matrix`` is ``V
+    diag(s+eps)^(-1/2) V^T`` and ``inverse`` has exponent +1/2 (Kessy, Lewin, Strimmer, Optimal whitening and
+    decorrelation, 2018, section 3.1). The mean image is flat: size = channels * height * width.
     """
 
     mean: Float[Tensor, " size"]
@@ -55,15 +45,7 @@ class ZCA:
 
     @classmethod
     def fit(cls, pixels: Float[np.ndarray, "images channels height width"]) -> ZCA:
-        """Fit the whitening to at least two real training images, in [0, 1], not standardised.
-
-        Examples
-        --------
-        >>> generator = np.random.default_rng(0)
-        >>> zca = ZCA.fit(generator.random((50, 1, 2, 2), dtype=np.float32))
-        >>> torch.allclose(zca.matrix @ zca.inverse, torch.eye(4), atol=1e-5)
-        True
-        """
+        """Fit the whitening to at least two real training images, in [0, 1], not standardised."""
         count, size = len(pixels), math.prod(pixels.shape[1:])
         if size > MAX_SIZE:
             # In double precision the covariance, its eigenvectors and twice as much workspace for the solver, then
@@ -92,15 +74,8 @@ class ZCA:
 class Preprocessing:
     """The map from pixels in [0, 1] to network inputs.
 
-    Without whitening, ``(pixel - mean) / std`` per channel. With it, the whitened pixels and nothing after, as in MTT
-    and DD-Ranking: ``mean`` and ``std`` then only describe the pixels.
-
-    Parameters
-    ----------
-    mean, std
-        Per channel over the training images, float32.
-    zca
-        The whitening, if any.
+    Without whitening, ``(pixel - mean) / std`` per channel, float32, over the training images. With it, the whitened
+    pixels and nothing after, as in MTT and DD-Ranking: ``mean`` and ``std`` then only describe the pixels.
 
     Examples
     --------
@@ -123,15 +98,7 @@ class Preprocessing:
 
     @classmethod
     def fit(cls, data: ImageSet, whitening: Whitening = "none") -> Preprocessing:
-        """Fit to the training images only; ``"zca"`` is for images of at most 64 x 64 x 3 values.
-
-        Examples
-        --------
-        >>> from sextet_common.data import load
-        >>> digits = load("digits")
-        >>> tuple(Preprocessing.fit(digits, "zca")(digits.test_images).shape)
-        (360, 1, 8, 8)
-        """
+        """Fit to the training images only; ``"zca"`` is for images of at most 64 x 64 x 3 values."""
         check("whitening", whitening, Whitening)
         zca = ZCA.fit(data.train_images) if whitening == "zca" else None
         return cls(torch.tensor(data.mean), torch.tensor(data.std), zca)

@@ -31,18 +31,10 @@ def select(
     *,
     features: FeatureFunction | None = None,
 ) -> DistilledSet:
-    """Choose ``ipc`` training images of every class by a method's name.
+    """Choose ``ipc`` training images of every class by :func:`random_real`, :func:`k_centre` or :func:`herding`.
 
-    By default ``preprocessing`` is the training images' mean and std.
-
-    Parameters
-    ----------
-    method
-        ``random`` (:func:`random_real`), ``k-centre`` (:func:`k_centre`) or ``herding`` (:func:`herding`).
-    seed
-        Seed of a random choice; k-centre and herding are deterministic.
-    features
-        See :func:`k_centre`; not used by a random choice.
+    By default ``preprocessing`` is the training images' mean and std. ``seed`` is used by a random choice only,
+    ``features`` (see :func:`k_centre`) by the others.
 
     Examples
     --------
@@ -58,16 +50,7 @@ def select(
 
 
 def random_real(data: ImageSet, ipc: int, seed: int = 0, preprocessing: Preprocessing | None = None) -> DistilledSet:
-    """Choose ``ipc`` random training images of every class, without replacement.
-
-    By default ``preprocessing`` is the training images' mean and std.
-
-    Examples
-    --------
-    >>> from sextet_common.data import load
-    >>> random_real(load("digits"), ipc=2).labels[:6].tolist()
-    [0, 0, 1, 1, 2, 2]
-    """
+    """Choose ``ipc`` random training images of every class, without replacement."""
     chosen = [
         seeding.generator(seed, "random real", label).choice(members, ipc, replace=False)
         for label, members in enumerate(_members(data, ipc))
@@ -84,25 +67,10 @@ def k_centre(
 ) -> DistilledSet:
     """Choose training images of every class that leave no image far from a chosen one.
 
-    See :func:`~attention_matching.images.coreset.farthest_first`.
-
-    Parameters
-    ----------
-    features
-        Function that images are compared by, from inputs (batch, channels, height, width) to (batch, size). The
-        papers use a trained network, see :func:`~attention_matching.evaluation.features.trained_features`; by
-        default we compare the inputs themselves.
-
-    References
-    ----------
-    Sener and Savarese, "Active learning for convolutional neural networks: a core-set approach"
-    (arXiv 1708.00489), algorithm 1.
-
-    Examples
-    --------
-    >>> from sextet_common.data import load
-    >>> k_centre(load("digits"), ipc=2).labels[:6].tolist()
-    [0, 0, 1, 1, 2, 2]
+    Sener and Savarese, "Active learning for convolutional neural networks: a core-set approach" (arXiv 1708.00489),
+    algorithm 1; see :func:`~attention_matching.images.coreset.farthest_first`. Images are compared by ``features``, a
+    function from inputs (batch, channels, height, width) to (batch, size). The papers use a trained network, see
+    :func:`~attention_matching.evaluation.features.trained_features`; by default we compare the inputs themselves.
     """
     return _chosen_by(farthest_first, "k-centre", data, ipc, preprocessing, features)
 
@@ -116,57 +84,27 @@ def herding(
 ) -> DistilledSet:
     """Choose training images of every class whose mean is near the class's mean.
 
-    See :func:`~attention_matching.images.coreset.nearest_mean`; parameters are those of :func:`k_centre`.
-
-    References
-    ----------
-    Welling, "Herding dynamical weights to learn" (ICML 2009); as Rebuffi et al., "iCaRL" (arXiv 1611.07725),
-    algorithm 4, without its normalisation of the features.
-
-    Examples
-    --------
-    >>> from sextet_common.data import load
-    >>> herding(load("digits"), ipc=2).labels[:6].tolist()
-    [0, 0, 1, 1, 2, 2]
+    Welling, "Herding dynamical weights to learn" (ICML 2009); as Rebuffi et al., "iCaRL" (arXiv 1611.07725), algorithm
+    4, without its normalisation of the features. See :func:`~attention_matching.images.coreset.nearest_mean`;
+    parameters are those of :func:`k_centre`.
     """
     return _chosen_by(nearest_mean, "herding", data, ipc, preprocessing, features)
 
 
 def whole_set(data: ImageSet, preprocessing: Preprocessing | None = None) -> DistilledSet:
-    """Return all training images, in their order: the upper bound that a distilled set is compared with.
-
-    Examples
-    --------
-    >>> from sextet_common.data import load
-    >>> len(whole_set(load("digits")))
-    1437
-    """
+    """Return all training images, in their order: the upper bound that a distilled set is compared with."""
     return subset(data, np.arange(len(data.train_labels)), {"method": "whole set"}, preprocessing)
 
 
 def class_members(data: ImageSet) -> list[np.ndarray]:
-    """Return the indices of every class's training images.
-
-    Examples
-    --------
-    >>> from sextet_common.data import load
-    >>> len(class_members(load("digits"))[0])
-    142
-    """
+    """Return the indices of every class's training images."""
     return [np.flatnonzero(data.train_labels == label) for label in range(data.n_classes)]
 
 
 def subset(
     data: ImageSet, index: np.ndarray, meta: dict[str, object], preprocessing: Preprocessing | None = None
 ) -> DistilledSet:
-    """Return the training images of these indices as a distilled set; the data's source is added to ``meta``.
-
-    Examples
-    --------
-    >>> from sextet_common.data import load
-    >>> subset(load("digits"), np.array([3, 1]), {"method": "by hand"}).meta
-    {'method': 'by hand', 'data': 'digits'}
-    """
+    """Return the training images of these indices as a distilled set; the data's source is added to ``meta``."""
     preprocessing = preprocessing or Preprocessing.fit(data)
     return DistilledSet(
         images=preprocessing(data.train_images[index]),

@@ -22,26 +22,10 @@ def spatial_attention(
 ) -> Float[Tensor, "batch positions"]:
     """Spatial attention map of each image, of unit length.
 
-    ``a[h, w] = sum_c |f[c, h, w]| ** p``, then ``z = a / ||a||``.
-
-    Parameters
-    ----------
-    features
-        Activations. Half precision is summed in float32, because a fourth power exceeds float16's range.
-    power
-        The exponent p, from 1 to 32: 4 in the papers' table, 1 in DataDAM's public code.
-    backend
-        See :func:`attention_maps`.
-
-    Returns
-    -------
-    Tensor
-        Shape (batch, height * width), float64 for float64 and else float32; each row has norm 1, or 0 where all
-        features of an image are 0.
-
-    References
-    ----------
-    DataDAM (arXiv 2310.00093), section 3; normalised per image, as its public code does.
+    ``a[h, w] = sum_c |f[c, h, w]| ** p``, then ``z = a / ||a||``, or 0 where all features of an image are 0 (DataDAM,
+    arXiv 2310.00093, section 3; normalised per image, as its public code does). The power p is from 1 to 32: 4 in the
+    papers' table, 1 in DataDAM's public code. Half precision is summed in float32, because a fourth power exceeds
+    float16's range. See :func:`attention_maps` for ``backend``.
 
     Examples
     --------
@@ -59,12 +43,8 @@ def channel_attention(
 ) -> Float[Tensor, "batch channels"]:
     """Channel attention map of each image, of unit length.
 
-    ``a[c] = sum_hw |f[c, h, w]| ** p``, then ``z = a / ||a||``. Parameters and types are those of
-    :func:`spatial_attention`.
-
-    References
-    ----------
-    ATOM (arXiv 2405.01373), section 3.
+    ``a[c] = sum_hw |f[c, h, w]| ** p``, then ``z = a / ||a||`` (ATOM, arXiv 2405.01373, section 3). Parameters and
+    types are those of :func:`spatial_attention`.
 
     Examples
     --------
@@ -83,13 +63,13 @@ def attention_maps(
     channel_power: int | None = 4,
     backend: Backend = "auto",
 ) -> tuple[Float[Tensor, "batch positions"] | None, Float[Tensor, "batch channels"] | None]:
-    """Spatial and channel attention maps, from one pass over the features.
+    """Spatial and channel attention maps, both of which ATOM matches, from one pass over the features.
+
+    The maps are float64 for float64 and else float32. They neither overflow nor underflow where the features are finite
+    and not below the smallest normal number.
 
     Parameters
     ----------
-    features
-        Activations of any scale: the maps neither overflow nor underflow where the features are finite and not below
-        the smallest normal number.
     spatial_power, channel_power
         The exponents, from 1 to 32; None omits that map.
     backend
@@ -97,20 +77,11 @@ def attention_maps(
         twice differentiable; ``auto`` uses the kernels for float32, bfloat16 and float16 on CUDA where Triton is
         installed.
 
-    Returns
-    -------
-    tuple
-        The spatial maps, (batch, height * width), and the channel maps, (batch, channels), or None if omitted.
-
     Notes
     -----
     The papers' code divides by ``max(||a||, 1e-12)``, which shrinks the maps of images whose raw map is shorter than
     that, such as features of 1e-4 under a fourth power. Here a map has length 1 at any scale, and length 0 (with
     gradient 0) for features that are all 0. All other results are the same.
-
-    References
-    ----------
-    ATOM (arXiv 2405.01373), section 3: both maps are matched.
 
     Examples
     --------
@@ -136,16 +107,8 @@ def attention_means(
 ) -> tuple[Float[Tensor, "classes positions"] | None, Float[Tensor, "classes channels"] | None]:
     """Mean attention maps of each class: :func:`class_means` of :func:`attention_maps`.
 
-    The fused kernels add up the maps where they compute them, so the maps themselves are never stored.
-
-    Parameters
-    ----------
-    features
-        Activations, class after class, with equally many images of each class.
-    n_classes
-        Number of classes in the batch.
-    spatial_power, channel_power, backend
-        See :func:`attention_maps`.
+    The features lie class after class, with equally many images of each. The fused kernels add up the maps where they
+    compute them, so the maps themselves are never stored.
 
     Examples
     --------

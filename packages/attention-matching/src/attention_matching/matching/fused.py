@@ -41,10 +41,7 @@ def obstacle(features: Tensor) -> str | None:
 # The kernels are compiled already; torch.compile need not trace their launches.
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's has no types
 def maps(features: Tensor, spatial_power: int | None, channel_power: int | None, images_per_mean: int = 1) -> Pair:
-    """Compute the normalised maps, or their means over runs of ``images_per_mean`` consecutive images.
-
-    Arguments are those of :func:`~attention_matching.matching.attention.attention_means`, checked by the caller.
-    """
+    """Compute the maps of checked arguments, or their means over runs of ``images_per_mean`` consecutive images."""
     spatial, channel = _Maps.apply(features, spatial_power or 0, channel_power or 0, images_per_mean)
     return spatial, channel
 

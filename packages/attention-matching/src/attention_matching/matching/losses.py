@@ -24,19 +24,9 @@ class Loss(Protocol):
     """
 
     def statistics(self, features: Features, n_classes: int) -> tuple[Float[Tensor, "classes size"], ...]:
-        """Compute the class means of everything that is matched.
+        """Compute the class means of everything that is matched: (n_classes, size) for each term of the loss.
 
-        Parameters
-        ----------
-        features
-            A network's features, class after class, with equally many images of each class.
-        n_classes
-            Number of classes in the batch.
-
-        Returns
-        -------
-        tuple of Tensor
-            One for each term of the loss, each of shape (n_classes, size of that term).
+        The features lie class after class, with equally many images of each class.
         """
         ...
 
@@ -82,26 +72,19 @@ class AttentionMatchingLoss(_MatchingLoss):
                            + feature_weight * ||mean_T h - mean_S h||^2)
 
     where ``z_l`` and ``c_l`` are block l's normalised spatial and channel attention maps and ``h`` the flattened
-    features of the last block L. DataDAM matches only the spatial maps, ATOM both.
+    features of the last block L. DataDAM (arXiv 2310.00093, section 3) matches only the spatial maps, ATOM (arXiv
+    2405.01373, section 3) both.
 
     Parameters
     ----------
-    spatial, channel
-        Which maps are matched.
-    power
-        The spatial maps' exponent p: 4 in the paper's table, 1 in DataDAM's public code.
-    channel_power
-        The channel maps' exponent; by default the same.
+    power, channel_power
+        The maps' exponent p: 4 in the paper's table, 1 in DataDAM's public code; by default the same for both kinds.
     feature_weight
         The weight lambda of the features: 0.01 for small images, 0.02 from 64x64.
     scale
         The factor s: 100 in DataDAM's public code, which its learning rates assume.
     spatial_weight, channel_weight
-        The weights of the two kinds of maps. Not specified in ATOM; we use 1 for both.
-
-    References
-    ----------
-    DataDAM (arXiv 2310.00093), section 3; ATOM (arXiv 2405.01373), section 3.
+        Not specified in ATOM; we use 1 for both.
 
     Examples
     --------
@@ -172,11 +155,8 @@ class DistributionMatchingLoss(_MatchingLoss):
 
         loss[k] = scale * ||mean_T h - mean_S h||^2
 
-    DM's own code has no ``scale``, and a learning rate of 1.
-
-    References
-    ----------
-    Zhao, Bilen: Dataset condensation with distribution matching (WACV 2023), equation 5.
+    Zhao, Bilen: Dataset condensation with distribution matching (WACV 2023), equation 5. DM's own code has no
+    ``scale``, and a learning rate of 1.
 
     Examples
     --------
@@ -204,16 +184,8 @@ def make_loss(
 ) -> AttentionMatchingLoss | DistributionMatchingLoss:
     """Return the loss of a method.
 
-    Parameters
-    ----------
-    method
-        ``datadam`` (spatial attention and features), ``atom`` (channel attention too) or ``dm`` (features only).
-    power
-        The exponent of the attention maps.
-    feature_weight
-        The weight of the features beside the maps.
-    scale
-        The factor of the whole loss; by default that of the method's own code: 100, and 1 for ``dm``.
+    ``datadam`` matches spatial attention and features, ``atom`` channel attention too, ``dm`` only features. ``scale``
+    is by default that of the method's own code: 100, and 1 for ``dm``.
 
     Examples
     --------

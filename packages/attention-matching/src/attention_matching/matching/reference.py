@@ -53,13 +53,7 @@ def _unit(sums: Tensor) -> Tensor:
 
 
 def absolute_power(x: Tensor, power: int, out: Tensor | None = None) -> Tensor:
-    """Return |x|^p for p >= 1 by multiplications: `pow` is several times slower, forward and backward.
-
-    Examples
-    --------
-    >>> absolute_power(torch.tensor([-2.0, 3.0]), 3)
-    tensor([ 8., 27.])
-    """
+    """Return |x|^p for p >= 1 by multiplications: `pow` is several times slower, forward and backward."""
     result = _power(x, power, out)
     return torch.abs(result, out=out) if power % 2 else result
 

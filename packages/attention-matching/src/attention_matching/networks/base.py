@@ -12,12 +12,8 @@ from torch import Tensor, nn
 class Features(NamedTuple):
     """Intermediate results of a forward pass.
 
-    Attributes
-    ----------
-    maps
-        Output of each block's activation, before pooling: (batch, channels, height, width) each.
-    embedding
-        Flattened input of the last linear layer: (batch, size).
+    ``maps`` are the outputs of each block's activation, before pooling, each (batch, channels, height, width).
+    ``embedding`` is the flattened input of the last linear layer, (batch, size).
     """
 
     maps: tuple[Tensor, ...]

@@ -29,23 +29,15 @@ def build(
 
     Parameters
     ----------
-    architecture
-        ``convnet``, ``alexnet``, ``vgg11``, ``resnet18`` or ``vit``.
     image_shape
         Channels, height and width; sides of at least 8 pixels.
     width, depth
         Of a ConvNet only; by default :func:`~attention_matching.networks.convnet.default_width` and
         :func:`~attention_matching.networks.convnet.default_depth` of the image's smaller side.
     norm
-        Normalisation of every convolutional network, see :class:`~attention_matching.ConvNet`. The original
-        AlexNet and VGG-11 have none, ResNet-18 has batch norm; the distillation papers compare architectures with
-        instance or batch norm. A ViT always has its layer norms.
-
-    Examples
-    --------
-    >>> import torch
-    >>> tuple(build("vgg11", (1, 28, 28), 10)(torch.zeros(2, 1, 28, 28)).shape)
-    (2, 10)
+        Normalisation of every convolutional network. The original AlexNet and VGG-11 have none, ResNet-18 has batch
+        norm; the distillation papers compare architectures with instance or batch norm. A ViT always has its layer
+        norms.
     """
     check("architecture", architecture, Architecture)
     if architecture == "convnet":

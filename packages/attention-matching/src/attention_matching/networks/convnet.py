@@ -25,11 +25,10 @@ class Block(NamedTuple):
 class BlockNetwork(FeatureNetwork):
     """Blocks of a convolution, a normalisation, an activation and pooling, then a linear layer.
 
-    Convolutions keep the image's size, except that the first one pads 28x28 images to 32x32, as in the
-    condensation papers' code for MNIST. A pooling between two blocks that would leave a single pixel is left out,
-    because an instance norm turns a single pixel into a constant (not specified in the papers, whose images are
-    larger). Weights start from torch's default initialisation.
-    ``image_shape`` is (channels, height, width); for the other parameters see :class:`ConvNet`.
+    Convolutions keep the image's size, except that the first one pads 28x28 images to 32x32, as in the condensation
+    papers' code for MNIST. A pooling between two blocks that would leave a single pixel is left out, because an
+    instance norm turns a single pixel into a constant (not specified in the papers, whose images are larger). Weights
+    start from torch's default initialisation. Parameters are those of :class:`ConvNet`.
     """
 
     def __init__(
@@ -70,29 +69,19 @@ class BlockNetwork(FeatureNetwork):
 
 
 class ConvNet(BlockNetwork):
-    """The convolutional network of the distillation papers.
+    """The convolutional network of the distillation papers (arXiv 2006.05929).
 
-    Each block is a 3x3 convolution, a normalisation, a ReLU and 2x2 average pooling; a linear layer follows. The
-    other activations and poolings span the papers' search space of 720 networks.
-    ``image_shape`` is (channels, height, width).
+    Each of ``depth`` blocks is a 3x3 convolution of ``width`` channels, a normalisation, a ReLU and 2x2 average
+    pooling; a linear layer follows. The other activations and poolings span the papers' search space of 720 networks.
+    ``image_shape`` is (channels, height, width); ``depth`` is by default :func:`default_depth` of the smaller side.
 
     Parameters
     ----------
-    width
-        Channels of every block.
-    depth
-        Number of blocks; by default :func:`default_depth` of the image's smaller side.
     norm
-        ``instance`` (each channel of each image separately; the papers'), ``batch``, ``group`` (4 groups),
-        ``layer`` (each image separately; one scale and shift per channel) or ``none``.
+        ``instance`` (each channel of each image separately; the papers'), ``batch``, ``group`` (4 groups), ``layer``
+        (each image separately; one scale and shift per channel) or ``none``.
     activation
-        ``relu``, ``sigmoid`` or ``leaky_relu`` (slope 0.01).
-    pooling
-        ``avg``, ``max`` or ``none``.
-
-    References
-    ----------
-    Zhao, Mopuri and Bilen, "Dataset condensation with gradient matching" (arXiv 2006.05929).
+        ``leaky_relu`` has slope 0.01.
 
     Examples
     --------
@@ -127,23 +116,12 @@ def default_depth(side: int) -> int:
     """Return the number of blocks for the smaller image side in pixels, which leaves about 4x4 positions.
 
     The papers use 3 at 32, 4 at 64 and 5 at 128. Sides below 28 are not specified in the papers; we use 2.
-
-    Examples
-    --------
-    >>> [default_depth(side) for side in (8, 28, 32, 64, 128)]
-    [2, 3, 3, 4, 5]
     """
     return max(1 if side < 4 else 2, round(math.log2(side)) - 2)
 
 
 def default_width(side: int) -> int:
-    """Return the number of channels: the papers' 128; for image sides below 28, not in the papers, 64.
-
-    Examples
-    --------
-    >>> default_width(8), default_width(32)
-    (64, 128)
-    """
+    """Return the number of channels: the papers' 128; for image sides below 28, not in the papers, 64."""
     return 128 if side >= 28 else 64
 
 

@@ -18,14 +18,10 @@ _CONSTANT = (nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)  # always start with sc
 class FreshNetworks:
     """Networks with random weights, one for every key of :mod:`attention_matching.images.keyed`.
 
-    One draw fills one buffer, on the network's device, that holds all weights. They have the distribution of torch's
-    initialisation of convolutions and linear layers: uniform within 1 / sqrt(inputs of a unit), weights and biases.
-
-    Parameters
-    ----------
-    network
-        The network whose weights are redrawn; they no longer need gradients. Only convolutions, linear layers and
-        normalisations may have weights, because the initial state of others is not known here.
+    One draw fills one buffer, on the network's device, that holds all weights of ``network``, whose parameters no
+    longer need gradients. Weights have the distribution of torch's initialisation of convolutions and linear layers:
+    uniform within 1 / sqrt(inputs of a unit), weights and biases. Only convolutions, linear layers and normalisations
+    may have weights, because the initial state of others is not known here.
 
     Examples
     --------

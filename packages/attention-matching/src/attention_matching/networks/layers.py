@@ -24,11 +24,6 @@ class AveragePool(nn.AvgPool2d):
 
     Two adjacent rows of pixels, side by side in memory, times a matrix of quarters give one row of averages. The
     backward pass is a matrix product too.
-
-    Examples
-    --------
-    >>> AveragePool()(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]))
-    tensor([[[[2.5000]]]])
     """
 
     def __init__(self) -> None:
@@ -47,14 +42,7 @@ class AveragePool(nn.AvgPool2d):
 
 
 def normalisation(norm: Norm, width: int) -> nn.Module:
-    """Return the layer that normalises ``width`` channels, with a scale and a shift per channel.
-
-    Examples
-    --------
-    >>> layer = normalisation("group", 8)
-    >>> layer.num_groups, layer.affine
-    (4, True)
-    """
+    """Return the layer that normalises ``width`` channels, with a scale and a shift per channel."""
     check("norm", norm, Norm)
     check("width", width, Count)
     if norm == "group" and width % _GROUPS:

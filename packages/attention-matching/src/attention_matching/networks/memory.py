@@ -11,15 +11,7 @@ from sextet_common.errors import InputError
 
 @contextmanager
 def explain_out_of_memory(options: str) -> Iterator[None]:
-    """Turn a GPU's "out of memory" into an error that names the options to make smaller.
-
-    Examples
-    --------
-    >>> with explain_out_of_memory("batch"):
-    ...     raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-    Traceback (most recent call last):
-    sextet_common.errors.InputError: the GPU is out of memory; expected: a smaller batch
-    """
+    """Turn a GPU's "out of memory" into an `InputError` that names the options to make smaller."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:

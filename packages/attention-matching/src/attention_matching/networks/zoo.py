@@ -18,15 +18,11 @@ _MIN_SIDE = 8  # pixels: three halvings, or four patches
 
 
 class AlexNet(BlockNetwork):
-    """AlexNet as in the dataset-condensation papers for 32x32 images.
+    """AlexNet as in the dataset-condensation papers for 32x32 images; sides of at least 8 pixels.
 
-    Five convolutions (128 and 192 channels 5x5; 256, 192 and 192 channels 3x3), each with a normalisation and a
-    ReLU; 2x2 max-pooling after the first, second and fifth; one linear layer. The condensation papers' code has no
-    norm. Image sides of at least 8 pixels.
-
-    References
-    ----------
-    Zhao, Mopuri and Bilen, "Dataset condensation with gradient matching" (arXiv 2006.05929), section 4, and its
+    Five convolutions (128 and 192 channels 5x5; 256, 192 and 192 channels 3x3), each with a normalisation and a ReLU;
+    2x2 max-pooling after the first, second and fifth; one linear layer. The condensation papers' code has no norm.
+    Source: Zhao, Mopuri and Bilen, "Dataset condensation with gradient matching" (arXiv 2006.05929), section 4, and its
     public code; after Krizhevsky, Sutskever and Hinton (2012).
 
     Examples
@@ -44,16 +40,12 @@ class AlexNet(BlockNetwork):
 
 
 class VGG11(BlockNetwork):
-    """VGG-11 with one linear layer, as in the dataset-condensation papers.
+    """VGG-11 with one linear layer, as in the dataset-condensation papers; image sides of at least 8 pixels.
 
-    Eight 3x3 convolutions of 64, 128, 256, 256, 512, 512, 512 and 512 channels, each with a normalisation
-    (customarily ``batch``) and a ReLU; five 2x2 max-poolings (fewer below 28 pixels, see
-    :class:`~attention_matching.networks.convnet.BlockNetwork`). Image sides of at least 8 pixels.
-
-    References
-    ----------
-    Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition" (arXiv 1409.1556),
-    table 1, column A; the single linear layer as in the public code of arXiv 2006.05929.
+    Eight 3x3 convolutions of 64, 128, 256, 256, 512, 512, 512 and 512 channels, each with a normalisation (customarily
+    ``batch``) and a ReLU; five 2x2 max-poolings (fewer below 28 pixels, see
+    :class:`~attention_matching.networks.convnet.BlockNetwork`). Source: Simonyan and Zisserman (arXiv 1409.1556), table
+    1, column A; the single linear layer as in the public code of arXiv 2006.05929.
 
     Examples
     --------
@@ -71,18 +63,14 @@ class VGG11(BlockNetwork):
 
 
 class ResNet18(FeatureNetwork):
-    """torchvision's ResNet-18 with a stem for small images.
+    """torchvision's ResNet-18 (arXiv 1512.03385) with a stem for small images; sides of at least 8 pixels.
 
-    Up to 64 pixels the stem is a 3x3 convolution that keeps the image's size; above, it is torchvision's (7x7,
-    stride 2, max-pooling). Below 16 pixels, which the papers do not cover, a stage whose stride would leave a single
-    pixel keeps the size. The maps are the outputs of the four stages, where attention is taken in residual networks.
-    Weights start from torch's default initialisation, as in the distillation papers' networks, instead of
-    torchvision's. Image sides of at least 8 pixels; the ResNet paper's norm is ``batch``.
-
-    References
-    ----------
-    He, Zhang, Ren and Sun, "Deep residual learning for image recognition" (arXiv 1512.03385); Zagoruyko and
-    Komodakis, "Paying more attention to attention" (arXiv 1612.03928), for the maps.
+    Up to 64 pixels the stem is a 3x3 convolution that keeps the image's size; above, it is torchvision's (7x7, stride
+    2, max-pooling). Below 16 pixels, which the papers do not cover, a stage whose stride would leave a single pixel
+    keeps the size. The maps are the outputs of the four stages, where Zagoruyko and Komodakis, "Paying more attention
+    to attention" (arXiv 1612.03928), take attention in residual networks. Weights start from torch's default
+    initialisation, as in the distillation papers' networks, instead of torchvision's. The ResNet paper's norm is
+    ``batch``.
 
     Examples
     --------
@@ -131,17 +119,12 @@ class ResNet18(FeatureNetwork):
 
 
 class ViT(FeatureNetwork):
-    """A small vision transformer on torchvision's encoder.
+    """A small vision transformer (arXiv 2010.11929) on torchvision's encoder.
 
-    Patches have an eighth of the image's side (4 pixels at 32; at least 2, and 4 for 28 pixels). The rest is not
-    specified in the papers; we use 6 layers of ViT-Tiny's width, 192 channels in 3 heads, without dropout. The maps
-    are the tokens after each layer at their places in the image; the embedding is the class token. Images are
-    square, with 4 to 8 patches on a side.
-
-    References
-    ----------
-    Dosovitskiy et al., "An image is worth 16x16 words" (arXiv 2010.11929); the width of ViT-Tiny from Touvron et al.
-    (arXiv 2012.12877).
+    Images are square, with 4 to 8 patches on a side. Patches have an eighth of the image's side (4 pixels at 32; at
+    least 2, and 4 for 28 pixels). The rest is not specified in the papers; we use 6 layers of ViT-Tiny's width (arXiv
+    2012.12877), 192 channels in 3 heads, without dropout. The maps are the tokens after each layer at their places in
+    the image; the embedding is the class token.
 
     Examples
     --------
