@@ -104,7 +104,7 @@ def test_every_error_in_a_folder_names_the_file(folder: Path, tmp_path: Path) ->
     write_image(tmp_path / "void" / "only" / "one.png", 3)
     with pytest.raises(InputError, match="only has 1 image"):
         data.load(f"folder:{tmp_path / 'void'}")
-    with pytest.raises(InputError, match="size is 0"):
+    with pytest.raises(InputError, match="size must be a whole number >= 1, got 0"):
         data.load(f"folder:{folder}", size=0)
 
 

@@ -43,7 +43,7 @@ def test_streams_of_neighbouring_keys_are_uncorrelated() -> None:
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "0", True, None])
 def test_a_seed_that_is_not_a_whole_number_is_refused(seed: object) -> None:
-    with pytest.raises(InputError, match="seed is"):
+    with pytest.raises(InputError, match="seed must be a whole number >= 0"):
         seeding.derive(seed)
 
 

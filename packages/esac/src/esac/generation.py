@@ -198,6 +198,8 @@ class GenerationJob(training.Job):
 def gradient_probability(counted: int, config: ESACConfig) -> float:
     """Return the probability that a generation takes its chance of gradient-based learning.
 
+    Examples
+    --------
     >>> gradient_probability(0, ESACConfig()), round(gradient_probability(10**9, ESACConfig()), 6)
     (1.0, 0.1)
     """

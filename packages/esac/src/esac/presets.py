@@ -84,6 +84,8 @@ RELEASE: dict[str, Any] = {
 def preset(env: str) -> Preset:
     """Return the preset of an environment, named with or without version; the defaults if it has none.
 
+    Examples
+    --------
     >>> preset("Ant-v5").settings
     {'sac_episodes': 10, 'es_lr': 0.001}
     >>> preset("dm_control/walker-walk-v0").settings["sigma"]
@@ -101,6 +103,8 @@ def release(config: ESACConfig | None = None) -> ESACConfig:
     not reach the mutations, the population's actions are clipped rather than squashed, and a generation counts as one
     horizon. Bugs that only crash or hang are not reproduced.
 
+    Examples
+    --------
     >>> release().mirrored, release().crossover
     ('forward', 'none')
     """

@@ -28,6 +28,8 @@ def store(folder: str | os.PathLike[str], name: str, report: Mapping[str, Any]) 
 def into_readme(page: str | os.PathLike[str], name: str, text: str) -> None:
     r"""Replace the text between ``<!-- NAME -->`` and ``<!-- /NAME -->``, each on its own line, in a Markdown file.
 
+    Examples
+    --------
     >>> import tempfile
     >>> page = Path(tempfile.mkdtemp()) / "README.md"
     >>> _ = page.write_text("Speed\n<!-- speed -->\nold\n<!-- /speed -->\nEnd\n")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn
 
 import numpy as np
 
-from sextet_common import files
+from sextet_common import checks, files
 from sextet_common.errors import InputError, reading, require
 
 if TYPE_CHECKING:
@@ -116,6 +116,8 @@ def save_step(
 
     Only one process at a time may write to the folder. ``arrays`` and ``meta`` are as in :func:`save`.
 
+    Examples
+    --------
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
     >>> for step in (10, 20, 30):
@@ -123,10 +125,8 @@ def save_step(
     >>> latest(folder).name, len(list(Path(folder).iterdir()))
     ('step-00000030.safetensors', 2)
     """
-    if step < 0:
-        raise InputError(f"step is {step}", "a whole number >= 0")
-    if keep < 1:
-        raise InputError(f"keep is {keep}", "a whole number >= 1")
+    checks.check("step", step, checks.Natural)
+    checks.check("keep", keep, checks.Count)
     folder = Path(folder)
     files.remove_leftovers(folder)
     path = folder / f"step-{step:08d}.safetensors"

@@ -3,6 +3,8 @@
 Annotate the fields of a configuration and call :func:`check_fields` in its ``__post_init__``; check the argument of a
 function with :func:`check`. To a type checker ``Count`` is ``int`` and ``Positive`` is ``float``.
 
+Examples
+--------
 >>> import dataclasses
 >>> from typing import Literal
 >>> @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,8 @@ def check(name: str, value: object, kind: Any) -> None:
     :class:`Bounds` are checked; any other annotation accepts everything. Numbers must be finite and may be NumPy's;
     a bool is not a number.
 
+    Examples
+    --------
     >>> check("ipc", 10, Count)
     >>> check("ratios", (0.5, 1.5), tuple[Share, ...])
     Traceback (most recent call last):

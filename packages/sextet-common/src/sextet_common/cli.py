@@ -168,6 +168,8 @@ def _deferred(command: Command) -> Callable[..., Callable[[], Any]]:
 def _in_one_line(box: str) -> str:
     r"""Reduce the parser's framed message to its sentence.
 
+    Examples
+    --------
     >>> _in_one_line("╭─ Oops ─╮\n│ Missing value. │\n│ ────── │\n│ For full helptext, run x │\n╰────────╯")
     'Missing value.'
     """

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Integer
 
-from sextet_common import image_files, npy
+from sextet_common import checks, image_files, npy
 from sextet_common.errors import InputError, reading, require
 from sextet_common.image_files import IMAGE_SUFFIXES as IMAGE_SUFFIXES, decode as decode
 from sextet_common.seeding import generator
@@ -243,8 +243,7 @@ def _torchvision(kind: str, path: Path, download: bool) -> ImageSet:
 
 
 def _folder(path: Path, size: int | None) -> ImageSet:
-    if size is not None and size < 1:
-        raise InputError(f"size is {size}", "a whole number of pixels >= 1")
+    checks.check("size", size, checks.Count | None)
     test_folder = next((path / name for name in ("test", "val") if (path / name).is_dir()), None)
     split = (path / "train").is_dir() and test_folder is not None
     folders = {"train": image_files.class_folders(path / "train" if split else path)}

@@ -18,6 +18,8 @@ ACCEPTED = "auto, cpu, cuda, cuda:N or mps"
 def pick(name: str = "auto") -> torch.device:
     """Return the torch device of this name; ``auto`` takes the first available of cuda, mps and cpu.
 
+    Examples
+    --------
     >>> pick("cpu")
     device(type='cpu')
     """

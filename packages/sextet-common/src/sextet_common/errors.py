@@ -37,6 +37,8 @@ class InputError(ValueError):
 def require(module: str, *, package: str, extra: str) -> ModuleType:
     """Import an optional dependency; if it is missing, name the extra that installs it.
 
+    Examples
+    --------
     >>> require("json", package="sextet-common", extra="figures").__name__
     'json'
     """
@@ -55,6 +57,8 @@ def reading(path: str | os.PathLike[str], expected: str) -> Iterator[None]:
     Parsers raise nearly any exception for missing, damaged or malicious files. An InputError raised in the block passes
     unchanged; any other exception becomes its cause.
 
+    Examples
+    --------
     >>> with reading("weights.json", "a table of numbers"):
     ...     int("seven")
     Traceback (most recent call last):

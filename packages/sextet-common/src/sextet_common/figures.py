@@ -132,6 +132,8 @@ def figure_file(path: str | os.PathLike[str], inches: tuple[float, float], *, ti
 
     The figure is independent of pyplot's global state.
 
+    Examples
+    --------
     >>> import tempfile
     >>> from pathlib import Path
     >>> path = Path(tempfile.mkdtemp()) / "line.png"

@@ -24,6 +24,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     whenever a crash or SIGKILL occurs. If the block raises, ``path`` keeps its content. Temporary files that killed
     writers of the same path left are deleted, and missing folders are created.
 
+    Examples
+    --------
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "notes.txt"
     >>> with replacing(target) as temporary:
@@ -54,6 +56,8 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     is absent for the moment between two renames. If the block raises, ``path`` keeps its content. Folders that killed
     writers of the same path left are deleted.
 
+    Examples
+    --------
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "set"
     >>> with replacing_folder(target) as folder:
@@ -100,6 +104,8 @@ def check_growth(path: str | os.PathLike[str], claimed: int, there: int) -> None
     Call it before unpacking: a malicious file of a few kilobytes can unpack to gigabytes. ``claimed`` and ``there`` are
     the bytes after and before unpacking.
 
+    Examples
+    --------
     >>> check_growth("zeros.npz", 10**9, 10**6)
     Traceback (most recent call last):
     sextet_common.errors.InputError: zeros.npz unpacks to 1000000000 bytes from 1000000; expected: at most 100000000

@@ -96,6 +96,8 @@ def complexity(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, in
 
     Multiply-adds are those of convolutions and matrix products, half of what torch's ``FlopCounterMode`` counts.
 
+    Examples
+    --------
     >>> complexity(nn.Linear(10, 5), (10,))
     (55, 50)
     """

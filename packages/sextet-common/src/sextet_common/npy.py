@@ -72,6 +72,8 @@ def read_npz(
 def read_npy(path: str | os.PathLike[str], *, expected: str = "an .npy file", mapped: bool = False) -> np.ndarray:
     """Read the array of an ``.npy`` file; ``mapped`` returns a read-only memory map.
 
+    Examples
+    --------
     >>> import tempfile
     >>> path = tempfile.mkdtemp() + "/some.npy"
     >>> np.save(path, np.arange(3))

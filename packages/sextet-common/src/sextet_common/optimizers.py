@@ -21,6 +21,8 @@ _KEPT: dict[str, Set[str]] = {"Adam": _ADAM, "AdamW": _ADAM, "SGD": {"momentum_b
 def adamw(parameters: Iterable[Parameter], lr: float, weight_decay: float) -> AdamW:
     """Return AdamW that decays matrices and kernels, but not biases and the weights of normalisations.
 
+    Examples
+    --------
     >>> import torch
     >>> [group["weight_decay"] for group in adamw(torch.nn.Linear(2, 2).parameters(), 1e-3, 0.1).param_groups]
     [0.1, 0.0]
@@ -90,6 +92,8 @@ def warmup_cosine(
 def state(optimizer: Optimizer, prefix: str = "optimizer") -> dict[str, Tensor]:
     """Return the state of an optimizer as tensors named ``PREFIX.NUMBER.KEY``, by the numbers of its parameters.
 
+    Examples
+    --------
     >>> import torch
     >>> weight = torch.ones(2, requires_grad=True)
     >>> adam = torch.optim.Adam([weight])
@@ -112,6 +116,8 @@ def restore(optimizer: Optimizer, arrays: Mapping[str, Tensor], prefix: str = "o
 
     The tensors are checked against the parameters' shapes and, for Adam, AdamW and SGD, against what these keep.
 
+    Examples
+    --------
     >>> import torch
     >>> weight = torch.ones(2, requires_grad=True)
     >>> restore(torch.optim.Adam([weight]), {"optimizer.0.exp_avg": torch.ones(3)})

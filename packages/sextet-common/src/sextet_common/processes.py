@@ -114,6 +114,8 @@ class Processes:
 def is_first() -> bool:
     """Return whether this process writes and prints: the only one, or the first of torchrun's.
 
+    Examples
+    --------
     >>> is_first()
     True
     """
@@ -123,6 +125,8 @@ def is_first() -> bool:
 def refuse_several(job: str) -> None:
     """Raise InputError where torchrun started several processes for a job that does not share its work out.
 
+    Examples
+    --------
     >>> refuse_several("evaluate")
     """
     world = os.environ.get("WORLD_SIZE", "1")

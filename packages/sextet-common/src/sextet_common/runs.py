@@ -55,6 +55,8 @@ class Run:
         An existing folder must hold a run of the same job with the same configuration; an error names the settings that
         differ. ``config`` is a dataclass or a mapping of plain JSON values.
 
+        Examples
+        --------
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp()) / "digits"
         >>> _ = Run.open(folder, "demo", {"steps": 5})
@@ -100,6 +102,8 @@ class Run:
     def log(self, step: int, **values: float | int | str) -> None:
         """Append a step and named numbers or words as one line to metrics.jsonl.
 
+        Examples
+        --------
         >>> import tempfile
         >>> run = Run.open(tempfile.mkdtemp(), "demo", {})
         >>> run.log(1, loss=0.5)
@@ -162,6 +166,8 @@ class Run:
 def to_json(config: Any) -> dict[str, Any]:
     """Convert a dataclass or mapping to plain JSON values: paths become strings, tuples become lists.
 
+    Examples
+    --------
     >>> to_json({"out": Path("runs"), "sizes": (1, 2)})
     {'out': 'runs', 'sizes': [1, 2]}
     """
@@ -182,6 +188,8 @@ def fingerprint(*arrays: np.ndarray | torch.Tensor) -> str:
 
     A run records it to recognise its data.
 
+    Examples
+    --------
     >>> fingerprint(np.zeros(2, dtype=np.float32), np.zeros(1, dtype=np.int64))[:12]
     '374708fff771'
     """
@@ -205,6 +213,8 @@ def interruptible() -> Iterator[Callable[[], bool]]:
     raises KeyboardInterrupt. A second signal interrupts immediately. Outside the main thread, where Python delivers no
     signals, the flag stays False.
 
+    Examples
+    --------
     >>> with interruptible() as stopping:
     ...     for step in range(3):
     ...         if stopping():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sextet_common.errors import InputError
+from sextet_common import checks
 
 if TYPE_CHECKING:
     import torch
@@ -37,8 +37,7 @@ def derive(seed: int, *keys: Key) -> int:
     >>> derive(0, "network", 3) == derive(0, "network", 3), derive(0, "network", 3) == derive(0, "network", 4)
     (True, False)
     """
-    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
-        raise InputError(f"seed is {seed!r}", "a whole number >= 0")
+    checks.check("seed", seed, checks.Natural)
     # repr distinguishes 1 from "1" and never contains the separator.
     text = "\0".join([repr(int(seed)), *(repr(k) if isinstance(k, str) else repr(int(k)) for k in keys)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
@@ -47,6 +46,8 @@ def derive(seed: int, *keys: Key) -> int:
 def generator(seed: int, *keys: Key) -> np.random.Generator:
     """Return a new NumPy generator (PCG64) seeded by :func:`derive`.
 
+    Examples
+    --------
     >>> float(generator(0, "batch", 5).random()) == float(generator(0, "batch", 5).random())
     True
     """
@@ -67,6 +68,8 @@ def torch_seed(seed: int, *keys: Key) -> Iterator[None]:
     Use it for code that only draws from the global generator, such as the initialisation of layers. Build modules on
     the CPU and move them afterwards, so that they have the same weights on any device.
 
+    Examples
+    --------
     >>> import torch
     >>> with torch_seed(0, "network", 1):
     ...     a = torch.nn.Linear(2, 2)

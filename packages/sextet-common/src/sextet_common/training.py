@@ -3,6 +3,8 @@
 A job is a step function and its state; :func:`run` does the rest. Every draw of a job should be keyed by the number of
 the step (see `sextet_common.seeding`): then a run that was killed and resumed ends bit-identically.
 
+Examples
+--------
 >>> import numpy as np
 >>> class Average(Job):
 ...     steps, seed = 3, 0

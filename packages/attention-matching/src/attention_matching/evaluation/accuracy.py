@@ -22,6 +22,8 @@ def accuracy(
 
     The network is in evaluation mode meanwhile; the images may be on any device.
 
+    Examples
+    --------
     >>> accuracy(nn.Flatten(), torch.eye(3)[:, :, None, None], torch.tensor([0, 1, 0]))
     0.6666666666666666
     """
@@ -38,6 +40,8 @@ def accuracy(
 class Evaluation:
     """Test accuracies in [0, 1], one per fresh network, at a step that was not chosen on the test set.
 
+    Examples
+    --------
     >>> print(Evaluation((0.9, 0.8)))
     85.0 ± 7.1 %
     """
@@ -65,6 +69,8 @@ class Evaluation:
         Student's t interval, ``mean ± t std / sqrt(n)``, assumes that the networks' accuracies are drawn independently
         from a normal distribution. It does not cover the spread over distillations.
 
+        Examples
+        --------
         >>> low, high = Evaluation((0.90, 0.92, 0.94)).confidence_interval()
         >>> round(low, 3), round(high, 3)
         (0.87, 0.97)

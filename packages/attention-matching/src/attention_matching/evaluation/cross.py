@@ -178,6 +178,8 @@ def cross_architecture(
     The parameters are those of :func:`compare`; the architecture of ``config`` is replaced, its width and depth are
     those of the ConvNet. DataDAM (arXiv 2310.00093) and ATOM (arXiv 2405.01373) have such tables.
 
+    Examples
+    --------
     >>> from attention_matching.images.select import k_centre
     >>> from sextet_common.data import load
     >>> digits = load("digits")

@@ -111,6 +111,8 @@ def group_size(network: nn.Module, shape: Sequence[int], config: TrainConfig, de
     values) are trained one by one, with a warning if ``config.together`` asks for more. ``shape`` is that of the
     training set: images, channels, height and width.
 
+    Examples
+    --------
     >>> from attention_matching.networks.convnet import ConvNet
     >>> network, cpu = ConvNet((1, 8, 8), 10, width=8), torch.device("cpu")
     >>> group_size(network, (10, 1, 8, 8), TrainConfig(), cpu)

@@ -130,6 +130,8 @@ def evaluate_whole(
     The parameters are those of :func:`evaluate_random_real`. Fewer epochs will do, since each is longer; with
     ``choose="held-out"`` the networks are not trained on the held-out images.
 
+    Examples
+    --------
     >>> from sextet_common.data import load
     >>> 0 <= evaluate_whole(load("digits"), EvaluateConfig(networks=1, epochs=1, width=8)).mean <= 1
     True

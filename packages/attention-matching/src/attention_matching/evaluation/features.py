@@ -26,6 +26,8 @@ def trained_features(
     Not specified in the papers; we use the default ConvNet, SGD with learning rate 0.01 and momentum 0.9, batches of
     64 and no augmentation. The function takes inputs on any device.
 
+    Examples
+    --------
     >>> from sextet_common.data import load
     >>> features = trained_features(load("digits"), epochs=1)
     >>> tuple(features(torch.zeros(3, 1, 8, 8)).shape)

@@ -79,6 +79,8 @@ def augmentation_robust_score(with_augmentation: float, without_augmentation: fl
 class RobustScores:
     """The two scores and the evaluations that they are computed from.
 
+    Examples
+    --------
     >>> half, less = Evaluation((0.5,)), Evaluation((0.3,))
     >>> print(RobustScores(Evaluation((0.8,)), half, less, half, less, half))
     label-robust 0.248, augmentation-robust 0.363

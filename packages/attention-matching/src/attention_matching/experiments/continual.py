@@ -154,6 +154,8 @@ def continual(
 def class_order(n_classes: int, seed: int, number: int) -> list[int]:
     """Draw the order of this number in which the classes arrive.
 
+    Examples
+    --------
     >>> sorted(class_order(4, seed=0, number=2))
     [0, 1, 2, 3]
     """

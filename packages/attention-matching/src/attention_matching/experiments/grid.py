@@ -15,6 +15,8 @@ from attention_matching.networks.layers import Activation, Norm, Pooling
 class Candidate:
     """One ConvNet of a grid: the arguments of :class:`~attention_matching.ConvNet`.
 
+    Examples
+    --------
     >>> print(Candidate(width=8, depth=2, norm="batch", activation="relu", pooling="max"))
     8x2 batch relu max
     """
@@ -51,6 +53,8 @@ class Grid:
     def architectures(self) -> tuple[Candidate, ...]:
         """Return all combinations, narrow and shallow ones first.
 
+        Examples
+        --------
         >>> len(Grid().architectures()), len(PAPERS_GRID.architectures())
         (96, 720)
         """

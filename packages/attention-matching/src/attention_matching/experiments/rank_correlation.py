@@ -19,6 +19,8 @@ class RankCorrelation:
 
     Both are NaN if one side ranks nothing: fewer than two items, or all equal.
 
+    Examples
+    --------
     >>> print(RankCorrelation(spearman=0.8, kendall=0.6, count=72))
     0.80 / 0.60
     """
@@ -37,6 +39,8 @@ class RankCorrelation:
 def rank_correlation(a: Float[np.ndarray, " items"], b: Float[np.ndarray, " items"]) -> RankCorrelation:
     """Compare the orders in which two arrays of numbers rank the same items.
 
+    Examples
+    --------
     >>> print(rank_correlation(np.array([0.1, 0.2, 0.3]), np.array([0.5, 0.7, 0.9])))
     1.00 / 1.00
     """
@@ -54,6 +58,8 @@ def spearman_interval(
 ) -> tuple[float, float]:
     """Return a percentile bootstrap interval of Spearman's coefficient over the items; NaN if nothing is ranked.
 
+    Examples
+    --------
     >>> spearman_interval(np.arange(9.0), np.arange(9.0))
     (1.0, 1.0)
     """

@@ -60,6 +60,8 @@ def search_data(data: ImageSet, config: SearchConfig | None = None) -> ImageSet:
     The held-out images become the test images of the result; the test images of ``data`` take no part. Mean and std
     are those of all training images. ``config.held_out`` and ``config.seed`` choose the split.
 
+    Examples
+    --------
     >>> from sextet_common.data import load
     >>> remaining = search_data(load("digits"))
     >>> len(remaining.train_images), len(remaining.test_images)

@@ -81,6 +81,8 @@ def small_sets(
 
     The other parameters are those of :func:`small_set`; ``out`` has a run folder per distillation.
 
+    Examples
+    --------
     >>> from sextet_common.data import load
     >>> {name: len(some) for name, some in small_sets(["random", "herding"], load("digits"), ipc=1).items()}
     {'random': 10, 'herding': 10}
@@ -97,6 +99,8 @@ def small_sets(
 def check_sources(sources: Sequence[str]) -> None:
     """Refuse sources that are unknown or repeated, and an empty list.
 
+    Examples
+    --------
     >>> check_sources(["random", "magic"])
     Traceback (most recent call last):
     sextet_common.errors.InputError: 'magic' images are unknown; expected: random, k-centre, herding, dm, datadam, atom
@@ -115,6 +119,8 @@ def only_classes(data: ImageSet, chosen: Sequence[int]) -> ImageSet:
 
     The statistics are those of the training images that remain.
 
+    Examples
+    --------
     >>> from sextet_common.data import load
     >>> few = only_classes(load("digits"), [7, 3])
     >>> few.classes, few.n_classes, len(few.test_images)
@@ -134,6 +140,8 @@ def members_of(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the images and labels of some classes, renumbered 0, 1, ... in the order given.
 
+    Examples
+    --------
     >>> members_of([2, 0], np.zeros((4, 1, 8, 8)), np.array([0, 1, 2, 0]))[1]
     array([1, 0, 1])
     """

@@ -23,6 +23,8 @@ _CLASSES_SHOWN = 20
 def summary(distilled: DistilledSet) -> str:
     """Describe a set in a few lines.
 
+    Examples
+    --------
     >>> from attention_matching.images.select import random_real
     >>> from sextet_common.data import load
     >>> print(summary(random_real(load("digits"), ipc=2)))

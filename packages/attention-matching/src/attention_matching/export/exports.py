@@ -52,6 +52,8 @@ def export_folder(distilled: DistilledSet, path: str | os.PathLike[str]) -> None
     the order of the folder names: if the class names are in another order, or cannot be folder names, each is preceded
     by its number. ``path`` is a new or empty folder, written atomically; every class must have an image.
 
+    Examples
+    --------
     >>> import tempfile
     >>> from attention_matching.images.select import random_real
     >>> from sextet_common.data import load
@@ -160,6 +162,8 @@ def export(distilled: DistilledSet, path: str | os.PathLike[str], kind: Export, 
     The kind ``"folder"`` calls :func:`export_folder`, ``"pt-dc"`` and ``"pt-mtt"`` call :func:`export_pt`, and
     ``"ddranking"`` calls :func:`export_ddranking`, with the same ``path`` and ``dataset``.
 
+    Examples
+    --------
     >>> import tempfile
     >>> from attention_matching.images.select import random_real
     >>> from sextet_common.data import load

@@ -17,6 +17,8 @@ from esac.play.policy import PolicyShape
 def shaped_ranks(returns: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Return ranks in [-0.5, 0.5]; ties share their mean rank, and NaN ranks last.
 
+    Examples
+    --------
     >>> shaped_ranks(np.array([5.0, np.nan, 7.0, 5.0]))
     array([ 0. , -0.5,  0.5,  0. ])
     """

@@ -61,6 +61,8 @@ def make(env: EnvSource, options: dict[str, Any] | None = None) -> gymnasium.Env
 def name_from_file(name: object, path: object) -> str:
     """Return the name of an environment that a file gives, refusing names that make gymnasium import a module.
 
+    Examples
+    --------
     >>> name_from_file("Pendulum-v1", "model.safetensors")
     'Pendulum-v1'
     """
@@ -91,6 +93,8 @@ def _remedy(env: object, error: Exception) -> str:
 def check_spaces(env: gymnasium.Env[Any, Any]) -> None:
     """Refuse spaces that are not those of continuous control, naming the wrapper that helps.
 
+    Examples
+    --------
     >>> check_spaces(gymnasium.make("CartPole-v1"))
     Traceback (most recent call last):
     sextet_common.errors.InputError: actions are Discrete(2); expected: a Box: soft actor-critic is for continuous \
@@ -117,6 +121,8 @@ def check_spaces(env: gymnasium.Env[Any, Any]) -> None:
 def horizon(env: gymnasium.Env[Any, Any], fallback: int = 10_000) -> int:
     """Return the largest number of steps of an episode; `fallback` if the environment does not state one.
 
+    Examples
+    --------
     >>> horizon(gymnasium.make("Pendulum-v1"))
     200
     """

@@ -26,6 +26,8 @@ ActionMap = Literal["tanh", "clip"]
 class PolicyShape:
     """Layout of a policy vector: weights (out, in), then biases (out,), layer by layer.
 
+    Examples
+    --------
     >>> PolicyShape(17, 6).size
     71942
     """

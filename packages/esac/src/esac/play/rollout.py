@@ -116,6 +116,8 @@ def numpy_policy(
 ) -> NumpyPolicy:
     """Make a policy for the spaces of an environment.
 
+    Examples
+    --------
     >>> from esac.play.environment import make
     >>> numpy_policy(make("Pendulum-v1"), (4,)).shape.size
     21

@@ -22,6 +22,8 @@ from esac.play.rollout import Episode, NonFiniteError, OnNan
 def noise(seed: int, generation: int, member: int, size: int) -> Float[np.ndarray, " size"]:
     """Draw the standard normal noise of a member, a function of (seed, generation, member) alone.
 
+    Examples
+    --------
     >>> bool((noise(0, 3, 1, 5) == noise(0, 3, 1, 5)).all()), bool((noise(0, 3, 1, 5) == noise(0, 3, 2, 5)).any())
     (True, False)
     """

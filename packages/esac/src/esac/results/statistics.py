@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from sextet_common import checks
 from sextet_common.errors import InputError
 
 Scores = Float[np.ndarray, "runs tasks"] | Float[np.ndarray, " runs"]
@@ -38,6 +39,8 @@ def iqm(scores: Scores) -> float:
 
     It is the mean after dropping ``floor(n / 4)`` scores from each end: ``scipy.stats.trim_mean(scores, 0.25, None)``.
 
+    Examples
+    --------
     >>> iqm(np.array([0.0, 1.0, 2.0, 100.0]))
     1.5
     """
@@ -49,6 +52,8 @@ def iqm(scores: Scores) -> float:
 def optimality_gap(scores: Scores, gamma: float = 1.0) -> float:
     """Return the mean of ``max(gamma - score, 0)``: by how much runs miss a target score. 0 is best.
 
+    Examples
+    --------
     >>> optimality_gap(np.array([0.5, 3.0]), gamma=1.0)
     0.25
     """
@@ -63,6 +68,8 @@ def probability_of_improvement(x: Scores, y: Scores) -> float:
     It is the Mann-Whitney statistic of each task over its number of pairs, ties counting one half, averaged over
     tasks. The numbers of runs may differ.
 
+    Examples
+    --------
     >>> probability_of_improvement(np.array([2.0, 3.0]), np.array([1.0, 2.0]))
     0.875
     """
@@ -76,6 +83,8 @@ def probability_of_improvement(x: Scores, y: Scores) -> float:
 def performance_profile(scores: Scores, thresholds: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
     """Return the share of runs that score above each threshold, averaged over tasks.
 
+    Examples
+    --------
     >>> performance_profile(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.0, 2.0, 4.0]))
     array([1. , 0.5, 0. ])
     """
@@ -166,6 +175,8 @@ def on_grid(
 
     `steps` must not decrease; of equal steps the last value counts.
 
+    Examples
+    --------
     >>> on_grid(np.array([10.0, 20.0]), np.array([1.0, 2.0]), np.array([5.0, 10.0, 19.0, 30.0]))
     array([nan,  1.,  1.,  2.])
     """
@@ -203,8 +214,9 @@ def _matrix(scores: Any) -> Float[np.ndarray, "runs tasks"]:
 
 
 def _generator(resamples: int, level: float, seed: int) -> np.random.Generator:
-    if resamples < 1 or not 0 < level < 1 or seed < 0:
-        raise InputError(f"{resamples} resamples, level {level}, seed {seed}", ">= 1, in (0, 1), >= 0")
+    checks.check("resamples", resamples, checks.Count)
+    checks.check("level", level, checks.OpenShare)
+    checks.check("seed", seed, checks.Natural)
     return np.random.default_rng(seed)
 
 

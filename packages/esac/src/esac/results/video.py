@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium
 import numpy as np
 from jaxtyping import UInt8
-from sextet_common import files
+from sextet_common import checks, files
 from sextet_common.errors import InputError, require
 
 from esac.play import environment
@@ -62,8 +62,9 @@ def record(
     target = Path(path)
     if target.suffix.lower() not in (".mp4", ".gif"):
         raise InputError(f"{target} ends in {target.suffix!r}", ".mp4 or .gif")
-    if episodes < 1 or (width is not None and width < 2) or (fps is not None and not 0 < fps < math.inf):
-        raise InputError(f"{episodes} episodes, fps {fps}, width {width}", "at least 1, more than 0, at least 2")
+    checks.check("episodes", episodes, checks.Count)
+    checks.check("width", width, Annotated[int, checks.Bounds(2)] | None)
+    checks.check("fps", fps, checks.Positive | None)
     image = require("PIL.Image", package="esac", extra="video")
     write = _write_gif
     if target.suffix.lower() == ".mp4":

@@ -134,6 +134,8 @@ class Config:
     On the command line and in run folders the settings of ``head``, ``contrastive`` and ``classification`` stand beside
     the others, each by its own name; `flat` and `as_flat` convert.
 
+    Examples
+    --------
     >>> Config.flat(epochs=5, dim=64, temperature=0.1).head.dim
     64
     """
