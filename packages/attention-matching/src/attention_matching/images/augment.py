@@ -134,6 +134,11 @@ def augmentation_for(classes: tuple[str, ...], operations: tuple[Operation, ...]
 
     By default it has all six operations, but no ``flip`` if the classes are the ten digits, because a mirrored 2 is not
     a digit.
+
+    Examples
+    --------
+    >>> augmentation_for(tuple("0123456789")).operations
+    ('color', 'crop', 'cutout', 'scale', 'rotate')
     """
     if operations is None:
         digits = {name[0] for name in classes} == set("0123456789") and len(classes) == 10

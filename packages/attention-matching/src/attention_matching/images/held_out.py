@@ -36,7 +36,14 @@ class HeldOut:
             )
 
     def without(self, images: Float[Tensor, "others channels height width"]) -> HeldOut:
-        """Leave out the images that are also among others, which a network is trained on."""
+        """Leave out the images that are also among others, which a network is trained on.
+
+        Examples
+        --------
+        >>> held_out = HeldOut(torch.eye(3)[:, None, None], torch.tensor([0, 1, 2]))
+        >>> held_out.without(torch.eye(3)[1:, None, None]).labels
+        tensor([0])
+        """
         mine, others = self.inputs.flatten(1), images.flatten(1)
         nearest = torch.cat([torch.cdist(some, others).amin(dim=1) for some in mine.split(256)])
         kept = nearest > _SAME * mine.norm(dim=1)

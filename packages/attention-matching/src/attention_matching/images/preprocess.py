@@ -45,7 +45,15 @@ class ZCA:
 
     @classmethod
     def fit(cls, pixels: Float[np.ndarray, "images channels height width"]) -> ZCA:
-        """Fit the whitening to at least two real training images, in [0, 1], not standardised."""
+        """Fit the whitening to at least two real training images, in [0, 1], not standardised.
+
+        Examples
+        --------
+        >>> generator = np.random.default_rng(0)
+        >>> zca = ZCA.fit(generator.random((50, 1, 2, 2), dtype=np.float32))
+        >>> torch.allclose(zca.matrix @ zca.inverse, torch.eye(4), atol=1e-5)
+        True
+        """
         count, size = len(pixels), math.prod(pixels.shape[1:])
         if size > MAX_SIZE:
             # In double precision the covariance, its eigenvectors and twice as much workspace for the solver, then
@@ -98,7 +106,15 @@ class Preprocessing:
 
     @classmethod
     def fit(cls, data: ImageSet, whitening: Whitening = "none") -> Preprocessing:
-        """Fit to the training images only; ``"zca"`` is for images of at most 64 x 64 x 3 values."""
+        """Fit to the training images only; ``"zca"`` is for images of at most 64 x 64 x 3 values.
+
+        Examples
+        --------
+        >>> from sextet_common.data import load
+        >>> digits = load("digits")
+        >>> tuple(Preprocessing.fit(digits, "zca")(digits.test_images).shape)
+        (360, 1, 8, 8)
+        """
         check("whitening", whitening, Whitening)
         zca = ZCA.fit(data.train_images) if whitening == "zca" else None
         return cls(torch.tensor(data.mean), torch.tensor(data.std), zca)

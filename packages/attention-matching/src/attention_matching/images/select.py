@@ -50,7 +50,14 @@ def select(
 
 
 def random_real(data: ImageSet, ipc: int, seed: int = 0, preprocessing: Preprocessing | None = None) -> DistilledSet:
-    """Choose ``ipc`` random training images of every class, without replacement."""
+    """Choose ``ipc`` random training images of every class, without replacement.
+
+    Examples
+    --------
+    >>> from sextet_common.data import load
+    >>> random_real(load("digits"), ipc=2).labels[:6].tolist()
+    [0, 0, 1, 1, 2, 2]
+    """
     chosen = [
         seeding.generator(seed, "random real", label).choice(members, ipc, replace=False)
         for label, members in enumerate(_members(data, ipc))
@@ -71,6 +78,12 @@ def k_centre(
     algorithm 1; see :func:`~attention_matching.images.coreset.farthest_first`. Images are compared by ``features``, a
     function from inputs (batch, channels, height, width) to (batch, size). The papers use a trained network, see
     :func:`~attention_matching.evaluation.features.trained_features`; by default we compare the inputs themselves.
+
+    Examples
+    --------
+    >>> from sextet_common.data import load
+    >>> k_centre(load("digits"), ipc=2).labels[:6].tolist()
+    [0, 0, 1, 1, 2, 2]
     """
     return _chosen_by(farthest_first, "k-centre", data, ipc, preprocessing, features)
 
@@ -87,12 +100,25 @@ def herding(
     Welling, "Herding dynamical weights to learn" (ICML 2009); as Rebuffi et al., "iCaRL" (arXiv 1611.07725), algorithm
     4, without its normalisation of the features. See :func:`~attention_matching.images.coreset.nearest_mean`;
     parameters are those of :func:`k_centre`.
+
+    Examples
+    --------
+    >>> from sextet_common.data import load
+    >>> herding(load("digits"), ipc=2).labels[:6].tolist()
+    [0, 0, 1, 1, 2, 2]
     """
     return _chosen_by(nearest_mean, "herding", data, ipc, preprocessing, features)
 
 
 def whole_set(data: ImageSet, preprocessing: Preprocessing | None = None) -> DistilledSet:
-    """Return all training images, in their order: the upper bound that a distilled set is compared with."""
+    """Return all training images, in their order: the upper bound that a distilled set is compared with.
+
+    Examples
+    --------
+    >>> from sextet_common.data import load
+    >>> len(whole_set(load("digits")))
+    1437
+    """
     return subset(data, np.arange(len(data.train_labels)), {"method": "whole set"}, preprocessing)
 
 

@@ -38,6 +38,12 @@ def build(
         Normalisation of every convolutional network. The original AlexNet and VGG-11 have none, ResNet-18 has batch
         norm; the distillation papers compare architectures with instance or batch norm. A ViT always has its layer
         norms.
+
+    Examples
+    --------
+    >>> import torch
+    >>> tuple(build("vgg11", (1, 28, 28), 10)(torch.zeros(2, 1, 28, 28)).shape)
+    (2, 10)
     """
     check("architecture", architecture, Architecture)
     if architecture == "convnet":

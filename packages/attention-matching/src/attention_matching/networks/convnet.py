@@ -116,12 +116,23 @@ def default_depth(side: int) -> int:
     """Return the number of blocks for the smaller image side in pixels, which leaves about 4x4 positions.
 
     The papers use 3 at 32, 4 at 64 and 5 at 128. Sides below 28 are not specified in the papers; we use 2.
+
+    Examples
+    --------
+    >>> [default_depth(side) for side in (8, 28, 32, 64, 128)]
+    [2, 3, 3, 4, 5]
     """
     return max(1 if side < 4 else 2, round(math.log2(side)) - 2)
 
 
 def default_width(side: int) -> int:
-    """Return the number of channels: the papers' 128; for image sides below 28, not in the papers, 64."""
+    """Return the number of channels: the papers' 128; for image sides below 28, not in the papers, 64.
+
+    Examples
+    --------
+    >>> default_width(8), default_width(32)
+    (64, 128)
+    """
     return 128 if side >= 28 else 64
 
 
