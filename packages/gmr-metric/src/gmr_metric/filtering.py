@@ -45,17 +45,12 @@ class GaussianSumFilter:
     """A Gaussian-sum filter, linear for models with a matrix and unscented for those with a function.
 
     A prediction has one component per pair of components of the state and of the transition's noise, an update one per
-    pair of components of the state and of the sensor's noise; if these are too many, they are reduced. With one
+    pair of components of the state and of the sensor's noise. If these are more than ``n_components``
+    (None for no limit), :func:`gmr_metric.reduce` reduces them by ``method`` with the keywords ``options``. With one
     component throughout, this is the Kalman filter.
 
     Parameters
     ----------
-    n_components
-        The largest number of components of a state; None never reduces.
-    method
-        The reduction method: one of :func:`gmr_metric.available_methods`.
-    options
-        Further keywords for :func:`gmr_metric.reduce`: the method's own options, or ``max_distance``.
     alpha, beta, kappa
         The unscented transform's parameters. The points lie ``alpha * sqrt(d + kappa)`` standard deviations from the
         mean. The defaults give no point in the centre and no negative weight, so that covariances stay positive
@@ -92,14 +87,7 @@ class GaussianSumFilter:
         check_method(self.method)
 
     def predict(self, state: GaussianMixture, transition: Model) -> GaussianMixture:
-        """Return the next state's distribution; both states have the transition's number of dimensions.
-
-        Examples
-        --------
-        >>> state = GaussianMixture([1.0], [[3.0]], [[[1.0]]])
-        >>> GaussianSumFilter().predict(state, Model([[2.0]], [[0.5]])).covariances.tolist()
-        [[[4.5]]]
-        """
+        """Return the next state's distribution; both states have the transition's number of dimensions."""
         d = state.dim
         if transition.dim != d:
             raise InputError(f"the transition's noise must have {d} dimensions like the state, got {transition.dim}")
@@ -119,12 +107,7 @@ class GaussianSumFilter:
     ) -> tuple[GaussianMixture, float]:
         """Condition the state, of d dimensions, on a measurement of shape (m,); None if there is none.
 
-        Returns
-        -------
-        GaussianMixture
-            The state's distribution given the measurement.
-        float
-            The log density of the measurement, 0 if there is none.
+        Also return the log density of the measurement, 0 if there is none.
 
         Examples
         --------
@@ -168,15 +151,9 @@ class GaussianSumFilter:
     ) -> Iterator[Estimate]:
         """Predict and update once per measurement, as they arrive, and yield an estimate for each.
 
-        Parameters
-        ----------
-        prior
-            The state's distribution one step before the first measurement.
-        measurements
-            Each of shape (m,), or None if it is missing.
-        transition, sensor
-            The models of all steps. If they change, for example with uneven intervals, call :meth:`predict` and
-            :meth:`update` in a loop.
+        The prior is the state's distribution one step before the first measurement. A measurement has shape (m,), or is
+        None if it is missing. If the models change, for example with uneven intervals, call :meth:`predict` and
+        :meth:`update` in a loop.
         """
         state = prior
         for measurement in measurements:

@@ -33,34 +33,24 @@ def log_inner_products(
     *,
     chunk_size: int | None = None,
 ) -> Float[Tensor, "batch others"]:
-    """Log of the L2 inner product of every mixture of one batch with every mixture of another.
+    """Log of the L2 inner product of every mixture of one batch with every mixture of another, shape (batch, others).
 
-    ``<f, g> = sum_ij w_i v_j N(m_i; n_j, P_i + Q_j)``, in log space throughout. Weights need not sum to one.
+    ``<f, g> = sum_ij w_i v_j N(m_i; n_j, P_i + Q_j)``, in log space throughout; a metric of mixtures from it: arXiv
+    2306.07309. Weights need not sum to one. Half precision is computed in float32. The second batch has the same kind
+    and dims, and is the first if omitted; the result is then exactly symmetric.
+
+    A mixture whose weights are all zero gives -inf, and zero gradients. Second derivatives are correct too, except for
+    isotropic variances if two means are equal (`torch.cdist` has a kink there), and with torch 2.6, whose cdist has
+    none.
 
     Parameters
     ----------
-    log_weights, means, covariances
-        The first batch, shapes (batch, components), (batch, components, dims) and one of the module's three kinds of
-        covariances. Half precision is computed in float32.
-    other_log_weights, other_means, other_covariances
-        The second batch, of the same kind and dims; the first batch if omitted.
     chunk_size
         The number of pairs of components evaluated at once. Larger problems are split into blocks, which the backward
         pass recomputes instead of storing; a block is never smaller than one component against one mixture. Forward
         and backward hold about 4 (isotropic), 5 (diagonal) or 6 dims**2 (full) numbers per pair, measured on a CPU;
         None means 2**19, 2**17 or 2**23 / dims**2 pairs. On a GPU with Triton isotropic and diagonal batches hold one
         number per pair and only in the backward pass; None means 2**27 pairs. Results depend on it by rounding only.
-
-    Returns
-    -------
-    Tensor
-        Shape (batch, others), float32 or float64; exactly symmetric for one batch with itself. A mixture whose
-        weights are all zero gives -inf, and zero gradients. Second derivatives are correct too, except for isotropic
-        variances if two means are equal (`torch.cdist` has a kink there), and with torch 2.6, whose cdist has none.
-
-    References
-    ----------
-    The integral of a product of Gaussians is ``N(m; n, P + Q)``; a metric of mixtures from it: arXiv 2306.07309.
 
     Examples
     --------
@@ -92,12 +82,9 @@ def log_similarity_matrix(
     ``log <f, g> - (log <f, f> + log <g, g>) / 2``, minus the Cauchy-Schwarz divergence (arXiv 2306.07309). The scale of
     the weights cancels. The parameters are those of `log_inner_products`.
 
-    Returns
-    -------
-    Tensor
-        Shape (batch, others), at most 0; for one batch with itself symmetric with a diagonal of exactly 0. Values that
-        rounding lifts above 0 are set to 0, but keep the gradient of the formula. A mixture whose weights are all zero
-        has no direction: -inf, on the diagonal too.
+    The result, shape (batch, others), is at most 0; for one batch with itself symmetric with a diagonal of exactly 0.
+    Values that rounding lifts above 0 are set to 0, but keep the gradient of the formula. A mixture whose weights are
+    all zero has no direction: -inf, on the diagonal too.
 
     Examples
     --------
@@ -133,13 +120,6 @@ def similarity_matrix(
 
     It is in [0, 1], 1 for equal densities, and has a diagonal of exactly 1 for one batch with itself. For distant
     mixtures it underflows to 0, as does its gradient; a loss should use `log_similarity_matrix`.
-
-    Examples
-    --------
-    >>> log_weights, means, variances = torch.zeros(2, 1), torch.tensor([[[0.0]], [[2.0]]]), torch.ones(2, 1)
-    >>> similarity_matrix(log_weights, means, variances)
-    tensor([[1.0000, 0.3679],
-            [0.3679, 1.0000]])
     """
     other = (other_log_weights, other_means, other_covariances)
     return log_similarity_matrix(log_weights, means, covariances, *other, chunk_size=chunk_size).exp()

@@ -33,14 +33,12 @@ class DiffusionGenerator(ImageGenerator):
         model, which is sampled by DDIM without noise.
     vae
         `AutoencoderKL` for a model of latents.
-    steps
-        Sampling steps.
-    grad_steps
-        Number of last steps that are differentiable; all by default.
+    steps, grad_steps
+        Sampling steps, and how many of the last ones are differentiable (all by default).
     guidance
         Scale of classifier-free guidance; 1 disables it. Needs a diffusion model with a null class embedding.
     n_classes
-        Number of classes; by default all embeddings of the model except a DiT's null embedding.
+        By default all embeddings of the model except a DiT's null embedding.
 
     References
     ----------
@@ -104,14 +102,7 @@ class DiffusionGenerator(ImageGenerator):
     ) -> DiffusionGenerator:
         """Return an untrained consistency model in pixel space: a UNet of one to four levels.
 
-        Parameters
-        ----------
-        n_classes, image_shape, steps
-            As for the class; image_shape is channels, height and width.
-        width
-            Channels of the first level, a multiple of 8.
-        seed
-            Seed of the initial weights.
+        ``image_shape`` is channels, height and width; ``width`` is the channels of the first level, a multiple of 8.
         """
         model = architectures.unet(image_shape, n_classes, width, seed)
         return cls(model, architectures.consistency_scheduler(), steps=steps)
@@ -155,20 +146,9 @@ class DiffusionGenerator(ImageGenerator):
     ) -> DiffusionGenerator:
         """Return an untrained diffusion transformer, over pixels or, with a VAE, over latents.
 
-        Parameters
-        ----------
-        n_classes, vae, steps, grad_steps, guidance
-            As for the class.
-        latent_shape
-            Channels, height and width of the latents; square, a multiple of the patch.
-        width
-            Channels of a token, a multiple of 16.
-        depth
-            Number of blocks.
-        patch
-            Side of a token's patch, in pixels.
-        seed
-            Seed of the initial weights.
+        ``latent_shape`` is channels, height and width of the latents: square, a multiple of the patch. ``width`` is the
+        channels of a token, a multiple of 16; ``depth`` the number of blocks; ``patch`` the side of a token's patch, in
+        pixels. The other parameters are those of the class.
         """
         model = architectures.transformer(n_classes, latent_shape, width, depth, patch, seed)
         scheduler = architectures.ddim_scheduler()
@@ -233,14 +213,7 @@ class DiffusionGenerator(ImageGenerator):
     def add_lora(self, rank: int = 4, *, targets: tuple[str, ...] | None = None, seed: int = 0) -> DiffusionGenerator:
         """Add low-rank adapters by peft (extra ``lora``) and freeze everything else; returns itself.
 
-        Parameters
-        ----------
-        rank
-            Rank of the adapters.
-        targets
-            Endings of the names of the adapted layers; by default attention and, in a UNet, convolutions.
-        seed
-            Seed of the initial weights.
+        ``targets`` are endings of the names of the adapted layers; by default attention and, in a UNet, convolutions.
         """
         attention = ("to_q", "to_k", "to_v", "to_out.0")
         default = attention if self.transformer else (*attention, "conv1", "conv2")
@@ -278,12 +251,8 @@ class DiffusionGenerator(ImageGenerator):
     def from_pretrained(cls, folder: str | os.PathLike[str], **settings: Any) -> DiffusionGenerator:
         """Load a generator from a local folder in the format of diffusers; nothing is downloaded.
 
-        Parameters
-        ----------
-        folder
-            Holds unet/ or transformer/, scheduler/, and optionally vae/ and d2m.json.
-        **settings
-            steps, grad_steps, guidance and n_classes, which override those of d2m.json.
+        The folder holds unet/ or transformer/, scheduler/, and optionally vae/ and d2m.json, whose steps, grad_steps,
+        guidance and n_classes the settings override.
         """
         parts = read_parts(Path(folder))
         with reading(folder, "complete files of one model"):

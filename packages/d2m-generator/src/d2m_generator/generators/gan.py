@@ -31,18 +31,12 @@ class ConditionalGAN(ImageGenerator):
 
     Parameters
     ----------
-    n_classes
-        Number of classes.
     image_shape
         Channels, height and width; sides from 8 to 128 that are 4 to 7 times a power of two.
     width
         Channels of the last block; earlier blocks have up to four times as many.
-    noise
-        Length of the noise vector.
-    embedding
-        Length of a class embedding.
-    seed
-        Seed of the initial weights.
+    noise, embedding
+        Lengths of the noise vector and of a class embedding.
 
     References
     ----------

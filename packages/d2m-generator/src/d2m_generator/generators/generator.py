@@ -25,14 +25,7 @@ Groups = dict[str, Callable[[str], bool]]
 class Generator(Protocol):
     """A class-conditional image generator.
 
-    Attributes
-    ----------
-    n_classes
-        Number of classes.
-    image_shape
-        Channels, height and width of the images.
-    noise_shape
-        Shape of the noise for one image.
+    ``image_shape`` is channels, height and width; ``noise_shape`` is the shape of the noise for one image.
     """
 
     n_classes: int
@@ -63,19 +56,11 @@ class ImageGenerator(nn.Module, ABC):
         return {}
 
     def sample(self, labels: Labels, seed: int | None = None, noise: Noise | None = None) -> Images:
-        """Generate one image per label, on the generator's device.
+        """Generate one image per label (a class index), on the generator's device.
 
-        Gradients flow to the parameters and the noise. Values slightly outside [0, 1] are not clipped, since clipping
-        would stop their gradients.
-
-        Parameters
-        ----------
-        labels
-            Class indices.
-        seed
-            Seed of the noise: image i of the batch uses the noise of (seed, i).
-        noise
-            Standard normal noise of shape (batch, *noise_shape), instead of a seed.
+        Image i of the batch uses the noise of (seed, i), unless standard normal noise of shape (batch, *noise_shape) is
+        given. Gradients flow to the parameters and the noise. Values slightly outside [0, 1] are not clipped, since
+        clipping would stop their gradients.
         """
         device = device_of(self)
         labels = check_labels(labels, self.n_classes).to(device)
@@ -92,14 +77,8 @@ class ImageGenerator(nn.Module, ABC):
 class ModuleGenerator(ImageGenerator):
     """Adapter that makes a generator of any module that maps (noise, labels) to images.
 
-    Parameters
-    ----------
-    module, n_classes, image_shape, noise_shape
-        The module, and the attributes of `Generator`.
-    value_range
-        Values of the module's output that are black and white.
-    one_hot
-        Pass labels as one-hot rows instead of class indices.
+    ``value_range`` holds the values of the module's output that are black and white; ``one_hot`` passes labels as
+    one-hot rows instead of class indices. The other parameters are the attributes of `Generator`.
 
     Examples
     --------

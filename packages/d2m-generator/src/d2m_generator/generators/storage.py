@@ -32,10 +32,7 @@ def save_generator(generator: ImageGenerator, folder: str | os.PathLike[str]) ->
 def load_generator(folder: str | os.PathLike[str]) -> ImageGenerator:
     """Load a generator onto the CPU, in evaluation mode.
 
-    Parameters
-    ----------
-    folder
-        A folder that `save_generator` wrote, or a run folder of pretrain or distill.
+    The folder is one that `save_generator` wrote, or a run folder of pretrain or distill.
     """
     folder = Path(folder)
     if (folder / "generator").is_dir():

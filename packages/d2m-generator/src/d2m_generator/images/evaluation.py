@@ -33,16 +33,8 @@ _JOB = "d2m-generator evaluate"
 class GeneratorEvaluation:
     """Test accuracies of fresh networks, with the protocol of their training.
 
-    Parameters
-    ----------
-    protocol
-        "fixed": the images were generated once. "regenerate": anew for every epoch.
-    ipc
-        Images per class; with "regenerate", per class and epoch.
-    evaluation
-        The accuracies.
-    images
-        The set, with the protocol "fixed".
+    With the protocol "fixed" the images were generated once, and ``images`` is the set. With "regenerate" they were
+    generated anew for every epoch, and ``ipc`` is the number of images per class and epoch.
 
     Examples
     --------
@@ -74,14 +66,8 @@ def evaluate_generator(
 
     Parameters
     ----------
-    generator
-        The generator.
-    data
-        Source of the test images.
     ipc
         Images per class.
-    config
-        The networks and their training.
     out
         A run folder that stores the accuracy of each network as soon as it is known; a stopped evaluation resumes.
     protocol
@@ -90,8 +76,6 @@ def evaluate_generator(
         are not comparable with those of a fixed set.
     selection
         How "fixed" selects the images; see `synthesize`.
-    seed
-        Seed of the noise.
     """
     config = config or EvaluateConfig()
     checks.check("protocol", protocol, Protocol)

@@ -47,14 +47,7 @@ class Quality:
 class Judge:
     """A classifier trained on the real images, whose features and predictions measure generated ones.
 
-    Parameters
-    ----------
-    data
-        The real images.
-    config
-        The network and its training.
-    path
-        A file that caches the trained network.
+    ``path`` is a file that caches the trained network.
     """
 
     def __init__(
@@ -123,14 +116,8 @@ def inception_fid(
 ) -> float:
     """Return the FID to the training images with features of Inception, by torch-fidelity (extra ``fidelity``).
 
-    Parameters
-    ----------
-    generator, images, seed
-        As for `Judge`.
-    data
-        The real images.
-    weights
-        torch-fidelity's weights of Inception, a local file; nothing is downloaded.
+    ``weights`` is a local file with torch-fidelity's weights of Inception; nothing is downloaded. The classes have
+    equally many generated images.
     """
     if not Path(weights).is_file():
         raise InputError(f"{weights} is missing", "torch-fidelity's weights of Inception, a local file")

@@ -36,18 +36,9 @@ def pixels_of(generator: Generator, labels: np.ndarray, seed: int) -> Float[np.n
 
 
 def save_samples(generator: ImageGenerator, path: str | os.PathLike[str], *, seed: int = 0, columns: int = 8) -> Path:
-    """Save a picture with one row of images for each of the first twenty classes, and return its path.
+    """Save a PNG picture with one row of images for each of the first twenty classes, and return its path.
 
-    Parameters
-    ----------
-    generator
-        The generator; its training mode is left as it is.
-    path
-        A PNG file.
-    seed
-        Seed of the noise.
-    columns
-        Images per class.
+    ``columns`` is the number of images per class. The generator's training mode is left as it is.
     """
     with evaluating(generator):
         labels = np.repeat(np.arange(min(generator.n_classes, _MAX_CLASSES)), columns)

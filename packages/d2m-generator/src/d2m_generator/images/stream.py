@@ -29,16 +29,7 @@ _RESERVE = 64 * 2**20  # bytes of the disk that stay free
 class StreamedSet:
     """Memory-mapped synthetic images: a map-style data set of (pixels in [0, 1], label), ordered by class.
 
-    Parameters
-    ----------
-    folder
-        The folder that `stream` wrote.
-    pixels, labels, soft_labels
-        The arrays; soft labels are optional.
-    classes
-        Class names.
-    meta
-        How the set was generated.
+    ``folder`` is one that `stream` wrote; ``meta`` tells how the set was generated. Soft labels are optional.
     """
 
     folder: Path
@@ -100,12 +91,8 @@ def stream(
 ) -> StreamedSet:
     """Generate any number of images per class into a folder, one batch in memory at a time, atomically.
 
-    Parameters
-    ----------
-    generator, ipc, seed, data, teacher, temperature
-        As for `synthesize` with ``selection="random"``.
-    folder
-        A new folder for images.npy (bytes), labels.npy, soft_labels.npy (with a teacher) and set.json.
+    The new folder holds images.npy (bytes), labels.npy, soft_labels.npy (with a teacher) and set.json. The other
+    parameters are those of `synthesize` with ``selection="random"``.
     """
     classes, preprocessing = classes_and_preprocessing(generator, data, None)
     check_counts(ipc, seed, temperature)

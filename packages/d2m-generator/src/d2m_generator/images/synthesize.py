@@ -41,12 +41,6 @@ def synthesize(
 
     Parameters
     ----------
-    generator
-        The generator.
-    ipc
-        Images per class.
-    seed
-        Seed of the noise.
     selection
         "random" keeps all samples. "herding" generates `candidates` times as many and keeps those whose mean feature is
         closest to the mean of all candidates; "diverse" keeps those that are farthest apart.
@@ -55,15 +49,11 @@ def synthesize(
         numbers, and pixels are centred.
     preprocessing
         Preprocessing of pixels, instead of the data's mean and std.
-    candidates
-        Samples per selected image.
     features
         Maps inputs (batch, channels, height, width) to the features (batch, size) that the selection compares; the
         inputs themselves by default.
-    teacher
-        A classifier of inputs, whose probabilities become the soft labels of the set.
-    temperature
-        Temperature of these probabilities.
+    teacher, temperature
+        A classifier of inputs, whose probabilities at this temperature become the soft labels of the set.
 
     Examples
     --------

@@ -29,14 +29,7 @@ class D2M:
 
     Each step draws a network from the pool, real images, generated images of fresh noise and one augmentation for both,
     and updates the trained parameters so that the class means of attention maps, embeddings and predictions agree. All
-    draws are keyed by (seed, step).
-
-    Parameters
-    ----------
-    config
-        The settings.
-    preprocessing
-        A fitted preprocessing, instead of the mean and std of the images.
+    draws are keyed by (seed, step). A fitted ``preprocessing`` replaces the mean and std of the images.
 
     References
     ----------
@@ -58,15 +51,8 @@ class D2M:
     ) -> ImageGenerator:
         """Distill in place, and return the generator with the averaged weights.
 
-        Parameters
-        ----------
-        generator
-            A pre-trained generator.
-        data
-            The images.
-        out
-            A run folder for checkpoints, metrics.jsonl, pictures of samples and the generator. A stopped run resumes
-            from its newest checkpoint, bit-identically.
+        ``out`` is a run folder for checkpoints, metrics.jsonl, pictures of samples and the generator. A stopped run
+        resumes from its newest checkpoint, bit-identically.
 
         Raises
         ------

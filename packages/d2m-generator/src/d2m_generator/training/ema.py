@@ -12,16 +12,9 @@ from torch import Tensor, nn
 class EMA:
     """Exponential moving average of parameters, with a warm-up that forgets the initial weights.
 
-    Update n uses the decay min(decay, (n - 1) / (n + 9)), so the first update replaces the initial weights.
-
-    Parameters
-    ----------
-    module
-        Module with the parameters.
-    decay
-        Share of the average that remains at each update, in [0, 1).
-    names
-        Names of the averaged parameters; all by default.
+    Update n uses the decay min(decay, (n - 1) / (n + 9)), so the first update replaces the initial weights. ``decay``
+    is the share of the average that remains at each update, in [0, 1); ``names`` are the averaged parameters, all by
+    default.
 
     Examples
     --------

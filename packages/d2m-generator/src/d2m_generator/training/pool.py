@@ -52,20 +52,8 @@ class PoolConfig:
 class Pool:
     """Numbered networks, of which each step sees those that are in the pool at its time.
 
-    Network n depends on (seed, n) alone, so that a resumed run uses the same networks.
-
-    Parameters
-    ----------
-    config
-        The settings.
-    data
-        Images to train networks on.
-    preprocessing, augment
-        Preprocessing and augmentation of these images.
-    seed
-        Seed of all networks.
-    device
-        Device of all networks.
+    Network n depends on (seed, n) alone, so that a resumed run uses the same networks. ``data``,
+    with its preprocessing and augmentation, trains them.
     """
 
     def __init__(

@@ -25,17 +25,9 @@ def pretrain(
 ) -> ImageGenerator:
     """Train a generator on real images in place, and return it with the averaged weights, in evaluation mode.
 
-    Parameters
-    ----------
-    generator
-        A `ConditionalGAN` or a `DiffusionGenerator`.
-    data
-        The images.
-    config
-        The settings.
-    out
-        A run folder for checkpoints, metrics.jsonl, pictures of samples and the generator. A stopped run resumes from
-        its newest checkpoint, bit-identically.
+    The generator is a `ConditionalGAN` or a `DiffusionGenerator`. ``out`` is a run folder for checkpoints,
+    metrics.jsonl, pictures of samples and the generator. A stopped run resumes from its newest checkpoint,
+    bit-identically.
 
     Raises
     ------

@@ -22,15 +22,7 @@ _FEW = 12  # dimensions up to which factors and solutions entry by entry are fas
 def log_gaussian(offsets: Float[np.ndarray, "... dim"], covariances: Float[np.ndarray, "... dim dim"]) -> np.ndarray:
     """Log density of centred Gaussians at offsets; leading axes broadcast.
 
-    Raises
-    ------
-    numpy.linalg.LinAlgError
-        If a covariance is not positive definite.
-
-    Examples
-    --------
-    >>> log_gaussian(np.zeros(1), np.ones((1, 1))).round(6).tolist()
-    -0.918939
+    A covariance that is not positive definite raises `numpy.linalg.LinAlgError`.
     """
     if offsets.shape[-1] == 1:
         variance = covariances[..., 0, 0]

@@ -29,16 +29,9 @@ WEIGHT_TOLERANCE = 1e-8  # largest deviation of the weights' sum from one
 class GaussianMixture:
     """A mixture of N Gaussians in d dimensions; its arrays are float64 and read-only.
 
-    Parameters
-    ----------
-    weights
-        At least 0, with sum one within 1e-8; shape (N,).
-    means
-        Shape (N, d).
-    covariances
-        Symmetric and positive definite; shape (N, d, d).
-    normalize
-        Accept weights of any positive sum, and divide by it.
+    The weights, shape (N,), are at least 0 and sum to one within 1e-8; with ``normalize`` they may have any positive
+    sum and are divided by it. The means have shape (N, d); the covariances, shape (N, d, d), are symmetric and positive
+    definite.
 
     Examples
     --------
@@ -105,13 +98,7 @@ class GaussianMixture:
         return factors
 
     def logpdf(self, points: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
-        """Log density at points of shape (points, d).
-
-        Examples
-        --------
-        >>> GaussianMixture([1.0], [[0.0]], [[[1.0]]]).logpdf(np.zeros((1, 1))).round(6).tolist()
-        [-0.918939]
-        """
+        """Log density at points of shape (points, d)."""
         return algebra.log_density(
             as_floats("points", points, (None, self.dim)), self.weights, self.means, self.cholesky
         )
@@ -152,19 +139,9 @@ class GaussianMixture:
         return GaussianMixture(self.weights, self.means[:, kept], self.covariances[:, kept[:, None], kept])
 
     def condition(self, dims: Sequence[int], values: Float[np.ndarray, " given"]) -> GaussianMixture:
-        """Condition on known values of some dimensions.
+        """Condition on known values, shape (len(dims),), of some dimensions.
 
-        Parameters
-        ----------
-        dims
-            The known dimensions; at least one other must remain.
-        values
-            Their values, shape (len(dims),).
-
-        Returns
-        -------
-        GaussianMixture
-            The mixture of the remaining dimensions, in their original order.
+        The result has the other dimensions, at least one, in their original order.
 
         Examples
         --------
@@ -187,26 +164,14 @@ class GaussianMixture:
     ) -> GaussianMixture:
         """Return the distribution of ``matrix @ x + offset``.
 
-        Parameters
-        ----------
-        matrix
-            Of full row rank, shape (new, d).
-        offset
-            Shape (new,), or one number.
+        The matrix, shape (new, d), has full row rank; the offset has shape (new,) or is one number.
         """
         a = as_floats("matrix", matrix, (None, self.dim))
         spread = np.matmul(a, self.cholesky)
         return GaussianMixture(self.weights, self.means @ a.T + offset, np.matmul(spread, np.swapaxes(spread, 1, 2)))
 
     def product(self, other: GaussianMixture) -> GaussianMixture:
-        """Multiply two densities and normalise: one component per pair, as in belief propagation.
-
-        Examples
-        --------
-        >>> unit = GaussianMixture([1.0], [[1.0]], [[[1.0]]])
-        >>> unit.product(unit).covariances.tolist()
-        [[[0.5]]]
-        """
+        """Multiply two densities and normalise: one component per pair, as in belief propagation."""
         same_dim(self.dim, other.dim)
         return GaussianMixture(*algebra.multiplied(self._arrays, other._arrays), normalize=True)
 
@@ -226,15 +191,7 @@ class GaussianMixture:
 
     @classmethod
     def from_sklearn(cls, model: Any) -> GaussianMixture:
-        """Convert a fitted ``GaussianMixture`` or ``BayesianGaussianMixture`` of scikit-learn, of any covariance type.
-
-        Examples
-        --------
-        >>> from sklearn.mixture import GaussianMixture as Fitted
-        >>> points = np.random.default_rng(0).normal(size=(100, 2))
-        >>> GaussianMixture.from_sklearn(Fitted(3, random_state=0).fit(points)).means.shape
-        (3, 2)
-        """
+        """Convert scikit-learn's fitted ``GaussianMixture`` or ``BayesianGaussianMixture``, of any covariance type."""
         return cls(*conversions.from_sklearn(model), normalize=True)
 
     def to_sklearn(self) -> Any:
@@ -242,12 +199,6 @@ class GaussianMixture:
 
         It is ready to score, predict and sample. If a weight is 0, NumPy warns about its logarithm when the model is
         used; the results are correct.
-
-        Examples
-        --------
-        >>> pair = GaussianMixture([0.5, 0.5], [[-3.0], [3.0]], np.ones((2, 1, 1)))
-        >>> pair.to_sklearn().predict([[-1.0], [2.0]]).tolist()
-        [0, 1]
         """
         return conversions.to_sklearn(*self._arrays, self.cholesky)
 
@@ -298,11 +249,6 @@ class GaussianMixture:
             itself; or the kernel's covariance, shape (d, d).
         weights
             Of any positive sum, shape (n,); equal by default.
-
-        Examples
-        --------
-        >>> GaussianMixture.from_kde([[0.0], [1.0], [2.0]], bandwidth=0.5).covariances[0].round(6).tolist()
-        [[0.25]]
         """
         return cls(*conversions.from_kde(samples, bandwidth, weights), normalize=True)
 

@@ -50,27 +50,20 @@ def similarity(f: GaussianMixture, g: GaussianMixture) -> float:
 
 
 def distance(f: GaussianMixture, g: GaussianMixture, metric: str = "angle", *, samples: int = 10_000) -> float:
-    """Distance between two mixtures of the same dimension.
+    """Distance between two mixtures of the same dimension, at least 0 (``kl`` may be negative by its sampling error).
+
+    Nearly equal mixtures with the same number of components are compared through their differences, so that distances
+    far below 1e-8 are accurate; other pairs have an absolute error of about 1e-8.
 
     Parameters
     ----------
-    f, g
-        The mixtures.
     metric
-        ``angle`` (arc cosine of the similarity, in [0, pi/2]), ``chord`` (sqrt(2 - 2 cos)),
-        ``sine``, ``l2`` (norm of f - g), ``ise`` (its square), ``nise`` (ise over the sum of
-        the squared norms), ``cauchy-schwarz`` (-log cos), ``mw2`` (optimal transport of
-        components under the 2-Wasserstein distance) or ``kl`` (Kullback-Leibler divergence of
-        g from f, by sampling: :func:`kl_divergence`).
+        ``angle`` (arc cosine of the similarity, in [0, pi/2]), ``chord`` (sqrt(2 - 2 cos)), ``sine``, ``l2`` (norm of
+        f - g), ``ise`` (its square), ``nise`` (ise over the sum of the squared norms), ``cauchy-schwarz`` (-log cos),
+        ``mw2`` (optimal transport of components under the 2-Wasserstein distance) or ``kl`` (Kullback-Leibler
+        divergence of g from f, by sampling: :func:`kl_divergence`).
     samples
         Number of samples for ``kl``.
-
-    Returns
-    -------
-    float
-        At least 0 (``kl`` may be negative by its sampling error). Nearly equal mixtures with the same number of
-        components are compared through their differences, so that distances far below 1e-8 are accurate; other pairs
-        have an absolute error of about 1e-8.
 
     Examples
     --------
@@ -86,13 +79,7 @@ def distance(f: GaussianMixture, g: GaussianMixture, metric: str = "angle", *, s
 
 
 def available_metrics() -> tuple[str, ...]:
-    """Return the names of the metrics that :func:`distance` accepts.
-
-    Examples
-    --------
-    >>> available_metrics()[:3]
-    ('angle', 'chord', 'sine')
-    """
+    """Return the names of the metrics that :func:`distance` accepts."""
     return (*_METRICS, "kl")
 
 
@@ -115,19 +102,7 @@ def pairwise_distances(mixtures: Sequence[GaussianMixture], metric: str = "angle
 def kl_divergence(f: GaussianMixture, g: GaussianMixture, *, samples: int = 10_000, seed: int = 0) -> Estimate:
     """Kullback-Leibler divergence of g from f, by sampling from f.
 
-    Parameters
-    ----------
-    f, g
-        Mixtures of the same dimension.
-    samples
-        Number of samples, at least 2.
-    seed
-        The same seed gives the same estimate.
-
-    Returns
-    -------
-    Estimate
-        The mean of ``log f - log g`` over the samples, and its standard error.
+    The estimate is the mean of ``log f - log g`` over at least 2 samples, with its standard error.
 
     Examples
     --------

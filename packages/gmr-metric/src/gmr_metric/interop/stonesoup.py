@@ -22,21 +22,16 @@ from gmr_metric.reduction.merging import merge_groups
 class GaussianMixtureReducer(MixtureReducer):  # type: ignore[misc]  # Stone Soup has no types
     """Replacement for Stone Soup's reducer of the same name that keeps the expected number of targets.
 
-    Components below a weight are dropped, those close to a heavier one are merged with it, and if too many are left, a
-    reduction method merges them; Stone Soup's own reducer drops the lightest of these. The sum of the weights, which in
-    a PHD filter is the expected number of targets, does not change: dropped weights go to the other components in
-    proportion to theirs, and a merged weight may exceed one. A merged component takes the tag and the timestamp of its
-    heaviest part, as in Stone Soup; if several components of one tag are left, the heaviest keeps it and the others get
-    new ones. The input components are not changed.
+    Components below a weight are dropped, those close to a heavier one are merged with it, and if too many are left,
+    ``method``, one of :func:`gmr_metric.available_methods`, merges them with its own ``options``; Stone Soup's own
+    reducer drops the lightest of these. The sum of the weights, which in a PHD filter is the expected number of
+    targets, does not change: dropped weights go to the other components in proportion to theirs, and a merged weight
+    may exceed one. A merged component takes the tag and the timestamp of its heaviest part, as in Stone Soup; if
+    several components of one tag are left, the heaviest keeps it and the others get new ones. The input components are
+    not changed.
 
     Parameters
     ----------
-    max_number_components
-        The largest number of components left.
-    method
-        How to merge them if too many are left: one of :func:`gmr_metric.available_methods`.
-    options
-        The method's own options.
     prune_threshold
         Components of lower weight are dropped. If all are, the result is empty.
     merge_threshold

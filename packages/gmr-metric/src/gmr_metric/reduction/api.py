@@ -50,18 +50,8 @@ _METHODS = dict(BUILT_IN)
 class Reduction:
     """A reduced mixture, and how it was obtained.
 
-    Parameters
-    ----------
-    mixture
-        The reduced mixture of L components.
-    assignment
-        The component that each original one went to, shape (N,).
-    history
-        The method's steps, in order.
-    seconds
-        The method's running time.
-    original
-        The mixture that was reduced.
+    ``assignment``, shape (N,), is the reduced component that each original one went to. ``history`` holds the method's
+    steps in order, and ``seconds`` its running time.
     """
 
     mixture: GaussianMixture
@@ -87,27 +77,18 @@ def reduce(
     max_distance: float | None = None,
     **options: Any,
 ) -> Reduction:
-    """Reduce a mixture to fewer components.
+    """Reduce a mixture to at most ``n_components``, by one of :func:`available_methods` and its own ``options``.
+
+    The result has fewer components if some have no weight, or if the method stops early.
 
     Parameters
     ----------
-    mixture
-        A mixture of N components.
     n_components
-        The largest number to keep, from 1 to N.
-    method
-        One of :func:`available_methods`.
+        From 1 to the mixture's number of components.
     max_distance
         The largest angle between the original and the reduced mixture, in radians, instead of or in addition to
         ``n_components``. Bisection finds the fewest components within it, so that one fewer exceeds it; if
         ``n_components`` exceed it already, they are returned.
-    options
-        The method's own options.
-
-    Returns
-    -------
-    Reduction
-        It has fewer components than requested if some have no weight, or if the method stops early.
 
     Examples
     --------
@@ -147,22 +128,11 @@ def reduce_many(
     n_jobs: int | None = None,
     **options: Any,
 ) -> list[Reduction]:
-    """Reduce many mixtures in parallel through joblib.
+    """Reduce many mixtures in parallel through joblib, each as :func:`reduce` does; the results keep their order.
 
-    Parameters
-    ----------
-    mixtures
-        The mixtures.
-    n_components, method, options
-        As for :func:`reduce`.
-    n_jobs
-        The number of parallel jobs, as in joblib: -1 for all cores, None for one, or for what
-        ``joblib.parallel_config`` says. A Ray or Dask cluster works through its joblib backend.
-
-    Returns
-    -------
-    list of Reduction
-        In the order of the mixtures; the same for any ``n_jobs``.
+    ``n_jobs`` is the number of parallel jobs, as in joblib: -1 for all cores, None for one, or for what
+    ``joblib.parallel_config`` says. A Ray or Dask cluster works through its joblib backend. The results are the same
+    for any ``n_jobs``.
     """
     joblib = require("joblib", package="gmr-metric", extra="parallel")
     jobs = (joblib.delayed(reduce)(m, n_components, method, **options) for m in mixtures)
@@ -170,26 +140,15 @@ def reduce_many(
 
 
 def available_methods() -> tuple[str, ...]:
-    """Return the names of the methods that :func:`reduce` accepts, including user-defined ones.
-
-    Examples
-    --------
-    >>> "runnalls" in available_methods()
-    True
-    """
+    """Return the names of the methods that :func:`reduce` accepts, including user-defined ones."""
     return tuple(_METHODS)
 
 
 def register_method(name: str, method: Method) -> None:
-    """Make a reduction method available to :func:`reduce`, the command line and the comparisons.
+    """Make a reduction method available, under a new name, to :func:`reduce`, the command line and the comparisons.
 
-    Parameters
-    ----------
-    name
-        The method's name; it must be new.
-    method
-        Called with a mixture, whose weights are all positive, a number of components from 1 to its length, and
-        its own keyword options; it returns an :class:`~gmr_metric.Outcome`.
+    It is called with a mixture, whose weights are all positive, a number of components from 1 to its length, and its
+    own keyword options; it returns an :class:`~gmr_metric.Outcome`.
 
     Examples
     --------

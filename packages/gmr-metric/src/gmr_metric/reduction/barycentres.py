@@ -43,8 +43,6 @@ def barycentre(
 
     Parameters
     ----------
-    mixture
-        N components in d dimensions.
     kind
         The cost of a component f: ``kl`` for ``KL(f || g)``, whose minimiser is the moment-preserving merge;
         ``w2`` for the squared 2-Wasserstein distance (Alvarez-Esteban et al., arXiv 1511.05355, in the form below);
@@ -52,10 +50,9 @@ def barycentre(
     weights
         Weights to use instead of the mixture's, at least 0 and of any positive sum, shape (N,). Components of zero
         weight do not count, and a single component of positive weight is returned unchanged.
-    start
-        The covariance at which ``w2`` and ``cs`` start, shape (d, d).
-    tolerance
-        The change of a step, relative to the covariance, at which ``w2`` and ``cs`` stop.
+    start, tolerance
+        The covariance at which ``w2`` and ``cs`` start, shape (d, d), and the change of a step, relative to the
+        covariance, at which they stop.
 
     Notes
     -----

@@ -30,10 +30,6 @@ def ctd(mixture: GaussianMixture, n_components: int, *, cost: Kind = "kl", regul
 
     Parameters
     ----------
-    mixture
-        A mixture of N components.
-    n_components
-        L, from 1 to N.
     cost
         The cost of sending component f to centre g: ``kl`` for ``KL(f || g)``, ``w2`` for the squared
         2-Wasserstein distance, ``cs`` for the Cauchy-Schwarz divergence.
@@ -45,9 +41,9 @@ def ctd(mixture: GaussianMixture, n_components: int, *, cost: Kind = "kl", regul
     Returns
     -------
     Outcome
-        The groups, with Runnalls' merges and then each sweep as the history; without regularization and with ``kl``
-        the centres are the groups' merges. A sweep is recorded with its objective, which never increases: the sum of
-        weight times cost of the cheapest centre. With regularization that cost is the soft minimum
+        Its history holds Runnalls' merges and then each sweep; without regularization and with ``kl`` the centres are
+        the groups' merges. A sweep is recorded with its objective, which never increases: the sum of weight times cost
+        of the cheapest centre. With regularization that cost is the soft minimum
         ``-regularization * log(mean(exp(-cost / regularization)))``. Sweeps end when no component moves, with
         regularization when the relative decrease of the objective is below 1e-9, and after 100 at the latest. They
         hold tables of N x L numbers.
@@ -77,12 +73,6 @@ def gmrc(mixture: GaussianMixture, n_components: int, *, refine: bool = True) ->
     The steps are Runnalls' groups, k-means under ``KL(f || g)`` with moment-preserving merges as in :func:`ctd`, and
     the refinement of all parameters for the smallest integral squared error. ``refine=False`` omits the last, and keeps
     the mixture's mean and covariance.
-
-    Examples
-    --------
-    >>> three = GaussianMixture([0.4, 0.1, 0.5], [[0.0], [0.5], [9.0]], np.ones((3, 1, 1)))
-    >>> gmrc(three, 2).assignment.tolist()
-    [0, 0, 1]
     """
     check("refine", bool(refine) if isinstance(refine, np.bool_) else refine, bool)
     outcome = ctd(mixture, n_components)

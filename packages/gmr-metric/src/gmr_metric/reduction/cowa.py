@@ -91,16 +91,8 @@ def least_squares_on_simplex(
 ) -> np.ndarray:
     """Minimise ``x^T H x - 2 h^T x`` over all x >= 0 with ``c^T x = 1``, by a primal active set.
 
-    Parameters
-    ----------
-    table
-        H, symmetric and positive semi-definite with a diagonal of ones, shape (n, n).
-    target
-        h, shape (n,).
-    masses
-        c, all positive, shape (n,).
-    start
-        An x that satisfies the constraints, shape (n,); the nearer to the solution, the faster.
+    H is the ``table``, shape (n, n), symmetric and positive semi-definite with a diagonal of ones; h the ``target``; c
+    the ``masses``, all positive. ``start`` satisfies the constraints; the nearer to the solution, the faster.
     """
     x, free, entered = start, start > 0, -1
     for _ in range(20 * len(x) + 20):

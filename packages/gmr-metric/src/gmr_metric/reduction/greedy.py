@@ -136,16 +136,9 @@ class Groups:
 def merge_greedily(cost: PairCost, n_components: int, neighbours: int | None = None) -> Outcome:
     """Merge the cheapest pair until n_components are left.
 
-    Parameters
-    ----------
-    cost
-        The cost of a pair, over N components.
-    n_components
-        From 1 to N.
-    neighbours
-        Consider only pairs of a component with this many nearest ones, in rounds of many merges, until a few thousand
-        components are left; 0 always considers all pairs. By default 16 beyond 5000 components. Not specified in the
-        paper.
+    ``neighbours`` considers only pairs of a component with this many nearest ones, in rounds of many merges, until a
+    few thousand components are left; 0 always considers all pairs. By default 16 beyond 5000 components. Not specified
+    in the paper.
     """
     n = len(cost.own)
     groups, names = Groups(n), np.arange(n)

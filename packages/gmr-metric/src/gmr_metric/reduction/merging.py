@@ -35,13 +35,8 @@ def merge(mixture: GaussianMixture, i: int, j: int) -> GaussianMixture:
 def merge_groups(mixture: GaussianMixture, assignment: Integer[np.ndarray, " components"]) -> GaussianMixture:
     """Merge each group of components into one; the mixture's mean and covariance do not change.
 
-    Parameters
-    ----------
-    mixture
-        A mixture of N components.
-    assignment
-        Each component's group, whole numbers from 0 to L - 1, each at least once, shape (N,). The result has L
-        components, in this order.
+    ``assignment``, shape (N,), is each component's group: whole numbers from 0 to L - 1, each at least once. The result
+    has L components, in this order.
 
     Examples
     --------

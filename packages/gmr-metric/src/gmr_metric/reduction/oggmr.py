@@ -34,12 +34,13 @@ def oggmr(
 ) -> Outcome:
     """Merge greedily by the angle, then refine all parameters (after arXiv 2306.07309).
 
+    Each component of the original is assigned to the nearest refined one, and the history holds the merges before the
+    refinement. The result is the best of three starts, compared after a few steps of refinement: its own greedy merges,
+    Runnalls' merges and the components with the largest norms. Large problems, with N L d^2 above 10 000 000, use the
+    first start alone and 50 steps. Not specified in the paper.
+
     Parameters
     ----------
-    mixture
-        A mixture of N components.
-    n_components
-        L, from 1 to N.
     reference
         ``original``: each merge is the one with the smallest resulting angle to the original mixture; O(N^3) kernels
         and O(N^2) memory in total. ``current``: the one that changes the current mixture least in L2, which bounds
@@ -50,14 +51,6 @@ def oggmr(
     neighbours
         With the current reference, consider only pairs with this many nearest components until a few thousand are
         left; 0 considers all pairs. By default 16 beyond 5000 components. Not specified in the paper.
-
-    Returns
-    -------
-    Outcome
-        The refined mixture; each component of the original is assigned to the nearest refined one, and the history
-        holds the merges that it started from. It is the best of three starts, compared after a few steps of
-        refinement: its own greedy merges, Runnalls' merges and the components with the largest norms. Large problems,
-        with N L d^2 above 10 000 000, use the first start alone and 50 steps. Not specified in the paper.
     """
     check("refine", refine, Refine)
     if refine == "each":

@@ -18,20 +18,11 @@ _BLOCK = 2**16  # divergences per step, so that they stay in the cache
 
 
 class Step(NamedTuple):
-    """One step of a reduction.
+    """One step of a reduction, with the number of components after it and the method's own criterion as its cost.
 
-    Attributes
-    ----------
-    action
-        ``merge`` (two groups became one), ``drop`` (a group's weight went to the others), ``reassign`` (a sweep
-        of a clustering moved components) or ``refine`` (all parameters were optimised).
-    components
-        The groups involved, each identified by its lowest component of the original mixture; empty for a step
-        that involves all.
-    n_components
-        The number of components after the step.
-    cost
-        The method's own criterion at this step.
+    The action is ``merge`` (two groups became one), ``drop`` (a group's weight went to the others), ``reassign`` (a
+    sweep of a clustering moved components) or ``refine`` (all parameters were optimised). ``components`` are the groups
+    involved, each identified by its lowest component of the original mixture; empty for a step that involves all.
     """
 
     action: str
@@ -44,17 +35,10 @@ class Step(NamedTuple):
 class Outcome:
     """What a reduction method returns.
 
-    Parameters
-    ----------
-    assignment
-        The component of the reduced mixture that each original one went to: whole numbers from 0 to L - 1, each at
-        least once, shape (N,). A dropped component is assigned to the nearest kept one; after a refinement, each
-        component to the nearest refined one.
-    mixture
-        The reduced mixture, with L components in the order of the groups. If None, the components are the
-        moment-preserving merges of the groups.
-    history
-        The steps, in order.
+    ``assignment``, shape (N,), is the component of the reduced mixture that each original one went to: whole numbers
+    from 0 to L - 1, each at least once. A dropped component is assigned to the nearest kept one; after a refinement,
+    each component to the nearest refined one. ``mixture`` has L components in the order of the groups; if None, they
+    are the moment-preserving merges of the groups.
     """
 
     assignment: Integer[np.ndarray, " components"]
@@ -66,12 +50,6 @@ def nearest_kept(mixture: GaussianMixture, kept: Integer[np.ndarray, " kept"]) -
     """Assign each component to the nearest of some kept ones (indices, ascending), and every kept one to itself.
 
     Distances are Kullback-Leibler divergences of the kept component from the other; ties go to the first.
-
-    Examples
-    --------
-    >>> three = GaussianMixture([0.5, 0.1, 0.4], [[0.0], [1.0], [5.0]], np.ones((3, 1, 1)))
-    >>> nearest_kept(three, np.array([0, 2])).tolist()
-    [0, 0, 1]
     """
     assignment = np.empty(len(mixture), dtype=np.intp)
     assignment[kept] = np.arange(len(kept))
@@ -85,12 +63,6 @@ def nearest_centres(mixture: GaussianMixture, centres: GaussianMixture) -> Integ
 
     Distances are Kullback-Leibler divergences of the centre from the component. A centre that is nearest to none gets
     the component nearest to it among those that are not alone with theirs.
-
-    Examples
-    --------
-    >>> three = GaussianMixture([0.5, 0.1, 0.4], [[0.0], [1.0], [5.0]], np.ones((3, 1, 1)))
-    >>> nearest_centres(three, GaussianMixture([0.5, 0.5], [[0.2], [4.0]], np.ones((2, 1, 1)))).tolist()
-    [0, 0, 1]
     """
     labels = _nearest(mixture, np.arange(len(mixture)), centres.means, centres.cholesky)
     for empty in np.setdiff1d(np.arange(len(centres)), labels).tolist():

@@ -16,12 +16,6 @@ def prune(mixture: GaussianMixture, n_components: int, *, threshold: float = 0.0
     """Keep at most n_components, the heaviest, and scale their weights to one.
 
     Components of a weight below the threshold, in [0, 1], are dropped too, except for the heaviest.
-
-    Examples
-    --------
-    >>> three = GaussianMixture([0.2, 0.6, 0.2], [[0.0], [1.0], [9.0]], np.ones((3, 1, 1)))
-    >>> prune(three, 2).mixture.weights.round(6).tolist()
-    [0.25, 0.75]
     """
     check("threshold", threshold, Share)
     order = np.argsort(-mixture.weights, kind="stable")
@@ -33,16 +27,9 @@ def prune(mixture: GaussianMixture, n_components: int, *, threshold: float = 0.0
 def threshold(mixture: GaussianMixture, n_components: int, *, gate: float = 4.0) -> Outcome:
     """Merge the components within a gate of the heaviest, then repeat with the rest (Vo and Ma 2006, table II).
 
-    Parameters
-    ----------
-    mixture
-        A mixture of N components.
-    n_components
-        The largest number of groups to keep: the heaviest, with weights scaled to one. Fewer remain if the gate
-        merges more.
-    gate
-        The largest squared Mahalanobis distance from a component to the heaviest one, by the component's own
-        covariance; > 0.
+    ``gate`` is the largest squared Mahalanobis distance from a component to the heaviest one, by the component's own
+    covariance. The heaviest ``n_components`` groups are kept, with weights scaled to one; fewer if the gate merges
+    more.
 
     Examples
     --------

@@ -36,14 +36,13 @@ def refine(
     max_ise: float | None = None,
     max_iterations: int = 500,
 ) -> GaussianMixture:
-    """Fit all parameters of a reduced mixture to the original.
+    """Fit all parameters of a mixture near the original, such as the result of a reduction, to the original.
+
+    The result has the components of the start in their order. It is never farther from the original than the start, in
+    the objective and, if that is the angle, in the integral squared error.
 
     Parameters
     ----------
-    original
-        The target.
-    start
-        A mixture of L components of the same dimension, near the original, such as the result of a reduction.
     objective
         ``cauchy-schwarz`` (the angle's minimisers) or ``ise`` (the squared L2 norm of the difference).
     max_ise
@@ -53,12 +52,6 @@ def refine(
         a mixture below it, even at a larger angle. Not specified in the paper.
     max_iterations
         The largest number of L-BFGS steps for one share.
-
-    Returns
-    -------
-    GaussianMixture
-        L components in the order of the start; never farther from the original than the start, in the objective and,
-        if that is the angle, in the integral squared error.
 
     Examples
     --------

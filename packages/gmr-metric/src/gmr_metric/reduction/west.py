@@ -30,10 +30,6 @@ def west(
 
     Parameters
     ----------
-    mixture
-        A mixture of N components.
-    n_components
-        The number to keep.
     dissimilarity
         Defines the nearest: ``kl``, the Kullback-Leibler divergence of the neighbour from the light component, or
         ``ise``, the integral squared error between the two densities.
