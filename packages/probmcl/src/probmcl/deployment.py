@@ -33,13 +33,9 @@ class Deployed(nn.Module):
 def export(model: ProbMCL, path: str | os.PathLike[str]) -> Path:
     """Write a model's encoder and classifier for use without this library, for any number of rows; return the file.
 
-    Parameters
-    ----------
-    model
-        A trained model.
-    path
-        ``.onnx`` (extra ``onnx``): input "inputs", output "probabilities", the names of the labels as JSON in the
-        metadata "label_names". ``.pt2``: read by ``torch.export.load``, the names in the extra file "label_names".
+    ``path`` ends in ``.onnx`` (extra ``onnx``) or ``.pt2``. The ONNX file has the input "inputs", the output
+    "probabilities" and the names of the labels as JSON in the metadata "label_names". ``torch.export.load`` reads the
+    other, with the names in the extra file "label_names".
 
     Examples
     --------

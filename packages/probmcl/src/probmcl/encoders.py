@@ -31,14 +31,8 @@ class Encoder(nn.Module):
 class ConvNet(nn.Module):
     """A small convolutional network: two of convolution, batch norm, ReLU a block, then each map's mean and maximum.
 
-    Parameters
-    ----------
-    channels
-        Channels of the images.
-    width
-        Channels of the first block; every block doubles them.
-    depth
-        Number of blocks. All but the first begin by halving height and width.
+    The first block has ``width`` channels, and every block doubles them. All but the first of ``depth`` blocks begin by
+    halving height and width.
     """
 
     def __init__(self, channels: int, width: int = 32, depth: int = 3) -> None:

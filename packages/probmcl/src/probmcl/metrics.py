@@ -90,22 +90,18 @@ def evaluate(
     top_k_rule: TopKRule = "only",
     bins: int = 15,
 ) -> Scores:
-    """Measure predicted probabilities against labels.
+    """Measure predicted probabilities against labels, zeros and ones.
 
     Parameters
     ----------
     probabilities
         In [0, 1], shape (rows, labels), of the whole data set: a mean over batches differs.
-    labels
-        Zeros and ones, shape (rows, labels).
     threshold
         A label is predicted if its probability exceeds it. Published code uses 0.5 or 0.8; scores at different
         thresholds are not comparable. Choose it on validation data with `best_threshold`.
     absent
         Labels that no row has have no average precision or recall: they are left out of every mean over labels
         ("ignore"), or count as 0 ("zero").
-    k
-        Number of labels of the top-k scores.
     top_k_rule
         "only": the k best labels of a row are predicted. "and_threshold": those of them above the threshold.
     bins

@@ -34,27 +34,15 @@ Inputs = Split | np.ndarray | Tensor
 
 
 class ProbMCL:
-    """A multi-label classifier, trained in two stages (ProbMCL) or by one of its rivals.
+    """A multi-label classifier, trained in two stages (ProbMCL, arXiv 2401.01448) or by one of its rivals.
 
     First stage: two views of every image pass through the encoder and a mixture density head, and the mixtures of
     images whose label sets overlap are drawn together. Second stage: the encoder is frozen and a linear classifier
     learns on its features. The head is kept for `uncertainty` only: a prediction costs the encoder and one linear
     layer.
 
-    Parameters
-    ----------
-    encoder
-        A name, as in `probmcl.build`, or a module that maps inputs to features.
-    n_labels
-        Number of labels; by default that of the data.
-    config
-        Settings of the training.
-    width, weights
-        For a named encoder: its width, and a local file of pre-trained weights.
-
-    References
-    ----------
-    arXiv 2401.01448.
+    ``encoder`` is a module that maps inputs to features, or a name; ``width`` and ``weights`` are for named ones, see
+    `probmcl.build`. ``n_labels`` is by default that of the data.
 
     Examples
     --------
@@ -88,18 +76,9 @@ class ProbMCL:
     def fit(self, data: MultiLabelSet, out: str | os.PathLike[str] | None = None) -> ProbMCL:
         """Train and return this object.
 
-        Parameters
-        ----------
-        data
-            The data; the validation part is used for the calibration.
-        out
-            A run folder for checkpoints, metrics.jsonl and the model. An unfinished run with the same settings and data
-            resumes bit-identically.
-
-        Raises
-        ------
-        KeyboardInterrupt
-            After Ctrl-C or SIGTERM, once the step is done and saved.
+        The validation part is used for the calibration. ``out`` is a run folder for checkpoints, metrics.jsonl and the
+        model; an unfinished run with the same settings and data resumes bit-identically. After Ctrl-C or SIGTERM a
+        KeyboardInterrupt is raised once the step is done and saved.
         """
         if self.n_labels not in (None, data.n_labels):
             raise InputError(f"the data have {data.n_labels} labels", f"n_labels, {self.n_labels}")
@@ -130,10 +109,7 @@ class ProbMCL:
     def predict_proba(self, inputs: Inputs) -> Float[Tensor, "rows labels"]:
         """Predict the probability of every label, float32 on the CPU.
 
-        Parameters
-        ----------
-        inputs
-            A part of a data set, or an array or tensor of shape (rows, *input_shape).
+        ``inputs`` is a part of a data set, or an array or tensor of shape (rows, *input_shape).
         """
         network = self._fitted()
         return infer(network, self._split(inputs), self._device, lambda x: network.logits(x).sigmoid())
@@ -183,14 +159,8 @@ class ProbMCL:
     def load(cls, path: str | os.PathLike[str], *, encoder: nn.Module | None = None, on: str = "auto") -> ProbMCL:
         """Read a model that `save` wrote.
 
-        Parameters
-        ----------
-        path
-            The file, or the folder of a finished run.
-        encoder
-            The module, for a model with a custom encoder; its weights are in the file.
-        on
-            The device: auto, cpu, cuda, cuda:N or mps.
+        ``path`` is the file, or the folder of a finished run. A model with a custom encoder needs the module; its
+        weights are in the file. ``on`` is the device: auto, cpu, cuda, cuda:N or mps.
         """
         path = Path(path)
         if path.is_dir():

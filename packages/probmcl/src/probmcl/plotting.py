@@ -44,12 +44,8 @@ def save_map(
 ) -> Path:
     """Draw labels and images in two dimensions and return the file; labels that are seen together lie close.
 
-    Parameters
-    ----------
-    data
-        At least 10 images, with every label.
-    projection
-        "tsne" (scikit-learn's, keeps neighbours) or "pca" (linear, distances are comparable).
+    ``data`` holds at least 10 images, with every label. The projection "tsne" (scikit-learn's) keeps neighbours; "pca"
+    is linear, so that distances are comparable.
     """
     check("projection", projection, Projection)
     if len(data) < 10:
@@ -88,19 +84,8 @@ def save_uncertain(
 ) -> list[int]:
     """Draw the images whose components disagree most, and for comparison those whose components agree most.
 
-    Parameters
-    ----------
-    data
-        Images with one or three channels.
-    count
-        Number of images of each kind.
-    surest
-        Also show the images with the lowest uncertainty.
-
-    Returns
-    -------
-    list of int
-        Rows of the images with the highest uncertainty, in falling order.
+    The images have one or three channels; ``count`` of each kind are drawn, those with the lowest uncertainty only if
+    ``surest``. Return the rows of those with the highest, in falling order.
     """
     if len(model.input_shape) != 3 or model.input_shape[0] not in (1, 3):
         raise InputError(f"inputs of shape {model.input_shape}", "images of one or three channels")

@@ -46,11 +46,8 @@ def pick(name: str = "auto") -> torch.device:
 def describe() -> dict[str, str | int]:
     """Describe this machine, for benchmark tables.
 
-    Returns
-    -------
-    dict
-        ``cpu`` (model), ``cores`` (usable), ``system``, ``python``, ``numpy`` and, if torch is installed, ``torch`` and
-        ``gpu`` (model, or "none").
+    The keys are ``cpu`` (model), ``cores`` (usable), ``system``, ``python``, ``numpy`` and, if torch is installed,
+    ``torch`` and ``gpu`` (model, or "none").
 
     Examples
     --------

@@ -14,12 +14,8 @@ _MAX_DETAIL = 300  # characters of another library's message that are kept
 class InputError(ValueError):
     """Invalid input: says what was given and what is accepted. A command line prints it as one line and exits with 2.
 
-    Parameters
-    ----------
-    given
-        What is wrong, with the offending value, file or option.
-    expected
-        The accepted form or the next step; may be empty.
+    ``given`` is what is wrong, with the offending value, file or option. ``expected`` is the accepted form or the next
+    step; it may be empty.
 
     Examples
     --------

@@ -28,19 +28,8 @@ def grid(
 ) -> UInt8[np.ndarray, "rows columns 3"]:
     """Arrange images in rows on a grey background.
 
-    Parameters
-    ----------
-    images
-        Values in [0, 1], clipped (distilled pixels may leave the range); 1 or 3 channels.
-    columns
-        Images per row; by default the grid is nearly square.
-    gap
-        Pixels between images.
-
-    Returns
-    -------
-    numpy.ndarray
-        One RGB picture, uint8.
+    Images have 1 or 3 channels; values are clipped to [0, 1], which distilled pixels may leave. The result is one RGB
+    picture with ``columns`` images a row, by default nearly square, and ``gap`` pixels between images.
 
     Examples
     --------
@@ -105,16 +94,7 @@ def save_curves(
 ) -> None:
     """Save named curves as PNG.
 
-    Parameters
-    ----------
-    curves
-        Name to (x values, y values); non-finite points are not drawn.
-    path
-        The PNG file.
-    x_label, y_label
-        Axis labels, with units.
-    title
-        The figure's title.
+    ``curves`` maps names to (x values, y values); non-finite points are not drawn. The axis labels include units.
     """
     with figure_file(path, (6.0, 3.4), title=title) as figure:
         axis = figure.subplots()

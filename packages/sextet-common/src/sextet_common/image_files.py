@@ -19,19 +19,9 @@ _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
 def decode(content: bytes, name: str, size: int | None = None) -> Integer[np.ndarray, "height width 3"]:
     """Decode an image file as RGB, rotated according to its EXIF data.
 
-    Parameters
-    ----------
-    content
-        PNG, JPEG, BMP, WebP, TIFF or PPM.
-    name
-        Name of the file, for error messages.
-    size
-        Scale and crop to a square of this many pixels a side.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8. Refused are incomplete files and those that claim far more pixels than their bytes can hold.
+    ``content`` is PNG, JPEG, BMP, WebP, TIFF or PPM; ``name`` is for error messages. With ``size`` the image is scaled
+    and cropped to a square of this many pixels a side. The result is uint8. Incomplete files are refused, and those
+    that claim far more pixels than their bytes can hold.
 
     Examples
     --------

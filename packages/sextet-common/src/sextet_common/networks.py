@@ -18,16 +18,9 @@ from sextet_common.errors import InputError, reading, require
 def published(name: str, outputs: int | None, *, package: str, own: tuple[str, ...] = ()) -> nn.Module:
     """Build a randomly initialised classifier of torchvision or timm.
 
-    Parameters
-    ----------
-    name
-        ``resnet18``, ``timm:NAME`` or ``torchvision:NAME``; without a prefix torchvision is searched first.
-    outputs
-        Number of outputs of the last layer; None leaves that layer out.
-    package
-        The distribution whose extra ``timm`` an error message suggests.
-    own
-        Further names to suggest when the name is unknown.
+    ``name`` is ``resnet18``, ``timm:NAME`` or ``torchvision:NAME``; without a prefix torchvision is searched first.
+    Without ``outputs`` the last layer is left out. Error messages suggest the extra ``timm`` of the distribution
+    ``package``, and the names ``own`` beside torchvision's.
 
     Examples
     --------

@@ -38,16 +38,8 @@ def read_npz(
 ) -> dict[str, np.ndarray]:
     """Read arrays of an ``.npz`` file.
 
-    Parameters
-    ----------
-    path
-        The file.
-    names
-        Arrays that it must contain; no others are read.
-    optional
-        Arrays that it may contain.
-    expected
-        What the file should be, for error messages; by default an archive with these names.
+    The file must contain ``names`` and may contain ``optional``; no other arrays are read. ``expected`` says in error
+    messages what the file should be, by default an archive with these names.
 
     Examples
     --------

@@ -48,20 +48,9 @@ def warmup_cosine(
 ) -> LambdaLR:
     """Return a schedule that raises the learning rate linearly, then lowers it along half a cosine towards 0.
 
-    Call its ``step`` after every step of the optimizer.
-
-    Parameters
-    ----------
-    optimizer
-        Its groups' ``lr`` are the highest rates.
-    steps
-        Length of the schedule.
-    warmup
-        The share of the steps in which the rate rises, at least one step.
-    done
-        Steps that an earlier, interrupted run has taken.
-    position
-        Maps the number of calls to a step of the schedule, where the two differ.
+    Call its ``step`` after every step of the optimizer. The groups' ``lr`` are the highest rates. The rate rises in the
+    share ``warmup`` of the steps, at least one step. ``done`` is the number of steps that an earlier, interrupted run
+    has taken. ``position`` maps the number of calls to a step of the schedule, where the two differ.
 
     Examples
     --------

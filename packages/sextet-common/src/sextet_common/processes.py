@@ -31,13 +31,6 @@ class Processes:
 
     Every method is collective: all processes call it, in the same order.
 
-    Parameters
-    ----------
-    device
-        What this process computes on.
-    rank, world
-        Which process of how many.
-
     Examples
     --------
     >>> import torch
@@ -84,12 +77,7 @@ class Processes:
     def all_gather(self, rows: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
         """Concatenate the rows of all processes, in the order of their ranks.
 
-        Parameters
-        ----------
-        rows
-            Shape (counts[rank], ...).
-        counts
-            The number of rows of each process: they may differ.
+        ``rows`` has shape (counts[rank], ...): the processes may have different numbers of rows.
         """
         if self.world == 1:
             return rows
@@ -139,11 +127,7 @@ def join(device: str = "auto") -> Iterator[Processes]:
     """Join the processes that torchrun started; alone, where it did not.
 
     A process that is lost ends the others with an InputError of one line; the job resumes from its last checkpoint.
-
-    Parameters
-    ----------
-    device
-        As for `sextet_common.device.pick`; with several processes on CUDA each takes its own.
+    ``device`` is as for `sextet_common.device.pick`; with several processes on CUDA each takes its own.
     """
     chosen = devices.pick(device)
     if os.environ.get("WORLD_SIZE", "1") == "1" or "RANK" not in os.environ:

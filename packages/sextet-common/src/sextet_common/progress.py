@@ -33,14 +33,7 @@ class Bar:
 def bar(description: str, total: int, *, done: int = 0) -> Iterator[Bar]:
     """Show a progress bar on stderr while the block runs; without a terminal, print nothing.
 
-    Parameters
-    ----------
-    description
-        Text before the bar.
-    total
-        Number of steps.
-    done
-        Number of steps that an earlier, interrupted run completed.
+    ``done`` is the number of steps that an earlier, interrupted run completed.
 
     Examples
     --------

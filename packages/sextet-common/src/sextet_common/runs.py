@@ -34,14 +34,7 @@ _METRICS = "metrics.jsonl"
 class Run:
     """The folder of one job, created by :meth:`open`.
 
-    Parameters
-    ----------
-    path
-        The folder.
-    job
-        Name of the job, such as ``attention-matching distill``.
-    config
-        The configuration: plain JSON values.
+    ``job`` is the name of the job, such as ``attention-matching distill``. ``config`` holds plain JSON values.
     """
 
     path: Path

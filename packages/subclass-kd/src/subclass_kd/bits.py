@@ -27,18 +27,10 @@ _BLOCK = 2**22  # numbers in a block of bootstrap draws
 
 @dataclass(frozen=True)
 class Bits:
-    """Bits per sample with a bootstrap interval.
+    """Bits per sample, ``value``, with the bootstrap interval minus its bias, clipped to [0, ceiling].
 
-    Parameters
-    ----------
-    name
-        The reading: "label entropy", "teacher's within-class entropy" or "mutual information".
-    value
-        Bits per sample.
-    low, high
-        The bootstrap interval minus its bias, clipped to [0, ceiling].
-    ceiling
-        The largest possible value, ``sum_c p(c) log2 |c|``: all subclasses of a class equally likely.
+    ``name`` is the reading: "label entropy", "teacher's within-class entropy" or "mutual information". ``ceiling`` is
+    the largest possible value, ``sum_c p(c) log2 |c|``: all subclasses of a class equally likely.
     """
 
     name: str
@@ -61,12 +53,7 @@ def label_bits(
 ) -> Bits:
     """Compute H(S | C) of the labels: what a subclass label conveys beyond its class, without a teacher.
 
-    Parameters
-    ----------
-    subclass_labels, hierarchy
-        The labels, and the hierarchy that groups them into classes.
-    level, draws, seed
-        Confidence level, number of resamples and seed of the bootstrap interval.
+    ``level``, ``draws`` and ``seed`` are the confidence level, the number of resamples and the seed of the bootstrap.
 
     Examples
     --------
@@ -99,14 +86,8 @@ def soft_label_bits(
 ) -> Bits:
     """Compute the mean entropy of a teacher's predictions within the classes, E[H(P(s|x)) - H(P(c|x))].
 
-    Parameters
-    ----------
-    teacher_logits, hierarchy
-        Subclass logits, and the hierarchy that groups them into classes.
-    temperature
-        Divides the logits. The value depends on it: report it at 1 and at the temperature of the distillation.
-    level, draws, seed
-        As in `label_bits`.
+    The value depends on the temperature: report it at 1 and at the temperature of the distillation. The bootstrap's
+    parameters are those of `label_bits`.
 
     Examples
     --------

@@ -45,14 +45,9 @@ class Difference:
 class Comparison:
     """Result of `compare`.
 
-    Parameters
-    ----------
-    scores
-        Each method's scores on the test part, one per seed; "teacher" is among the methods.
-    cost
-        Parameters, multiply-adds and seconds of a forward pass of one image, for teacher and student.
-    bits
-        The three readings of the label bits, for the last seed's training images and teacher.
+    ``scores`` holds each method's scores on the test part, one per seed; "teacher" is among the methods. ``cost`` has
+    parameters, multiply-adds and seconds of a forward pass of one image, for teacher and student. ``bits`` has the
+    three readings of the label bits, for the last seed's training images and teacher.
     """
 
     scores: dict[str, list[Scores]]
@@ -124,13 +119,8 @@ class Comparison:
 def bits_beside_gain(points: Sequence[tuple[str, Comparison]], method: str = "skd", to: str = "kd") -> str:
     """Return a Markdown table of the label bits of several comparisons beside the gain from subclasses.
 
-    Parameters
-    ----------
-    points
-        Names and comparisons, such as of several data sets or shares of labels: one row each, with the three readings
-        at T = 1, their intervals, and the paired difference of F1.
-    method, to
-        The methods whose F1 are compared.
+    Each pair of a name and a comparison, such as of a data set or a share of labels, gives one row: the three readings
+    at T = 1, their intervals, and the paired difference of F1.
     """
     check_points(points, method, to)
     head = f"F1 of {NAMES.get(method, method)} over {NAMES.get(to, to)}"

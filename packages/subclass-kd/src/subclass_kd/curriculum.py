@@ -30,8 +30,6 @@ class CurriculumSampler(Sampler[int]):
         Part of the data in the first epoch, in (0, 1].
     whole
         Draw as many samples per epoch as there are, easy ones repeatedly, so that all epochs have the same length.
-    seed
-        Seed of the order within an epoch.
 
     Examples
     --------

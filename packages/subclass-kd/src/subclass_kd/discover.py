@@ -22,14 +22,8 @@ Criterion = Literal["silhouette", "bic"]
 class Discovered:
     """Clusters as subclasses.
 
-    Parameters
-    ----------
-    subclass_labels
-        Each sample's cluster, numbered class by class and by decreasing size, shape (samples,).
-    hierarchy
-        The clusters' classes.
-    scores
-        For each class the criterion by the number of clusters; empty if that number was given.
+    Each sample's cluster is numbered class by class and by decreasing size. ``scores`` has the criterion by the number
+    of clusters for each class; it is empty if that number was given.
     """
 
     subclass_labels: Int[np.ndarray, " samples"]
@@ -49,22 +43,16 @@ def discover_subclasses(
 ) -> Discovered:
     """Cluster each class's features, such as a teacher's, into subclasses. Not part of arXiv 2207.08063.
 
+    Features are standardised before clustering. Labels are whole numbers from 0, which name the classes by default.
+
     Parameters
     ----------
-    features
-        Standardised before clustering.
-    labels
-        Classes, whole numbers from 0.
     per_class
         Number of subclasses per class, or its bounds (least, most), between which the criterion chooses for each class.
     method
         "kmeans" or "gmm" (Gaussian mixture with diagonal covariances), from scikit-learn.
     criterion
         "silhouette" (highest), or "bic" (lowest) with gmm.
-    class_names
-        By default the classes' numbers.
-    seed
-        Seed of the clustering.
 
     Examples
     --------

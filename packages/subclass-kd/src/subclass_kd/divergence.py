@@ -46,17 +46,8 @@ def split_divergence(
 ) -> Split:
     """Split KL(teacher || student) over the subclasses into a part between the classes and a part within them.
 
-    Parameters
-    ----------
-    student_logits, teacher_logits, hierarchy, temperature
-        Subclass logits, the hierarchy that groups them, and the number that divides them.
-    normalize_groups
-        Weight every subclass by 1 / the size of its class: see `Hierarchy.class_log_probs`.
-
-    Returns
-    -------
-    Split
-        ``KL(Q || P)`` and ``sum_c Q_c KL(q(. | c) || p(. | c))``.
+    The parts are ``KL(Q || P)`` and ``sum_c Q_c KL(q(. | c) || p(. | c))``. ``normalize_groups`` weights every subclass
+    by 1 / the size of its class: see `Hierarchy.class_log_probs`.
 
     Examples
     --------

@@ -24,12 +24,7 @@ from torch.nn import functional
 class Hierarchy:
     """A two-level hierarchy: every subclass belongs to one class, and every class has at least one subclass.
 
-    Parameters
-    ----------
-    class_of
-        The class of each subclass, whole numbers from 0, shape (subclasses,).
-    subclass_names, class_names
-        Unique names.
+    ``class_of`` holds the class of each subclass, whole numbers from 0. All names are unique.
 
     Examples
     --------
@@ -98,10 +93,7 @@ class Hierarchy:
         return torch.from_numpy(columns), torch.from_numpy(padding)
 
     def class_logits(self, subclass_logits: Float[Tensor, "batch subclasses"]) -> Float[Tensor, "batch classes"]:
-        """Return each class's logit, the logsumexp of its subclasses' logits.
-
-        The softmax of the class logits is the sum of the subclasses' softmax.
-        """
+        """Return class logits: the logsumexp of the subclasses' logits, so that their softmax sums the subclasses'."""
         if subclass_logits.ndim != 2 or subclass_logits.shape[1] != self.n_subclasses:
             given = f"subclass logits have shape {tuple(subclass_logits.shape)}"
             raise InputError(given, f"(batch, {self.n_subclasses})")
@@ -117,15 +109,9 @@ class Hierarchy:
     ) -> Float[Tensor, "batch classes"]:
         """Return the log probabilities of the classes: the log of the sum of their softened subclass probabilities.
 
-        This differs from the softmax of softened class logits unless the temperature is 1.
-
-        Parameters
-        ----------
-        subclass_logits, temperature
-            The logits and the number that divides them.
-        normalize_groups
-            Divide each class's sum by its number of subclasses before normalising. Otherwise a class with more
-            subclasses gains mass from their number alone as the temperature grows.
+        This differs from the softmax of softened class logits unless the temperature is 1. ``normalize_groups`` divides
+        each class's sum by its number of subclasses before normalising. Otherwise a class with more subclasses gains
+        mass from their number alone as the temperature grows.
         """
         softened = self.softened(subclass_logits, temperature, normalize_groups=normalize_groups)
         return functional.log_softmax(self.class_logits(softened), dim=1)

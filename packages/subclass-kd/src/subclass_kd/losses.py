@@ -93,14 +93,7 @@ class _Base(nn.Module):
 class CrossEntropy(_Base):
     """No teacher: cross-entropy with the subclass labels or with the class labels.
 
-    Parameters
-    ----------
-    hierarchy
-        Groups the subclasses into classes.
-    hard
-        "subclass", or "class": -log of the sum of the probabilities of the class's subclasses.
-    reduction
-        "mean", "sum" or "none".
+    ``hard="class"`` takes -log of the sum of the probabilities of the class's subclasses.
 
     Examples
     --------
@@ -125,22 +118,8 @@ class SubclassKDLoss(_Base):
     the divergence over all subclasses when both weights are 1, the default (see `split_divergence`). With one subclass
     per class it equals `ClassKDLoss`.
 
-    Parameters
-    ----------
-    hierarchy
-        Groups the subclasses into classes.
-    temperature
-        T, which divides the logits of the soft term.
-    alpha
-        Share of the soft term, in [0, 1].
-    hard
-        Level of the hard term: "subclass" or "class".
-    class_weight, within_weight
-        Weights of the two parts of the divergence.
-    normalize_groups
-        Weight every subclass by 1 / the size of its class, for classes with different numbers of subclasses.
-    reduction
-        "mean", "sum" or "none".
+    The temperature T divides the logits of the soft term, alpha is in [0, 1], and ``hard`` is the level of the CE.
+    ``normalize_groups`` weights every subclass by 1 / the size of its class, for classes of different sizes.
 
     References
     ----------
@@ -189,29 +168,12 @@ class SubclassKDLoss(_Base):
 
 
 class ClassKDLoss(_Base):
-    """Conventional distillation: hard labels and the teacher's softened class probabilities.
+    """Conventional distillation (arXiv 1503.02531): hard labels and the teacher's softened class probabilities.
 
-    Parameters
-    ----------
-    hierarchy
-        Groups the subclasses into classes.
-    temperature
-        T, which divides the class logits.
-    alpha
-        Share of the soft term, in [0, 1].
-    hard
-        Level of the hard term: "class" or "subclass".
-    soften
-        "logits" softens the class logits, as conventional distillation does. "subclasses" sums softened subclasses
-        instead, which reveals something about their number; it is the class part of `SubclassKDLoss`.
-    normalize_groups
-        With "subclasses": weight every subclass by 1 / the size of its class.
-    reduction
-        "mean", "sum" or "none".
-
-    References
-    ----------
-    Distilling the knowledge in a neural network, arXiv 1503.02531.
+    ``soften="logits"`` softens the class logits, as conventional distillation does. ``"subclasses"`` sums softened
+    subclasses instead, which reveals something about their number; it is the class part of `SubclassKDLoss`, and
+    ``normalize_groups`` then weights every subclass by 1 / the size of its class. The other parameters are those of
+    `SubclassKDLoss`.
 
     Examples
     --------
@@ -257,23 +219,9 @@ class DecoupledKDLoss(_Base):
     ``CE + T^2 (target_weight KL(b_q || b_p) + other_weight KL(q' || p'))``, where b is the probability of the true
     subclass against all others, and q', p' are the others among themselves.
 
-    Parameters
-    ----------
-    hierarchy
-        Groups the subclasses into classes. With `Hierarchy.collapsed` the loss is the published one, over classes; with
-        two classes its others' part is 0.
-    temperature
-        T, which divides the logits.
-    target_weight, other_weight
-        alpha and beta in the published code.
-    hard
-        Level of the hard term.
-    reduction
-        "mean", "sum" or "none".
-
-    References
-    ----------
-    Decoupled knowledge distillation, arXiv 2203.08679.
+    ``target_weight`` and ``other_weight`` are alpha and beta in the published code (Decoupled knowledge distillation,
+    arXiv 2203.08679). With `Hierarchy.collapsed` the loss is the published one, over classes; with two classes its
+    others' part is 0.
 
     Examples
     --------

@@ -14,14 +14,8 @@ from torch import Tensor
 class Scores:
     """Scores of a classifier, in [0, 1].
 
-    Parameters
-    ----------
-    f1, precision, recall
-        Of class 1 (the positive one) if there are two classes, else means over the classes.
-    accuracy
-        Share of images whose class is right.
-    auroc
-        Area under the ROC curve of class 1, or a mean over the classes; NaN if only one class is present.
+    ``f1``, ``precision``, ``recall`` and ``auroc`` are those of class 1 (the positive one) if there are two classes,
+    else means over the classes. ``auroc`` is NaN if only one class is present.
     """
 
     f1: float
@@ -36,14 +30,8 @@ def score(
 ) -> Scores:
     """Score class probabilities.
 
-    Parameters
-    ----------
-    probabilities
-        Rows that sum to 1.
-    labels
-        Classes.
-    threshold
-        For two classes: predict class 1 if its probability exceeds this; by default the likelier class.
+    Each row of probabilities sums to 1. The likeliest class is predicted, but with a threshold, which needs two
+    classes, class 1 whenever its probability exceeds it.
 
     Examples
     --------

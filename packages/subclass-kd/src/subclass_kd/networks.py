@@ -22,18 +22,8 @@ __all__ = ["ConvNet", "build", "complexity", "features_of", "latency", "load_wei
 class ConvNet(nn.Module):
     """Small convolutional classifier: blocks of convolution, batch norm and ReLU, global average pooling, linear layer.
 
-    Parameters
-    ----------
-    channels
-        Channels of the images.
-    outputs
-        Number of logits.
-    width
-        Channels of the first block; they double with every block.
-    depth
-        Number of blocks; all but the first begin by halving height and width.
-    convolutions
-        Convolutions per block.
+    The first block has ``width`` channels, and they double with every block. All but the first of ``depth`` blocks
+    begin by halving height and width.
     """
 
     def __init__(self, channels: int, outputs: int, width: int = 16, depth: int = 3, convolutions: int = 1) -> None:
@@ -79,21 +69,9 @@ def build(
 ) -> nn.Module:
     """Build a classifier that maps (batch, *input_shape) to (batch, outputs).
 
-    Parameters
-    ----------
-    name
-        ``convnet`` (one convolution per block, width 16), ``convnet-deep`` (two, width 48), or a network of torchvision
-        or timm (extra ``timm``).
-    input_shape
-        (channels, height, width) of an image.
-    outputs
-        Number of logits.
-    width
-        Width of ``convnet`` or ``convnet-deep``.
-    weights
-        Local file of weights for all layers but the last, which may have another number of outputs.
-    seed
-        Seed of the initial weights.
+    ``name`` is ``convnet`` (one convolution per block, width 16), ``convnet-deep`` (two, width 48), or a network of
+    torchvision or timm (extra ``timm``); ``width`` is only for the first two. ``input_shape`` is (channels, height,
+    width). ``weights`` is a local file of weights for all layers but the last, whose number of outputs may differ.
 
     Examples
     --------

@@ -28,10 +28,7 @@ TeacherSource = Callable[[int, Integer[np.ndarray, " batch"]], Float[Tensor, "ba
 class TeacherLogits:
     """A teacher's cached logits, shape (images, subclasses) per view, read from disk as they are needed.
 
-    Parameters
-    ----------
-    folder
-        Holds view-0000.npy, view-0001.npy, ... and logits.json.
+    ``folder`` holds view-0000.npy, view-0001.npy, ... and logits.json.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -67,18 +64,8 @@ class TeacherLogits:
     ) -> TeacherLogits:
         """Run a teacher, on its device, over every view of every image; views with a file are skipped.
 
-        Parameters
-        ----------
-        teacher
-            Maps images to logits.
-        part, views
-            The images and their views.
-        folder
-            Where the files go. An interrupted computation resumes.
-        outputs
-            Number of logits that the teacher must have.
-        key
-            Identifies the teacher, such as by a fingerprint: files with another key are refused.
+        The files go to ``folder``, and an interrupted computation resumes. ``outputs`` is the number of logits that the
+        teacher must have. ``key`` identifies the teacher, such as by a fingerprint: files with another key are refused.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

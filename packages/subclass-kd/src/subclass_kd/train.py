@@ -26,19 +26,8 @@ def train_teacher(
 ) -> nn.Module:
     """Train a teacher on the subclass labels by cross-entropy.
 
-    Parameters
-    ----------
-    network
-        Maps images to one logit per subclass; trained in place.
-    data, config
-        The images and the settings.
-    out
-        Run folder for checkpoints, metrics.jsonl and the weights; an interrupted run resumes.
-
-    Returns
-    -------
-    torch.nn.Module
-        The network, in evaluation mode, on its device.
+    The network maps images to one logit per subclass. It is trained in place and returned in evaluation mode, on its
+    device. ``out`` is a run folder for checkpoints, metrics.jsonl and the weights; an interrupted run resumes.
 
     Examples
     --------
@@ -59,23 +48,8 @@ def distill(
 ) -> nn.Module:
     """Train a student with an objective.
 
-    Parameters
-    ----------
-    teacher
-        A network, which runs on every batch; its cached logits, or their folder; None if the objective needs none.
-    student
-        Maps images to one logit per subclass; trained in place.
-    data, config
-        The images and the settings.
-    objective
-        Such as `SubclassKDLoss`, or a custom one.
-    out
-        Run folder, as in `train_teacher`.
-
-    Returns
-    -------
-    torch.nn.Module
-        The student, in evaluation mode, on its device.
+    The teacher is a network, which runs on every batch; its cached logits, or their folder; None if the objective needs
+    none. The objective may be a custom one. ``student`` and ``out`` are as in `train_teacher`.
 
     Examples
     --------

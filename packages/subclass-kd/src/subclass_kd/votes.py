@@ -21,14 +21,8 @@ Ties = Literal["error", "lowest"]
 class Voted:
     """Subclasses and difficulty from votes.
 
-    Parameters
-    ----------
-    subclass_labels
-        Each sample's subclass, shape (samples,).
-    hierarchy
-        The subclasses' classes, without subclasses that no sample has.
-    difficulty
-        Share of annotators who disagree with the majority, in [0, 1), for a curriculum.
+    The hierarchy leaves out subclasses that no sample has. ``difficulty`` is the share of annotators who disagree with
+    the majority, in [0, 1), for a curriculum.
     """
 
     subclass_labels: Int[np.ndarray, " samples"]

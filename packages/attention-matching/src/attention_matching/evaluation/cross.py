@@ -42,16 +42,8 @@ def compare(
     too if it has no soft labels yet. The whole set keeps its hard labels. The rows are ``random real``, ``distilled``
     and ``whole set``, as far as requested, in this order.
 
-    Parameters
-    ----------
-    out
-        A folder with a run folder per row, named by row and settings; interrupted rows resume.
-    random_real, whole
-        Which other rows to measure.
-    whole_epochs
-        Passes over the whole training set, for its row and for the teacher.
-    temperature
-        Temperature of the teacher's soft labels.
+    ``out`` is a folder with a run folder per row, named by row and settings; interrupted rows resume. ``whole_epochs``
+    are passes over the whole training set, for its row and for the teacher, whose soft labels have the ``temperature``.
 
     Examples
     --------

@@ -38,20 +38,12 @@ def evaluate(
 ) -> Evaluation:
     """Train fresh networks on a small set and test each on real images.
 
-    Parameters
-    ----------
-    data
-        Source of the test images and, with ``choose="held-out"``, of the images that choose the step: a share of the
-        training images, without any that is in the set itself. A distillation has seen them all the same, so the
-        choice is made on familiar images; the reported accuracy is measured on the test images alone.
-    out
-        A run folder; each network's accuracy is saved as soon as it is known, and an interrupted evaluation resumes
-        bit-identically.
+    Test images come from ``data`` and so do, with ``choose="held-out"``, the images that choose the step: a share of
+    the training images, without any that is in the set itself. A distillation has seen them all the same, so the choice
+    is made on familiar images; the reported accuracy is measured on the test images alone.
 
-    Raises
-    ------
-    KeyboardInterrupt
-        After Ctrl-C or SIGTERM, once the epoch is done.
+    ``out`` is a run folder; each network's accuracy is saved as soon as it is known, and an interrupted evaluation
+    resumes bit-identically. After Ctrl-C or SIGTERM a KeyboardInterrupt is raised once the epoch is done.
 
     Examples
     --------
@@ -87,16 +79,9 @@ def evaluate_random_real(
 ) -> Evaluation:
     """Measure the baseline: each network is trained on another random choice of ``ipc`` real images per class.
 
-    Parameters
-    ----------
-    config
-        How to train; with ``choose="held-out"`` the held-out images are not chosen from.
-    out
-        A run folder: see :func:`evaluate`.
-    preprocessing
-        From pixels to inputs; by default the training images' mean and std.
-    label
-        With soft labels: adds them to a choice, such as :func:`soft_labels_from` with its teacher bound.
+    With ``choose="held-out"`` the held-out images are not chosen from. ``out`` is as in :func:`evaluate`. By default
+    inputs are standardised by the training images' mean and std. ``label`` adds soft labels to a choice, such as
+    :func:`soft_labels_from` with its teacher bound.
 
     Examples
     --------

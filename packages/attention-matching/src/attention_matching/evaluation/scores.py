@@ -27,18 +27,12 @@ from attention_matching.images.distilled import DistilledSet
 def label_robust_score(hard_label_recovery: float, improvement_over_random: float, weight: float = 0.5) -> float:
     """Return DD-Ranking's label-robust score, in [0, 1]; 0.269 if the weighted sum is 0.
 
-    Source: arXiv 2505.13300, alpha = w IOR - (1 - w) HLR, squashed.
+    ``hard_label_recovery`` is the accuracy of the whole real set minus that of the distilled set, both with hard
+    labels: the smaller the better. ``improvement_over_random`` is the accuracy of the distilled set, with whatever
+    labels it comes with, minus that of as many random real images under the same training. Both are in [-1, 1].
+    ``weight`` w is in [0, 1].
 
-    Parameters
-    ----------
-    hard_label_recovery
-        Accuracy of the whole real set minus that of the distilled set, both with hard labels: in [-1, 1], the smaller
-        the better.
-    improvement_over_random
-        Accuracy of the distilled set, with whatever labels it comes with, minus that of as many random real images
-        under the same training: in [-1, 1].
-    weight
-        Weight of the improvement, in [0, 1]; the recovery has the rest.
+    Source: arXiv 2505.13300, alpha = w IOR - (1 - w) HLR, squashed.
 
     Examples
     --------
@@ -54,15 +48,9 @@ def label_robust_score(hard_label_recovery: float, improvement_over_random: floa
 def augmentation_robust_score(with_augmentation: float, without_augmentation: float, weight: float = 0.5) -> float:
     """Return DD-Ranking's augmentation-robust score, in [0, 1]; 0.269 for a set no better than random images.
 
-    Source: arXiv 2505.13300, beta, squashed.
-
-    Parameters
-    ----------
-    with_augmentation, without_augmentation
-        Accuracy of the distilled set minus that of as many random real images, both trained with, or both without
-        augmentation: in [-1, 1].
-    weight
-        Weight of the difference with augmentation, in [0, 1].
+    ``with_augmentation`` and ``without_augmentation`` are the accuracy of the distilled set minus that of as many
+    random real images, both trained with, or both without augmentation: in [-1, 1]. ``weight`` is that of the former,
+    in [0, 1]. Source: arXiv 2505.13300, beta, squashed.
 
     Examples
     --------
@@ -136,18 +124,10 @@ def robust_scores(
     counts is not chosen on the test images, and distilled and random images are trained on with the same learning
     rate, which is not searched.
 
-    Parameters
-    ----------
-    distilled
-        A set with equally many images of every class.
-    config
-        How to train, and with which labels of the set; without augmentation means ``augment=()``.
-    weight
-        Weight of the first term of each score, in [0, 1].
-    label
-        With soft labels: adds them to random real images, see :func:`evaluate_random_real`.
-    out
-        A folder for the run folders of the evaluations; interrupted ones resume.
+    ``distilled`` has equally many images per class. ``config`` says how to train, and with which labels of the set;
+    without augmentation means ``augment=()``. ``weight`` is that of the first term of each score. With soft labels,
+    ``label`` adds them to random real images, see :func:`evaluate_random_real`. ``out`` is a folder for the run folders
+    of the evaluations; interrupted ones resume.
 
     Examples
     --------

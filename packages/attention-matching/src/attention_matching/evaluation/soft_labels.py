@@ -32,16 +32,9 @@ def soft_labels_from(
 ) -> DistilledSet:
     """Return the set with soft labels: a teacher's probabilities, ``softmax(logits / temperature)``.
 
-    Parameters
-    ----------
-    data
-        Images to train the teacher on, with their hard labels.
-    config
-        The teacher's network and training; fewer epochs than for a small set will do.
-    temperature
-        Above 1 it flattens the labels, below 1 it sharpens them. The students' own softmax has none.
-    teacher
-        A trained teacher, on inputs of the set's preprocessing.
+    The teacher is trained on the images of ``data`` with their hard labels; fewer epochs than for a small set will do.
+    A trained ``teacher`` must take inputs of the set's preprocessing. A temperature above 1 flattens the labels, below
+    1 it sharpens them. The students' own softmax has none.
 
     Examples
     --------

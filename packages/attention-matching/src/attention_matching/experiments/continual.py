@@ -99,21 +99,14 @@ def continual(
     Every draw is keyed by the order and the step, not by the buffer: all buffers see the same classes, initial networks
     and batches.
 
-    Parameters
-    ----------
-    out
-        A run folder for the accuracies one by one (metrics.jsonl), the distillations, the result (continual.json) and
-        its picture (continual.png). An interrupted run resumes bit-identically; a kill loses the current training.
-    custom_buffers
-        User-defined buffers by name, beside those of ``config``. Each is called at every step with the images of the
-        new classes alone, numbered from 0, and a seed, and returns any number of images of each of them.
-    own
-        Deprecated name of ``custom_buffers``.
+    ``out`` is a run folder for the accuracies one by one (metrics.jsonl), the distillations, the result
+    (continual.json) and its picture (continual.png). An interrupted run resumes bit-identically; a kill loses the
+    current training. After Ctrl-C or SIGTERM a KeyboardInterrupt is raised once the current training is done and
+    logged.
 
-    Raises
-    ------
-    KeyboardInterrupt
-        After Ctrl-C or SIGTERM, once the current training is done and logged.
+    ``custom_buffers`` are user-defined buffers by name, beside those of ``config``. Each is called at every step with
+    the images of the new classes alone, numbered from 0, and a seed, and returns any number of images of each of them.
+    ``own`` is their deprecated name.
 
     References
     ----------

@@ -87,20 +87,13 @@ def search(
     images, and chance in one set of images does not look like agreement. The whole set's own ranking on the held-out
     images is the agreement that a perfect proxy would reach.
 
-    Parameters
-    ----------
-    proxies
-        Small sets by name, made from the training images of :func:`search_data`: a proxy that contains held-out images
-        would look better than it is. The whole set is preprocessed as the first of them. The seconds it took to make a
-        proxy are read from ``meta["seconds"]``, where :func:`~attention_matching.small_set` stores them.
-    out
-        A run folder for the accuracies one by one (metrics.jsonl), the result (search.json) and its picture
-        (search.png). An interrupted run resumes bit-identically; a kill loses the current training.
+    ``proxies`` are small sets by name, made from the training images of :func:`search_data`: a proxy that contains
+    held-out images would look better than it is. The whole set is preprocessed as the first of them. The seconds it
+    took to make a proxy are read from ``meta["seconds"]``, where :func:`~attention_matching.small_set` stores them.
 
-    Raises
-    ------
-    KeyboardInterrupt
-        After Ctrl-C or SIGTERM, once the current training is done and logged.
+    ``out`` is a run folder for the accuracies one by one (metrics.jsonl), the result (search.json) and its picture
+    (search.png). An interrupted run resumes bit-identically; a kill loses the current training. After Ctrl-C or SIGTERM
+    a KeyboardInterrupt is raised once the current training is done and logged.
 
     References
     ----------

@@ -37,16 +37,9 @@ def small_set(
 ) -> DistilledSet:
     """Select or distill ``ipc`` images of every class, class after class; ``meta["seconds"]`` is the time it took.
 
-    Parameters
-    ----------
-    source
-        ``random``, ``k-centre`` or ``herding`` select real images; ``dm``, ``datadam`` and ``atom`` distill.
-    distill
-        How to distill; method, ipc and seed are replaced by the arguments.
-    out
-        Run folder of a distillation.
-    preprocessing
-        Preprocessing of the result: by default the distillation's own, and for real images each channel standardised.
+    ``random``, ``k-centre`` and ``herding`` select real images; ``dm``, ``datadam`` and ``atom`` distill. The arguments
+    replace method, ipc and seed of ``distill``. ``out`` is the run folder of a distillation. The default preprocessing
+    is the distillation's own, and for real images each channel standardised.
 
     Examples
     --------

@@ -41,13 +41,9 @@ def summary(distilled: DistilledSet) -> str:
 def data_card(distilled: DistilledSet, evaluation: Mapping[str, Any] | None = None) -> str:
     """Return a data card in Markdown.
 
-    Parameters
-    ----------
-    distilled
-        The set; the settings are in its ``meta``.
-    evaluation
-        Content of a run folder's evaluation.json: ``accuracies`` (name to one fraction per network), ``config``, and
-        ``scores`` (name to number in [0, 1]) if the robust scores were computed. None if the set was not evaluated.
+    The settings are those in the ``meta`` of the set. ``evaluation`` is the content of a run folder's evaluation.json,
+    if the set was evaluated: ``accuracies`` (name to one fraction per network), ``config``, and ``scores`` (name to
+    number in [0, 1]) if the robust scores were computed.
 
     Examples
     --------

@@ -84,17 +84,13 @@ def export_pt(
     Those programs normalise their test images with constants of their own. Images in another normalisation score less
     than they could, so name the data set they are to be used with.
 
-    Parameters
-    ----------
-    path
-        With ``"dc"`` a new file, with ``"mtt"`` a new or empty folder; written atomically.
-    layout
-        ``"dc"``: what DC, DSA and DM save, ``{"data": [[images, labels]], "accs_all_exps": {}}``. ``"mtt"``: what MTT
-        saves, the tensors ``images_best.pt`` and ``labels_best.pt``. Images float32 (n, c, h, w), labels int64 (n,).
-    dataset
-        That code's name of the data set; the images are written in its normalisation. (MTT whitens as this package
-        does, so with ``"mtt"`` whitened images stay whitened, for its ``--zca``.) Without a name they stay in the
-        set's own preprocessing.
+    The layout ``"dc"`` is what DC, DSA and DM save, a file with ``{"data": [[images, labels]], "accs_all_exps": {}}``.
+    ``"mtt"`` is what MTT saves, a folder with the tensors ``images_best.pt`` and ``labels_best.pt``. Images are float32
+    (n, c, h, w), labels int64 (n,). ``path`` is a new file, or for ``"mtt"`` a new or empty folder, written atomically.
+
+    ``dataset`` is that code's name of the data set, and the images are written in its normalisation. (MTT whitens as
+    this package does, so with ``"mtt"`` whitened images stay whitened, for its ``--zca``.) Without a name they stay in
+    the set's own preprocessing.
 
     Examples
     --------
@@ -133,14 +129,9 @@ def export_ddranking(distilled: DistilledSet, path: str | os.PathLike[str], data
     probabilities, since it takes a teacher's logits. ``config.json``: for its ``Config.from_file``. ``README.md``: how
     to run it, and its pitfalls.
 
-    Parameters
-    ----------
-    distilled
-        A set with the classes of the data set, and the same number of images of each.
-    path
-        A new or empty folder, written atomically.
-    dataset
-        CIFAR10, CIFAR100, TinyImageNet or ImageNet1K: DD-Ranking (arXiv 2505.13300) scores no others.
+    The set has the classes of the data set, and the same number of images of each. ``path`` is a new or empty folder,
+    written atomically. ``dataset`` is CIFAR10, CIFAR100, TinyImageNet or ImageNet1K: DD-Ranking (arXiv 2505.13300)
+    scores no others.
     """
     ddranking.check_classes(distilled, dataset)
     images = _in_normalisation_of("ddranking", distilled, dataset)

@@ -39,12 +39,8 @@ class Augmentation:
     def __call__(self, batch: Float[Tensor, "batch ..."], draw: torch.Generator) -> Float[Tensor, "batch ..."]:
         """Return one view of a batch.
 
-        Parameters
-        ----------
-        batch
-            Images in [0, 1], shape (batch, channels, height, width), or features, shape (batch, features).
-        draw
-            Random generator on the device of the batch.
+        Rows are images in [0, 1], shape (batch, channels, height, width), or features, shape (batch, features).
+        ``draw`` is a random generator on their device.
         """
         return self._images(batch, draw) if batch.ndim == 4 else self._features(batch, draw)
 

@@ -20,14 +20,9 @@ VOC_LABELS = (
 def coco(root: Path, size: int) -> MultiLabelSet:
     """Read the object categories of MS-COCO as labels, 80 in the order of their numbers.
 
-    Parameters
-    ----------
-    root
-        Holds annotations/instances_train2017.json, instances_val2017.json, train2017/ and val2017/, or the same of
-        2014. As is usual, COCO's validation part is the test set; a share of the training images becomes the validation
-        part. Images without an object have no label.
-    size
-        Height and width of the images, in pixels.
+    ``root`` holds annotations/instances_train2017.json, instances_val2017.json, train2017/ and val2017/, or the same of
+    2014. As is usual, COCO's validation part is the test set; a share of the training images becomes the validation
+    part. Images without an object have no label. ``size`` is the height and width of the images, in pixels.
     """
     require("pycocotools", package="probmcl", extra="coco")
     years = [y for y in ("2017", "2014") if (root / "annotations" / f"instances_train{y}.json").is_file()]
@@ -67,16 +62,10 @@ def _coco_part(root: Path, part: str, year: str) -> tuple[tuple[Path, ...], tupl
 def voc(spec: str, size: int, *, difficult: bool = False) -> MultiLabelSet:
     """Read the object classes of Pascal VOC as labels, 20 in alphabetical order.
 
-    Parameters
-    ----------
-    spec
-        The folder that holds VOCdevkit, followed by ``@YEAR`` for a year other than 2007. The parts are VOC's own
-        train, val and test. Years other than 2007 have no test part: val is then the test set, and a share of train
-        becomes the validation part.
-    size
-        Height and width of the images, in pixels.
-    difficult
-        Count objects that are marked difficult. Without them an image may have no label.
+    ``spec`` is the folder that holds VOCdevkit, followed by ``@YEAR`` for a year other than 2007. The parts are VOC's
+    own train, val and test. Years other than 2007 have no test part: val is then the test set, and a share of train
+    becomes the validation part. ``size`` is the height and width of the images, in pixels. ``difficult`` counts objects
+    that are marked difficult; without them an image may have no label.
     """
     name, _, year = spec.partition("@")
     root, year = Path(name).expanduser(), year or "2007"

@@ -57,14 +57,8 @@ def compose(
 ) -> MultiLabelSet:
     """Compose scenes: images of one channel, four digits high and wide, with ten labels.
 
-    Parameters
-    ----------
-    singles
-        The digits. A fifth of the training digits is kept for validation scenes.
-    sizes
-        Numbers of training, validation and test scenes, each at least 2.
-    noise
-        Standard deviation of the noise added to every pixel.
+    A fifth of the training digits is kept for validation scenes. ``sizes`` are the numbers of training, validation and
+    test scenes, each at least 2. ``noise`` is the standard deviation of the noise added to every pixel.
 
     Examples
     --------

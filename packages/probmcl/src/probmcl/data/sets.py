@@ -94,16 +94,9 @@ class MultiLabelSet:
     ) -> MultiLabelSet:
         """Build a set from arrays and check it.
 
-        Parameters
-        ----------
-        train, validation, test
-            Inputs and labels of each part. Inputs: images (n, channels, height, width) in [0, 1] or features (n,
-            features). Labels: zeros and ones, (n, labels). Without a validation part, 15 % of the training rows
-            become one.
-        label_names
-            By default the numbers of the columns.
-        source
-            Name of the data in error messages.
+        Inputs are images (n, channels, height, width) in [0, 1] or features (n, features), labels are zeros and ones
+        (n, labels). Without a validation part, 15 % of the training rows become one. By default labels are named by the
+        numbers of their columns. ``source`` is the name of the data in error messages.
 
         Examples
         --------
@@ -148,16 +141,7 @@ def checked_labels(
 ) -> UInt8[np.ndarray, "rows labels"]:
     """Return labels as a read-only uint8 table, or raise InputError with the offending value, row and column.
 
-    Parameters
-    ----------
-    labels
-        Zeros and ones of any dtype.
-    n_labels
-        Required number of columns.
-    source
-        Name of the data in error messages.
-    at_least_one
-        Refuse rows without labels.
+    ``at_least_one`` refuses rows without labels.
     """
     table = np.asarray(labels)
     if table.ndim != 2 or table.shape[1] != n_labels:

@@ -50,22 +50,13 @@ def csv_folder(folder: Path, size: int) -> MultiLabelSet:
 
 
 def adp(spec: str, size: int) -> MultiLabelSet:
-    """Read the Atlas of Digital Pathology: patches of tissue with hierarchical types.
+    """Read the Atlas of Digital Pathology (Hosseini et al., CVPR 2019): patches of tissue with hierarchical types.
 
-    Parameters
-    ----------
-    spec
-        The folder of the release, followed by ``@LEVEL`` for a level other than L1. It holds
-        ``ADP_EncodedLabels_Release1_Flat.csv`` (a column ``Patch Names``, then a column of zeros and ones for every
-        code such as E.M.S) and ``img_res_1um_bicubic/``. If ``splits/`` exists, the row numbers in
-        ``splits/{train,valid,test}.npy`` are the parts. The dots in a code are its depth: L1 takes codes without a
-        dot, L2 and L3 those down to that depth, L3Only those with two dots.
-    size
-        Height and width of the patches, in pixels.
-
-    References
-    ----------
-    Hosseini et al., Atlas of Digital Pathology, CVPR 2019.
+    ``spec`` is the folder of the release, followed by ``@LEVEL`` for a level other than L1. It holds
+    ``ADP_EncodedLabels_Release1_Flat.csv`` (a column ``Patch Names``, then a column of zeros and ones for every code
+    such as E.M.S) and ``img_res_1um_bicubic/``. If ``splits/`` exists, the row numbers in
+    ``splits/{train,valid,test}.npy`` are the parts. The dots in a code are its depth: L1 takes codes without a dot, L2
+    and L3 those down to that depth, L3Only those with two dots. ``size`` is the height and width in pixels.
     """
     name, _, level = spec.partition("@")
     root, level = Path(name).expanduser(), level or "L1"

@@ -81,18 +81,12 @@ class ProbabilisticContrastiveLoss(_ContrastiveLoss):
         Divides the similarities. They are logarithms by default, whose size grows with the dimensions.
     threshold
         Smallest overlap of a positive, in (0, 1].
-    measure
-        Overlap of label sets, as in `label_overlap`.
-    similarity
-        As in `mixture_similarity`.
-    per_dimension
-        Divide a logarithmic similarity by the number of dimensions.
+    measure, similarity, per_dimension, chunk_size
+        As in `label_overlap` and `mixture_similarity`.
     weight
         "none", all positives alike, or "overlap", a mean of the positives weighted by their overlap.
     reduction
         "mean" over the anchors that have positives, "sum", or "none".
-    chunk_size
-        Number of pairs of components evaluated at once, as in ``gmr_metric.torch``.
 
     References
     ----------
@@ -134,14 +128,8 @@ class ProbabilisticContrastiveLoss(_ContrastiveLoss):
     ) -> Tensor:
         """Compute the loss: a scalar, or shape (batch,) without reduction.
 
-        Parameters
-        ----------
-        mixtures
-            One mixture a row. With two views of each image, both are rows.
-        labels
-            Zeros and ones.
-        reference, reference_labels
-            Rows to compare the anchors with instead of the rest of their batch.
+        Labels are zeros and ones. With two views of each image, both are rows of the batch. Anchors are compared with
+        the rows of the reference, or else with the rest of their batch.
         """
         _check_references(reference, reference_labels)
         similarity = mixture_similarity(
@@ -153,14 +141,8 @@ class ProbabilisticContrastiveLoss(_ContrastiveLoss):
 class MultiLabelSupConLoss(_ContrastiveLoss):
     """The supervised contrastive loss for rows with several labels, on the cosine of plain embeddings.
 
-    Parameters
-    ----------
-    temperature
-        Divides the cosines; the other parameters are those of `ProbabilisticContrastiveLoss`.
-
-    References
-    ----------
-    Supervised contrastive learning, arXiv 2004.11362, its "out" form, with the positives of arXiv 2401.01448.
+    The temperature divides the cosines; the other parameters are those of `ProbabilisticContrastiveLoss`. The loss is
+    the "out" form of arXiv 2004.11362, with the positives of arXiv 2401.01448.
 
     Examples
     --------
@@ -191,16 +173,9 @@ class MultiLabelSupConLoss(_ContrastiveLoss):
     ) -> Tensor:
         """Compute the loss: a scalar, or shape (batch,) without reduction.
 
-        Parameters
-        ----------
-        embeddings
-            Of any length: they are normalised here, in float32 or wider.
-        labels
-            Zeros and ones.
-        reference, reference_labels
-            Rows to compare the anchors with instead of the rest of their batch, such as those of a `MemoryQueue`.
-        present
-            Which references count: the rows of a queue are filled one after another.
+        Embeddings of any length are normalised here, in float32 or wider. Labels are zeros and ones. Anchors are
+        compared with the rows of the reference, such as those of a `MemoryQueue` that are filled (``present``), or else
+        with the rest of their batch.
         """
         _check_references(reference, reference_labels)
         if embeddings.ndim != 2 or not embeddings.is_floating_point():

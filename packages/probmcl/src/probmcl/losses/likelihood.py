@@ -24,8 +24,6 @@ class MixtureNLL(nn.Module):
 
     Parameters
     ----------
-    reduction
-        "mean" over the batch, "sum" or "none".
     per_dimension
         Divide by the number of dimensions, so that the weight of other terms means the same for any number.
     label_aware
@@ -100,12 +98,10 @@ class ProbMCLLoss(nn.Module):
 
     Parameters
     ----------
-    contrastive
-        The contrastive term; by default `ProbabilisticContrastiveLoss` with its defaults.
+    contrastive, likelihood
+        The two terms; by default `ProbabilisticContrastiveLoss` and `MixtureNLL` with their defaults.
     weight
         Lambda, which multiplies the contrastive term.
-    likelihood
-        The likelihood term; by default `MixtureNLL` with its defaults.
     detach_targets
         Let no gradient reach the points. Otherwise they learn too, and may collapse onto the means.
     standardise_targets

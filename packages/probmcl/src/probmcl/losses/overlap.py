@@ -28,20 +28,9 @@ def label_overlap(
     coefficient n / min(a, b), and containment n / a, the share of the row's own labels, which alone is not symmetric.
     In this order (without containment) none is larger than the next, so one threshold means more positives with each.
 
-    Parameters
-    ----------
-    labels
-        Zeros and ones of any dtype, shape (batch, labels). The values are not checked: a GPU would have to wait.
-    other
-        The other rows, shape (others, labels); by default the same rows.
-    measure
-        One of the five.
-    both_empty
-        Overlap of two empty sets, 0/0. One empty set overlaps with nothing else.
-
-    References
-    ----------
-    arXiv 2401.01448 speaks of an overlap index; which measures are offered is our choice.
+    Labels are zeros and ones of any dtype. Their values are not checked: a GPU would have to wait. Two empty sets, 0/0,
+    overlap by ``both_empty``; one empty set overlaps with nothing else. arXiv 2401.01448 speaks of an overlap index;
+    which measures are offered is our choice.
 
     Examples
     --------
@@ -87,24 +76,11 @@ def positives(
     other: Shaped[Tensor, "others labels"] | None = None,
     measure: Overlap = "jaccard",
 ) -> Bool[Tensor, "batch others"]:
-    """Find each row's positives: the rows whose labels overlap with its own by the threshold or more.
+    """Find each row's positives, A(i) of arXiv 2401.01448: the rows whose label overlap reaches the threshold.
 
-    Parameters
-    ----------
-    labels
-        Zeros and ones, shape (batch, labels).
-    threshold
-        Smallest overlap of a positive, in (0, 1]. Near 0 any common label suffices; at 1, with Jaccard, Dice or cosine,
-        the sets must be equal.
-    other
-        The other rows, shape (others, labels). Without them a row is compared with the rest of its batch, and is not
-        its own positive.
-    measure
-        As in `label_overlap`.
-
-    References
-    ----------
-    A(i) of arXiv 2401.01448.
+    The threshold is in (0, 1]. Near 0 any common label suffices; at 1, with Jaccard, Dice or cosine, the sets must be
+    equal. Without ``other`` a row is compared with the rest of its batch, and is not its own positive. Labels and
+    measures are those of `label_overlap`.
 
     Examples
     --------

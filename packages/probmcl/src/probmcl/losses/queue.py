@@ -15,8 +15,6 @@ class MemoryQueue(nn.Module):
     It moves with ``.to(device)`` and is saved with a state dict. The oldest rows are replaced first, on the device and
     without making the host wait; `present` says which rows have been filled.
 
-    It holds `size` rows: embeddings of width `dim`, and `n_labels` labels.
-
     Examples
     --------
     >>> from probmcl import MultiLabelSupConLoss

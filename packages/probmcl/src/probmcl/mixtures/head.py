@@ -30,12 +30,8 @@ class MixtureDensityHead(nn.Module):
 
     Parameters
     ----------
-    in_features
-        Width of the encoder's features.
     n_components
         Components of each mixture: in the paper one for every label, component k being label k's.
-    dim
-        Dimensions of the mixtures.
     covariance
         "isotropic", one deviation a component, or "diagonal", one a component and dimension.
     hidden

@@ -16,15 +16,8 @@ Covariance = Literal["isotropic", "diagonal"]
 class MixtureParameters(NamedTuple):
     """A batch of Gaussian mixtures, one an image.
 
-    Attributes
-    ----------
-    log_weights
-        Normalised log weights, shape (batch, components).
-    means
-        Shape (batch, components, dims).
-    log_std
-        Logarithms of the standard deviations, in the means' unit: shape (batch, components) for isotropic components,
-        (batch, components, dims) for diagonal ones.
+    ``log_weights`` are normalised. ``log_std`` holds logarithms of the standard deviations, in the means' unit: shape
+    (batch, components) for isotropic components, (batch, components, dims) for diagonal ones.
 
     Examples
     --------

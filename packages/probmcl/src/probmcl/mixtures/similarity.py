@@ -40,20 +40,10 @@ def mixture_similarity(
       overlap across components. If component k is label k's, this compares what each label looks like. It takes
       batch * others * components evaluations instead of the square of the components.
 
-    Of one batch with itself the result is symmetric, with a diagonal of exactly 1 (0 for the logarithms).
-
-    Parameters
-    ----------
-    mixtures
-        ``batch`` mixtures.
-    other
-        ``others`` mixtures with the same dimensions and kind of covariance; by default the same batch.
-    kind
-        One of the four.
-    per_dimension
-        Divide the logarithmic kinds by the number of dimensions, with which they grow.
-    chunk_size
-        Number of pairs of components evaluated at once, see ``gmr_metric.torch``.
+    Of one batch with itself the result is symmetric, with a diagonal of exactly 1 (0 for the logarithms). ``other`` has
+    the same dimensions and kind of covariance. ``per_dimension`` divides the logarithmic kinds by the number of
+    dimensions, with which they grow. ``chunk_size`` is the number of pairs of components evaluated at once, see
+    ``gmr_metric.torch``.
 
     References
     ----------

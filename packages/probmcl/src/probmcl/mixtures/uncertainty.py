@@ -15,13 +15,9 @@ from probmcl.mixtures.parameters import MixtureParameters
 class Uncertainty(NamedTuple):
     """The variance of every mixture in two parts, each averaged over the dimensions.
 
-    Attributes
-    ----------
-    between
-        Variance of the components' means under the weights: the components disagree about where the image lies, the
-        epistemic part. Shape (batch,), in the square of the means' unit.
-    within
-        Mean of the components' variances under the weights: how wide the components are, the aleatoric part.
+    ``between`` is the variance of the components' means under the weights: the components disagree about where the
+    image lies, the epistemic part. ``within`` is the mean of the components' variances under the weights: how wide the
+    components are, the aleatoric part. Both are in the square of the means' unit.
     """
 
     between: Float[Tensor, " batch"]
@@ -36,8 +32,6 @@ class Uncertainty(NamedTuple):
 def uncertainty(mixtures: MixtureParameters) -> Uncertainty:
     """Compute the variance between and within the components of every mixture.
 
-    References
-    ----------
     arXiv 2401.01448 ranks images by the variance between the components' means.
 
     Examples
