@@ -87,7 +87,14 @@ class GaussianSumFilter:
         check_method(self.method)
 
     def predict(self, state: GaussianMixture, transition: Model) -> GaussianMixture:
-        """Return the next state's distribution; both states have the transition's number of dimensions."""
+        """Return the next state's distribution; both states have the transition's number of dimensions.
+
+        Examples
+        --------
+        >>> state = GaussianMixture([1.0], [[3.0]], [[[1.0]]])
+        >>> GaussianSumFilter().predict(state, Model([[2.0]], [[0.5]])).covariances.tolist()
+        [[[4.5]]]
+        """
         d = state.dim
         if transition.dim != d:
             raise InputError(f"the transition's noise must have {d} dimensions like the state, got {transition.dim}")

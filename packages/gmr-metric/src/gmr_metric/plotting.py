@@ -36,7 +36,14 @@ class Ellipse(NamedTuple):
 
 
 def ellipses(mixture: GaussianMixture) -> list[Ellipse]:
-    """Return the one-sigma ellipses of a mixture in two dimensions."""
+    """Return the one-sigma ellipses of a mixture in two dimensions.
+
+    Examples
+    --------
+    >>> [ellipse] = ellipses(GaussianMixture([1.0], [[0.0, 0.0]], [[[1.0, 0.0], [0.0, 4.0]]]))
+    >>> ellipse.axes, abs(ellipse.angle)
+    ((2.0, 1.0), 90.0)
+    """
     if mixture.dim != 2:
         raise InputError(f"a mixture of {mixture.dim} dimensions", "two dimensions")
     values, vectors = np.linalg.eigh(mixture.covariances)
@@ -54,6 +61,17 @@ def plot_reduction(reduction: Reduction, path: str | os.PathLike[str]) -> None:
     components as ellipses of one and two sigma with a dot for the weight, and the original ones faintly in the colour
     of their group. More dimensions are projected onto the original's two principal axes. Colours repeat after five
     components, with another dash.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from gmr_metric import reduce
+    >>> path = Path(tempfile.mkdtemp()) / "reduction.png"
+    >>> mixture = GaussianMixture([0.4, 0.1, 0.5], [[0.0], [0.5], [9.0]], np.ones((3, 1, 1)))
+    >>> plot_reduction(reduce(mixture, 2), path)
+    >>> path.read_bytes()[1:4]
+    b'PNG'
     """
     original, reduced = reduction.original, reduction.mixture
     title = f"{len(original)} components to {len(reduced)}, angle {reduction.distance:.3g}"

@@ -120,6 +120,13 @@ def similarity_matrix(
 
     It is in [0, 1], 1 for equal densities, and has a diagonal of exactly 1 for one batch with itself. For distant
     mixtures it underflows to 0, as does its gradient; a loss should use `log_similarity_matrix`.
+
+    Examples
+    --------
+    >>> log_weights, means, variances = torch.zeros(2, 1), torch.tensor([[[0.0]], [[2.0]]]), torch.ones(2, 1)
+    >>> similarity_matrix(log_weights, means, variances)
+    tensor([[1.0000, 0.3679],
+            [0.3679, 1.0000]])
     """
     other = (other_log_weights, other_means, other_covariances)
     return log_similarity_matrix(log_weights, means, covariances, *other, chunk_size=chunk_size).exp()

@@ -122,6 +122,8 @@ class ModuleGenerator(ImageGenerator):
 def noise_of(numbers: Sequence[int], shape: tuple[int, ...], seed: int) -> Float[Tensor, "numbers ..."]:
     """Draw one row of standard normal float32 noise per number; a row depends on (seed, number) alone.
 
+    Examples
+    --------
     >>> bool((noise_of([5], (3,), seed=0) == noise_of(range(9), (3,), seed=0)[5]).all())
     True
     """

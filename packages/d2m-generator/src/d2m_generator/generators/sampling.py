@@ -86,6 +86,8 @@ def consistency_function(
 def noise_levels(first: float, last: float, rho: float, count: int) -> Float[Tensor, " count"]:
     """Return standard deviations whose rho-th roots are equally spaced (arXiv 2206.00364, eq. 5).
 
+    Examples
+    --------
     >>> noise_levels(80.0, 0.0, 1.0, 3).tolist()
     [80.0, 40.0, 0.0]
     """

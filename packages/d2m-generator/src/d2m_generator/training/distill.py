@@ -156,6 +156,8 @@ class DistillationJob(GeneratorJob):
 def learning_rate(highest: float, step: int, steps: int) -> float:
     """Return the learning rate of a step: half a cosine from the highest value to a tenth of it.
 
+    Examples
+    --------
     >>> [round(learning_rate(1.0, step, 100), 3) for step in (0, 50, 100)]
     [1.0, 0.55, 0.1]
     """

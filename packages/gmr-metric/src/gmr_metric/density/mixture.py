@@ -98,7 +98,13 @@ class GaussianMixture:
         return factors
 
     def logpdf(self, points: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
-        """Log density at points of shape (points, d)."""
+        """Log density at points of shape (points, d).
+
+        Examples
+        --------
+        >>> GaussianMixture([1.0], [[0.0]], [[[1.0]]]).logpdf(np.zeros((1, 1))).round(6).tolist()
+        [-0.918939]
+        """
         return algebra.log_density(
             as_floats("points", points, (None, self.dim)), self.weights, self.means, self.cholesky
         )
@@ -171,7 +177,14 @@ class GaussianMixture:
         return GaussianMixture(self.weights, self.means @ a.T + offset, np.matmul(spread, np.swapaxes(spread, 1, 2)))
 
     def product(self, other: GaussianMixture) -> GaussianMixture:
-        """Multiply two densities and normalise: one component per pair, as in belief propagation."""
+        """Multiply two densities and normalise: one component per pair, as in belief propagation.
+
+        Examples
+        --------
+        >>> unit = GaussianMixture([1.0], [[1.0]], [[[1.0]]])
+        >>> unit.product(unit).covariances.tolist()
+        [[[0.5]]]
+        """
         same_dim(self.dim, other.dim)
         return GaussianMixture(*algebra.multiplied(self._arrays, other._arrays), normalize=True)
 
@@ -191,7 +204,15 @@ class GaussianMixture:
 
     @classmethod
     def from_sklearn(cls, model: Any) -> GaussianMixture:
-        """Convert scikit-learn's fitted ``GaussianMixture`` or ``BayesianGaussianMixture``, of any covariance type."""
+        """Convert scikit-learn's fitted ``GaussianMixture`` or ``BayesianGaussianMixture``, of any covariance type.
+
+        Examples
+        --------
+        >>> from sklearn.mixture import GaussianMixture as Fitted
+        >>> points = np.random.default_rng(0).normal(size=(100, 2))
+        >>> GaussianMixture.from_sklearn(Fitted(3, random_state=0).fit(points)).means.shape
+        (3, 2)
+        """
         return cls(*conversions.from_sklearn(model), normalize=True)
 
     def to_sklearn(self) -> Any:
@@ -199,6 +220,12 @@ class GaussianMixture:
 
         It is ready to score, predict and sample. If a weight is 0, NumPy warns about its logarithm when the model is
         used; the results are correct.
+
+        Examples
+        --------
+        >>> pair = GaussianMixture([0.5, 0.5], [[-3.0], [3.0]], np.ones((2, 1, 1)))
+        >>> pair.to_sklearn().predict([[-1.0], [2.0]]).tolist()
+        [0, 1]
         """
         return conversions.to_sklearn(*self._arrays, self.cholesky)
 
@@ -249,6 +276,11 @@ class GaussianMixture:
             itself; or the kernel's covariance, shape (d, d).
         weights
             Of any positive sum, shape (n,); equal by default.
+
+        Examples
+        --------
+        >>> GaussianMixture.from_kde([[0.0], [1.0], [2.0]], bandwidth=0.5).covariances[0].round(6).tolist()
+        [[0.25]]
         """
         return cls(*conversions.from_kde(samples, bandwidth, weights), normalize=True)
 

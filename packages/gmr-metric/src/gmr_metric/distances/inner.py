@@ -75,12 +75,25 @@ def log_inner_product(f: GaussianMixture, g: GaussianMixture) -> float:
 
 
 def inner_product(f: GaussianMixture, g: GaussianMixture) -> float:
-    """Integral of f times g; 0 where it underflows, see :func:`log_inner_product`."""
+    """Integral of f times g; 0 where it underflows, see :func:`log_inner_product`.
+
+    Examples
+    --------
+    >>> unit = GaussianMixture([1.0], [[0.0]], [[[1.0]]])
+    >>> round(inner_product(unit, unit), 6)
+    0.282095
+    """
     return math.exp(log_inner_product(f, g))
 
 
 def norm(f: GaussianMixture) -> float:
-    """L2 norm of a mixture: the square root of the integral of its square."""
+    """L2 norm of a mixture: the square root of the integral of its square.
+
+    Examples
+    --------
+    >>> round(norm(GaussianMixture([1.0], [[0.0]], [[[1.0]]])) ** 2, 6)
+    0.282095
+    """
     return math.exp(0.5 * log_inner_product(f, f))
 
 

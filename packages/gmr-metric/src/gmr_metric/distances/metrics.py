@@ -79,7 +79,13 @@ def distance(f: GaussianMixture, g: GaussianMixture, metric: str = "angle", *, s
 
 
 def available_metrics() -> tuple[str, ...]:
-    """Return the names of the metrics that :func:`distance` accepts."""
+    """Return the names of the metrics that :func:`distance` accepts.
+
+    Examples
+    --------
+    >>> available_metrics()[:3]
+    ('angle', 'chord', 'sine')
+    """
     return (*_METRICS, "kl")
 
 

@@ -140,7 +140,13 @@ def reduce_many(
 
 
 def available_methods() -> tuple[str, ...]:
-    """Return the names of the methods that :func:`reduce` accepts, including user-defined ones."""
+    """Return the names of the methods that :func:`reduce` accepts, including user-defined ones.
+
+    Examples
+    --------
+    >>> "runnalls" in available_methods()
+    True
+    """
     return tuple(_METHODS)
 
 

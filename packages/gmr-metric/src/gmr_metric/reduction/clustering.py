@@ -73,6 +73,12 @@ def gmrc(mixture: GaussianMixture, n_components: int, *, refine: bool = True) ->
     The steps are Runnalls' groups, k-means under ``KL(f || g)`` with moment-preserving merges as in :func:`ctd`, and
     the refinement of all parameters for the smallest integral squared error. ``refine=False`` omits the last, and keeps
     the mixture's mean and covariance.
+
+    Examples
+    --------
+    >>> three = GaussianMixture([0.4, 0.1, 0.5], [[0.0], [0.5], [9.0]], np.ones((3, 1, 1)))
+    >>> gmrc(three, 2).assignment.tolist()
+    [0, 0, 1]
     """
     check("refine", bool(refine) if isinstance(refine, np.bool_) else refine, bool)
     outcome = ctd(mixture, n_components)
