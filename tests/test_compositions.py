@@ -116,7 +116,7 @@ def test_a_generator_remembers_old_digits_and_is_trained_on_new_ones_alone(tmp_p
     from d2m_generator import load_generator
 
     main = main_of("generator_buffer")
-    settings = {"ipc": 1, "generated": 10, "pretraining": 120, "distillation": 40, "epochs": 60}
+    settings = {"ipc": 1, "generated": 10, "pretraining": 240, "distillation": 40, "epochs": 60}
     main(tmp_path, **settings)
     result = result_of(tmp_path)
     for name in ("picture.png", "curves.png"):
