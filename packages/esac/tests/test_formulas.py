@@ -245,8 +245,11 @@ def test_the_actor_loss_leaves_the_critics_alone_and_each_loss_has_its_own_noise
         moved = gradient.abs() > 1e-5  # Adam's epsilon shortens the steps of smaller gradients
         torch.testing.assert_close((new - old)[moved], -1e-3 * gradient[moved].sign(), atol=2e-6, rtol=2e-3)
     assert all(p.requires_grad for p in agent.critics.parameters())
+    assert any(not torch.equal(actor[name], tensor) for name, tensor in agent.actor.state_dict().items())
     agent.actor.load_state_dict(actor)  # the policy's loss is that of the old policy under the new critics
     assert float(values["actor_loss"]) == pytest.approx(float(agent.actor_loss(batch, drawn[1])[0].detach()), rel=1e-5)
+    log_prob = agent.actor.sample(batch.observations, drawn[1])[1]
+    assert float(values["entropy"]) == pytest.approx(-float(log_prob.detach().mean()), rel=1e-5)
 
 
 def test_old_names_of_soft_actor_critic_warn() -> None:
