@@ -141,14 +141,14 @@ def synthesized() -> object:
 
 def evaluated() -> object:
     """Evaluate by both protocols, in a run folder too."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for protocol in ("fixed", "regenerate"):
         with TemporaryDirectory() as folder:
             for out in (None, Path(folder, "run")):
                 result = evaluate_generator(trained(), thirds(), 3, JUDGED, out, protocol=protocol, seed=4)  # type: ignore[arg-type]
-                found[f"{protocol}, {out is not None}"] = [str(result), *result.evaluation.accuracies]
-            found[f"{protocol}, files"] = files(Path(folder, "run"))
-    return found
+                results[f"{protocol}, {out is not None}"] = [str(result), *result.evaluation.accuracies]
+            results[f"{protocol}, files"] = files(Path(folder, "run"))
+    return results
 
 
 def measured() -> object:
