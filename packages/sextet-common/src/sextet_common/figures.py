@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from sextet_common import files
+from sextet_common import files, text
 from sextet_common.errors import InputError, require
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def save_panels(
         axes = figure.subplots(len(pictures), 1, squeeze=False, gridspec_kw={"height_ratios": ratios})[:, 0]
         for axis, (name, picture) in zip(axes, pictures.items(), strict=True):
             axis.imshow(picture, interpolation="nearest")
-            axis.set_title(name, loc="left")
+            axis.set_title(text.label(name), loc="left")
             axis.axis("off")
 
 
@@ -99,7 +100,7 @@ def save_curves(
     with figure_file(path, (6.0, 3.4), title=title) as figure:
         axis = figure.subplots()
         for (name, (x, y)), colour in zip(curves.items(), itertools.cycle(COLOURS), strict=False):
-            axis.plot(x, y, color=colour, label=name, linewidth=1.4)
+            axis.plot(x, y, color=colour, label=text.label(name), linewidth=1.4)
         axis.set_xlabel(x_label)
         axis.set_ylabel(y_label)
         if len(curves) > 1:
@@ -128,6 +129,7 @@ def figure_file(path: str | os.PathLike[str], inches: tuple[float, float], *, ti
         figure: Figure = figure_module.Figure(figsize=inches, layout="constrained")
         yield figure
         if title:
-            figure.suptitle(title, fontsize=11)
-        with files.replacing(path) as temporary:
+            figure.suptitle(text.label(title, limit=100), fontsize=11)
+        with files.replacing(path) as temporary, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # a script that the font lacks shows as boxes
             figure.savefig(temporary, format="png", dpi=130)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from sextet_common import text
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -25,7 +27,7 @@ class Bar:
             return
         self._display.advance(self._task, steps)
         if values:
-            shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+            shown = "  ".join(f"{text.terminal(name, text.SHORT)} {value:.4g}" for name, value in values.items())
             self._display.update(self._task, values=shown)
 
 
@@ -49,14 +51,16 @@ def bar(description: str, total: int, *, done: int = 0) -> Iterator[Bar]:
         yield Bar(None, None)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[values]}"),
+        TextColumn("{task.fields[values]}", markup=False),
     )
     with Progress(*columns, console=console) as display:
-        yield Bar(display, display.add_task(description, total=total, completed=done, values=""))
+        yield Bar(
+            display, display.add_task(text.terminal(description, text.SHORT), total=total, completed=done, values="")
+        )
 
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
