@@ -17,7 +17,7 @@ PAGES = [
     *sorted(ROOT.glob("docs/**/*.md")),
 ]
 # Commands that install, or that other tests run; all others are run here.
-RUN_ELSEWHERE = ("pip install", "python3 tools/", "python examples/")
+RUN_ELSEWHERE = ("pip install", "uv pip install", "python3 tools/", "python examples/")
 
 
 def blocks(page: Path, language: str) -> list[str]:
