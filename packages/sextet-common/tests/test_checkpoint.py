@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as npst
 from safetensors.numpy import load_file, save_file
-from sextet_common import checkpoint
+from sextet_common import checkpoint, files
 from sextet_common.errors import InputError
 
 DTYPES = st.sampled_from(["bool", "uint8", "int16", "int64", "float16", "float32", "float64", ">f4", ">i8"])
@@ -118,7 +118,9 @@ def test_a_description_that_is_not_json_is_refused(tmp_path, meta: dict) -> None
 
 
 def test_the_newest_steps_are_kept_and_temporary_files_of_killed_writers_are_deleted(tmp_path) -> None:
-    (tmp_path / ".step-00000001.safetensors.99.tmp").write_bytes(b"torn")
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    torn = f".step-00000001.safetensors.{files._host()}.{int(ended.stdout)}.0.tmp"
+    (tmp_path / torn).write_bytes(b"torn")
     (tmp_path / "notes.txt").write_text("kept")
     for step in (1, 2, 30, 100000000, 4):
         checkpoint.save_step(tmp_path, step, {"x": np.full(2, step)}, keep=3)
@@ -138,7 +140,7 @@ KILL_LOOP = """
 import os, random, signal, sys, time
 from pathlib import Path
 import numpy as np
-from sextet_common import checkpoint
+from sextet_common import checkpoint, files
 import safetensors.numpy
 
 folder, kills = Path(sys.argv[1]), int(sys.argv[2])

@@ -114,3 +114,49 @@ def test_defaults_are_accepted_and_unchecked_annotations_stay_out_of_the_way() -
 )
 def test_bounds_read_as_mathematics(bounds: Bounds, words: str) -> None:
     assert str(bounds) == words
+
+
+@dataclasses.dataclass(frozen=True)
+class Loader:
+    workers: checks.Running[Natural] = 0
+    size: Count = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Marked:
+    lr: Positive = 1.0
+    steps: checks.Growing[Count] = 1
+    width: checks.Running[Count | None] = None
+    device: checks.Running[str] = "auto"
+    loader: Loader | None = None
+    other: checks.Running[Literal["a", "b"]] = "a"
+
+    def __post_init__(self) -> None:
+        checks.check_fields(self)
+
+
+def test_marks_are_read_from_annotations_and_nested_dataclasses() -> None:
+    assert checks.changeable(Marked) == {
+        ("steps",): "growing",
+        ("width",): "running",
+        ("device",): "running",
+        ("loader", "workers"): "running",
+        ("other",): "running",
+    }
+    assert checks.changeable(Settings) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps must be a whole number >= 1, got 0"),
+        ({"width": 0}, "width must be a whole number >= 1, got 0"),
+        ({"device": 1}, "device must be text, got 1"),
+        ({"other": "c"}, "other must be a or b, got 'c'"),
+    ],
+)
+def test_a_marked_field_is_checked_like_any_other(change: dict[str, Any], message: str) -> None:
+    assert Marked(steps=3, width=2, device="cpu", other="b").width == 2
+    with pytest.raises(InputError) as error:
+        Marked(**change)
+    assert str(error.value) == message

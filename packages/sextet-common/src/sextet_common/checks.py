@@ -29,7 +29,7 @@ import math
 import types
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sextet_common.errors import InputError
 
@@ -55,6 +55,19 @@ class Bounds:
             return f" {'<' if self.high_open else '<='} {self.high:g}"
         return f" in {'(' if self.low_open else '['}{self.low:g}, {self.high:g}{')' if self.high_open else ']'}"
 
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A mark in an annotation: how a setting may differ when a run is resumed; see `Running` and `Growing`."""
+
+    kind: Literal["running", "growing"]
+
+
+T = TypeVar("T")
+Running = Annotated[T, Setting("running")]
+"""A setting that changes no result, such as the device or the number of workers: it may differ on resuming a run."""
+Growing = Annotated[T, Setting("growing")]
+"""A length, such as the number of steps: a larger value continues a run. Not for one that a schedule depends on."""
 
 _FINITE = Bounds(low_open=True, high_open=True)
 
@@ -103,6 +116,30 @@ def check_fields(config: Any) -> None:
         check(name, getattr(config, name), kind)
 
 
+def changeable(cls: type) -> dict[tuple[str, ...], str]:
+    """Return "running" or "growing" for each marked field of a dataclass, by its name after those it is nested in.
+
+    Examples
+    --------
+    >>> @dataclasses.dataclass
+    ... class Settings:
+    ...     lr: Positive = 0.1
+    ...     steps: Growing[Count] = 100
+    ...     device: Running[str] = "auto"
+    >>> changeable(Settings)
+    {('steps',): 'growing', ('device',): 'running'}
+    """
+    marks: dict[tuple[str, ...], str] = {}
+    for name, kind in _hints(cls).items():
+        for part in (kind, *get_args(kind)):  # a nested dataclass, or the members of a union
+            for mark in getattr(part, "__metadata__", ()):
+                if isinstance(mark, Setting):
+                    marks[(name,)] = mark.kind
+            if isinstance(part, type) and dataclasses.is_dataclass(part):
+                marks |= {(name, *rest): mark for rest, mark in changeable(part).items()}
+    return marks
+
+
 @functools.cache
 def _hints(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls, include_extras=True)
@@ -112,6 +149,8 @@ def _hints(cls: Any) -> dict[str, Any]:
 def _refused(value: object, kind: Any) -> tuple[str, object, str] | None:
     """Return where, what and the accepted form for a value that is refused, None for one that is accepted."""
     origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated and not any(isinstance(mark, Bounds) for mark in arguments[1:]):
+        return _refused(value, arguments[0])
     if origin in (Union, types.UnionType):
         refusals = [_refused(value, member) for member in arguments]
         if None in refusals:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import functools
+import hashlib
+import itertools
 import os
 import re
 import shutil
+import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,8 +18,43 @@ from pathlib import Path
 from sextet_common.errors import InputError
 
 _SUFFIX = ".tmp"
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})\.(?P<process>\d+)\.\d+(?P<old>\.old)?\.tmp")
+_EXPECTED = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space there"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO), "a place that can be written"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a name whose parents are folders"),
+    errno.EFBIG: "a smaller file",
+    errno.ENAMETOOLONG: "a shorter name",
+    errno.EISDIR: "the name of a file",
+}  # what the system refuses to write; any other error inside a block is a bug
+_in_use: set[Path] = set()  # the temporary paths of this process
+_numbers = itertools.count()
 _ALWAYS_ALLOWED = 64 << 20  # bytes that any file may unpack to
 _MAX_GROWTH = 100  # times the file's size; photographs as JPEG reach 20, drawings as PNG 50
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Convert the system's refusal to write, such as a full disk, to one InputError that names the file.
+
+    Examples
+    --------
+    >>> with writing("results.csv"):
+    ...     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    Traceback (most recent call last):
+    sextet_common.errors.InputError: results.csv cannot be written: No space left on device; expected: free space there
+    """
+    name = os.fspath(path)
+    if not name or "\0" in name:
+        raise InputError(f"{name!r} cannot be written", "the name of a file or folder")
+    try:
+        yield
+    except OSError as error:
+        named = error.filename if isinstance(error.filename, str) and _SUFFIX not in error.filename else name
+        if os.path.islink(named) and not os.path.exists(named):
+            raise InputError(f"{named} is a link to nothing", "a link to an existing folder") from error
+        expected = _EXPECTED.get(error.errno or 0, "a place that can be written")
+        raise InputError(f"{named} cannot be written: {error.strerror or error}", expected) from error
 
 
 @contextmanager
@@ -21,8 +62,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the same folder; at the end its file replaces ``path`` atomically.
 
     The file is flushed to disk and renamed in one step, so that ``path`` is always the old file or the new one,
-    whenever a crash or SIGKILL occurs. If the block raises, ``path`` keeps its content. Temporary files that killed
-    writers of the same path left are deleted, and missing folders are created.
+    whenever a crash or SIGKILL occurs, and keeps its mode. If the block raises, ``path`` keeps its content; a full disk
+    or a refused path becomes an InputError. Temporary files that killed writers of the same path left are deleted, and
+    missing folders are created.
 
     Examples
     --------
@@ -33,19 +75,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     >>> target.read_text()
     'whole'
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}{_SUFFIX}")
-    _remove_abandoned(target)
-    try:
+    with _temporary(Path(path)) as temporary:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(target.parent)
+        _keep_mode(Path(path), temporary)
+        os.replace(temporary, path)
 
 
 @contextmanager
@@ -66,24 +101,20 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     (['a.txt'], ['set'])
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = (target.with_name(f".{target.name}.{os.getpid()}{end}") for end in (_SUFFIX, f".old{_SUFFIX}"))
-    _remove_abandoned(target)
-    for leftover in (temporary, old):  # of an earlier process with the same id, as after a container restart
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
+    with _temporary(target) as temporary:
+        old = temporary.with_name(f"{temporary.name.removesuffix(_SUFFIX)}.old{_SUFFIX}")
         temporary.mkdir()
         yield temporary
-        if target.exists():
-            os.replace(target, old)
-        os.replace(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists() and not target.exists():
-            os.replace(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    _sync_folder(target.parent)
+        _keep_mode(target, temporary)
+        try:
+            if target.exists():
+                os.replace(target, old)
+            os.replace(temporary, target)
+        except BaseException:
+            if old.exists() and not target.exists():
+                os.replace(old, target)
+            raise
+        _remove(old)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -92,10 +123,22 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def remove_leftovers(folder: str | os.PathLike[str]) -> None:
-    """Delete all temporary files in a folder. Only one process at a time may write there."""
-    for leftover in Path(folder).glob(f".*{_SUFFIX}"):
-        leftover.unlink(missing_ok=True)
+def remove_leftovers(folder: str | os.PathLike[str], name: str | None = None, *, alone: bool = False) -> None:
+    """Delete the temporary files and folders in a folder whose writers have ended, of one file or of all.
+
+    Whether a writer on another machine has ended can't be known: only with ``alone``, where no other job may write to
+    the folder, are its files deleted too.
+    """
+    with suppress(OSError):  # some writable folders cannot be listed
+        for path in Path(folder).iterdir():
+            match = _TEMPORARY.fullmatch(path.name)
+            if match is None or path in _in_use or name not in (None, match["name"]):
+                continue
+            process = int(match["process"])  # ours where an earlier one had the same id, as after a container's restart
+            if (not _is_running(process) or process == os.getpid()) if match["host"] == _host() else alone:
+                if match["old"] and not path.with_name(match["name"]).exists():  # killed between two renames
+                    os.replace(path, path.with_name(match["name"]))
+                _remove(path)
 
 
 def check_growth(path: str | os.PathLike[str], claimed: int, there: int) -> None:
@@ -115,17 +158,45 @@ def check_growth(path: str | os.PathLike[str], claimed: int, there: int) -> None
         raise InputError(f"{path} unpacks to {claimed} bytes from {there}", f"at most {limit}")
 
 
-def _remove_abandoned(target: Path) -> None:
-    """Delete the temporary files and folders of a target whose processes have ended."""
-    pattern = re.compile(re.escape(f".{target.name}.") + r"(\d+)(?:\.old)?" + re.escape(_SUFFIX))
-    with suppress(OSError):  # some writable folders cannot be listed
-        for path in target.parent.iterdir():
-            match = pattern.fullmatch(path.name)
-            if match and not _is_running(int(match[1])):
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+@contextmanager
+def _temporary(target: Path) -> Iterator[Path]:
+    """Yield an unused path beside a target, and remove what is there at the end."""
+    with writing(target if target.name else ""):  # "." and "/" have no name
+        target.parent.mkdir(parents=True, exist_ok=True)
+    name = f".{target.name}.{_host()}.{os.getpid()}.{next(_numbers)}{_SUFFIX}"
+    temporary = target.with_name(name)
+    remove_leftovers(target.parent, target.name)
+    _in_use.add(temporary)
+    try:
+        yield temporary
+        _sync_folder(target.parent)
+    except OSError as error:
+        if error.errno in _EXPECTED:
+            with writing(target):
+                raise
+        raise
+    finally:
+        _remove(temporary)
+        _in_use.discard(temporary)
+
+
+@functools.cache
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _keep_mode(target: Path, temporary: Path) -> None:
+    """Give the file or folder that replaces a target the target's permissions, if there is one."""
+    with suppress(OSError):
+        temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+
+
+def _remove(path: Path) -> None:
+    if os.path.isdir(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _is_running(process: int) -> bool:
