@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from sextet_common import data
-from sextet_common.errors import InputError
+from sextet_common.errors import DataWarning, InputError
 
 
 def write_image(path: Path, value: int, size: tuple[int, int] = (6, 4), mode: str = "RGB") -> None:
@@ -57,19 +57,24 @@ def test_a_folder_with_a_split_keeps_it(folder: Path) -> None:
         found = data.load(spec)
         assert found.classes == ("cat", "dog") and found.image_shape == (3, 4, 6)
         assert found.train_labels.tolist() == [0, 0, 0, 1, 1, 1] and len(found.test_labels) == 4
-        np.testing.assert_allclose(found.train_images[:, 0, 0, 0] * 255, [0, 1, 2, 100, 101, 102], rtol=1e-6)
-        np.testing.assert_array_equal(found.train_images[:, 2], 1)
+        assert found.train_images.dtype == np.uint8 and not found.notes
+        np.testing.assert_array_equal(found.train_images[:, 0, 0, 0], [0, 1, 2, 100, 101, 102])
+        np.testing.assert_array_equal(found.train_images[:, 2], 255)
 
 
 def test_a_folder_without_a_split_holds_out_a_fifth_of_every_class(tmp_path: Path) -> None:
     for name, count in (("a", 10), ("b", 2)):
         for number in range(count):
             write_image(tmp_path / name / f"{number:02}.png", number, mode="L")
-    found, again = data.load(str(tmp_path)), data.load(str(tmp_path))
+    with pytest.warns(
+        DataWarning, match=r"no test images: 3 of 12 images, a fifth of every class, are held out"
+    ) as said:
+        found, again = data.load(str(tmp_path)), data.load(str(tmp_path))
+    assert [str(warning.message) for warning in said] == [*found.notes, *again.notes] and len(found.notes) == 1
     assert np.bincount(found.train_labels).tolist() == [8, 1] and np.bincount(found.test_labels).tolist() == [2, 1]
     np.testing.assert_array_equal(found.test_images, again.test_images)
     both = np.r_[found.train_images[found.train_labels == 0], found.test_images[found.test_labels == 0]][:, 0, 0, 0]
-    assert sorted((both * 255).round()) == list(range(10))
+    assert sorted(both) == list(range(10))
 
 
 def test_images_of_different_sizes_are_cropped_on_request(folder: Path) -> None:
@@ -102,7 +107,7 @@ def test_every_error_in_a_folder_names_the_file(folder: Path, tmp_path: Path) ->
     with pytest.raises(InputError, match="has no class folders"):
         data.load(f"folder:{tmp_path / 'void'}")
     write_image(tmp_path / "void" / "only" / "one.png", 3)
-    with pytest.raises(InputError, match="only has 1 image"):
+    with pytest.raises(InputError, match="class 'only' has 1 image"):
         data.load(f"folder:{tmp_path / 'void'}")
     with pytest.raises(InputError, match="size must be a whole number >= 1, got 0"):
         data.load(f"folder:{folder}", size=0)
@@ -120,7 +125,8 @@ def test_an_npz_is_read_in_any_usual_layout(tmp_path: Path, layout: str, dtype: 
     np.savez(tmp_path / "x.npz", train_images=stored, train_labels=labels, test_images=stored, test_labels=labels)
     found = data.load(f"npz:{tmp_path / 'x.npz'}")
     channels_first = np.moveaxis(pixels, 3, 1) if layout == "nhwc" else pixels.reshape(4, -1, 5, 6)
-    np.testing.assert_allclose(found.train_images, channels_first / 255, atol=1e-7)
+    assert found.train_images.dtype == (np.uint8 if dtype == "uint8" else np.float32)
+    np.testing.assert_allclose(data.to_float(found.train_images), channels_first / 255, atol=1e-7)
     assert found.train_labels.tolist() == [0, 1, 1, 0] and found.classes == ("0", "1")
     assert data.load(str(tmp_path / "x.npz")).source == f"npz:{tmp_path / 'x.npz'}"
 
@@ -198,7 +204,7 @@ def test_a_pair_of_jpeg_archives_is_decoded(tmp_path: Path) -> None:
     jpegs(tmp_path / "set-test.npz", 4)
     found = data.load(f"npz-jpeg:{tmp_path / 'set'}")
     assert found.classes == ("even", "odd") and found.train_labels.tolist() == [0, 1, 0, 1, 0, 1]
-    np.testing.assert_allclose(found.train_images[:, 0, 4, 4] * 255, 20 * np.arange(6), atol=3)  # JPEG's loss
+    np.testing.assert_allclose(found.train_images[:, 0, 4, 4], 20.0 * np.arange(6), atol=3)  # JPEG's loss
     assert len(found.test_labels) == 4
 
 
@@ -209,7 +215,7 @@ def test_every_error_in_a_jpeg_archive_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"set-train\.npz: offsets do not cut jpeg"):
         data.load(f"npz-jpeg:{tmp_path / 'set'}")
     jpegs(train, 3, sizes=(8, 16))
-    with pytest.raises(InputError, match=r"set-train\.npz has images of 2 sizes"):
+    with pytest.raises(InputError, match=r"set-train\.npz has images of several sizes"):
         data.load(f"npz-jpeg:{tmp_path / 'set'}")
     jpegs(train, 3)
     with np.load(train) as archive:
@@ -239,7 +245,7 @@ def test_a_torchvision_set_on_disk_is_read_and_only_downloaded_on_request(tmp_pa
         write_idx(raw / f"{part}-labels-idx1-ubyte", (np.arange(20) % 10).astype(np.uint8))
     found = data.load(f"mnist:{tmp_path}")
     assert found.image_shape == (1, 28, 28) and len(found.classes) == 10
-    np.testing.assert_allclose(found.train_images[:, 0], pixels / 255, atol=1e-7)
+    np.testing.assert_array_equal(found.train_images[:, 0], pixels)
 
 
 @pytest.mark.parametrize(("kind", "label_key"), [("cifar10", "labels"), ("cifar100", "fine_labels")])
@@ -261,7 +267,7 @@ def test_cifar_is_read_in_its_own_layout(
     (folder / made.meta["filename"]).write_bytes(pickle.dumps({made.meta["key"]: names}))
     found = data.load(f"{kind}:{tmp_path}")
     assert found.image_shape == (3, 32, 32) and found.classes == tuple(names)
-    np.testing.assert_allclose(found.train_images[:10], pixels / 255, atol=1e-7)
+    np.testing.assert_array_equal(found.train_images[:10], pixels)
     assert found.test_labels.tolist() == list(range(10))
 
 
@@ -275,7 +281,7 @@ def test_svhn_is_read_in_its_own_layout(tmp_path: Path, monkeypatch: pytest.Monk
     for part in ("train", "test"):
         savemat(tmp_path / f"{part}_32x32.mat", {"X": pixels.transpose(2, 3, 1, 0), "y": labels[:, None]})
     found = data.load(f"svhn:{tmp_path}")
-    np.testing.assert_allclose(found.train_images, pixels / 255, atol=1e-7)
+    np.testing.assert_array_equal(found.train_images, pixels)
     assert found.train_labels.tolist() == list(range(10))
 
 

@@ -30,6 +30,10 @@ class InputError(ValueError):
         super().__init__(f"{self.given}; expected: {self.expected}" if expected else self.given)
 
 
+class DataWarning(UserWarning):
+    """Part of a data set was ignored, skipped or split."""
+
+
 def require(module: str, *, package: str, extra: str) -> ModuleType:
     """Import an optional dependency; if it is missing, name the extra that installs it.
 
