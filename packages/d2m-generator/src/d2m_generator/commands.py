@@ -11,7 +11,7 @@ import tyro
 from attention_matching import Architecture, EvaluateConfig, evaluate_random_real
 from sextet_common import checks, data as image_data, files
 from sextet_common.data import ImageSet
-from sextet_common.errors import InputError, reading
+from sextet_common.errors import STRUCTURE, InputError, reading
 
 from d2m_generator.generators.gan import ConditionalGAN
 from d2m_generator.generators.generator import ImageGenerator
@@ -265,7 +265,7 @@ def _loaded(run: Path, lora: Path | None) -> ImageGenerator:
 
 def _source(run: Path) -> str:
     """Return the data of a generator's run."""
-    with reading(run / "config.json", "--data, or a run folder that records its images"):
+    with reading(run / "config.json", "--data, or a run folder that records its images", *STRUCTURE):
         return str(json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["data"])
 
 

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 import torch
 from sextet_common import checkpoint, training
-from sextet_common.errors import InputError, reading
+from sextet_common.errors import STRUCTURE, InputError, reading
 
 from esac.config import changed
 from esac.engines.serial import Engine
@@ -156,7 +156,7 @@ class ESAC(Learner):
         ``env`` is needed if it was a function or if its name contains a module; other names are in the file.
         """
         arrays, meta = _read(path, _KIND, "a saved ESAC")
-        with reading(path, "a saved ESAC"):
+        with reading(path, "a saved ESAC", *STRUCTURE, RuntimeError):
             record = dict(meta["config"])
             if env is None:
                 env = name_from_file(record["env"], path)
@@ -178,7 +178,7 @@ class ESAC(Learner):
     def load_replay(self, path: str | os.PathLike[str]) -> None:
         """Replace the transitions with those that `save_replay` wrote."""
         arrays, _ = _read(path, _REPLAY_KIND, "a saved replay", "numpy")
-        with reading(path, "a saved replay of this environment"):
+        with reading(path, "a saved replay of this environment", KeyError, TypeError, RuntimeError):
             self.replay.load_state(arrays)
 
 

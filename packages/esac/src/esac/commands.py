@@ -140,8 +140,9 @@ def plot(runs: tyro.conf.Positional[tuple[Path, ...]], /, out: Path = Path("plot
     from esac.results import plotting, summaries
 
     def label(folder: str | os.PathLike[str]) -> str:
-        with reading(Path(folder) / "config.json", "a run of esac train"):
-            settings = dict(Run.read(folder).config["config"])
+        config = Run.read(folder).config
+        with reading(Path(folder) / "config.json", "a run of esac train", KeyError, TypeError):
+            settings = dict(config["config"])
             values = {**settings.get("sac", {}), **settings}
         if by not in values:
             raise InputError(f"unknown setting {by!r}", "one of " + ", ".join(sorted(values)))
@@ -240,8 +241,9 @@ def _load_policy(path: Path, env: str | None) -> tuple[NumpyPolicy, str, dict[st
             raise InputError(f"{path} does not state its environment", "--env NAME")
         return NumpyPolicy.load(path), env, {}
     run = Run.read(path)
-    with reading(path / "config.json", "a run of esac train"):
-        name, options = env or environment.name_from_file(run.config["env"], path), dict(run.config["options"])
+    with reading(path / "config.json", "a run of esac train", KeyError, TypeError):
+        name, options = env or run.config["env"], dict(run.config["options"])
+    name = env or environment.name_from_file(name, path)
     return NumpyPolicy.load(path / "best.npz"), name, options
 
 

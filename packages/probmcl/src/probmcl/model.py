@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from sextet_common import checkpoint, checks, device as devices, runs, training
-from sextet_common.errors import InputError, reading
+from sextet_common.errors import STRUCTURE, InputError, reading
 from sextet_common.seeding import torch_seed
 from torch import Tensor, nn
 
@@ -173,7 +173,9 @@ class ProbMCL:
             raise InputError(f"{path} is no model of probmcl", "a file that ProbMCL.save wrote")
         if meta.get("encoder") in _CUSTOM_MARKS and encoder is None:
             raise InputError(f"{path} has {_CUSTOM} as its encoder", "that module, as encoder")
-        with reading(path, "a file that ProbMCL.save wrote, and the encoder that was trained"):
+        with reading(
+            path, "a file that ProbMCL.save wrote, and the encoder that was trained", *STRUCTURE, RuntimeError
+        ):
             model = cls(encoder or meta["encoder"], config=_config(meta["config"]), width=meta["width"])
             model.label_names, model.input_shape = tuple(map(str, meta["label_names"])), tuple(meta["input_shape"])
             model.n_labels, model.source = len(model.label_names), str(meta["source"])

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
 _MAX_DETAIL = 300  # characters of another library's message that are kept
+_MAX_MESSAGE = 1200  # characters of one of the parts of an error
+_PARSING = (OSError, ValueError, EOFError, OverflowError, MemoryError, RecursionError)
+_PARSERS = (
+    ("csv", "Error"),
+    ("lzma", "LZMAError"),
+    ("pickle", "UnpicklingError"),
+    ("struct", "error"),
+    ("xml.etree.ElementTree", "ParseError"),
+    ("zipfile", "BadZipFile"),
+    ("zlib", "error"),
+    ("PIL.Image", "DecompressionBombError"),
+    ("safetensors", "SafetensorError"),
+)
+#: What indexing a parsed document of another form raises; for `reading` around that indexing alone.
+STRUCTURE = (KeyError, IndexError, TypeError, AttributeError)
 
 
 class InputError(ValueError):
@@ -51,11 +67,12 @@ def require(module: str, *, package: str, extra: str) -> ModuleType:
 
 
 @contextmanager
-def reading(path: str | os.PathLike[str], expected: str) -> Iterator[None]:
-    """Convert any exception raised while reading a file to one InputError that names the file and what it should be.
+def reading(path: str | os.PathLike[str], expected: str, *also: type[Exception]) -> Iterator[None]:
+    """Convert what parsers raise for missing, damaged or malicious files to one InputError that names the file.
 
-    Parsers raise nearly any exception for missing, damaged or malicious files. An InputError raised in the block passes
-    unchanged; any other exception becomes its cause.
+    Converted are disk errors, ``ValueError``, exhausted memory or recursion, the parsers' own exceptions, and those in
+    ``also``. An InputError passes unchanged. So does any other exception, such as a missing attribute of anything but
+    plain data: it is a bug, not bad input. Keep the block as small as the parsing.
 
     Examples
     --------
@@ -73,10 +90,32 @@ def reading(path: str | os.PathLike[str], expected: str) -> Iterator[None]:
     except IsADirectoryError as error:
         raise InputError(f"{error.filename or path} is a folder", expected) from None
     except Exception as error:
-        detail = " ".join(str(error).split())[:_MAX_DETAIL] or type(error).__name__
-        raise InputError(f"{path} cannot be read: {detail}", expected) from error
+        if not isinstance(error, (*_PARSING, *_of_imported_parsers(), *also)) or _is_of_our_objects(error):
+            raise
+        named, detail = path, " ".join(str(error).split())[:_MAX_DETAIL]
+        if isinstance(error, OSError) and error.strerror:
+            named, detail = error.filename or path, error.strerror
+        raise InputError(f"{named} cannot be read: {detail or type(error).__name__}", expected) from error
 
 
-def _printable(text: str) -> str:
-    """Escape lone surrogates, which JSON allows but a terminal cannot print."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def _is_of_our_objects(error: Exception) -> bool:
+    """Return whether an attribute is missing of anything but plain data, where it is the code that is wrong."""
+    if not isinstance(error, AttributeError):
+        return False
+    kind = type(error.obj)
+    return error.name is None or kind is ModuleType or kind.__module__ not in ("builtins", "numpy", "torch")
+
+
+def _of_imported_parsers() -> Iterator[type[Exception]]:
+    """Yield the exceptions of parsers; a module that is not imported has raised none."""
+    for module, name in _PARSERS:
+        kind = getattr(sys.modules.get(module), name, None)
+        if isinstance(kind, type):
+            yield kind
+
+
+def _printable(message: str) -> str:
+    """Return a message on one line, without control characters and of limited length."""
+    from sextet_common import text  # not at the top: most programs raise no error
+
+    return text.terminal(" ".join(message.splitlines()), _MAX_MESSAGE)

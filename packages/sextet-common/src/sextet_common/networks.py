@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sextet_common.errors import InputError, reading, require
+from sextet_common.errors import STRUCTURE, InputError, reading, require
 
 
 def published(name: str, outputs: int | None, *, package: str, own: tuple[str, ...] = ()) -> nn.Module:
@@ -57,7 +57,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise InputError(f"{path} is missing", "a file of weights, .safetensors or .pt")
-    with reading(path, "tensors by name, without pickled objects"):
+    with reading(path, "tensors by name, without pickled objects", *STRUCTURE, RuntimeError, AssertionError):
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -80,7 +80,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise InputError(f"{path} {fault} {names[0]}{more}", "weights of this network")
-    with reading(path, "weights of this network"):
+    with reading(path, "weights of this network", RuntimeError, NotImplementedError):
         target.load_state_dict({name: weights[name] for name in own})
 
 

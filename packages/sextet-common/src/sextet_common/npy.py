@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import tokenize
 import zipfile
 from collections.abc import Sequence
 from typing import IO, Any, NamedTuple
@@ -50,7 +51,7 @@ def read_npz(
     [0, 1, 2]
     """
     expected = expected or "an .npz file with " + ", ".join(names)
-    with reading(path, expected), open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+    with reading(path, expected, NotImplementedError), open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         present = set(archive.namelist())
         missing = [name for name in names if f"{name}.npy" not in present]
         if missing:
@@ -85,6 +86,8 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     info = archive.getinfo(name)
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # LZMA's header can ask for gigabytes
         raise ValueError(f"{name} has compression method {info.compress_type}, not stored or deflated")
+    if info.flag_bits & 1:
+        raise ValueError(f"{name} is encrypted")
     with archive.open(info) as member:
         return _read_values(member, _read_header(member, info.file_size, name))
 
@@ -96,7 +99,10 @@ def _read_header(file: IO[bytes], size: int, named: str) -> Header:
     if version not in ((1, 0), (2, 0)):  # 3.0 is for record fields with Unicode names
         raise ValueError(f"{named} has version {version[0]}.{version[1]} of .npy, not 1.0 or 2.0")
     read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-    header = Header(*read(start))
+    try:
+        header = Header(*read(start))
+    except (TypeError, SyntaxError, tokenize.TokenError) as error:
+        raise ValueError(f"the header of {named} is damaged") from error
     file.seek(start.tell())
     if header.dtype.kind not in _KINDS or not header.dtype.itemsize:
         raise ValueError(f"{named} holds values of {header.dtype}, not numbers or text")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sextet_common import checkpoint, files
-from sextet_common.errors import InputError, reading, require
+from sextet_common.errors import STRUCTURE, InputError, reading, require
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +83,7 @@ class Run:
         path = Path(path)
         if not (path / _CONFIG).is_file():
             raise InputError(f"{path} holds no run ({_CONFIG} is missing)", "a run folder")
-        with reading(path / _CONFIG, "the file that the run wrote"):
+        with reading(path / _CONFIG, "the file that the run wrote", *STRUCTURE):
             table = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
             return cls(path, str(table["job"]), dict(table["config"]))
 
@@ -110,7 +110,7 @@ class Run:
         """Return the logged lines, oldest first, without lines that a kill left incomplete."""
         path = self.path / _METRICS
         rows = []
-        with reading(path, "lines of named values"):
+        with reading(path, "lines of named values", TypeError):
             for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
                 try:
                     row = json.loads(line)
@@ -121,7 +121,7 @@ class Run:
 
     def rewind(self, step: int) -> None:
         """Delete the metrics after a step, so that a job resumed from its checkpoint logs nothing twice."""
-        with reading(self.path / _METRICS, "lines with a step"):
+        with reading(self.path / _METRICS, "lines with a step", KeyError, TypeError):
             kept = [row for row in self.metrics() if row["step"] <= step]
         files.write_text(self.path / _METRICS, "".join(json.dumps(row) + "\n" for row in kept))
 
@@ -135,7 +135,7 @@ class Run:
             self.rewind(-1)
             return None
         loaded = checkpoint.load(newest, "numpy" if framework == "numpy" else "torch")
-        with reading(newest, "a checkpoint with its step"):
+        with reading(newest, "a checkpoint with its step", KeyError, TypeError):
             step = int(loaded.meta["step"])
         if step < 0:
             raise InputError(f"{newest} is of step {step}", "a step >= 0")
@@ -148,7 +148,8 @@ class Run:
         folder = self.path / "tensorboard"
         for old in folder.glob("events.*"):
             old.unlink()
-        with reading(self.path / _METRICS, "lines of numbers with a step"), writer_of(str(folder)) as writer:
+        expected = "lines of numbers with a step"
+        with reading(self.path / _METRICS, expected, KeyError, TypeError), writer_of(str(folder)) as writer:
             for row in self.metrics():
                 for name, value in row.items():
                     if name != "step" and isinstance(value, int | float):

@@ -30,13 +30,13 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from sextet_common import checkpoint, checks, figures, progress, runs
-from sextet_common.errors import InputError, reading
+from sextet_common import checkpoint, checks, figures, loggers, progress, runs
+from sextet_common.errors import STRUCTURE, InputError, reading
 
 if TYPE_CHECKING:
     import torch
@@ -141,6 +141,7 @@ def run(
     processes: Processes | None = None,
     label: str = "",
     bar: bool = True,
+    log: Sequence[loggers.Name | loggers.Logger] = (),
 ) -> runs.Run | None:
     """Run a job to its end, resuming from the newest checkpoint of its run folder.
 
@@ -163,6 +164,8 @@ def run(
         What the progress bar says.
     bar
         Show a progress bar where there is a terminal.
+    log
+        Trackers that follow the job: tensorboard, wandb, mlflow, or objects with their methods (`loggers.Logger`).
 
     Returns
     -------
@@ -175,11 +178,15 @@ def run(
         After Ctrl-C or SIGTERM, in all processes, once the step is done and saved.
     """
     loop = _Loop(job, cadence or Cadence(), processes, saving=out is not None)
+    if log and out is None:
+        raise InputError("log without a run folder", "a run folder (out), which the trackers follow")
+    loop.trackers = loggers.open(log if loop.first else ())
     if out is not None and loop.first:
         loop.folder = runs.Run.open(out, name, {} if record is None else record)
     done = loop.resume()
     shown = progress.bar(label or name, job.steps, done=min(job.position(done), job.steps))
-    with shown if bar and loop.first else nullcontext() as progress_bar, runs.interruptible() as stopping:
+    tracking = nullcontext() if loop.folder is None else loop.trackers.running(loop.folder)
+    with tracking, shown if bar and loop.first else nullcontext() as progress_bar, runs.interruptible() as stopping:
         while job.position(done) < job.steps and not job.finished():
             metrics = job.step(done)
             done += 1
@@ -192,6 +199,7 @@ class _Loop:
     """What happens around the steps of a job."""
 
     folder: runs.Run | None = None
+    trackers: loggers.Loggers
 
     def __init__(self, job: Job, cadence: Cadence, processes: Processes | None, *, saving: bool) -> None:
         self.job, self.cadence, self.saving = job, cadence, saving
@@ -208,9 +216,8 @@ class _Loop:
             state = self.processes.broadcast(state)
         done = self.job.done if state is None else int(state[_STEP])
         if state is not None:
-            with reading(
-                "the run folder" if self.folder is None else self.folder.checkpoints, "checkpoints of this job"
-            ):
+            named = "the run folder" if self.folder is None else self.folder.checkpoints
+            with reading(named, "checkpoints of this job", *STRUCTURE, RuntimeError):
                 self.job.load_state(state)
         if self.folder is not None:
             self.job.begin(self.folder, done)
@@ -233,7 +240,9 @@ class _Loop:
             shown = {key: float(values[key]) for key in self.job.shown if key in values}
             progress_bar.advance(position - before, **shown)
         if self.folder is not None and log:
-            self.folder.log(done, **values, seconds=round(time.perf_counter() - self.began, 3))
+            values = {**values, "seconds": round(time.perf_counter() - self.began, 3)}
+            self.folder.log(done, **values)
+            self.trackers.log(done, values)
         if self.folder is not None and _due(self.cadence.picture, before, position):
             self.job.picture(self.folder.path, done)  # before the checkpoint: a step that it holds is not taken again
         if self.saving and (save or stop):
@@ -251,7 +260,7 @@ class _Loop:
 
 def save_curve(run: runs.Run, metric: str = "loss") -> Path:
     """Save the curve of a logged metric over the steps as METRIC.png in the run folder."""
-    with reading(run.path, "metrics of this run"):
+    with reading(run.path, "metrics of this run", KeyError, TypeError):
         rows = [(int(row["step"]), float(row[metric])) for row in run.metrics() if metric in row]
     curve = ([step for step, _ in rows], [value for _, value in rows])
     path = run.path / f"{metric}.png"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from sextet_common.errors import InputError, reading
+from sextet_common.errors import STRUCTURE, InputError, reading
 
 from subclass_kd.bits import Bits
 from subclass_kd.metrics import Scores
@@ -97,7 +97,7 @@ class Comparison:
     def load(cls, path: str | os.PathLike[str]) -> Comparison:
         """Read the result from the folder of a finished comparison."""
         file = Path(path) / FILE
-        with reading(file, "the folder of a finished compare"):
+        with reading(file, "the folder of a finished compare", *STRUCTURE):
             return cls.from_dict(json.loads(file.read_text(encoding="utf-8")))
 
     @classmethod

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from sextet_common import checkpoint, files
-from sextet_common.errors import InputError, reading
+from sextet_common.errors import STRUCTURE, InputError, reading
 from torch import nn
 
 from subclass_kd.data import SubclassSet
@@ -33,7 +33,7 @@ class Recipe:
     @classmethod
     def read(cls, run: Path) -> Recipe:
         """Read the recipe of a run folder."""
-        with reading(run / RECIPE, _EXPECTED):
+        with reading(run / RECIPE, _EXPECTED, *STRUCTURE):
             table = dict(json.loads((run / RECIPE).read_text(encoding="utf-8")))
             return cls(str(table["data"]), str(table["network"]), table["width"], table.get("size"))
 
@@ -68,7 +68,7 @@ def rebuild(run: Path, data: SubclassSet) -> nn.Module:
     def blank() -> nn.Module:
         return build(recipe.network, data.input_shape, data.hierarchy.n_subclasses, width=recipe.width)
 
-    with reading(run / RECIPE, _EXPECTED):
+    with reading(run / RECIPE, _EXPECTED, TypeError, RuntimeError):
         with torch.device("meta"):  # compare shapes before taking memory: the width may be anything
             shapes = {name: tuple(tensor.shape) for name, tensor in blank().state_dict().items()}
         if shapes != {name: tuple(array.shape) for name, array in saved.arrays.items()}:

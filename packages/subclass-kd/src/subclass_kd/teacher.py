@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Integer
 from sextet_common import files, npy, progress
-from sextet_common.errors import InputError, reading
+from sextet_common.errors import STRUCTURE, InputError, reading
 from sextet_common.networks import device_of, evaluating
 from torch import Tensor, nn
 
@@ -33,7 +33,9 @@ class TeacherLogits:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        with reading(self.folder / "logits.json", "a folder of teacher logits, written by TeacherLogits.compute"):
+        with reading(
+            self.folder / "logits.json", "a folder of teacher logits, written by TeacherLogits.compute", *STRUCTURE
+        ):
             self.meta = dict(json.loads((self.folder / "logits.json").read_text(encoding="utf-8")))
             count, self.shape = int(self.meta["views"]), (int(self.meta["images"]), int(self.meta["outputs"]))
         self._views = []

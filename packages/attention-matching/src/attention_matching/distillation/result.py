@@ -21,7 +21,8 @@ def result_path(out: str | os.PathLike[str]) -> Path:
 def read_result(run: Path, data: str | None = None) -> tuple[DistilledSet, str, ImageSet]:
     """Read a finished run's set, and the images to test it on: by default those that were distilled."""
     distilled = DistilledSet.load(result_path(run))
-    with reading(run / "config.json", "a distillation run folder"):
-        source = str(data or Run.read(run).config["data"])
+    config = {"data": data} if data else Run.read(run).config
+    with reading(run / "config.json", "a distillation run folder", KeyError):
+        source = str(config["data"])
     size = distilled.images.shape[-1] if source.startswith("folder:") else None
     return distilled, source, image_data.load(source, size=size)

@@ -13,7 +13,7 @@ from typing import Any
 
 from sextet_common import figures, files, runs
 from sextet_common.data import ImageSet
-from sextet_common.errors import InputError, reading
+from sextet_common.errors import STRUCTURE, InputError, reading
 
 from attention_matching.evaluation.accuracy import Evaluation
 from attention_matching.evaluation.config import EvaluateConfig
@@ -126,13 +126,13 @@ class CrossTable:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CrossTable:
         """Read a table that :meth:`save` wrote."""
-        with reading(path, "the JSON that save writes"):
+        with reading(path, "the JSON that save writes", *STRUCTURE):
             stored = json.loads(Path(path).read_text(encoding="utf-8"))
             tables = [
-                {str(name): Evaluation(tuple(map(float, each))) for name, each in dict(stored.get(row, {})).items()}
+                {name: tuple(map(float, each)) for name, each in dict(stored.get(row, {})).items()}
                 for row in (DISTILLED, RANDOM_REAL)
             ]
-            return cls(*tables)
+        return cls(*({name: Evaluation(each) for name, each in table.items()} for table in tables))
 
     def save_picture(self, path: str | os.PathLike[str]) -> None:
         """Save a PNG bar chart of the mean accuracies, with their standard deviations as whiskers."""

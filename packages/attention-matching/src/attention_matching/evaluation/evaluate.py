@@ -197,8 +197,10 @@ def _resume(
 ) -> tuple[runs.Run, list[float]]:
     """Open the run folder and return the accuracies it holds, of whole groups only."""
     run = runs.Run.open(out, JOB, record)
-    with reading(run.path, "an evaluation run folder"):
-        accuracies = [Evaluation((float(row["accuracy"]),)).mean for row in run.metrics()]
+    rows = run.metrics()
+    with reading(run.path, "an evaluation run folder", KeyError, TypeError):
+        accuracies = [float(row["accuracy"]) for row in rows]
+    accuracies = [Evaluation((accuracy,)).mean for accuracy in accuracies]
     # A group that was interrupted is trained again as a whole: its sums may round differently by the group's size.
     if len(accuracies) < networks:
         accuracies = accuracies[: len(accuracies) // together * together]

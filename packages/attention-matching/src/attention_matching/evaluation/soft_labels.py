@@ -81,7 +81,7 @@ def train_teacher(
             raise InputError(f"{path} holds no teacher of these settings", "another folder")
         with seeding.torch_seed(config.seed, "form"):
             teacher = make(0)
-        with reading(path, "a teacher of these settings"):
+        with reading(path, "a teacher of these settings", RuntimeError):
             teacher.load_state_dict(loaded.arrays)
         return teacher.to(device.pick(config.device))
     settings = dataclasses.replace(config, seed=seeding.derive(config.seed, "teacher"))

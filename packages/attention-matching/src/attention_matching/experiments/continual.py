@@ -188,8 +188,9 @@ class _Order:
         columns = [f"accuracy_{n}" for n in range(config.networks)]
         self.done: dict[tuple[str, int], list[float]] = {}
         if run is not None:
-            with reading(run.path, "a continual-learning run folder"):
-                for row in run.metrics():
+            rows = run.metrics()
+            with reading(run.path, "a continual-learning run folder", KeyError, TypeError):
+                for row in rows:
                     if row["order"] == number:
                         self.done[row["buffer"], row["arrival"]] = [float(row[name]) for name in columns]
 

@@ -144,8 +144,9 @@ class _Trainings:
         self._inputs: dict[int, list[tuple[str, Tensor, Tensor]]] = {}
         self.done: dict[tuple[str, str], dict[str, float]] = {}
         if run is not None:
-            with reading(run.path, "a search run folder"):
-                for row in run.metrics():
+            rows = run.metrics()
+            with reading(run.path, "a search run folder", KeyError, TypeError):
+                for row in rows:
                     self.done[row["set"], row["architecture"]] = {name: float(row[name]) for name in COLUMNS}
 
     def scores(self, name: str, architectures: Sequence[Candidate]) -> Scores:

@@ -146,6 +146,7 @@ def members_of(
 
 def _logged_seconds(run: Run) -> float:
     """Return the duration of a distillation, whose clock restarts whenever it resumes."""
-    with reading(run.path, "a distillation run folder"):
-        clock = [0.0, *(float(row["seconds"]) for row in run.metrics())]
+    rows = run.metrics()
+    with reading(run.path, "a distillation run folder", KeyError, TypeError):
+        clock = [0.0, *(float(row["seconds"]) for row in rows)]
     return sum(now - before if now >= before else now for before, now in itertools.pairwise(clock))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sextet_common import files
-from sextet_common.errors import InputError, reading
+from sextet_common.errors import STRUCTURE, InputError, reading
 
 from attention_matching.evaluation.accuracy import Evaluation
 from attention_matching.images.distilled import DistilledSet
@@ -98,7 +98,7 @@ def read_evaluation(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Read an evaluation.json for a card; None if there is no such file."""
     if not Path(path).exists():
         return None
-    with reading(path, "the evaluation.json of a run folder"):
+    with reading(path, "the evaluation.json of a run folder", *STRUCTURE):
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(content, dict) or not isinstance(content.get("accuracies"), dict):
             raise InputError(f"{path} has no accuracies", "the evaluation.json of a run folder")

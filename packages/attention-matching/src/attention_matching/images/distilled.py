@@ -99,22 +99,24 @@ class DistilledSet:
     def load(cls, path: str | os.PathLike[str]) -> DistilledSet:
         """Load a file that :meth:`save` wrote, and verify its checksum."""
         loaded = checkpoint.load(path, "torch")
-        with reading(path, "a file that DistilledSet.save wrote"):
-            kind = loaded.meta.get("kind", "something else")
-            if kind != _KIND:
-                raise InputError(f"{path} is a checkpoint of {kind}", "a distilled set")
-            arrays, classes = loaded.arrays, loaded.meta["classes"]
-            if not isinstance(classes, list):
-                raise InputError(f"{path} has classes of {type(classes).__name__}", "a list of names")
-            zca = ZCA(*(arrays[f"zca.{name}"] for name in _ZCA)) if "zca.mean" in arrays else None
-            return cls(
-                arrays["images"],
-                arrays["labels"],
-                classes=tuple(map(str, classes)),
-                preprocessing=Preprocessing(arrays["mean"], arrays["std"], zca),
-                meta=dict(loaded.meta["meta"]),
-                soft_labels=arrays.get("soft_labels"),
-            )
+        kind = loaded.meta.get("kind", "something else")
+        if kind != _KIND:
+            raise InputError(f"{path} is a checkpoint of {kind}", "a distilled set")
+        arrays, expected = loaded.arrays, "a file that DistilledSet.save wrote"
+        with reading(path, expected, KeyError, TypeError):
+            classes, meta = loaded.meta["classes"], dict(loaded.meta["meta"])
+            images, labels, mean, std = (arrays[name] for name in ("images", "labels", "mean", "std"))
+            whitening = [arrays[f"zca.{name}"] for name in _ZCA] if "zca.mean" in arrays else None
+        if not isinstance(classes, list):
+            raise InputError(f"{path} has classes of {type(classes).__name__}", "a list of names")
+        return cls(
+            images,
+            labels,
+            classes=tuple(map(str, classes)),
+            preprocessing=Preprocessing(mean, std, ZCA(*whitening) if whitening else None),
+            meta=meta,
+            soft_labels=arrays.get("soft_labels"),
+        )
 
     def save_grid(self, path: str | os.PathLike[str]) -> None:
         """Save a PNG of the images: one row per class, or one column per class for one image each."""

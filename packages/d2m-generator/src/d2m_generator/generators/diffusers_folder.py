@@ -17,11 +17,12 @@ from diffusers import (
     UNet2DModel,
 )
 from sextet_common import files
-from sextet_common.errors import InputError, reading
+from sextet_common.errors import STRUCTURE, InputError, reading
 
 SETTINGS = "d2m.json"
 _MAX_TIMESTEPS = 1_000_000  # models have about a thousand; schedulers allocate a table of this length
 _MODELS = {"unet": UNet2DModel, "transformer": DiTTransformer2DModel}
+_OF_DIFFUSERS = (RuntimeError, NotImplementedError, ZeroDivisionError)  # on settings and weights that do not fit
 _SCHEDULERS = {s.__name__: s for s in (CMStochasticIterativeScheduler, DDIMScheduler, DDPMScheduler)}
 
 Model: TypeAlias = UNet2DModel | DiTTransformer2DModel
@@ -54,13 +55,13 @@ def read_parts(folder: Path) -> Parts:
     """Read a local folder onto the CPU: unet/ or transformer/, scheduler/, optionally vae/ and d2m.json."""
     settings: dict[str, Any] = {}
     if (folder / SETTINGS).is_file():
-        with reading(folder / SETTINGS, "what save_pretrained wrote"):
+        with reading(folder / SETTINGS, "what save_pretrained wrote", TypeError):
             settings = dict(json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
     names = [name for name in _MODELS if (folder / name / "config.json").is_file()]
     if not names or not (folder / "scheduler" / "scheduler_config.json").is_file():
         raise InputError(f"{folder} lacks unet/ or transformer/, or scheduler/", "a folder in diffusers' format")
     _check_scheduler(folder / "scheduler" / "scheduler_config.json")
-    with reading(folder, "complete files of one model"):
+    with reading(folder, "complete files of one model", *STRUCTURE, *_OF_DIFFUSERS):
         model = _read(_MODELS[names[0]], folder / names[0])
         table = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
         scheduler = _SCHEDULERS[table["_class_name"]].from_pretrained(folder / "scheduler", local_files_only=True)
@@ -75,7 +76,7 @@ def _read(kind: Any, folder: Path) -> Any:
 
 def _check_scheduler(path: Path) -> None:
     """Refuse unknown schedulers and tables that would not fit into memory."""
-    with reading(path, "the settings of a scheduler in diffusers' format"):
+    with reading(path, "the settings of a scheduler in diffusers' format", TypeError):
         table = dict(json.loads(path.read_text(encoding="utf-8")))
     name = str(table.get("_class_name"))
     if name not in _SCHEDULERS:

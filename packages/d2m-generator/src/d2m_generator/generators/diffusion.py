@@ -255,7 +255,7 @@ class DiffusionGenerator(ImageGenerator):
         guidance and n_classes the settings override.
         """
         parts = read_parts(Path(folder))
-        with reading(folder, "complete files of one model"):
+        with reading(folder, "complete files of one model", TypeError):
             return cls(parts.model, parts.scheduler, vae=parts.vae, **{**parts.settings, **settings})
 
 

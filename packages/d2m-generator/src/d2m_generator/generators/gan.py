@@ -115,7 +115,7 @@ class ConditionalGAN(ImageGenerator):
         loaded = checkpoint.load(path, "torch")
         if loaded.meta.get("kind") != _KIND:
             raise InputError(f"{path} is a checkpoint of {loaded.meta.get('kind', 'something else')}", f"a {_KIND}")
-        with reading(path, f"a {_KIND} and its settings"):
+        with reading(path, f"a {_KIND} and its settings", KeyError, TypeError, RuntimeError):
             settings = dict(loaded.meta["settings"])
             settings["image_shape"] = tuple(settings["image_shape"])
             with torch.device("meta"):  # allocates nothing: the settings may claim any size

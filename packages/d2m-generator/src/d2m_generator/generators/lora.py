@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from sextet_common import checkpoint, checks
-from sextet_common.errors import InputError, reading, require
+from sextet_common.errors import STRUCTURE, InputError, reading, require
 from torch import nn
 
 _KIND = "lora"
@@ -68,7 +68,7 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
     if loaded.meta.get("kind") != _KIND:
         raise InputError(f"{path} holds {loaded.meta.get('kind', 'something else')}", _SAVED)
     names = dict(model.named_modules())
-    with reading(path, _SAVED):
+    with reading(path, _SAVED, *STRUCTURE):
         rank, targets = int(loaded.meta["rank"]), tuple(map(str, loaded.meta["targets"]))
         ranks = {array.shape[0] for name, array in loaded.arrays.items() if ".lora_A." in name}
         if rank not in ranks:  # refused before adapters of that rank are allocated
@@ -79,7 +79,7 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
         raise _other_architecture(path, f"no {', '.join(missing[:3])}{more}")
     added = not has(model)
     if added:
-        with reading(path, _SAVED):
+        with reading(path, _SAVED, TypeError, RuntimeError):
             add(model, rank, targets)
     state = model.state_dict()
     wrong = sorted(n for n, a in loaded.arrays.items() if n not in state or state[n].shape != a.shape)

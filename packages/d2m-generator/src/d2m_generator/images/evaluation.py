@@ -150,5 +150,7 @@ class _Regeneration:
 
 
 def _accuracies(run: runs.Run) -> list[float]:
-    with reading(run.path, "an evaluation run folder"):
-        return [Evaluation((float(row["accuracy"]),)).mean for row in run.metrics()]
+    rows = run.metrics()
+    with reading(run.path, "an evaluation run folder", KeyError, TypeError):
+        accuracies = [float(row["accuracy"]) for row in rows]
+    return [Evaluation((accuracy,)).mean for accuracy in accuracies]

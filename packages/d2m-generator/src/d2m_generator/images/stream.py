@@ -16,7 +16,7 @@ from attention_matching import DistilledSet, Preprocessing
 from jaxtyping import Float, Integer, UInt8
 from sextet_common import files, npy, progress
 from sextet_common.data import ImageSet
-from sextet_common.errors import InputError, reading
+from sextet_common.errors import STRUCTURE, InputError, reading
 from torch import Tensor, nn
 
 from d2m_generator.generators.generator import Generator
@@ -50,7 +50,7 @@ class StreamedSet:
         """Open a set on disk; missing, damaged or inconsistent files are refused."""
         folder = Path(folder)
         expected = "a folder of synthetic images that stream wrote"
-        with reading(folder / "set.json", expected):
+        with reading(folder / "set.json", expected, *STRUCTURE):
             table = json.loads((folder / "set.json").read_text(encoding="utf-8"))
             classes, meta = tuple(map(str, table["classes"])), dict(table["meta"])
         names = ["images", "labels", *(["soft_labels"] if (folder / "soft_labels.npy").exists() else [])]

@@ -143,7 +143,7 @@ class NumpyPolicy:
         """Read a policy that `save` wrote."""
         expected = "the npz file that NumpyPolicy.save wrote"
         table = npy.read_npz(path, ("low", "high", "vector", "hidden", "observations", "action"), expected=expected)
-        with reading(path, expected):
+        with reading(path, expected, TypeError):
             low, high, vector = (np.asarray(table[name], np.float32) for name in ("low", "high", "vector"))
             hidden = tuple(int(units) for units in np.atleast_1d(table["hidden"]))
             shape = PolicyShape(int(table["observations"]), low.size, hidden)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sextet_common.errors import InputError, reading
+from sextet_common.errors import STRUCTURE, InputError, reading
 from sextet_common.figures import COLOURS, figure_file
 
 from esac.results.records import LARGEST, Folder, Labels, Record, XAxis, grouped, read, seeds_curve
@@ -86,7 +86,7 @@ def scaling(table: Mapping[str, Any], path: Folder) -> Figure:
     >>> path.read_bytes()[1:4]
     b'PNG'
     """
-    with reading("the scaling table", "workers and predicted of one length, measured {workers: seconds}"):
+    with reading("the scaling table", "workers and predicted of one length, measured {workers: seconds}", *STRUCTURE):
         lines = [(np.array(table["workers"], dtype=np.float64), np.array(table["predicted"], dtype=np.float64))]
         for name in ("measured", "here"):
             pairs = sorted((float(n), float(seconds)) for n, seconds in table.get(name, {}).items())

@@ -155,13 +155,12 @@ def _record(path: Path, label: Labels) -> Record:
     env, name, seed = _UNKNOWN, path.resolve().name, None
     rows: list[dict[str, Any]] = []
     if config.exists():
-        with reading(config, "the file that esac train wrote"):
-            run = Run.read(path)
+        run = Run.read(path)
+        with reading(config, "the file that esac train wrote", KeyError, TypeError):
             env, name, seed = run.config["env"], run.config["config"]["mode"], run.config["seed"]
-            if not isinstance(seed, int):
-                raise InputError(f"{config} has seed {repr(seed)[:80]}", "a whole number")
-        with reading(path / "metrics.jsonl", "the file that esac train wrote"):
-            rows = run.metrics()
+        if not isinstance(seed, int):
+            raise InputError(f"{config} has seed {repr(seed)[:80]}", "a whole number")
+        rows = run.metrics()
     if callable(label):
         name = label(path)
     elif label is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from sextet_common import files, npy
-from sextet_common.errors import InputError, reading
+from sextet_common.errors import STRUCTURE, InputError, reading
 
 _FORMAT, _VERSION = "gmr-metric mixture", 1
 _ARRAYS = ("weights", "means", "covariances")
@@ -34,7 +34,7 @@ def write(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a mixture's arrays."""
-    with reading(path, "a mixture's .json or .npz file"):
+    with reading(path, "a mixture's .json or .npz file", *STRUCTURE):
         names = ("format", "version", *_ARRAYS)
         table: Any = (
             npy.read_npz(path, names)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sextet_common.errors import InputError, reading, require
+from sextet_common.errors import STRUCTURE, InputError, reading, require
 
 from probmcl.data.assembly import PARTS, assemble, check_all_exist, inside
 from probmcl.data.sets import MultiLabelSet
@@ -44,8 +44,9 @@ def _coco_part(root: Path, part: str, year: str) -> tuple[tuple[Path, ...], tupl
     table = root / "annotations" / f"instances_{part}{year}.json"
     if not table.is_file():
         raise InputError(f"{table} is missing", "MS-COCO's annotations")
-    with reading(table, "MS-COCO's annotations"):
+    with reading(table, "MS-COCO's annotations", *STRUCTURE, AssertionError):  # pycocotools asserts a table
         index = CocoDetection(str(root / f"{part}{year}"), str(table)).coco
+    with reading(table, "MS-COCO's annotations", *STRUCTURE):
         categories = sorted(index.getCatIds())
         column = {category: number for number, category in enumerate(categories)}
         names = tuple(index.cats[category]["name"] for category in categories)
@@ -101,7 +102,7 @@ def _voc_part(root: Path, year: str, part: str) -> list[tuple[Path, list[dict[st
     check_all_exist(tuple(images))
     rows = []
     for image, annotation in zip(images, table.annotations, strict=True):
-        with reading(annotation, "an annotation of Pascal VOC"):
+        with reading(annotation, "an annotation of Pascal VOC", *STRUCTURE):
             tree = VOCDetection.parse_voc_xml(ElementTree.parse(annotation).getroot())
             rows.append((image, [dict(entry) for entry in tree["annotation"].get("object", [])]))
     return rows
