@@ -1,11 +1,12 @@
-"""Experiment trackers that follow a running job: TensorBoard, Weights & Biases, MLflow, or any object of three methods.
+"""Experiment trackers that follow a running job: TensorBoard, Weights & Biases, MLflow, or an object of three methods.
 
-``metrics.jsonl`` in the run folder is the record; a tracker is a copy of it. A tracker that fails is switched off with a
-warning and the job continues; the next resume sends it what it missed.
+``metrics.jsonl`` in the run folder is the record; a tracker is a copy of it. A tracker that fails is switched off with
+a warning and the job continues; the next resume sends it what it missed.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -85,7 +86,7 @@ def open(log: Sequence[Name | Logger]) -> Loggers:
     --------
     >>> open(["tensorbord"])
     Traceback (most recent call last):
-    sextet_common.errors.InputError: logger 'tensorbord' is unknown; expected: tensorboard, wandb, mlflow or an object ...
+    sextet_common.errors.InputError: logger 'tensorbord' is unknown; expected: tensorboard, wandb, ...
     """
     adapters: dict[Any, Any] = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
     for each in log:
@@ -136,16 +137,17 @@ class _Growing:
     def start(self, run: Run) -> None:
         self._file = run.path / f"{self.name}.json"
         known = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
-        self._sent = {"id": self._begin(run, known.get("id")), "step": int(known.get("step", -1))}
+        self._last = int(known.get("step", -1))
+        self._id = self._begin(run, known.get("id"))
         for row in run.metrics():
             self.log(row["step"], row)
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        if step > self._sent["step"]:
+        if step > self._last:
             self._send(step, {name: value for name, value in values.items() if name != "step" and value is not None})
-            self._sent["step"] = step
+            self._last = step
             temporary = self._file.with_suffix(".json.tmp")  # renamed but not flushed: that for every step is too slow
-            temporary.write_text(json.dumps(self._sent), encoding="utf-8")
+            temporary.write_text(json.dumps({"id": self._id, "step": step}), encoding="utf-8")
             os.replace(temporary, self._file)
 
     def _begin(self, run: Run, known: str | None) -> str:
@@ -182,8 +184,7 @@ class _MLflow(_Growing):
     name = "mlflow"
 
     def _begin(self, run: Run, known: str | None) -> str:
-        import mlflow
-
+        mlflow: Any = importlib.import_module("mlflow")
         uri = None
         if not mlflow.is_tracking_uri_set():
             uri = (run.path.resolve() / "mlruns").as_uri()
@@ -207,11 +208,11 @@ class _MLflow(_Growing):
         accepted = {name: re.sub(r"[^\w\-. :/]", "_", name) for name in values}
         metrics = [Metric(accepted[name], value, now, step) for name, value in numbers.items()]
         tags = [RunTag(accepted[name], str(value)) for name, value in values.items() if name not in numbers]
-        self._client.log_batch(self._sent["id"], metrics=metrics, tags=tags)
+        self._client.log_batch(self._id, metrics=metrics, tags=tags)
 
     def finish(self, status: Status) -> None:
         end = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
-        self._client.set_terminated(self._sent["id"], end)
+        self._client.set_terminated(self._id, end)
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
