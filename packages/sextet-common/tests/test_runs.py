@@ -22,8 +22,10 @@ class Config:
 
 
 def test_a_run_is_resumed_only_with_the_same_settings(tmp_path) -> None:
-    first = Run.open(tmp_path / "run", "demo", Config())
-    assert Run.open(tmp_path / "run", "demo", Config()) == first == Run.read(tmp_path / "run")
+    with Run.open(tmp_path / "run", "demo", Config()) as first:
+        pass
+    with Run.open(tmp_path / "run", "demo", Config()) as again:
+        assert again == first == Run.read(tmp_path / "run")
     with pytest.raises(InputError, match=r"holds a run with sizes=\[1, 2\], not \[3\], steps=5, not 6"):
         Run.open(tmp_path / "run", "demo", Config(steps=6, sizes=(3,)))
     with pytest.raises(InputError, match="holds a run of 'demo', not 'other'"):

@@ -179,8 +179,8 @@ def test_files_are_flushed_before_the_checkpoint_is_written(tmp_path) -> None:
 
 
 def test_a_checkpoint_of_another_job_is_an_input_error(tmp_path) -> None:
-    run = Run.open(tmp_path / "run", "", {})
-    checkpoint.save_step(run.checkpoints, 3, {"weights": np.ones(2)}, {"step": 3})
+    with Run.open(tmp_path / "run", "", {}) as run:
+        checkpoint.save_step(run.checkpoints, 3, {"weights": np.ones(2)}, {"step": 3})
     with pytest.raises(InputError, match="checkpoints of this job"):
         training.run(Walk(), out=tmp_path / "run")
 

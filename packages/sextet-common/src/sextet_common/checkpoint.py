@@ -2,7 +2,8 @@
 
 Any safetensors reader can open the file; it contains no pickle. Its header holds, as strings, the format name and
 version, the description as JSON, and a SHA-256 of the whole file computed with the checksum's own digits set to zero.
-Loading therefore detects any changed, missing or added byte.
+Loading therefore detects any changed, missing or added byte. The same content always gives the same bytes, from NumPy
+or torch, in any order and process.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -29,6 +31,19 @@ VERSION = 1
 _NO_DIGEST = "0" * 64
 _MAX_HEADER = 100_000_000  # bytes; the limit of safetensors itself
 _STEP = re.compile(r"step-(\d+)\.safetensors")
+_DAMAGED = ".damaged"
+_DTYPES = {  # safetensors' names of NumPy's and torch's types
+    "bool": "BOOL",
+    "bfloat16": "BF16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    **{f"{kind}{bits}": f"{kind[0].upper()}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+    **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
+}
+
+
+class DamagedError(InputError):
+    """A checkpoint file that is truncated, changed, or not a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -75,32 +90,46 @@ def save(
         description = json.dumps(dict(meta or {}), sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"meta cannot be stored: {error}", "plain JSON values, no NaN or infinity") from error
-    header = {"format": FORMAT, "version": str(VERSION), "meta": description, "sha256": _NO_DIGEST}
-    with files.replacing(path) as temporary:
-        _write_safetensors(temporary, arrays, header)
-        with open(temporary, "rb+") as file:
-            start, raw = _read_header(file, Path(path))
-            digest = _digest(file, raw)
-            file.seek(start + raw.index(_digest_field(_NO_DIGEST)))
-            file.write(_digest_field(digest))
+    header: dict[str, Any] = {
+        "__metadata__": {"format": FORMAT, "version": str(VERSION), "meta": description, "sha256": _NO_DIGEST}
+    }
+    contents: list[memoryview] = []
+    end = 0
+    stored = {name: _stored(name, array) for name, array in arrays.items()}
+    # The widest types come first, as in files of safetensors itself, so that all arrays are aligned.
+    for name, (dtype, shape, content) in sorted(stored.items(), key=lambda item: (-item[1][2].itemsize, item[0])):
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + content.nbytes]}
+        contents.append(content.data)
+        end += content.nbytes
+    raw = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    total = hashlib.sha256(len(raw).to_bytes(8, "little") + raw)
+    for part in contents:
+        total.update(part)
+    with files.replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(raw).to_bytes(8, "little"))
+        file.write(raw.replace(_digest_field(_NO_DIGEST), _digest_field(total.hexdigest())))
+        for part in contents:
+            file.write(part)
 
 
 def load(path: str | os.PathLike[str], framework: Literal["numpy", "torch"] = "numpy") -> Checkpoint:
     """Read a checkpoint as NumPy arrays or torch CPU tensors, and verify its checksum."""
     path = Path(path)
-    with reading(path, "a file that checkpoint.save wrote"):
+    with reading(path, "a file that checkpoint.save wrote", KeyError, TypeError):
         with open(path, "rb") as file:
-            _, raw = _read_header(file, path)
-            header = _parse_header(raw, os.fstat(file.fileno()).st_size, path)
+            raw, header = _read_header(file, path)
             if header.get("format") != FORMAT:
-                _refuse(path, "is a safetensors file of another program", "a file that checkpoint.save wrote")
-            if header.get("version") != str(VERSION):
-                _refuse(path, f"has version {header.get('version')}", f"version {VERSION}: update sextet-common")
-            digest = header.get("sha256", "")
-            if raw.count(_digest_field(digest)) != 1:
-                _refuse(path, "has no checksum", "a file that checkpoint.save wrote")
-            if _digest(file, raw.replace(_digest_field(digest), _digest_field(_NO_DIGEST))) != digest:
-                _refuse(path, "is damaged: its checksum does not match its content", "delete it and use an older one")
+                raise _damaged(path, "is a safetensors file of another program")
+            field = _digest_field(header.get("sha256", ""))
+            has_digest = raw.count(field) == 1
+            whole = has_digest and _digest_field(_digest(file, raw.replace(field, _digest_field(_NO_DIGEST)))) == field
+            if header.get("version") != str(VERSION) and (whole or not has_digest):
+                given = f"{path} has version {header.get('version')}"
+                raise InputError(given, f"version {VERSION}: update sextet-common")
+            if not whole:
+                checksum = "its checksum does not match its content" if has_digest else "it has no checksum"
+                raise _damaged(path, f"is damaged: {checksum}")
         return Checkpoint(_read_arrays(path, framework), dict(json.loads(header["meta"])))
 
 
@@ -112,7 +141,7 @@ def save_step(
     *,
     keep: int = 2,
 ) -> Path:
-    """Write ``folder/step-00000042.safetensors`` and delete all but the newest ``keep`` checkpoints.
+    """Write ``folder/step-00000042.safetensors``; delete all but the newest ``keep`` checkpoints, and damaged ones.
 
     Only one process at a time may write to the folder. ``arrays`` and ``meta`` are as in :func:`save`.
 
@@ -131,53 +160,69 @@ def save_step(
     files.remove_leftovers(folder)
     path = folder / f"step-{step:08d}.safetensors"
     save(path, arrays, meta)
-    for old in _steps(folder)[:-keep]:
+    for old in (*steps(folder)[:-keep], *folder.glob(f"*{_DAMAGED}")):
         old.unlink(missing_ok=True)
     return path
 
 
 def latest(folder: str | os.PathLike[str]) -> Path | None:
     """Return the checkpoint with the highest step that :func:`save_step` wrote, or None."""
-    steps = _steps(Path(folder))
-    return steps[-1] if steps else None
+    return next(reversed(steps(folder)), None)
 
 
-def _steps(folder: Path) -> list[Path]:
+def steps(folder: str | os.PathLike[str]) -> list[Path]:
     """Return a folder's checkpoints, oldest first."""
-    if not folder.is_dir():
-        return []
-    numbered = [(int(match[1]), path) for path in folder.iterdir() if (match := _STEP.fullmatch(path.name))]
-    return [path for _, path in sorted(numbered)]
+    names = os.listdir(folder) if os.path.isdir(folder) else ()
+    return [Path(folder) / name for _, name in sorted((int(m[1]), m[0]) for m in map(_STEP.fullmatch, names) if m)]
 
 
-def _refuse(path: Path, fault: str, expected: str) -> NoReturn:
-    raise InputError(f"{path} {fault}", expected)
+def load_newest(folder: str | os.PathLike[str], framework: Literal["numpy", "torch"] = "numpy") -> Checkpoint | None:
+    """Load the newest whole checkpoint of a folder, whose description has its ``step``; None where there is none.
+
+    Damaged ones are reported by a warning and set aside under other names; :func:`save_step` deletes them. If all are
+    damaged, they are refused.
+    """
+    faults: dict[Path, DamagedError] = {}
+    for path in reversed(steps(folder)):
+        try:
+            loaded = load(path, framework)
+            step = loaded.meta.get("step")
+            if not isinstance(step, int) or step < 0:
+                raise DamagedError(f"{path} is of step {step!r}", "a step >= 0")
+        except DamagedError as error:
+            faults[path] = error
+            continue
+        for damaged, fault in faults.items():
+            warnings.warn(f"{fault.given}; resumed from {path.name}", stacklevel=2)
+            with files.writing(damaged):
+                os.replace(damaged, f"{damaged}{_DAMAGED}")
+        return loaded
+    if len(faults) == 1:
+        raise faults.popitem()[1]
+    if faults:
+        details = "; ".join(fault.given for fault in faults.values())
+        raise DamagedError(details, "a whole checkpoint; delete these to start again")
+    return None
 
 
-def _is_torch(array: object) -> bool:
-    return type(array).__module__.partition(".")[0] == "torch"
-
-
-def _write_safetensors(path: Path, arrays: Mapping[str, np.ndarray | torch.Tensor], header: dict[str, str]) -> None:
-    """Write arrays with safetensors' NumPy functions, or its torch functions if one of them is a tensor."""
-    for name, array in arrays.items():
-        if not (_is_torch(array) or (isinstance(array, np.ndarray | np.generic) and array.dtype.kind in "biuf")):
-            kind = f"{type(array).__name__} of {array.dtype}" if hasattr(array, "dtype") else type(array).__name__
-            raise InputError(f"array {name!r} is a {kind}", "a NumPy or torch array of bool, integers or floats")
-    if any(_is_torch(array) for array in arrays.values()):
-        import torch
-        from safetensors.torch import save_file as save_torch
-
-        def copy(array: np.ndarray | torch.Tensor) -> torch.Tensor:
-            # safetensors refuses tensors that share memory; a view would store its whole base
-            return torch.as_tensor(array).detach().cpu().clone(memory_format=torch.contiguous_format)
-
-        save_torch({name: copy(array) for name, array in arrays.items()}, path, metadata=header)
+def _stored(name: str, array: np.ndarray | torch.Tensor) -> tuple[str, list[int], np.ndarray]:
+    """Return an array's type as safetensors names it, its shape, and its elements in a row, in little-endian bytes."""
+    dtype = str(getattr(array, "dtype", "")).removeprefix("torch.")
+    if isinstance(array, np.ndarray | np.generic):
+        dtype = array.dtype.name
+    elif type(array).__module__.partition(".")[0] != "torch":
+        dtype = ""
+    if dtype not in _DTYPES or name == "__metadata__":
+        kind = f"{type(array).__name__} of {array.dtype}" if hasattr(array, "dtype") else type(array).__name__
+        raise InputError(f"array {name!r} is a {kind}", "a NumPy or torch array of bool, integers or floats")
+    if isinstance(array, np.ndarray | np.generic):
+        content = np.asarray(array, dtype=np.asarray(array).dtype.newbyteorder("<"), order="C").reshape(-1)
     else:
-        from safetensors.numpy import save_file as save_numpy
+        import torch
 
-        plain = {n: np.asarray(a, dtype=np.asarray(a).dtype.newbyteorder("="), order="C") for n, a in arrays.items()}
-        save_numpy(plain, path, metadata=header)
+        flat = array.detach().cpu().contiguous().reshape(-1)
+        content = flat.view(getattr(torch, f"int{8 * flat.element_size()}")).numpy()
+    return _DTYPES[dtype], list(array.shape), content
 
 
 def _read_arrays(path: Path, framework: str) -> dict[str, Any]:
@@ -196,34 +241,29 @@ def _read_arrays(path: Path, framework: str) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read as {framework} arrays: {error}", "framework='torch'") from error
 
 
-def _read_header(file: BinaryIO, path: Path) -> tuple[int, bytes]:
-    """Return the header's position and bytes; its length is checked against the file's size."""
+def _read_header(file: BinaryIO, path: Path) -> tuple[bytes, dict[str, str]]:
+    """Return the header's bytes and metadata; the file must be as long as the header says."""
     size = os.fstat(file.fileno()).st_size
-    file.seek(0)
-    prefix = file.read(8)
-    length = int.from_bytes(prefix, "little")
-    if len(prefix) < 8:
-        _refuse(path, f"is truncated: {size} bytes", "a whole checkpoint")
+    length = int.from_bytes(file.read(8), "little")
     if length > _MAX_HEADER:
-        _refuse(path, "is not a checkpoint", "a file that checkpoint.save wrote")
+        raise _damaged(path, "is not a checkpoint")
     if 8 + length > size:
-        _refuse(path, f"is truncated or not a checkpoint: {size} bytes", "a whole file that checkpoint.save wrote")
-    return 8, file.read(length)
-
-
-def _parse_header(raw: bytes, size: int, path: Path) -> dict[str, str]:
-    """Return the header's metadata; the file must be as long as the header says."""
+        raise _damaged(path, f"is truncated or not a checkpoint: {size} bytes")
     try:
+        raw = file.read(length)
         table = json.loads(raw)
         metadata = table.pop("__metadata__")
-        end = 8 + len(raw) + max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-        _refuse(path, "is not a checkpoint", "a file that checkpoint.save wrote")
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        _refuse(path, "is not a checkpoint", "a file that checkpoint.save wrote")
+        end = 8 + length + max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
+        header = {key: value for key, value in metadata.items() if isinstance(value, str)}
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        raise _damaged(path, "is not a checkpoint") from error
     if size < end:
-        _refuse(path, f"is truncated: {size} bytes of {end}", "a whole checkpoint: delete it and use an older one")
-    return metadata
+        raise _damaged(path, f"is truncated: {size} bytes of {end}")
+    return raw, header
+
+
+def _damaged(path: Path, fault: str) -> DamagedError:
+    return DamagedError(f"{path} {fault}", "a whole file that checkpoint.save wrote")
 
 
 def _digest_field(digest: str) -> bytes:

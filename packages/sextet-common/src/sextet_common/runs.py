@@ -1,38 +1,45 @@
 """Run folders: the configuration (config.json), the metrics (metrics.jsonl) and the checkpoints of a job.
 
 Opening a run folder again with the same configuration resumes the run; a different configuration is refused, so that a
-folder never mixes two experiments.
+folder never mixes two experiments. One job at a time may open it: a lock in the folder (.lock) keeps out a second one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
+import math
 import os
 import signal
+import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sextet_common import checkpoint, files
+from sextet_common import checkpoint, checks, files
 from sextet_common.errors import STRUCTURE, InputError, reading, require
 
 if TYPE_CHECKING:
     import torch
+    from filelock import FileLock
 
 _CONFIG = "config.json"
 _METRICS = "metrics.jsonl"
+_LOCK = ".lock"
+_NON_FINITE = {json.dumps(value): value for value in (math.nan, math.inf, -math.inf)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The folder of one job, created by :meth:`open`.
+    """The folder of one job, created by :meth:`open`; as a context manager it is closed at the end.
 
     ``job`` is the name of the job, such as ``attention-matching distill``. ``config`` holds plain JSON values.
     """
@@ -40,48 +47,107 @@ class Run:
     path: Path
     job: str
     config: dict[str, Any]
+    _lock: FileLock | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], job: str, config: Any) -> Run:
-        """Create a run folder, or open an existing one to resume it.
+    def open(cls, path: str | os.PathLike[str], job: str, config: Any, *, settings: Any = None) -> Run:
+        """Create a run folder, or open an existing one to resume it, and lock it until the run is closed.
 
         An existing folder must hold a run of the same job with the same configuration; an error names the settings that
-        differ. ``config`` is a dataclass or a mapping of plain JSON values.
+        differ. Settings marked `checks.Running` may differ, and those marked `checks.Growing` may rise: config.json
+        then holds the new ones and lists the earlier ones. Another job in the folder is refused.
+
+        Parameters
+        ----------
+        path, job
+            The folder and the name of the job.
+        config
+            A dataclass or a mapping of plain JSON values.
+        settings
+            Where the marks are, if not in ``config``: the dataclass whose fields are keys of ``config``, or a mapping
+            of keys of ``config`` to "running", "growing" or the dataclass that is stored there.
 
         Examples
         --------
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp()) / "digits"
-        >>> _ = Run.open(folder, "demo", {"steps": 5})
-        >>> Run.open(folder, "demo", {"steps": 6})
+        >>> with Run.open(folder, "demo", {"lr": 0.1, "steps": 5}) as run:
+        ...     run.log(1, loss=0.5)
+        >>> with Run.open(folder, "demo", {"lr": 0.1, "steps": 6}, settings={"steps": "growing"}) as run:
+        ...     print(run.config)
+        {'lr': 0.1, 'steps': 6}
+        >>> Run.open(folder, "demo", {"lr": 0.2, "steps": 6})
         Traceback (most recent call last):
-        sextet_common.errors.InputError: ... holds a run with steps=5, not 6; expected: another folder, or ...
+        sextet_common.errors.InputError: ... holds a run with lr=0.1, not 0.2; expected: another folder, or ...
         """
-        path = Path(path)
-        settings = to_json(config)
-        if path.exists() and not path.is_dir():
-            raise InputError(f"{path} is a file", "a run folder, new or existing")
-        if (path / _CONFIG).exists():
-            run = cls.read(path)
-            if run.job != job:
-                raise InputError(f"{path} holds a run of {run.job!r}, not {job!r}", "another folder")
-            different = [k for k in sorted({*run.config, *settings}) if run.config.get(k) != settings.get(k)]
-            if different:
-                details = ", ".join(f"{k}={run.config.get(k)!r}, not {settings.get(k)!r}" for k in different)
-                raise InputError(
-                    f"{path} holds a run with {details}", "another folder, or the same settings to resume it"
-                )
-            return run
-        if path.is_dir() and any(p.name[0] != "." for p in path.iterdir()):
-            raise InputError(f"{path} is not empty and holds no run", "a new or empty folder")
-        files.write_text(path / _CONFIG, json.dumps({"job": job, "config": settings}, indent=2) + "\n")
-        return cls(path, job, settings)
+        values, marks = to_json(config), _marks(config if settings is None else settings)
+        with files.writing(path):
+            folder = Path(path)
+            if folder.exists() and not folder.is_dir():
+                raise InputError(f"{folder} is a file", "a run folder, new or existing")
+            if not (folder / _CONFIG).exists() and folder.is_dir() and any(p.name[0] != "." for p in folder.iterdir()):
+                raise InputError(f"{folder} is not empty and holds no run", "a new or empty folder")
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = _acquire(folder)
+        try:
+            if (folder / _CONFIG).exists():
+                cls.read(folder)._change(job, values, marks)
+            else:
+                files.write_text(folder / _CONFIG, json.dumps({"job": job, "config": values}, indent=2) + "\n")
+        except BaseException:
+            _release(lock)
+            raise
+        if lock is not None:
+            for place in (folder, folder / "checkpoints"):
+                files.remove_leftovers(place, alone=True)
+        return cls(folder, job, values, lock)
+
+    def _change(self, job: str, values: dict[str, Any], marks: dict[tuple[str, ...], str]) -> None:
+        """Refuse another job or configuration than the folder's, and record settings that may differ."""
+        if self.job != job:
+            raise InputError(f"{self.path} holds a run of {self.job!r}, not {job!r}", "another folder")
+        old, new = _flat(self.config), _flat(values)
+        changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+        refused = []
+        for key in changed:
+            before, after = old.get(key), new.get(key)
+            if marks.get(key) == "growing" and isinstance(before, int | float) and isinstance(after, int | float):
+                if after < before and after < self._done():
+                    raise InputError(
+                        f"{self.path} has {self._done()} {key[-1]} done, not {after}", f"{key[-1]} >= that"
+                    )
+            elif marks.get(key) != "running":
+                refused.append(f"{'.'.join(key)}={before!r}, not {after!r}")
+        if refused:
+            expected = "another folder, or the same settings to resume it"
+            raise InputError(f"{self.path} holds a run with {', '.join(refused)}", expected)
+        if changed:
+            table = json.loads((self.path / _CONFIG).read_text(encoding="utf-8"))
+            earlier = {".".join(key): old[key] for key in changed if key in old}
+            table["config"] = values
+            table["earlier"] = [*table.get("earlier", []), {"steps_done": self._done(), "config": earlier}]
+            files.write_text(self.path / _CONFIG, json.dumps(table, indent=2) + "\n")
+
+    def _done(self) -> int:
+        """Return the step of the newest checkpoint or, of jobs without any, the number of logged rows."""
+        newest = checkpoint.latest(self.checkpoints)
+        return len(self.metrics()) if newest is None else int(newest.stem.partition("-")[2])
+
+    def close(self) -> None:
+        """Release the lock, so that another job may open the folder. This run can still be read."""
+        _release(self._lock)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Run:
-        """Read an existing run folder."""
+        """Read an existing run folder, without a lock: a job may be running in it."""
         path = Path(path)
-        if not (path / _CONFIG).is_file():
+        if not os.path.isfile(path / _CONFIG):
             raise InputError(f"{path} holds no run ({_CONFIG} is missing)", "a run folder")
         with reading(path / _CONFIG, "the file that the run wrote", *STRUCTURE):
             table = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
@@ -92,19 +158,31 @@ class Run:
         """Folder of the run's checkpoints."""
         return self.path / "checkpoints"
 
-    def log(self, step: int, **values: float | int | str) -> None:
+    def log(self, step: int, **values: Any) -> None:
         """Append a step and named numbers or words as one line to metrics.jsonl.
+
+        NumPy scalars, and arrays and tensors without axes, are numbers. Non-finite numbers, which JSON lacks, are
+        stored as the words NaN, Infinity and -Infinity, and :meth:`metrics` returns them as numbers.
 
         Examples
         --------
         >>> import tempfile
         >>> run = Run.open(tempfile.mkdtemp(), "demo", {})
-        >>> run.log(1, loss=0.5)
+        >>> run.log(1, loss=np.float32(0.5), distance=float("inf"))
         >>> run.metrics()
-        [{'step': 1, 'loss': 0.5}]
+        [{'step': 1, 'loss': 0.5, 'distance': inf}]
         """
-        with open(self.path / _METRICS, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        path = self.path / _METRICS
+        line = _line({"step": step, **values}).encode()
+        with files.writing(path), open(path, "ab", buffering=0) as file:
+            whole = file.tell()
+            try:
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                with suppress(OSError):
+                    file.truncate(whole)
+                raise
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the logged lines, oldest first, without lines that a kill left incomplete."""
@@ -116,30 +194,22 @@ class Run:
                     row = json.loads(line)
                 except ValueError:
                     continue
-                rows.append(dict(row))
+                rows.append({k: _NON_FINITE.get(v, v) if isinstance(v, str) else v for k, v in dict(row).items()})
         return rows
 
     def rewind(self, step: int) -> None:
         """Delete the metrics after a step, so that a job resumed from its checkpoint logs nothing twice."""
         with reading(self.path / _METRICS, "lines with a step", KeyError, TypeError):
             kept = [row for row in self.metrics() if row["step"] <= step]
-        files.write_text(self.path / _METRICS, "".join(json.dumps(row) + "\n" for row in kept))
+        files.write_text(self.path / _METRICS, "".join(map(_line, kept)))
 
     def resume(self, framework: str = "torch") -> checkpoint.Checkpoint | None:
-        """Load the newest checkpoint, if any, and rewind the metrics to it.
+        """Load the newest whole checkpoint, if any, and rewind the metrics to it; see `checkpoint.load_newest`.
 
         ``framework`` is ``torch`` or ``numpy``. The checkpoint's ``meta["step"]`` is the number of completed steps.
         """
-        newest = checkpoint.latest(self.checkpoints)
-        if newest is None:
-            self.rewind(-1)
-            return None
-        loaded = checkpoint.load(newest, "numpy" if framework == "numpy" else "torch")
-        with reading(newest, "a checkpoint with its step", KeyError, TypeError):
-            step = int(loaded.meta["step"])
-        if step < 0:
-            raise InputError(f"{newest} is of step {step}", "a step >= 0")
-        self.rewind(step)
+        loaded = checkpoint.load_newest(self.checkpoints, "numpy" if framework == "numpy" else "torch")
+        self.rewind(-1 if loaded is None else loaded.meta["step"])
         return loaded
 
     def export_tensorboard(self) -> Path:
@@ -197,6 +267,69 @@ def _path_to_text(value: object) -> str:
     if isinstance(value, os.PathLike):
         return str(os.fspath(value))
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """Return a row of metrics as a line of JSON."""
+    plain = {}
+    for name, value in row.items():
+        number = value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+        plain[name] = json.dumps(number) if isinstance(number, float) and not math.isfinite(number) else number
+    try:
+        return json.dumps(plain, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the metrics cannot be stored: {error}", "numbers and words") from error
+
+
+def _flat(values: Mapping[str, Any], *before: str) -> dict[tuple[str, ...], Any]:
+    """Return the values of nested mappings by the path of their keys."""
+    flat: dict[tuple[str, ...], Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, *before, key) if value and isinstance(value, dict) else {(*before, key): value}
+    return flat
+
+
+def _marks(settings: Any) -> dict[tuple[str, ...], str]:
+    """Return "running" or "growing" for each setting that may change; see `Run.open`."""
+    if dataclasses.is_dataclass(settings):
+        return checks.changeable(settings if isinstance(settings, type) else type(settings))
+    marks: dict[tuple[str, ...], str] = {}
+    for key, value in settings.items():
+        if value in ("running", "growing"):
+            marks[(key,)] = value
+        elif dataclasses.is_dataclass(value):
+            marks |= {(key, *rest): mark for rest, mark in _marks(value).items()}
+    return marks
+
+
+def _acquire(folder: Path) -> FileLock | None:
+    """Lock a run folder, or warn where its file system has no locks. The system releases the lock of a killed job."""
+    from filelock import FileLock, Timeout
+
+    path = folder / _LOCK
+    lock = FileLock(path, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        holder = ""
+        with suppress(OSError, ValueError):
+            process, host = path.read_text(encoding="utf-8").split()[:2]
+            holder = f" by process {int(process)} on {host}"
+        expected = "another folder, or wait until that job has ended"
+        raise InputError(f"{folder} is in use{holder}", expected) from None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL):
+            raise
+        warnings.warn(f"{folder} is on a file system without locks: start only one job in it", stacklevel=4)
+        return None
+    with suppress(OSError):  # the names only help whoever is refused
+        path.write_text(f"{os.getpid()} {socket.gethostname()}\n", encoding="utf-8")
+    return lock
+
+
+def _release(lock: FileLock | None) -> None:
+    if lock is not None:
+        lock.release(force=True)
 
 
 @contextmanager

@@ -137,6 +137,7 @@ def run(
     name: str = "",
     out: str | os.PathLike[str] | None = None,
     record: Any = None,
+    settings: Any = None,
     cadence: Cadence | None = None,
     processes: Processes | None = None,
     label: str = "",
@@ -152,9 +153,11 @@ def run(
     name
         What runs, such as ``esac train``: recorded in the run folder.
     out
-        The run folder; without one nothing is written.
+        The run folder, which is locked while the job runs; without one nothing is written.
     record
         The configuration that identifies the run: a folder with another one is refused.
+    settings
+        The dataclass whose marks say what may differ in an earlier record of the run; see `runs.Run.open`.
     cadence
         How often to log and save.
     processes
@@ -182,16 +185,17 @@ def run(
         raise InputError("log without a run folder", "a run folder (out), which the trackers follow")
     loop.trackers = loggers.open(log if loop.first else ())
     if out is not None and loop.first:
-        loop.folder = runs.Run.open(out, name, {} if record is None else record)
-    done = loop.resume()
-    shown = progress.bar(label or name, job.steps, done=min(job.position(done), job.steps))
-    tracking = nullcontext() if loop.folder is None else loop.trackers.running(loop.folder)
-    with tracking, shown if bar and loop.first else nullcontext() as progress_bar, runs.interruptible() as stopping:
-        while job.position(done) < job.steps and not job.finished():
-            metrics = job.step(done)
-            done += 1
-            if loop.after_step(done, metrics, stopping, progress_bar):
-                raise KeyboardInterrupt
+        loop.folder = runs.Run.open(out, name, {} if record is None else record, settings=settings)
+    with loop.folder or nullcontext():
+        done = loop.resume()
+        shown = progress.bar(label or name, job.steps, done=min(job.position(done), job.steps))
+        tracking = nullcontext() if loop.folder is None else loop.trackers.running(loop.folder)
+        with tracking, shown if bar and loop.first else nullcontext() as progress_bar, runs.interruptible() as stopping:
+            while job.position(done) < job.steps and not job.finished():
+                metrics = job.step(done)
+                done += 1
+                if loop.after_step(done, metrics, stopping, progress_bar):
+                    raise KeyboardInterrupt
     return loop.folder
 
 
