@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import warnings
@@ -169,7 +170,11 @@ def load(
     checks.check("channels", channels, Literal[1, 3, None])
     checks.check("on_bad_image", on_bad_image, Literal["refuse", "skip"])
     options = sources.Options(size, channels, download, None if cache is None else Path(cache), on_bad_image, workers)
-    loaded = _checked(sources.read(source, options), size, channels)
+    parts = sources.read(source, options)
+    if cache is not None and not parts.statistics:
+        note = f"{parts.source} is not a folder of images: the cache is not used"
+        parts = dataclasses.replace(parts, notes=(*parts.notes, note))
+    loaded = _checked(parts, size, channels)
     for note in loaded.notes:
         warnings.warn(note, DataWarning, stacklevel=2)
     return loaded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import operator
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sextet_common import image_files, progress
-from sextet_common.errors import InputError
+from sextet_common.errors import InputError, reading, require
 from sextet_common.pixels import Half
 
 TEST_NAMES = ("test", "val", "valid", "validation")
@@ -59,10 +60,19 @@ def array_of(values: Any, name: str) -> np.ndarray:
     """Return an array or a tensor as an array, without a copy where possible."""
     if hasattr(values, "detach"):
         values = values.detach().cpu().numpy()
-    array = np.asarray(values)
+    array = np.asanyarray(values)  # a memory map stays one
     if array.dtype == object:
         raise InputError(f"{name} holds {type(values).__name__}", _ACCEPTED)
     return array
+
+
+def from_pil(image: Any, name: str, size: int | None, channels: int | None) -> np.ndarray:
+    """Return a Pillow image as uint8 (c, h, w), by the rules of :func:`sextet_common.image_files.decode`."""
+    upright = require("PIL.ImageOps", package="sextet-common", extra="images").exif_transpose(image)
+    file = io.BytesIO()
+    with reading(name, "an image that can be converted to RGB"):
+        upright.save(file, "PPM" if upright.mode in ("1", "L", "RGB") else "TIFF")
+    return image_files.decode(file.getvalue(), name, size, channels).transpose(2, 0, 1)
 
 
 def _is_array(value: Any) -> bool:
@@ -119,9 +129,10 @@ def _collect(
         image = _image(item[0], f"image {number} of {name}", size, channels)
         if not number:
             images = np.empty((count, *image.shape), np.uint8 if image.dtype == np.uint8 else np.float32)
+            channels = channels or (3 if len(image) == 3 else None)
         if image.shape != images.shape[1:] or (image.dtype == np.uint8) != (images.dtype == np.uint8):
             given = f"image {number} of {name} is {image.dtype} of shape {image.shape}, the first {images.shape[1:]}"
-            raise InputError(given, "images of one type and shape, or size=N")
+            raise InputError(given, "images of one type and shape, or size=N and channels=1 or 3")
         images[number] = image
         labels.append(item[1])
     if all(isinstance(label, str) for label in labels):
@@ -141,8 +152,8 @@ def _image(image: Any, name: str, size: int | None, channels: int | None) -> np.
         content = image.get("bytes") or Path(str(image.get("path"))).read_bytes()
         return image_files.decode(content, name, size, channels).transpose(2, 0, 1)
     if hasattr(image, "getbands"):
-        channels = channels or (1 if len(image.getbands()) == 1 and image.mode != "P" else 3)
-        return image_files.from_pil(image, name, size, channels).transpose(2, 0, 1)
+        gray = image.mode.partition(";")[0] in ("1", "L", "LA", "I", "F")
+        return from_pil(image, name, size, channels or (1 if gray else 3))
     array = array_of(image, name)
     if array.ndim == 3 and array.shape[0] not in (1, 3) and array.shape[2] in (1, 3):
         array = array.transpose(2, 0, 1)

@@ -84,7 +84,7 @@ def fitted(images: np.ndarray, source: str, size: int | None, channels: int | No
     result = np.empty((len(images), *shape), np.uint8)
     for number, image in enumerate(images):
         picture = image_module.fromarray(image.transpose(1, 2, 0) if depth == 3 else image[0])
-        result[number] = image_files.from_pil(picture, source, size, shape[0]).transpose(2, 0, 1)
+        result[number] = datasets.from_pil(picture, source, size, shape[0])
     return result
 
 
