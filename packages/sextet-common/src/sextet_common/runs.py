@@ -112,10 +112,8 @@ class Run:
         for key in changed:
             before, after = old.get(key), new.get(key)
             if marks.get(key) == "growing" and isinstance(before, int | float) and isinstance(after, int | float):
-                if after < before and after < self._done():
-                    raise InputError(
-                        f"{self.path} has {self._done()} {key[-1]} done, not {after}", f"{key[-1]} >= that"
-                    )
+                if after < before and after < (done := self._done()):
+                    raise InputError(f"{self.path} has {done} {key[-1]} done, not {after}", f"{key[-1]} >= {done}")
             elif marks.get(key) != "running":
                 refused.append(f"{'.'.join(key)}={before!r}, not {after!r}")
         if refused:
