@@ -16,6 +16,7 @@ from .experiments.search_result import SearchResult
 from .experiments.small_sets import small_set, small_sets
 from .export.card import data_card, save_card
 from .export.exports import export, export_ddranking, export_folder, export_pt
+from .export.hub_folder import export_hub
 from .images.augment import SiameseAugmentation, augmentation_for
 from .images.coreset import farthest_first, nearest_mean
 from .images.distilled import DistilledSet
@@ -77,6 +78,7 @@ __all__ = [
     "export",
     "export_ddranking",
     "export_folder",
+    "export_hub",
     "export_pt",
     "farthest_first",
     "herding",

@@ -77,7 +77,7 @@ def evaluate(
     Parameters
     ----------
     run
-        The run folder of a finished distillation.
+        The run folder of a finished distillation, a folder that show --export hub wrote, or OWNER/NAME on the Hub.
     config
         How to train the networks.
     data
@@ -91,11 +91,11 @@ def evaluate(
     temperature
         Of the teacher's soft labels; above 1 they are flatter.
     out
-        Folder for evaluation.json and the networks' accuracies; by default the run folder.
+        Folder for evaluation.json and the networks' accuracies; by default the run folder (NAME, of OWNER/NAME).
     """
     refuse_several("evaluate")
     training, source, images = read_result(run, data)
-    folder = out or run
+    folder = _output_folder(run, out)
     options: dict[str, Any] = {
         "random_real": random_real,
         "whole": whole,
@@ -134,7 +134,7 @@ def cross(
     Parameters
     ----------
     run
-        The run folder of a finished distillation.
+        The run folder of a finished distillation, a folder that show --export hub wrote, or OWNER/NAME on the Hub.
     config
         How to train the networks; width and depth are the ConvNet's.
     architectures
@@ -144,11 +144,11 @@ def cross(
     random_real
         Also train on as many random real images.
     out
-        Folder for cross.json, cross.png and the networks' accuracies; by default the run folder.
+        Folder for cross.json, cross.png and the networks' accuracies; by default the run folder (NAME, of OWNER/NAME).
     """
     refuse_several("cross")
     training, _, images = read_result(run, data)
-    folder = out or run
+    folder = _output_folder(run, out)
     table = cross_architecture(training, images, config, architectures, folder / "evaluation", random_real=random_real)
     table.save(folder / "cross.json")
     table.save_picture(folder / "cross.png")
@@ -278,11 +278,12 @@ def show(
     Parameters
     ----------
     path
-        A run folder, or a saved set.
+        A run folder, a saved set, or OWNER/NAME on the Hub.
     out
-        Folder of the picture (images.png) and the card (CARD.md); by default that of the set.
+        Folder of the picture (images.png) and the card (CARD.md); by default that of the set (NAME, of OWNER/NAME).
     export
-        folder (PNG files), pt-dc or pt-mtt (torch files as DC, DSA, DM or as MTT save them), ddranking.
+        folder (PNG files), pt-dc or pt-mtt (torch files as DC, DSA, DM or as MTT save them), ddranking, hub (a folder
+        for the Hugging Face Hub, images as parquet) or hub-imagefolder (images as PNG files).
     to
         The folder, or for pt-dc the file, to export to.
     dataset
@@ -290,13 +291,14 @@ def show(
     """
     if (export is None) != (to is None):
         raise InputError("one of --export and --to", "both, or neither")
-    file = result_path(path) if path.is_dir() else path
-    distilled = DistilledSet.load(file)
+    is_file = path.is_file() or path.suffix == ".safetensors"
+    distilled = DistilledSet.load(path) if is_file else DistilledSet.from_pretrained(path)
+    evaluation = read_evaluation((path.parent if is_file else path) / "evaluation.json")
     if export is not None and to is not None:
-        export_set(distilled, to, export, dataset)
-    folder = out or file.parent
+        export_set(distilled, to, export, dataset, evaluation)
+    folder = _output_folder(path.parent if is_file else path, out)
     distilled.save_grid(folder / "images.png")
-    save_card(distilled, folder / "CARD.md", read_evaluation(file.parent / "evaluation.json"))
+    save_card(distilled, folder / "CARD.md", evaluation)
     print(f"{summary(distilled)}\n{folder / 'images.png'}\n{folder / 'CARD.md'}")
     if to is not None:
         print(to)
@@ -340,3 +342,8 @@ def bench(
             "seconds": {name: timing.seconds for name, timing in timings.items()},
         }
         files.write_text(out, json.dumps(report, indent=1) + "\n")
+
+
+def _output_folder(given: Path, out: Path | None) -> Path:
+    """Return the folder of a command's files: of a set from the Hub, one here of its name."""
+    return out or (given if given.is_dir() else Path(given.name))

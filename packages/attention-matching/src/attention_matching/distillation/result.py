@@ -10,18 +10,18 @@ from sextet_common.data import ImageSet
 from sextet_common.errors import reading
 from sextet_common.runs import Run
 
-from attention_matching.images.distilled import DistilledSet
+from attention_matching.images.distilled import FILE, DistilledSet
 
 
 def result_path(out: str | os.PathLike[str]) -> Path:
     """Return the path of the distilled set in a run folder."""
-    return Path(out) / "distilled.safetensors"
+    return Path(out) / FILE
 
 
 def read_result(run: Path, data: str | None = None) -> tuple[DistilledSet, str, ImageSet]:
-    """Read a finished run's set, and the images to test it on: by default those that were distilled."""
-    distilled = DistilledSet.load(result_path(run))
-    config = {"data": data} if data else Run.read(run).config
+    """Read a set, as `DistilledSet.from_pretrained` does, and the images to test it on: by default those distilled."""
+    distilled = DistilledSet.from_pretrained(run)
+    config = {"data": data} if data else Run.read(run).config if (run / "config.json").exists() else distilled.meta
     with reading(run / "config.json", "a distillation run folder", KeyError):
         source = str(config["data"])
     size = distilled.images.shape[-1] if source.startswith("folder:") else None

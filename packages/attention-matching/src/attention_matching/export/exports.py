@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from sextet_common import files
+from sextet_common import files, hub
 from sextet_common.errors import InputError, require
 from torch import Tensor
 
 from attention_matching.export import ddranking
+from attention_matching.export.hub_folder import export_hub
 from attention_matching.images.distilled import DistilledSet
 
 Layout = Literal["dc", "mtt"]
-Export = Literal["folder", "pt-dc", "pt-mtt", "ddranking"]
+Export = Literal["folder", "pt-dc", "pt-mtt", "ddranking", "hub", "hub-imagefolder"]
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 
 _CIFAR = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -68,8 +67,8 @@ def export_folder(distilled: DistilledSet, path: str | os.PathLike[str]) -> None
         # Readers refuse an empty folder, and a missing one would change the numbers of the other classes.
         raise InputError(f"class {distilled.classes[empty[0]]!r} has no image", "at least one of every class")
     pixels = (distilled.pixels() * 255).round().astype(np.uint8)
-    with _new_folder(path) as folder:
-        for label, name in enumerate(_folder_names(distilled.classes)):
+    with hub.new_folder(path) as folder:
+        for label, name in enumerate(hub.folder_names(distilled.classes)):
             (folder / name).mkdir()
             for number, image in enumerate(pixels[distilled.labels.numpy() == label]):
                 array = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
@@ -108,7 +107,7 @@ def export_pt(
     images = _in_normalisation_of(layout, distilled, dataset)
     labels = distilled.labels.clone()
     if layout == "mtt":
-        with _new_folder(path) as folder:
+        with hub.new_folder(path) as folder:
             torch.save(images, folder / "images_best.pt")
             torch.save(labels, folder / "labels_best.pt")
         return
@@ -137,7 +136,7 @@ def export_ddranking(distilled: DistilledSet, path: str | os.PathLike[str], data
     images = _in_normalisation_of("ddranking", distilled, dataset)
     order = torch.argsort(distilled.labels, stable=True)
     config = ddranking.configuration(distilled, dataset)
-    with _new_folder(path) as folder:
+    with hub.new_folder(path) as folder:
         torch.save(images[order], folder / "images.pt")
         torch.save(distilled.labels[order], folder / "labels.pt")
         if distilled.soft_labels is not None:
@@ -147,11 +146,19 @@ def export_ddranking(distilled: DistilledSet, path: str | os.PathLike[str], data
         (folder / "README.md").write_text(ddranking.instructions(config), encoding="utf-8")
 
 
-def export(distilled: DistilledSet, path: str | os.PathLike[str], kind: Export, dataset: str | None = None) -> None:
+def export(
+    distilled: DistilledSet,
+    path: str | os.PathLike[str],
+    kind: Export,
+    dataset: str | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+) -> None:
     """Write a set for another tool.
 
-    The kind ``"folder"`` calls :func:`export_folder`, ``"pt-dc"`` and ``"pt-mtt"`` call :func:`export_pt`, and
-    ``"ddranking"`` calls :func:`export_ddranking`, with the same ``path`` and ``dataset``.
+    The kind ``"folder"`` calls :func:`export_folder`, ``"pt-dc"`` and ``"pt-mtt"`` call :func:`export_pt`,
+    ``"ddranking"`` calls :func:`export_ddranking`, with the same ``path`` and ``dataset``; ``"hub"`` and
+    ``"hub-imagefolder"`` call :func:`~attention_matching.export.hub_folder.export_hub` with the ``evaluation`` for its
+    card.
 
     Examples
     --------
@@ -163,10 +170,13 @@ def export(distilled: DistilledSet, path: str | os.PathLike[str], kind: Export, 
     >>> sorted(file.name for file in folder.iterdir())
     ['images_best.pt', 'labels_best.pt']
     """
-    if kind == "folder":
+    if kind in ("folder", "hub", "hub-imagefolder"):
         if dataset is not None:
             raise InputError(f"data set {dataset!r} for PNG files", "none: pixels have no normalisation")
-        export_folder(distilled, path)
+        if kind == "folder":
+            export_folder(distilled, path)
+        else:
+            export_hub(distilled, path, layout="parquet" if kind == "hub" else "imagefolder", evaluation=evaluation)
     elif kind == "ddranking":
         export_ddranking(distilled, path, dataset or "")
     elif kind in get_args(Export):
@@ -189,24 +199,3 @@ def _in_normalisation_of(
     if pixels.shape[1] != len(mean):
         raise InputError(f"images of {pixels.shape[1]} channels", f"{len(mean)}, as {dataset} has")
     return (pixels - mean) / std
-
-
-def _folder_names(classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Return a folder name for each class, in an order that sorting them does not change."""
-    usable = all(re.fullmatch(r"\w([\w .-]*[\w-])?", name) and len(name) <= 100 for name in classes)
-    distinct = len({name.casefold() for name in classes}) == len(classes)  # some file systems ignore case
-    if usable and distinct and list(classes) == sorted(classes):
-        return classes
-    digits = len(str(len(classes) - 1))
-    words = [re.sub(r"[^\w-]+", "_", name)[:100].strip("_") for name in classes]
-    return tuple(f"{label:0{digits}d}_{word}".rstrip("_") for label, word in enumerate(words))
-
-
-@contextmanager
-def _new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary folder that takes the place of ``path`` at the end, or vanishes on an error."""
-    target = Path(path)
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise InputError(f"{target} exists", "a new folder, or an empty one")
-    with files.replacing_folder(target) as temporary:
-        yield temporary

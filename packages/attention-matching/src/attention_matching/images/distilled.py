@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from sextet_common import checkpoint, figures
+from sextet_common import checkpoint, figures, hub
 from sextet_common.errors import InputError, reading
 from torch import Tensor
 
 from attention_matching.images.preprocess import ZCA, Preprocessing, check_numbers
 
+FILE = "distilled.safetensors"  # in run folders, and on the Hub
 _KIND = "distilled set"
 _ZCA = ("mean", "matrix", "inverse")
 
@@ -117,6 +118,14 @@ class DistilledSet:
             meta=meta,
             soft_labels=arrays.get("soft_labels"),
         )
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike[str], *, revision: str | None = None) -> DistilledSet:
+        """Load the set of a run folder, of a folder that `export_hub` wrote, or of OWNER/NAME on the Hugging Face Hub.
+
+        ``revision`` is a branch, tag or commit there (extra ``hub`` of sextet-common).
+        """
+        return cls.load(hub.local_folder(name_or_path, kind="dataset", revision=revision, only=[FILE]) / FILE)
 
     def save_grid(self, path: str | os.PathLike[str]) -> None:
         """Save a PNG of the images: one row per class, or one column per class for one image each."""
