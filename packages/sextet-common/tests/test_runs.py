@@ -314,6 +314,12 @@ def test_marks_are_found_for_records_of_every_form(tmp_path, record: Any, settin
         Run.open(tmp_path, "demo", {**record(Marked()), "data": "other"}, settings=settings)
 
 
+def test_words_of_a_record_are_no_marks(tmp_path) -> None:
+    Run.open(tmp_path, "demo", {"state": "running", "trend": "growing"}).close()
+    with pytest.raises(InputError, match="state='running', not 'other', trend='growing', not 'falling'"):
+        Run.open(tmp_path, "demo", {"state": "other", "trend": "falling"})
+
+
 def test_fewer_steps_are_accepted_down_to_those_done(tmp_path) -> None:
     with Run.open(tmp_path, "demo", Marked(steps=100)) as run:
         checkpoint.save_step(run.checkpoints, 30, {"x": np.zeros(1)}, {"step": 30})

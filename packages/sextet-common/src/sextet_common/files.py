@@ -11,11 +11,16 @@ import re
 import shutil
 import socket
 import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sextet_common.errors import InputError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 _SUFFIX = ".tmp"
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})\.(?P<process>\d+)\.\d+(?P<old>\.old)?\.tmp")
@@ -141,6 +146,32 @@ def remove_leftovers(folder: str | os.PathLike[str], name: str | None = None, *,
                 _remove(path)
 
 
+def lock(folder: str | os.PathLike[str]) -> FileLock | None:
+    """Lock a folder for one job, through ``.lock`` in it, or warn and return None where the file system has no locks.
+
+    The system releases the lock when the process ends. A second lock is refused, in the same process too.
+    """
+    from filelock import FileLock, Timeout
+
+    path = Path(folder, ".lock")
+    locked = FileLock(path, timeout=0, thread_local=False)
+    try:
+        locked.acquire()
+    except Timeout:
+        words = _words(path)
+        holder = f" by process {words[0]} on {words[1]}" if len(words) > 1 else ""
+        raise InputError(f"{folder} is in use{holder}", "another folder, or wait until that job has ended") from None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            raise
+        warnings.warn(f"{folder} is on a file system without locks: start only one job in it", stacklevel=3)
+        return None
+    if _words(path)[:1] != [str(os.getpid())]:  # filelock's substitute for the system's locks has it already
+        with suppress(OSError):  # it only helps whoever is refused
+            path.write_text(f"{os.getpid()} {socket.gethostname()}\n", encoding="utf-8")
+    return locked
+
+
 def check_growth(path: str | os.PathLike[str], claimed: int, there: int) -> None:
     """Refuse compressed content that claims to unpack to more than 64 MiB and more than 100 times its stored size.
 
@@ -178,6 +209,13 @@ def _temporary(target: Path) -> Iterator[Path]:
     finally:
         _remove(temporary)
         _in_use.discard(temporary)
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except (OSError, ValueError):
+        return []
 
 
 @functools.cache

@@ -13,9 +13,7 @@ import json
 import math
 import os
 import signal
-import socket
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 
 _CONFIG = "config.json"
 _METRICS = "metrics.jsonl"
-_LOCK = ".lock"
 _NON_FINITE = {json.dumps(value): value for value in (math.nan, math.inf, -math.inf)}
 
 
@@ -80,7 +77,7 @@ class Run:
         Traceback (most recent call last):
         sextet_common.errors.InputError: ... holds a run with lr=0.1, not 0.2; expected: another folder, or ...
         """
-        values, marks = to_json(config), _marks(config if settings is None else settings)
+        values, marks = to_json(config), _marks(config, settings)
         with files.writing(path):
             folder = Path(path)
             if folder.exists() and not folder.is_dir():
@@ -88,19 +85,20 @@ class Run:
             if not (folder / _CONFIG).exists() and folder.is_dir() and any(p.name[0] != "." for p in folder.iterdir()):
                 raise InputError(f"{folder} is not empty and holds no run", "a new or empty folder")
             folder.mkdir(parents=True, exist_ok=True)
-            lock = _acquire(folder)
+            lock = files.lock(folder)
         try:
             if (folder / _CONFIG).exists():
                 cls.read(folder)._change(job, values, marks)
             else:
                 files.write_text(folder / _CONFIG, json.dumps({"job": job, "config": values}, indent=2) + "\n")
         except BaseException:
-            _release(lock)
+            if lock is not None:
+                lock.release()
             raise
-        if lock is not None:
-            for place in (folder, folder / "checkpoints"):
-                files.remove_leftovers(place, alone=True)
-        return cls(folder, job, values, lock)
+        run = cls(folder, job, values, lock)
+        for place in (folder, run.checkpoints):
+            files.remove_leftovers(place, alone=lock is not None)
+        return run
 
     def _change(self, job: str, values: dict[str, Any], marks: dict[tuple[str, ...], str]) -> None:
         """Refuse another job or configuration than the folder's, and record settings that may differ."""
@@ -133,7 +131,8 @@ class Run:
 
     def close(self) -> None:
         """Release the lock, so that another job may open the folder. This run can still be read."""
-        _release(self._lock)
+        if self._lock is not None:
+            self._lock.release()
 
     def __enter__(self) -> Run:
         return self
@@ -233,16 +232,12 @@ def to_json(config: Any) -> dict[str, Any]:
     >>> to_json({"out": Path("runs"), "sizes": (1, 2)})
     {'out': 'runs', 'sizes': [1, 2]}
     """
-    plain = (
-        dataclasses.asdict(config)
-        if dataclasses.is_dataclass(config) and not isinstance(config, type)
-        else dict(config)
-    )
+    is_instance = dataclasses.is_dataclass(config) and not isinstance(config, type)
+    plain = dataclasses.asdict(config) if is_instance else dict(config)
     try:
-        converted = json.loads(json.dumps(plain, default=_path_to_text))
+        return dict(json.loads(json.dumps(plain, default=_path_to_text)))
     except (TypeError, ValueError) as error:
         raise InputError(f"the configuration cannot be stored: {error}", "plain JSON values and paths") from error
-    return dict(converted)
 
 
 def fingerprint(*arrays: np.ndarray | torch.Tensor) -> str:
@@ -287,47 +282,16 @@ def _flat(values: Mapping[str, Any], *before: str) -> dict[tuple[str, ...], Any]
     return flat
 
 
-def _marks(settings: Any) -> dict[tuple[str, ...], str]:
+def _marks(config: Any, settings: Any) -> dict[tuple[str, ...], str]:
     """Return "running" or "growing" for each setting that may change; see `Run.open`."""
-    if dataclasses.is_dataclass(settings):
-        return checks.changeable(settings if isinstance(settings, type) else type(settings))
-    marks: dict[tuple[str, ...], str] = {}
-    for key, value in settings.items():
-        if value in ("running", "growing"):
-            marks[(key,)] = value
-        elif dataclasses.is_dataclass(value):
-            marks |= {(key, *rest): mark for rest, mark in _marks(value).items()}
-    return marks
-
-
-def _acquire(folder: Path) -> FileLock | None:
-    """Lock a run folder, or warn where its file system has no locks. The system releases the lock of a killed job."""
-    from filelock import FileLock, Timeout
-
-    path = folder / _LOCK
-    lock = FileLock(path, timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        holder = ""
-        with suppress(OSError, ValueError):
-            process, host = path.read_text(encoding="utf-8").split()[:2]
-            holder = f" by process {int(process)} on {host}"
-        expected = "another folder, or wait until that job has ended"
-        raise InputError(f"{folder} is in use{holder}", expected) from None
-    except (OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL):
-            raise
-        warnings.warn(f"{folder} is on a file system without locks: start only one job in it", stacklevel=4)
-        return None
-    with suppress(OSError):  # the names only help whoever is refused
-        path.write_text(f"{os.getpid()} {socket.gethostname()}\n", encoding="utf-8")
-    return lock
-
-
-def _release(lock: FileLock | None) -> None:
-    if lock is not None:
-        lock.release(force=True)
+    if isinstance(settings, Mapping):
+        marks = {(key,): value for key, value in settings.items() if isinstance(value, str)}
+        nested = {key: _marks(None, value) for key, value in settings.items() if not isinstance(value, str)}
+        return marks | {(key, *rest): mark for key, inner in nested.items() for rest, mark in inner.items()}
+    source = config if settings is None else settings
+    if not dataclasses.is_dataclass(source):
+        return {}
+    return checks.changeable(source if isinstance(source, type) else type(source))
 
 
 @contextmanager
