@@ -8,19 +8,21 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
-import functools
 import inspect
 import io
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from sextet_common import parsing
 from sextet_common.errors import InputError
+from sextet_common.text import terminal
 
 OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
 Command = Callable[..., Any]
@@ -59,34 +61,42 @@ def run(program: str, commands: str | Mapping[str, Command], arguments: Sequence
         else {name: _summary(inspect.getdoc(command)) for name, command in commands.items()}
     )
     if words == ["--version"]:
-        from importlib.metadata import version
-
-        print(f"{program} {version(program)}")
+        print(f"{program} {metadata.version(program)}")
         return OK
     if not words or words[0] in ("--help", "-h"):
         print(_help(program, summaries))
         return OK
-    name, *options = words
     try:
-        if name not in summaries:
-            close = difflib.get_close_matches(name, summaries, 1)
-            hint = f"did you mean {close[0]}?" if close else f"one of {', '.join(summaries)}"
-            return _refuse(program, f"{name!r} is not a command; {hint}", f"{program} --help")
-        command = commands[name] if isinstance(commands, Mapping) else _imported(commands, name)
-        if hasattr(command, "command_of"):
-            command = command.command_of(options)
-        called = _parse(f"{program} {name}", command, options)
-        if isinstance(called, int):
-            return called
-        called()
+        with _one_line_warnings(program):
+            _run(program, commands, summaries, *words)
     except InputError as error:
-        return _refuse(program, str(error))
+        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt:
         print(f"{program}: stopped", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return OK
+
+
+def _run(
+    program: str, commands: str | Mapping[str, Command], summaries: Mapping[str, str], name: str, *words: str
+) -> None:
+    if name not in summaries:
+        close = difflib.get_close_matches(name, summaries, 2)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"one of {', '.join(summaries)}"
+        raise InputError(f"{terminal(name, 40)!r} is not a command; {terminal(hint, 80)} (see {program} --help)")
+    command = commands[name] if isinstance(commands, Mapping) else _imported(commands, name)
+    extras = getattr(command, "needs", ())
+    if hasattr(command, "command_of"):
+        command = command.command_of(parsing.with_config(words))
+    called = parsing.parse(f"{program} {name}", command, words)
+    if called is not None:
+        for extra in extras:
+            require_extra(program, extra)
+        with contextlib.redirect_stdout(_Printable(sys.stdout)):
+            called()
 
 
 def from_options(factory: Callable[[Sequence[str]], Command]) -> Command:
@@ -98,30 +108,81 @@ def from_options(factory: Callable[[Sequence[str]], Command]) -> Command:
     return factory
 
 
-def _parse(program: str, command: Command, options: Sequence[str]) -> Callable[[], Any] | int:
-    """Return the call that the options ask for, or the exit code where there is nothing to call."""
-    import tyro
+def needs(*extras: str) -> Callable[[Command], Command]:
+    """Mark a command that cannot work without extras of its package: this is said before the work begins."""
 
-    complaint = io.StringIO()
+    def mark(command: Command) -> Command:
+        command.needs = extras  # type: ignore[attr-defined]
+        return command
+
+    return mark
+
+
+def require_extra(package: str, extra: str) -> None:
+    """Refuse to go on if something that an extra of a package installs is missing.
+
+    Examples
+    --------
+    >>> require_extra("sextet-common", "figures")
+    """
+    missing = _missing(package, extra)
+    if missing:
+        raise InputError(f"{missing} is not installed", f"pip install '{package}[{extra}]'")
+
+
+def _missing(distribution: str, extra: str) -> str | None:
+    """Return the first distribution of an extra that is not installed, as the metadata of installed packages say."""
+    for requirement in metadata.requires(distribution) or ():
+        line, _, marker = requirement.partition(";")
+        elsewhere = "sys_platform" in marker and sys.platform not in marker
+        name, _, rest = re.sub(r"[\s<>=!~].*", "", line.strip()).partition("[")
+        if elsewhere or not re.search(rf"extra == ['\"]{extra}['\"]", marker):
+            continue
+        try:
+            metadata.version(name)
+            missing = next((m for inner in rest.rstrip("]").split(",") if inner and (m := _missing(name, inner))), None)
+        except metadata.PackageNotFoundError:
+            missing = name
+        if missing:
+            return missing
+    return None
+
+
+@contextlib.contextmanager
+def _one_line_warnings(program: str) -> Iterator[None]:
+    """Print each warning once, as one line without source code."""
+    said, before = set[str](), warnings.formatwarning
+
+    def line(message: Warning | str, *_: Any, **__: Any) -> str:
+        sentence = f"{program}: warning: {terminal(' '.join(str(message).split()))}\n"
+        known = sentence in said
+        said.add(sentence)
+        return "" if known else sentence
+
+    warnings.formatwarning = line
     try:
-        with contextlib.redirect_stderr(complaint):
-            called: Callable[[], Any] = tyro.cli(
-                _deferred(command),
-                prog=program,
-                args=options,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
-                use_underscores=False,
-            )
-    except SystemExit as stop:
-        if stop.code in (None, 0):
-            return OK
-        return _refuse(program.partition(" ")[0], _in_one_line(complaint.getvalue()), f"{program} --help")
-    return called
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
-def _refuse(program: str, sentence: str, see: str = "") -> int:
-    print(f"{program}: {' '.join(sentence.split())}{f' (see {see})' if see else ''}", file=sys.stderr)
-    return BAD_INPUT
+class _Printable(io.TextIOBase):
+    """A stream that shows control characters as escapes, so that no name that a command prints acts on the terminal."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write("\n".join("\t".join(map(terminal, line.split("\t"))) for line in text.split("\n")))
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
 
 
 def _help(program: str, summaries: Mapping[str, str]) -> str:
@@ -153,34 +214,3 @@ def _imported(module: str, name: str) -> Command:
     members = vars(import_module(module)).items()
     (command,) = (value for key, value in members if not key.startswith("_") and _command_name(key) == name)
     return command  # type: ignore[no-any-return]
-
-
-def _deferred(command: Command) -> Callable[..., Callable[[], Any]]:
-    """Wrap a command so that parsing returns the call: only the parser's complaints are captured, not the command's."""
-
-    @functools.wraps(command)
-    def later(*args: Any, **kwargs: Any) -> Callable[[], Any]:
-        return functools.partial(command, *args, **kwargs)
-
-    return later
-
-
-def _in_one_line(box: str) -> str:
-    r"""Reduce the parser's framed message to its sentence.
-
-    Examples
-    --------
-    >>> _in_one_line("╭─ Oops ─╮\n│ Missing value. │\n│ ────── │\n│ For full helptext, run x │\n╰────────╯")
-    'Missing value.'
-    """
-    sentences = []
-    for line in box.strip().splitlines()[1:]:  # the first line is the frame's or, without a frame, the title
-        text = line.strip().strip("│|").strip()
-        if text.startswith("╰") or not text.strip("─-"):
-            continue  # the frame's last line, and rules
-        if "helptext" in text:
-            break  # what follows repeats the help
-        sentences.append(text)
-    # An InputError that a configuration raises comes with the parser's own name for that configuration, no option.
-    text = re.sub(r"^Error parsing (?!-)\S+: ", "", " ".join(sentences))
-    return text or "the command line cannot be read"
