@@ -170,7 +170,7 @@ def test_bad_input_is_one_line_and_leaves_no_file(make, folder: Path, capsys: py
         ("reduce mixture.json -k 2 --out r.txt", "unknown suffix"),
         ("reduce missing.json -k 2 --out r.txt", "unknown suffix"),  # before any work
         ("reduce mixture.json -k 2 --out r.json --plot r.pdf", "r.pdf has an unknown suffix; expected: .png"),
-        ("reduce mixture.json -k 2 --out words.csv/r.json", "words.csv/r.json cannot be written"),
+        ("reduce mixture.json -k 2 --out words.csv/r.json", "words.csv cannot be written"),
         ("distance mixture.json other.npz --metric far", "metric 'far' is unknown"),
         ("distance mixture.json space.json", "got 2 and 3 dimensions"),
         ("compare mixture.json -k 0", "n_components must be a whole number in [1, 10]"),

@@ -40,7 +40,7 @@ def reduce(
     Parameters
     ----------
     mixture
-        The mixture's .json or .npz file.
+        The mixture's .json, .npz or .safetensors file, a folder of export, or OWNER/NAME on the Hub.
     n_components
         The largest number of components to keep.
     method
@@ -50,15 +50,15 @@ def reduce(
     option
         An option of the method, NAME=VALUE; may be repeated.
     out
-        File for the reduced mixture, .json or .npz.
+        File for the reduced mixture, .json, .npz or .safetensors.
     trace
         File for the components' assignment and the method's steps, as JSON.
     plot
         File for a picture, .png.
     """
-    _check_suffix(out, ".json", ".npz")
+    _check_suffix(out, *storage.SUFFIXES)
     _check_suffix(plot, ".png")
-    original = GaussianMixture.load(mixture)
+    original = _load(mixture)
     reduction = api.reduce(original, n_components, method, max_distance=max_distance, **_options(option))
     if out is None:
         arrays = {name: getattr(reduction.mixture, name) for name in ("weights", "means", "covariances")}
@@ -83,19 +83,37 @@ def reduce(
         print(f"{counts}: angle {reduction.distance:.6g}, ISE {ise:.6g}, {reduction.seconds:.3g} s; {written}")
 
 
+def export(mixture: _File, /, to: Path, license: str = "unknown") -> None:
+    """Write a mixture as a folder for the Hugging Face Hub: a model card and the arrays.
+
+    Parameters
+    ----------
+    mixture
+        The mixture's .json, .npz or .safetensors file.
+    to
+        The folder, new or empty.
+    license
+        The Hub's identifier of the licence, such as mit.
+    """
+    from gmr_metric.interop.hub import export_hub
+
+    export_hub(_load(mixture), to, license=license)
+    print(to)
+
+
 def distance(first: _File, second: _File, /, metric: str = "angle", samples: int = 10_000) -> None:
     """Print the distance between two mixtures.
 
     Parameters
     ----------
     first, second
-        The mixtures' .json or .npz files.
+        The mixtures, as for reduce.
     metric
         angle, chord, sine, l2, ise, nise, cauchy-schwarz, mw2, kl, or all of them.
     samples
         Number of samples for kl.
     """
-    f, g = GaussianMixture.load(first), GaussianMixture.load(second)
+    f, g = _load(first), _load(second)
     for name in metrics.available_metrics() if metric == "all" else (metric,):
         if name == "kl":
             estimate = metrics.kl_divergence(f, g, samples=samples)
@@ -119,7 +137,7 @@ def compare(
     Parameters
     ----------
     mixture
-        The mixture's .json or .npz file.
+        The mixture's .json, .npz or .safetensors file, a folder of export, or OWNER/NAME on the Hub.
     n_components
         The largest number of components to keep.
     methods
@@ -135,7 +153,7 @@ def compare(
     chosen = tuple(methods.split(",")) if methods else api.available_methods()
     for method in chosen:
         api.check_method(method)
-    original = GaussianMixture.load(mixture)
+    original = _load(mixture)
     rows: list[dict[str, Any]] = []
     errors: list[InputError] = []
     for method in chosen:
@@ -170,11 +188,11 @@ def kde(samples: _File, /, out: Path, bandwidth: str = "scott") -> None:
     samples
         A .csv file of numbers, with or without a header line, or a .npy file; one sample per row.
     out
-        File for the mixture, .json or .npz.
+        File for the mixture, .json, .npz or .safetensors.
     bandwidth
         scott, silverman, or a factor of the samples' standard deviations.
     """
-    _check_suffix(out, ".json", ".npz")
+    _check_suffix(out, *storage.SUFFIXES)
     chosen: str | float = bandwidth
     if bandwidth not in ("scott", "silverman"):
         try:
@@ -185,6 +203,12 @@ def kde(samples: _File, /, out: Path, bandwidth: str = "scott") -> None:
     with _writing(out):
         mixture.save(out)
     print(f"{len(mixture)} components in {mixture.dim} dimensions; {out}")
+
+
+def _load(path: Path) -> GaussianMixture:
+    """Load a mixture from a file, or from a folder or repository of the Hub."""
+    is_file = path.is_file() or path.suffix in storage.SUFFIXES
+    return GaussianMixture.load(path) if is_file else GaussianMixture.from_pretrained(path)
 
 
 def _row(method: str, n_components: int, reduction: api.Reduction, samples: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sextet_common import hub
 from sextet_common.checks import Natural, check
 from sextet_common.errors import InputError
 from sextet_common.seeding import generator
@@ -189,18 +190,27 @@ class GaussianMixture:
         return GaussianMixture(*algebra.multiplied(self._arrays, other._arrays), normalize=True)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Save as .json (readable and exact) or .npz, by the suffix; the file is written whole or not at all."""
+        """Save as .json (readable and exact), .npz or .safetensors, by the suffix; written whole or not at all."""
         storage.write(path, {name: getattr(self, name) for name in ("weights", "means", "covariances")})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GaussianMixture:
-        """Load a mixture from a .json or .npz file."""
+        """Load a mixture from a .json, .npz or .safetensors file."""
         try:
             return cls(**storage.read(path))
         except InputError as error:
             if str(path) in error.given:
                 raise
             raise InputError(f"{path}: {error.given}", error.expected) from error
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike[str], *, revision: str | None = None) -> GaussianMixture:
+        """Load the mixture of a folder that `export_hub` wrote, or of OWNER/NAME on the Hugging Face Hub.
+
+        ``revision`` is a branch, tag or commit there (extra ``hub`` of sextet-common).
+        """
+        folder = hub.local_folder(name_or_path, revision=revision, only=[storage.HUB_FILE])
+        return cls.load(folder / storage.HUB_FILE)
 
     @classmethod
     def from_sklearn(cls, model: Any) -> GaussianMixture:

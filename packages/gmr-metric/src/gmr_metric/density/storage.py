@@ -1,4 +1,4 @@
-"""Files: mixtures as JSON (readable and exact) or npz, samples as CSV or npy."""
+"""Files: mixtures as JSON (readable and exact), npz or safetensors, samples as CSV or npy."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sextet_common import files, npy
+from sextet_common import checkpoint, files, npy
 from sextet_common.errors import STRUCTURE, InputError, reading
 
 _FORMAT, _VERSION = "gmr-metric mixture", 1
 _ARRAYS = ("weights", "means", "covariances")
+SUFFIXES = (".json", ".npz", ".safetensors")
+HUB_FILE = "mixture.safetensors"  # in folders for the Hugging Face Hub
 
 
 def to_json(arrays: dict[str, np.ndarray]) -> str:
@@ -22,25 +24,29 @@ def to_json(arrays: dict[str, np.ndarray]) -> str:
 
 
 def write(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
-    """Write a mixture's arrays, whole or not at all, as .json or .npz."""
+    """Write a mixture's arrays, whole or not at all, as .json, .npz or .safetensors."""
     if Path(path).suffix == ".json":
         files.write_text(path, to_json(arrays) + "\n")
     elif Path(path).suffix == ".npz":
         with files.replacing(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, format=_FORMAT, version=_VERSION, **arrays)
+    elif Path(path).suffix == ".safetensors":
+        checkpoint.save(path, arrays, {"format": _FORMAT, "version": _VERSION})
     else:
-        raise InputError(f"{path} has an unknown suffix", ".json or .npz")
+        raise InputError(f"{path} has an unknown suffix", " or ".join(SUFFIXES))
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a mixture's arrays."""
-    with reading(path, "a mixture's .json or .npz file", *STRUCTURE):
-        names = ("format", "version", *_ARRAYS)
-        table: Any = (
-            npy.read_npz(path, names)
-            if Path(path).suffix == ".npz"
-            else json.loads(Path(path).read_text(encoding="utf-8"))
-        )
+    with reading(path, "a mixture's .json, .npz or .safetensors file", *STRUCTURE):
+        table: Any
+        if Path(path).suffix == ".npz":
+            table = npy.read_npz(path, ("format", "version", *_ARRAYS))
+        elif Path(path).suffix == ".safetensors":
+            saved = checkpoint.load(path)
+            table = {**saved.arrays, **saved.meta}
+        else:
+            table = json.loads(Path(path).read_text(encoding="utf-8"))
         if str(table["format"]) != _FORMAT or int(table["version"]) != _VERSION:
             raise InputError(
                 f"{path} is a {table['format']} of version {table['version']}", f"a {_FORMAT} of version {_VERSION}"
