@@ -67,7 +67,7 @@ T = TypeVar("T")
 Running = Annotated[T, Setting("running")]
 """A setting that changes no result, such as the device or the number of workers: it may differ on resuming a run."""
 Growing = Annotated[T, Setting("growing")]
-"""A length, such as the number of steps: a larger value continues a run. Not for one that a schedule depends on."""
+"""A length in a run's steps: a larger value continues the run. Not for one that a schedule depends on."""
 
 _FINITE = Bounds(low_open=True, high_open=True)
 
@@ -117,18 +117,7 @@ def check_fields(config: Any) -> None:
 
 
 def changeable(cls: type) -> dict[tuple[str, ...], str]:
-    """Return "running" or "growing" for each marked field of a dataclass, by its name after those it is nested in.
-
-    Examples
-    --------
-    >>> @dataclasses.dataclass
-    ... class Settings:
-    ...     lr: Positive = 0.1
-    ...     steps: Growing[Count] = 100
-    ...     device: Running[str] = "auto"
-    >>> changeable(Settings)
-    {('steps',): 'growing', ('device',): 'running'}
-    """
+    """Return "running" or "growing" for each marked field of a dataclass, by its name after those it is nested in."""
     marks: dict[tuple[str, ...], str] = {}
     for name, kind in _hints(cls).items():
         for part in (kind, *get_args(kind)):  # a nested dataclass, or the members of a union

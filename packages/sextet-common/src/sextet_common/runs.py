@@ -51,8 +51,8 @@ class Run:
         """Create a run folder, or open an existing one to resume it, and lock it until the run is closed.
 
         An existing folder must hold a run of the same job with the same configuration; an error names the settings that
-        differ. Settings marked `checks.Running` may differ, and those marked `checks.Growing` may rise: config.json
-        then holds the new ones and lists the earlier ones. Another job in the folder is refused.
+        differ. Settings marked `checks.Running` may differ, and those marked `checks.Growing` may rise, or fall to what
+        is done: config.json then holds the new ones and lists the earlier ones. Another job in the folder is refused.
 
         Parameters
         ----------
