@@ -74,10 +74,11 @@ IMAGES = {
 
 
 def images_and_labels(found: data.ImageSet) -> None:
-    assert found.train_images.dtype == found.test_images.dtype == np.float32
+    assert found.train_images.dtype == found.test_images.dtype
+    largest = {"uint8": 255, "float32": 1}[found.train_images.dtype.name]
     assert found.train_images.shape == (len(found.train_labels), *found.image_shape)
     assert found.test_images.shape == (len(found.test_labels), *found.image_shape)
-    assert all(((part >= 0) & (part <= 1)).all() for part in (found.train_images, found.test_images))
+    assert all(((part >= 0) & (part <= largest)).all() for part in (found.train_images, found.test_images))
     assert set(found.train_labels.tolist()) == set(range(found.n_classes)) >= set(found.test_labels.tolist())
     assert all(isinstance(name, str) for name in found.classes) and found.n_classes == len(found.classes)
     assert np.isfinite(found.mean).all() and (found.std > 0).all()
@@ -167,6 +168,25 @@ def test_folders_of_images(content: bytes, suffix: str, size: int | None) -> Non
     files = {f"{name}/{number}.png": FORMS["PNG"] for name in ("cat", "dog") for number in range(2)}
     files[f"cat/0.{suffix}"] = content
     holds(lambda path: data.load(f"folder:{path}", size=size), files, "folder", sound=images_and_labels)
+
+
+TABLE = [("a.png", "1"), ("sub/b.png", "2"), ("c.png", "1"), ("d.png", "2")]
+TABLES = {
+    "metadata.csv": "file_name,label\n" + "".join(f'{name},"{label}"\n' for name, label in TABLE),
+    "metadata.jsonl": "".join(json.dumps({"file_name": name, "label": label}) + "\n" for name, label in TABLE),
+    "val_annotations.txt": "".join(f"{name}\t{label}\t0\t1\n" for name, label in TABLE),
+}
+
+
+@fuzz
+@example("metadata.csv", b"file_name,label\n../outside.png,1\n")
+@example("metadata.jsonl", b'{"file_name": "/etc/hosts", "label": NaN}\n[]\n')
+@given(st.sampled_from(sorted(TABLES)), st.data())
+def test_metadata_of_image_folders(name: str, drawn: st.DataObject | bytes) -> None:
+    content = drawn if isinstance(drawn, bytes) else drawn.draw(mutated(TABLES[name].encode()))
+    below = "images/" if name == "val_annotations.txt" else ""
+    files = {f"{below}{path}": FORMS["PNG"] for path, _ in TABLE} | {name: content}
+    holds(lambda path: data.load(f"folder:{path}"), files, "folder", sound=images_and_labels)
 
 
 TEN = bytes(range(10))
