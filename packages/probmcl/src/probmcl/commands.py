@@ -11,6 +11,7 @@ import tyro
 from sextet_common import files
 from sextet_common.errors import InputError
 from sextet_common.runs import Run
+from sextet_common.text import SHORT, terminal
 
 from probmcl import metrics
 from probmcl.data.sets import MultiLabelSet, read_image
@@ -139,8 +140,11 @@ def predict(
     between = model.uncertainty(pixels).between.tolist() if has_mixtures else [None] * len(pixels)
     for path, row, variance in zip(images, probabilities.tolist(), between, strict=True):
         chosen = sorted(((p, name) for p, name in zip(row, model.label_names, strict=True) if p > threshold))[::-1]
-        labels = "  ".join(f"{name} {p:.2f}" for p, name in chosen) or "no label"
-        print(f"{path}: {labels}" + ("" if variance is None else f"   (variance between components {variance:.3g})"))
+        labels = "  ".join(f"{terminal(name, SHORT)} {p:.2f}" for p, name in chosen) or "no label"
+        print(
+            f"{terminal(path)}: {labels}"
+            + ("" if variance is None else f"   (variance between components {variance:.3g})")
+        )
 
 
 def map_(

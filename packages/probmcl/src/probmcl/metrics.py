@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Shaped
 from sextet_common.checks import Bounds, Count, ShareBelowOne, check
 from sextet_common.errors import InputError
+from sextet_common.text import SHORT, terminal
 from torch import Tensor
 
 Absent = Literal["ignore", "zero"]
@@ -76,7 +77,10 @@ class Scores:
             lines.append(f"{title}: " + "  ".join(f"{shown[name]} {100 * values[name]:.2f}" for name in names))
         lines.append(f"calibration error {100 * self.calibration_error:.2f}   exact match {100 * self.exact_match:.2f}")
         for name, value in zip(label_names or (), self.per_label_ap, strict=False):
-            lines.append(f"AP {name}: {100 * value:.2f}" if not np.isnan(value) else f"AP {name}: no positive row")
+            shown_name = terminal(name, SHORT)
+            lines.append(
+                f"AP {shown_name}: {100 * value:.2f}" if not np.isnan(value) else f"AP {shown_name}: no positive row"
+            )
         return "\n".join(lines)
 
 

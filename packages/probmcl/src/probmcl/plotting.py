@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from sextet_common import figures
+from sextet_common import figures, text
 from sextet_common.checks import check
 from sextet_common.errors import InputError
 from sextet_common.seeding import derive
@@ -72,7 +72,16 @@ def save_map(
             axis.scatter(images[single, 0], images[single, 1], s=9, c=colours, label=named, linewidths=0)
         axis.scatter(labels[:, 0], labels[:, 1], s=260, c=colour_of, edgecolors="white", linewidths=1.5, zorder=3)
         for name, (x, y) in zip(model.label_names, labels, strict=True):
-            axis.annotate(name, (x, y), ha="center", va="center", fontsize=9, color="white", weight="bold", zorder=4)
+            axis.annotate(
+                text.label(name, 24),
+                (x, y),
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white",
+                weight="bold",
+                zorder=4,
+            )
         axis.set_xticks([])
         axis.set_yticks([])
         axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2, fontsize=8)

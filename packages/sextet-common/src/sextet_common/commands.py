@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
-from sextet_common import checkpoint, data as image_data, device, figures, runs
+from sextet_common import checkpoint, data as image_data, device, figures, runs, text
 
 
 def machine() -> None:
@@ -19,7 +20,10 @@ def data(
     spec: tyro.conf.Positional[str],
     /,
     size: int | None = None,
+    channels: Literal[1, 3] | None = None,
     download: bool = False,
+    cache: Path | None = None,
+    on_bad_image: Literal["refuse", "skip"] = "refuse",
     picture: Path | None = None,
 ) -> None:
     """Check a data set and print its size and classes.
@@ -29,21 +33,27 @@ def data(
     spec
         The data: digits, folder:PATH, npz:PATH, npz-jpeg:PREFIX, mnist:PATH, cifar10:PATH, ...
     size
-        Resize and crop the images of a folder to this many pixels a side.
+        Scale and crop every image to a square of this many pixels a side.
+    channels
+        1 for gray images, 3 for colour; by default what the files have.
     download
         Let torchvision download what is missing.
+    cache
+        Keep the decoded images of a folder here; later loads map them into memory.
+    on_bad_image
+        Refuse a folder with an image file that cannot be read, or skip such files.
     picture
         Save the first ten training images of every class as this PNG.
     """
-    images = image_data.load(spec, size=size, download=download)
-    channels, height, width = images.image_shape
-    print(f"{len(images.train_labels)} training and {len(images.test_labels)} test images, {channels}x{height}x{width}")
+    images = image_data.DataOptions(spec, size, channels, download, cache, on_bad_image).load()
+    shape = "x".join(map(str, images.image_shape))
+    print(f"{len(images.train_labels)} training and {len(images.test_labels)} test images, {shape}")
     for label, name in enumerate(images.classes):
         counts = [int((labels == label).sum()) for labels in (images.train_labels, images.test_labels)]
-        print(f"{name:16} {counts[0]:8} {counts[1]:8}")
+        print(f"{text.terminal(name, text.SHORT):16} {counts[0]:8} {counts[1]:8}")
     if picture is not None:
         first = [number for k in range(images.n_classes) for number in (images.train_labels == k).nonzero()[0][:10]]
-        figures.save_grid(images.train_images[first], picture, columns=10)
+        figures.save_grid(image_data.to_float(image_data.take(images.train_images, first)), picture, columns=10)
         print(picture)
 
 
@@ -57,7 +67,7 @@ def verify(file: tyro.conf.Positional[Path], /) -> None:
     """
     saved = checkpoint.load(file)
     for name, array in sorted(saved.arrays.items()):
-        print(f"{name:40} {array.dtype!s:10} {array.shape}")
+        print(f"{text.terminal(name, text.SHORT):40} {array.dtype!s:10} {array.shape}")
     print(saved.meta)
 
 

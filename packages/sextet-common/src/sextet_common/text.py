@@ -54,7 +54,7 @@ def markdown(value: object, limit: int | None = None) -> str:
     text = terminal(value, limit).translate(_SPECIAL)
     text = re.sub(r"(?<![^\W_])_+|_+(?![^\W_])", lambda run: run[0].replace("_", r"\_"), text)  # emphasis
     text = re.sub(r"(?i)\b(www)\.", r"\1\\.", text.replace("://", "&#58;//"))  # links without brackets
-    text = re.sub(r"^([+-]|\d+(?=[.)]))", lambda run: run[1] + "\\" if run[1][0].isdigit() else "\\" + run[1], text)
+    text = re.sub(r"^(\d*)([-+.)])(?=\s|-|$)", r"\1\\\2", text)  # lists and rules
     return re.sub(r"^[=:\s]|\s$", lambda one: f"&#{ord(one[0])};", text)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Integer
-from sextet_common import figures
+from sextet_common import figures, text
 from sextet_common.errors import InputError
 
 from subclass_kd.comparison import NAMES, Comparison, check_points
@@ -56,7 +56,7 @@ def save_confusion(
     np.add.at(table, (y, p), 1)
     order = np.argsort(hierarchy.class_of, kind="stable")
     share = (table / np.maximum(table.sum(axis=1, keepdims=True), 1))[order][:, order]
-    names = [hierarchy.subclass_names[s] for s in order]
+    names = [text.label(hierarchy.subclass_names[s], 40) for s in order]
     side = max(3.5, 0.42 * count + 1.5)
     with figures.figure_file(path, (side + 0.8, side), title=title) as figure:
         axis = figure.subplots()

@@ -11,6 +11,7 @@ from typing import Any
 
 from sextet_common import files
 from sextet_common.errors import STRUCTURE, InputError, reading
+from sextet_common.text import SHORT, markdown, markdown_table, terminal
 
 from attention_matching.evaluation.accuracy import Evaluation
 from attention_matching.images.distilled import DistilledSet
@@ -35,7 +36,7 @@ def summary(distilled: DistilledSet) -> str:
     labels         hard
     preprocessing  each channel standardised
     """
-    return "\n".join(f"{name:13}  {value}" for name, value in _facts(distilled).items())
+    return "\n".join(f"{name:13}  {terminal(value)}" for name, value in _facts(distilled).items())
 
 
 def data_card(distilled: DistilledSet, evaluation: Mapping[str, Any] | None = None) -> str:
@@ -62,16 +63,16 @@ def data_card(distilled: DistilledSet, evaluation: Mapping[str, Any] | None = No
     name = f"{meta.get('data', 'unnamed data')}, {distilled.ipc:g} images per class"
     source = {"source": meta.get("data", "not recorded"), "SHA-256": meta.get("data_sha256", "not recorded")}
     parts = [
-        f"# {_plain(name)}",
+        f"# {markdown(name)}",
         "A small set of labelled images that stands for a larger one when networks are trained.",
-        _table(("what", "value"), _facts(distilled).items()),
+        markdown_table(("what", "value"), _facts(distilled).items()),
         "## Source data",
-        _table(("what", "value"), source.items()),
+        markdown_table(("what", "value"), source.items()),
         "The SHA-256 is that of the training images (float32) and labels (int64) that were distilled.",
         "The images are derived from this data: its licence, its terms of use and the rights of the people it shows "
         "apply to them too. Name them here before you publish the set.",
         "## Settings",
-        _table(("setting", "value"), settings.items()) if settings else "Not recorded.",
+        markdown_table(("setting", "value"), settings.items()) if settings else "Not recorded.",
         "## Accuracy",
         *_accuracy(evaluation),
         "## Limits",
@@ -113,7 +114,7 @@ def read_evaluation(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 def _facts(distilled: DistilledSet) -> dict[str, str]:
     count, *shape = distilled.images.shape
-    names = ", ".join(distilled.classes[:_CLASSES_SHOWN])
+    names = ", ".join(terminal(name, SHORT) for name in distilled.classes[:_CLASSES_SHOWN])
     more = ", ..." if len(distilled.classes) > _CLASSES_SHOWN else ""
     whitened = distilled.preprocessing.zca is not None
     return {
@@ -135,22 +136,15 @@ def _accuracy(evaluation: Mapping[str, Any] | None) -> list[str]:
         rows.append((name, f"{100 * statistics.fmean(values):.1f} ± {spread:.1f} %", len(values)))
     parts = [
         "Share of the test images that fresh networks, trained on the images alone, get right.",
-        _table(("trained on", "accuracy (mean ± standard deviation)", "networks"), rows),
+        markdown_table(("trained on", "accuracy (mean ± standard deviation)", "networks"), rows),
     ]
     if "config" in evaluation:
         settings = ", ".join(f"{key} {value}" for key, value in evaluation["config"].items() if value is not None)
-        parts.append(f"Trained with: {_plain(settings)}.")
+        parts.append(f"Trained with: {markdown(settings)}.")
     if "scores" in evaluation:
         scores = [(name, f"{value:.3f}") for name, value in evaluation["scores"].items()]
-        parts += ["DD-Ranking's scores, in [0, 1], by this package's trainings:", _table(("score", "value"), scores)]
+        parts += [
+            "DD-Ranking's scores, in [0, 1], by this package's trainings:",
+            markdown_table(("score", "value"), scores),
+        ]
     return parts
-
-
-def _table(head: tuple[str, ...], rows: Any) -> str:
-    lines = [head, ("---",) * len(head), *((_plain(cell) for cell in row) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _plain(value: object) -> str:
-    """Return a value as text that cannot end a table cell or its line."""
-    return " ".join(str(value).split()).replace("|", "\\|")

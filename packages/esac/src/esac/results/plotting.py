@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sextet_common import text
 from sextet_common.errors import STRUCTURE, InputError, reading
 from sextet_common.figures import COLOURS, figure_file
 
@@ -132,7 +133,7 @@ def _draw_updates(records: Sequence[Record], path: Folder) -> Figure:
                 above = (place, max(values))
                 axis.annotate(f"{mean:,.0f}", above, (0, 5), textcoords="offset points", ha="center", fontsize=8)
                 axis.plot([place] * len(values), values, ".", color="black", markersize=4)
-            axis.set_xticks(range(len(groups)), [_plain(name) for name in groups])
+            axis.set_xticks(range(len(groups)), [text.label(name) for name in groups])
             axis.set_xlim(-0.7, len(groups) - 0.3)
             axis.margins(y=0.15)  # room for the numbers
             axis.grid(visible=False, axis="x")
@@ -172,7 +173,7 @@ def _draw_curves(records: Sequence[Record], path: Folder, axis: XAxis) -> Figure
                 points, curve = seeds_curve(group, axis)
                 colour, dash = styles[name]
                 marker = "o" if len(points) == 1 else ""
-                panel.plot(points, curve.mean, dash, marker=marker, color=colour, linewidth=1.4, label=_plain(name))
+                panel.plot(points, curve.mean, dash, marker=marker, color=colour, linewidth=1.4, label=text.label(name))
                 panel.fill_between(points, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0)
             panel.set(xlabel=_AXES[axis], ylabel="return of evaluations")
             panel.xaxis.set_major_formatter(_short())
@@ -246,7 +247,7 @@ def _panels(path: Folder, titles: Sequence[str]) -> Iterator[tuple[Figure, list[
         for rest in axes[len(titles) :]:
             rest.remove()
         for axis, title in zip(axes, titles, strict=False):
-            axis.set_title(_plain(title), loc="left", fontsize=9)
+            axis.set_title(text.label(title), loc="left", fontsize=9)
         yield figure, axes[: len(titles)]
 
 
@@ -266,11 +267,6 @@ def _styles(records: Sequence[Record]) -> dict[str, tuple[str, str]]:
     labels = dict.fromkeys(record.label for record in records)
     count = len(COLOURS)
     return {name: (COLOURS[k % count], _DASHES[k // count % len(_DASHES)]) for k, name in enumerate(labels)}
-
-
-def _plain(text: str) -> str:
-    """Escape a name that matplotlib would parse as mathematics."""
-    return text.replace("$", r"\$")
 
 
 def _short() -> Any:
