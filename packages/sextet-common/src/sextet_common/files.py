@@ -32,7 +32,7 @@ _EXPECTED = {
     errno.ENAMETOOLONG: "a shorter name",
     errno.EISDIR: "the name of a file",
 }  # what the system refuses to write; any other error inside a block is a bug
-_in_use: set[Path] = set()  # the temporary paths of this process
+_in_use: set[str] = set()  # the names of this process's temporary files
 _numbers = itertools.count()
 _ALWAYS_ALLOWED = 64 << 20  # bytes that any file may unpack to
 _MAX_GROWTH = 100  # times the file's size; photographs as JPEG reach 20, drawings as PNG 50
@@ -137,7 +137,8 @@ def remove_leftovers(folder: str | os.PathLike[str], name: str | None = None, *,
     with suppress(OSError):  # some writable folders cannot be listed
         for path in Path(folder).iterdir():
             match = _TEMPORARY.fullmatch(path.name)
-            if match is None or path in _in_use or name not in (None, match["name"]):
+            in_use = path.name.replace(f".old{_SUFFIX}", _SUFFIX) in _in_use
+            if match is None or in_use or name not in (None, match["name"]):
                 continue
             process = int(match["process"])  # ours where an earlier one had the same id, as after a container's restart
             if (not _is_running(process) or process == os.getpid()) if match["host"] == _host() else alone:
@@ -197,7 +198,7 @@ def _temporary(target: Path) -> Iterator[Path]:
     name = f".{target.name}.{_host()}.{os.getpid()}.{next(_numbers)}{_SUFFIX}"
     temporary = target.with_name(name)
     remove_leftovers(target.parent, target.name)
-    _in_use.add(temporary)
+    _in_use.add(name)
     try:
         yield temporary
         _sync_folder(target.parent)
@@ -208,7 +209,7 @@ def _temporary(target: Path) -> Iterator[Path]:
         raise
     finally:
         _remove(temporary)
-        _in_use.discard(temporary)
+        _in_use.discard(name)
 
 
 def _words(path: Path) -> list[str]:
