@@ -9,6 +9,7 @@ from .generation import Generation
 from .play.policy import NumpyPolicy, PolicyShape
 from .play.rollout import Episode
 from .presets import preset, release
+from .results.hub_folder import export_hub
 from .results.video import record
 from .sac.config import SACConfig
 from .sac.replay import Replay
@@ -33,6 +34,7 @@ __all__ = [
     "StopOnReward",
     "WorkerError",
     "changed",
+    "export_hub",
     "preset",
     "record",
     "release",

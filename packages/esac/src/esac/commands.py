@@ -13,13 +13,13 @@ import numpy as np
 import tyro
 from sextet_common import cli, files
 from sextet_common.device import describe
-from sextet_common.errors import InputError, reading
+from sextet_common.errors import STRUCTURE, InputError, reading
 from sextet_common.runs import Run
 
 from esac import presets
 from esac.config import ESACConfig, Mode, changed
 from esac.play import environment, rollout
-from esac.play.policy import NumpyPolicy
+from esac.play.policy import HUB_FILE, NumpyPolicy
 from esac.play.rollout import Episode
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def evaluate(
     Parameters
     ----------
     policy
-        A run folder, or the npz file of a policy.
+        A run folder, the file of a policy (npz, safetensors), a folder of export, or OWNER/NAME on the Hub.
     env
         The environment; by default that of the run folder.
     episodes
@@ -123,6 +123,29 @@ def evaluate(
     print(report)
     if out is not None:
         files.write_text(out, report + "\n")
+
+
+def export(run: tyro.conf.Positional[Path], /, to: Path, license: str = "unknown") -> None:
+    """Write the best policy of a run as a folder for the Hugging Face Hub.
+
+    Parameters
+    ----------
+    run
+        A run folder.
+    to
+        The folder, new or empty.
+    license
+        The Hub's identifier of the licence, such as mit.
+    """
+    from esac.results.hub_folder import export_hub
+
+    policy, name, options = _load_policy(run, None)
+    returns: list[float] = []
+    if (run / "eval.json").exists():
+        with reading(run / "eval.json", "the evaluation of a run of esac train", *STRUCTURE):
+            returns = [float(value) for value in json.loads((run / "eval.json").read_text("utf-8"))["best"]["returns"]]
+    export_hub(policy, to, name, options, returns=returns, license=license)
+    print(to)
 
 
 def plot(runs: tyro.conf.Positional[tuple[Path, ...]], /, out: Path = Path("plots"), by: str | None = None) -> None:
@@ -218,7 +241,7 @@ def video(
     Parameters
     ----------
     policy
-        A run folder, or the npz file of a policy.
+        A run folder, the file of a policy (npz, safetensors), a folder of export, or OWNER/NAME on the Hub.
     out
         A .mp4 or .gif file.
     env
@@ -235,11 +258,16 @@ def video(
 
 
 def _load_policy(path: Path, env: str | None) -> tuple[NumpyPolicy, str, dict[str, Any]]:
-    """Return the policy of a file or run folder, and the name and options of its environment."""
-    if path.suffix == ".npz":
+    """Return the policy of a file, run folder or repository, and the name and options of its environment."""
+    if path.suffix in (".npz", ".safetensors"):
         if env is None:
             raise InputError(f"{path} does not state its environment", "--env NAME")
         return NumpyPolicy.load(path), env, {}
+    if not path.exists() or (path / HUB_FILE).exists():
+        from esac.results.hub_folder import read_hub
+
+        policy, name, options = read_hub(path)
+        return policy, env or name, options
     run = Run.read(path)
     with reading(path / "config.json", "a run of esac train", KeyError, TypeError):
         name, options = env or run.config["env"], dict(run.config["options"])

@@ -11,15 +11,18 @@ import io
 import math
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-from sextet_common import checks, files, npy
+from sextet_common import checkpoint, checks, files, hub, npy
 from sextet_common.checks import Count
 from sextet_common.errors import InputError, reading
 
 ActionMap = Literal["tanh", "clip"]
+HUB_FILE = "policy.safetensors"  # in folders for the Hugging Face Hub
+_ARRAYS = ("vector", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,11 @@ class NumpyPolicy:
         return self._to_actions(x)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an npz file atomically; `load` reads it without torch."""
+        """Write an npz or safetensors file, by the suffix, atomically; `load` reads it without torch."""
+        if Path(path).suffix == ".safetensors":
+            sizes = {"observations": self.shape.observations, "hidden": list(self.shape.hidden), "action": self.action}
+            checkpoint.save(path, {name: getattr(self, name) for name in _ARRAYS}, sizes)
+            return
         content = io.BytesIO()
         np.savez(
             content, vector=self.vector, low=self.low, high=self.high, hidden=np.array(self.shape.hidden, np.int64),
@@ -141,9 +148,14 @@ class NumpyPolicy:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NumpyPolicy:
         """Read a policy that `save` wrote."""
-        expected = "the npz file that NumpyPolicy.save wrote"
-        table = npy.read_npz(path, ("low", "high", "vector", "hidden", "observations", "action"), expected=expected)
-        with reading(path, expected, TypeError):
+        expected = "the npz or safetensors file that NumpyPolicy.save wrote"
+        table: dict[str, Any]
+        if Path(path).suffix == ".safetensors":
+            saved = checkpoint.load(path)
+            table = {**saved.arrays, **saved.meta}
+        else:
+            table = dict(npy.read_npz(path, (*_ARRAYS, "hidden", "observations", "action"), expected=expected))
+        with reading(path, expected, TypeError, KeyError):
             low, high, vector = (np.asarray(table[name], np.float32) for name in ("low", "high", "vector"))
             hidden = tuple(int(units) for units in np.atleast_1d(table["hidden"]))
             shape = PolicyShape(int(table["observations"]), low.size, hidden)
@@ -151,6 +163,14 @@ class NumpyPolicy:
         if vector.shape != (shape.size,) or low.ndim != 1:
             raise InputError(f"{path} holds {vector.size} weights", f"{shape.size}, as its layers need")
         return cls(shape, low, high, vector, action)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike[str], *, revision: str | None = None) -> NumpyPolicy:
+        """Load the policy of a folder that `export_hub` wrote, or of OWNER/NAME on the Hugging Face Hub.
+
+        ``revision`` is a branch, tag or commit there (extra ``hub`` of sextet-common).
+        """
+        return cls.load(hub.local_folder(name_or_path, revision=revision, only=[HUB_FILE]) / HUB_FILE)
 
     def _to_actions(self, mean: np.ndarray) -> np.ndarray:
         actions: np.ndarray
