@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from sextet_common import data
 from sextet_common.errors import InputError
 from sextet_common.image_folders import scan
 
@@ -319,3 +320,19 @@ def test_file_names_that_are_no_text_are_shown_harmlessly(tmp_path: Path) -> Non
     open(os.fsencode(tmp_path) + b"/a/\xff.png", "wb").close()
     found = scan(tmp_path)
     assert len(found.train) == 2 and found.notes[0].isprintable()
+
+
+@pytest.mark.filterwarnings("ignore::sextet_common.errors.DataWarning")
+def test_a_class_whose_files_are_all_skipped_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "train/a/1.png", "train/b/2.png", "test/a/3.png", "test/b/4.png")
+    for name in ("train/a/1.png", "test/a/3.png", "test/b/4.png"):
+        Image.new("RGB", (2, 2)).save(tmp_path / name)
+    with pytest.raises(InputError, match=r"2\.png is not an image file that can be read"):
+        data.load(f"folder:{tmp_path}")
+    with pytest.raises(InputError, match="class 'b' has no training image"):
+        data.load(f"folder:{tmp_path}", on_bad_image="skip")
+    Image.new("RGB", (2, 2), "red").save(tmp_path / "train/b/2.png")
+    (tmp_path / "test/a/3.png").write_bytes(b"")
+    found = data.load(f"folder:{tmp_path}", on_bad_image="skip")
+    assert found.train_labels.tolist() == [0, 1] and found.test_labels.tolist() == [1]
+    assert "skipped (1: " in found.notes[0] and "3.png" in found.notes[0]

@@ -229,7 +229,7 @@ def _decoded(
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = min(cores, 16) if sum(map(len, blocks)) >= _PARALLEL_FROM else 1
-    if min(workers, len(blocks)) == 1 or not sys.executable:
+    if min(workers, len(blocks)) <= 1 or not sys.executable:
         yield from (_decode_block(block, **options) for block in blocks)
         return
     pool = [_start(stack) for _ in range(min(workers, len(blocks)))]
