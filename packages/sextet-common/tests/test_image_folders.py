@@ -189,6 +189,7 @@ def test_metadata_may_have_a_column_of_splits_or_none(tmp_path: Path, form: str)
     as_metadata(tmp_path / f"metadata.{form}", [row | {"split": s} for row, s in zip(rows, splits, strict=True)])
     found = scan(tmp_path)
     assert len(found.train) == 2 and listed(tmp_path, found.test) == ["images/3.png"]
+    assert found.notes[0].endswith("test sets without labels or after the first one are ignored (1: 'validation')")
 
 
 def test_numbers_with_and_without_a_fraction_are_one_class(tmp_path: Path) -> None:

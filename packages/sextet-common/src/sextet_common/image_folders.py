@@ -24,7 +24,6 @@ _ANNOTATIONS = "val_annotations.txt"  # TinyImageNet
 _FILE_COLUMNS = ("file_name", "image_file_name")
 _LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "fine_label")
 _NOT_IMAGES, _LOOSE = "files that are not images", "images outside of class folders"
-_ONE_PER_CLASS = "one folder of images per class"
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class _Scan:
         for name in tests:
             items = [] if test else splits.get(name) or self.part(name, required=False)
             if not items:
-                self.ignore("test sets without labels or after the first one", name)
+                self.ignore("test sets without labels or after the first one", os.path.join(self.root, name))
                 continue
             test, names = items, {label for _, label in items}
             wrong = sorted(names.difference(classes) if self.has_rows else names.symmetric_difference(classes))
@@ -150,7 +149,7 @@ class _Scan:
         self.ignore(_LOOSE, *loose)
         self.ignore(_NOT_IMAGES, *others)
         if not folders:
-            raise InputError(f"{folder} has no class folders", _ONE_PER_CLASS)
+            raise InputError(f"{folder} has no class folders", "one folder of images per class")
         items = []
         for name in folders:
             images = self.images(name)
