@@ -26,7 +26,7 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
     "esac": ("bench_speed.py",),
     "gmr-metric": ("bench_quality.py", "bench_speed.py"),
     "probmcl": ("bench_similarity.py",),
-    "sextet-common": ("bench_common.py",),
+    "sextet-common": ("bench_common.py", "bench_data.py"),
     "subclass-kd": ("bench_cost.py", "bench_methods.py --only digits digits-scarce"),
 }
 Report = dict[str, Any]

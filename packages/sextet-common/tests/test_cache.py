@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -78,7 +79,7 @@ def test_notes_are_said_at_every_load_and_skipped_images_are_left_out(folder: Pa
     shutil.rmtree(folder / "test")
     with pytest.raises(InputError, match=r"3\.png is not an image"):
         data.load(folder, cache=tmp_path / "cache")
-    assert not (tmp_path / "cache").exists() or not any((tmp_path / "cache").glob("[!.]*"))
+    assert not entries(tmp_path / "cache")
     seen = []
     for options in ({}, {"cache": tmp_path / "cache"}, {"cache": tmp_path / "cache"}):
         with pytest.warns(DataWarning) as said:
@@ -117,6 +118,16 @@ def test_a_place_that_cannot_be_written_is_one_line(folder: Path, tmp_path: Path
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError, match=r"cache .*file.* cannot be written: .*; expected: a writable folder"):
             data.load(folder, cache=place)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(folder, tmp_path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(InputError, match="cannot be written: No space left on device; expected: "):
+        data.load(folder, cache=tmp_path / "cache")
+    assert not entries(tmp_path / "cache")
 
 
 BUILDER = """

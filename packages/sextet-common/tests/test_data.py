@@ -5,13 +5,15 @@ import hashlib
 import io
 import pickle
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
-from sextet_common import data
+from sextet_common import commands, data, pixels as arrays
 from sextet_common.errors import DataWarning, InputError
 
 
@@ -311,3 +313,46 @@ def test_an_image_that_claims_far_more_pixels_than_its_file_can_hold_is_refused_
     assert path.stat().st_size < 20_000
     with pytest.raises(InputError, match=r"0\.png unpacks to 108000000 bytes"):
         data.load(str(folder), size=4)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_statistics_in_blocks_are_those_of_numpy_in_float64(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "_BLOCK", 300)
+    images = np.random.default_rng(0).integers(0, 256, (50, 3, 4, 5)).astype(np.uint8)
+    images[:, 1] = 7  # a constant channel
+    images[:, 2] //= 3
+    values = images.astype(np.float32) / np.float32(255)
+    mean, std = arrays.statistics(images if dtype == "uint8" else values)
+    exact = values.astype(np.float64)
+    np.testing.assert_allclose(mean, exact.mean(axis=(0, 2, 3)), rtol=1e-7)
+    expected = exact.std(axis=(0, 2, 3))
+    np.testing.assert_allclose(std, [expected[0], 1, expected[2]], rtol=1e-7)
+    values[41, 0, 0, 0] = 1.5
+    with pytest.raises(InputError, match=r"image 41 has values outside \[0, 1\]"):
+        data.ImageSet.of(values, np.arange(50) % 2, values, np.arange(50) % 2)
+
+
+@pytest.mark.parametrize("layout", ["channels first", "channels last"])
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_loading_bytes_takes_little_more_memory_than_their_size(layout: str, tmp_path: Path) -> None:
+    pixels = np.zeros((10_000, 3, 64, 64) if layout == "channels first" else (10_000, 64, 64, 3), np.uint8)  # 123 MB
+    labels = np.arange(10_000) % 2
+    test = {"test_images": pixels[:9], "test_labels": labels[:9]}
+    np.savez(tmp_path / "x.npz", train_images=pixels, train_labels=labels, **test)
+    program = f"""
+from sextet_common import data
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1000
+before = peak()
+data.load({str(tmp_path / "x.npz")!r})
+print(peak() - before)
+"""
+    assert float(subprocess.check_output([sys.executable, "-c", program], text=True)) < 1.6 * 123
+
+
+def test_the_command_describes_a_folder_of_bytes(folder: Path, tmp_path_factory, capsys) -> None:
+    place = tmp_path_factory.mktemp("other")
+    for _ in range(2):  # built, mapped
+        commands.data(str(folder), size=4, channels=1, cache=place / "c", picture=place / "p.png")
+        assert capsys.readouterr().out.startswith("6 training and 4 test images, 1x4x4\ncat ")
+    assert np.asarray(Image.open(place / "p.png")).max() < 255  # bytes were converted, not clipped

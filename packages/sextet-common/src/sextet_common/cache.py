@@ -47,11 +47,13 @@ def load(folder: Path, name: str, build: Callable[[_Create], pixels.Parts]) -> p
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
-            damaged = entry.exists() and _read(entry) is None
-            if damaged or not entry.exists():
-                with files.replacing_folder(entry) as temporary:
-                    _write(temporary, build)
-            lock.unlink(missing_ok=True)  # a process that waits for it finds the entry
+            try:
+                damaged = entry.exists() and _read(entry) is None
+                if damaged or not entry.exists():
+                    with files.replacing_folder(entry) as temporary:
+                        _write(temporary, build)
+            finally:
+                lock.unlink(missing_ok=True)  # a process that waits for it finds the entry
     except OSError as error:
         detail = error.strerror or str(error)
         raise InputError(

@@ -221,14 +221,18 @@ def _checked(parts: pixels.Parts, size: int | None = None, channels: int | None 
             "one (channels, height, width) for all",
         )
     names = _checked_classes(labels, parts.classes, source)
-    mean, std = parts.statistics or pixels.statistics(images[0])
-    arrays = [array.view() for array in (images[0], labels[0], images[1], labels[1], mean, std)]
-    for array in arrays:
-        array.setflags(write=False)
-    result = ImageSet(*arrays[:4], names, *arrays[4:], source, parts.notes)
+    moments = parts.statistics or pixels.statistics(images[0])
+    x, y, test_x, test_y, mean, std = (_read_only(a) for a in (images[0], labels[0], images[1], labels[1], *moments))
+    result = ImageSet(x, y, test_x, test_y, names, mean, std, source, parts.notes)
     if parts.fingerprint:
         vars(result)["fingerprint"] = parts.fingerprint
     return result
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.setflags(write=False)
+    return view
 
 
 def _checked_classes(labels: list[np.ndarray], classes: tuple[str, ...] | None, source: str) -> tuple[str, ...]:

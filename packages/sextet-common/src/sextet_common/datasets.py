@@ -31,9 +31,9 @@ def halves_of(source: Any) -> tuple[Any, Any | None, tuple[str, ...]]:
         unused = [repr(name) for key, name in names.items() if key not in ("train", test)]
         notes = (f"not used: {', '.join(unused)}",) if unused else ()
         return source[names["train"]], source[names[test]] if test else None, notes
-    if isinstance(source, tuple | list):
+    if isinstance(source, tuple):
         if len(source) == 4:
-            return tuple(source[:2]), tuple(source[2:]), ()
+            return source[:2], source[2:], ()
         if len(source) == 2 and not (_is_array(source[0]) and not isinstance(source[1], tuple)):
             return source[0], source[1], ()
     return source, None, ()
@@ -43,7 +43,7 @@ def read(
     part: Any, name: str, size: int | None, channels: int | None, classes: tuple[str, ...] | None = None
 ) -> tuple[Half, tuple[str, ...] | None]:
     """Return images, labels and class names of arrays or a dataset; text labels are numbers of ``classes``."""
-    if isinstance(part, tuple | list) and len(part) == 2:
+    if isinstance(part, tuple) and len(part) == 2:
         return (array_of(part[0], name), array_of(part[1], name)), classes
     if type(part).__name__ == "TensorDataset" and len(part.tensors) == 2:
         return (array_of(part.tensors[0], name), array_of(part.tensors[1], name)), classes
@@ -60,7 +60,7 @@ def array_of(values: Any, name: str) -> np.ndarray:
     """Return an array or a tensor as an array, without a copy where possible."""
     if hasattr(values, "detach"):
         values = values.detach().cpu().numpy()
-    array = np.asanyarray(values)  # a memory map stays one
+    array: np.ndarray = np.asanyarray(values)  # a memory map stays one
     if array.dtype == object:
         raise InputError(f"{name} holds {type(values).__name__}", _ACCEPTED)
     return array
@@ -72,7 +72,8 @@ def from_pil(image: Any, name: str, size: int | None, channels: int | None) -> n
     file = io.BytesIO()
     with reading(name, "an image that can be converted to RGB"):
         upright.save(file, "PPM" if upright.mode in ("1", "L", "RGB") else "TIFF")
-    return image_files.decode(file.getvalue(), name, size, channels).transpose(2, 0, 1)
+    pixels: np.ndarray = image_files.decode(file.getvalue(), name, size, channels)
+    return pixels.transpose(2, 0, 1)
 
 
 def _is_array(value: Any) -> bool:

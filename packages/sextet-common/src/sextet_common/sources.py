@@ -106,7 +106,7 @@ def _split(labels: np.ndarray, classes: Sequence[str] | None, source: str) -> tu
 
 def _objects(source: Any, options: Options) -> Parts:
     first, second, notes = datasets.halves_of(source)
-    name = "the given arrays" if isinstance(first, tuple | list) else f"the given {type(first).__name__}"
+    name = "the given arrays" if isinstance(first, tuple) else f"the given {type(first).__name__}"
     decoding = (options.size, options.channels)
     train, classes = datasets.read(first, name, *decoding)
     if second is not None:
@@ -155,7 +155,11 @@ def _folder(path: Path, options: Options) -> Parts:
         train, test = tuple(train[k] for k in rows), tuple(train[k] for k in held_out)
         labels, notes = (labels[0][rows], labels[0][held_out]), (*notes, note)
     paths, numbers = (*train, *test), np.concatenate(labels)
-    decoding = {"size": options.size, "channels": options.channels, "on_bad_image": options.on_bad_image}
+    decoding: dict[str, Any] = {
+        "size": options.size,
+        "channels": options.channels,
+        "on_bad_image": options.on_bad_image,
+    }
 
     def decode(create: Callable[[tuple[int, ...]], np.ndarray]) -> Parts:
         read = image_files.read_images(paths, workers=options.workers, create=create, **decoding)
