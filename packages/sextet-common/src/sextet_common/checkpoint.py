@@ -185,6 +185,8 @@ def load_newest(folder: str | os.PathLike[str], framework: Literal["numpy", "tor
     faults: dict[Path, DamagedError] = {}
     for path in reversed(steps(folder)):
         try:
+            if not path.exists():
+                raise DamagedError(f"{path} is a link to nothing", "a whole checkpoint")
             loaded = load(path, framework)
             step = loaded.meta.get("step")
             if not isinstance(step, int) or step < 0:

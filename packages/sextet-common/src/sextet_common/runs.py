@@ -182,16 +182,17 @@ class Run:
                 raise
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the logged lines, oldest first, without lines that a kill left incomplete."""
+        """Return the logged lines, oldest first, without lines that are damaged or that a kill left incomplete."""
         path = self.path / _METRICS
         rows = []
-        with reading(path, "lines of named values", TypeError):
-            for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with reading(path, "lines of named values"):
+            for line in path.read_bytes().splitlines() if path.exists() else ():
                 try:
                     row = json.loads(line)
                 except ValueError:
                     continue
-                rows.append({k: _NON_FINITE.get(v, v) if isinstance(v, str) else v for k, v in dict(row).items()})
+                if isinstance(row, dict):
+                    rows.append({k: _NON_FINITE.get(v, v) if isinstance(v, str) else v for k, v in row.items()})
         return rows
 
     def rewind(self, step: int) -> None:
