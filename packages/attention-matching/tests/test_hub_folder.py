@@ -84,10 +84,12 @@ def test_the_card_is_one_of_a_data_set_and_says_what_the_images_are(tmp_path: Pa
     assert "60.0 ± 14.1 %" in card.text
 
 
-def test_class_names_that_others_made_are_kept(tmp_path: Path) -> None:
+def test_class_names_that_others_made_are_kept_and_shown_harmlessly(tmp_path: Path) -> None:
     export_hub(build(NASTY), tmp_path / "set")
     assert opened(tmp_path / "set", tmp_path / "cache").features["label"].names == list(NASTY)
     assert DistilledSet.from_pretrained(tmp_path / "set").classes == NASTY
+    body = (tmp_path / "set" / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2]
+    assert "\x1b" not in body and "<img" not in body
 
 
 def test_an_imagefolder_needs_an_image_of_every_class_and_parquet_does_not(tmp_path: Path) -> None:
