@@ -8,6 +8,7 @@ from typing import Any, Literal
 from sextet_common import checks
 from sextet_common.checks import Count, Natural, NonNegative, Positive, Share
 from sextet_common.errors import InputError
+from sextet_common.options import Advanced
 
 from esac.play.policy import ActionMap
 from esac.play.rollout import OnNan
@@ -38,41 +39,41 @@ class ESACConfig:
     """Learning rate of the mean."""
     es_optimizer: Optimizer = "adam"
     """adam, sgd or clipup."""
-    l2: NonNegative = 0.0
+    l2: Advanced[NonNegative] = 0.0
     """Weight decay of the mean."""
-    crossover: Crossover = "row"
+    crossover: Advanced[Crossover] = "row"
     """row, neuron or none."""
-    selection: Selection = "top"
+    selection: Advanced[Selection] = "top"
     """How winners are chosen: top, or softmax (not specified in the paper)."""
-    temperature: Positive = 1.0
+    temperature: Advanced[Positive] = 1.0
     """Temperature of softmax; lower values are closer to top."""
-    mirrored: Literal["antithetic", "forward"] = "antithetic"
+    mirrored: Advanced[Literal["antithetic", "forward"]] = "antithetic"
     """A member's second episode: with the opposite noise, or at the base itself (a bug of the public code)."""
-    es_gradient: Literal["all", "mean"] = "all"
+    es_gradient: Advanced[Literal["all", "mean"]] = "all"
     """Members whose mutations move the mean: all, as in the public code, or only those around the mean itself."""
-    es_action: ActionMap = "tanh"
+    es_action: Advanced[ActionMap] = "tanh"
     """How the population acts: tanh, like the gradient-trained policy, or clip (public code)."""
-    amt_every: Natural = 20
+    amt_every: Advanced[Natural] = 20
     """Generations between two tunings of the mutation; 0 disables it."""
-    amt_clip: NonNegative = 1e-4
+    amt_clip: Advanced[NonNegative] = 1e-4
     """Largest increase of sigma by one tuning."""
-    amt_input: Literal["returns", "ranks"] = "returns"
+    amt_input: Advanced[Literal["returns", "ranks"]] = "returns"
     """What a tuning uses: the returns, or their ranks, whose gap is constant (public code)."""
-    amt_apply: Literal["both", "gradient"] = "both"
+    amt_apply: Advanced[Literal["both", "gradient"]] = "both"
     """Where the tuned sigma is used: in mutations and gradient, or in the gradient alone (public code)."""
-    sigma_max: Positive = 0.1
+    sigma_max: Advanced[Positive] = 0.1
     """Largest sigma."""
-    store: Store = "none"
+    store: Advanced[Store] = "none"
     """Members whose transitions are stored for the critics: none, injected or all."""
-    sync: bool = False
+    sync: Advanced[bool] = False
     """Copy the mean into the gradient-trained policy when it is better (not specified in the paper)."""
     sac_every: Count = 5
     """Generations between two chances of gradient-based learning."""
-    sac_least: Share = 0.1
+    sac_least: Advanced[Share] = 0.1
     """Final probability of taking such a chance."""
-    sac_decay: Positive = 1.2e6
+    sac_decay: Advanced[Positive] = 1.2e6
     """Counted steps in which that probability decays towards its final value by a factor of e."""
-    step_counter: Literal["env", "generation"] = "env"
+    step_counter: Advanced[Literal["env", "generation"]] = "env"
     """Steps that total_steps and sac_decay count: all environment steps, or one horizon a generation (public code)."""
     sac_episodes: Count = 5
     """Episodes of the gradient-trained policy in each such generation."""
@@ -84,9 +85,9 @@ class ESACConfig:
     """Settings of soft actor-critic."""
     hidden: tuple[Count, ...] = (256, 256)
     """Units of the hidden layers."""
-    on_nan: OnNan = "penalise"
+    on_nan: Advanced[OnNan] = "penalise"
     """What non-finite numbers of an environment do: penalise the episode, or raise."""
-    most_failed: Share = 0.5
+    most_failed: Advanced[Share] = 0.5
     """Largest share of a generation's episodes that may fail before the run stops."""
     eval_every: Count = 10_000
     """Environment steps between two evaluations; the first one follows the first generation."""
@@ -100,7 +101,7 @@ class ESACConfig:
     """What workers are: processes of this machine, or actors of a Ray cluster (extra ray)."""
     threads: Count = 1
     """Threads of torch: a second one helps networks of this size little, and is very slow on a busy machine."""
-    timeout: Positive = 600.0
+    timeout: Advanced[Positive] = 600.0
     """Seconds that an episode may take in a worker."""
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from sextet_common import files
+from sextet_common import cli, files
 from sextet_common.errors import InputError
 
 from gmr_metric.density import storage
@@ -58,6 +58,8 @@ def reduce(
     """
     _check_suffix(out, *storage.SUFFIXES)
     _check_suffix(plot, ".png")
+    if plot is not None:
+        cli.require_extra("gmr-metric", "plot")
     original = _load(mixture)
     reduction = api.reduce(original, n_components, method, max_distance=max_distance, **_options(option))
     if out is None:
@@ -150,6 +152,8 @@ def compare(
         File for a picture, .png.
     """
     _check_suffix(plot, ".png")
+    if plot is not None:
+        cli.require_extra("gmr-metric", "plot")
     chosen = tuple(methods.split(",")) if methods else api.available_methods()
     for method in chosen:
         api.check_method(method)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import tyro
 
-from sextet_common import checkpoint, data as image_data, device, figures, runs, text
+from sextet_common import checkpoint, cli, data as image_data, device, figures, loggers, runs, text
 
 
 def machine() -> None:
@@ -71,6 +71,7 @@ def verify(file: tyro.conf.Positional[Path], /) -> None:
     print(saved.meta)
 
 
+@cli.needs("tensorboard")
 def tensorboard(run: tyro.conf.Positional[Path], /) -> None:
     """Write a run's metrics as TensorBoard events.
 
@@ -79,4 +80,4 @@ def tensorboard(run: tyro.conf.Positional[Path], /) -> None:
     run
         The run folder.
     """
-    print(runs.Run.read(run).export_tensorboard())
+    print(loggers.export_tensorboard(runs.Run.read(run)))
