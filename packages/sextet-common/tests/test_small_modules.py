@@ -21,8 +21,8 @@ def test_the_import_loads_no_heavy_module() -> None:
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
 
 
-MODULES = ["checkpoint", "cli", "data", "device", "errors", "figures", "files", "options", "parsing", "progress", "runs"]
-MODULES += ["seeding", "text"]
+MODULES = ["checkpoint", "cli", "data", "device", "errors", "figures", "files", "options", "parsing", "progress"]
+MODULES += ["runs", "seeding", "text"]
 
 
 @pytest.mark.parametrize("module", MODULES)
