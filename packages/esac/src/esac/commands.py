@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import tyro
-from sextet_common import cli, files
+from sextet_common import cli, files, loggers
 from sextet_common.device import describe
 from sextet_common.errors import STRUCTURE, InputError, reading
 from sextet_common.runs import Run
@@ -85,7 +85,7 @@ def _train_command(default: ESACConfig) -> Callable[..., None]:
         report |= _final_evaluation(model, final_episodes)
         files.write_text(out / "eval.json", json.dumps(report, indent=2) + "\n")
         if tensorboard:
-            print(Run.read(out).export_tensorboard())
+            print(loggers.export_tensorboard(Run.read(out)))
 
     return train
 
