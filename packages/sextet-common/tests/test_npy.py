@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -147,3 +149,21 @@ def test_a_member_whose_size_differs_from_the_archive_directory_is_refused(tmp_p
         (tmp_path / "a.npz").write_bytes(changed)
         with pytest.raises(InputError, match=r"a\.npz cannot be read"):
             npy.read_npz(tmp_path / "a.npz", ["a"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files as Unix does")
+@pytest.mark.parametrize("limit", [50, 200, 1000])
+def test_a_file_that_does_not_fit_is_an_error_and_no_short_file(tmp_path: Path, limit: int) -> None:
+    code = (
+        "import resource, sys, numpy as np; from sextet_common import npy;"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); npy.write(sys.argv[1], np.arange(200))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.npy")], capture_output=True, text=True)
+    assert done.returncode == 1 and "File too large" in done.stderr
+
+
+def test_arrays_of_any_order_and_shape_are_written_as_numpy_writes_them(tmp_path: Path) -> None:
+    for array in (np.arange(12.0).reshape(3, 4), np.arange(12).reshape(3, 4).T, np.float32(2), np.zeros((0, 3))):
+        npy.write(tmp_path / "x.npy", np.asarray(array))
+        np.save(tmp_path / "y.npy", array)
+        assert (tmp_path / "x.npy").read_bytes() == (tmp_path / "y.npy").read_bytes()

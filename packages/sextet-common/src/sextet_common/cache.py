@@ -83,7 +83,7 @@ def _write(folder: Path, build: Callable[[_Create], pixels.Parts]) -> None:
 
     parts = build(create)
     (train, train_labels), (test, test_labels) = parts.train, parts.test
-    np.save(folder / _LABELS, np.concatenate([train_labels, test_labels]).astype(np.int64))
+    npy.write(folder / _LABELS, np.concatenate([train_labels, test_labels]).astype(np.int64))
     mean, std = pixels.statistics(train)
     meta = {
         "classes": parts.classes,
