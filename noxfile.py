@@ -111,6 +111,13 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def reliability(session: nox.Session) -> None:
+    """1000 random combinations of kills, double starts, full and read-only disks and damaged files."""
+    session.install(*everything())
+    session.run("python", "tools/reliability.py", *(session.posargs or ["--count", "1000"]), env=FOR_TESTS)
+
+
+@nox.session
 def mutants(session: nox.Session) -> None:
     """Mutation testing of one module. Arguments: PATH [--most N] [--lines A-B] [pytest arguments]."""
     if not session.posargs:
