@@ -183,9 +183,8 @@ class Combination:
         said = [line for line in outcome.words.splitlines() if "warning:" not in line]
         if outcome.code == 2 and len(said) != 1:
             self._wrong(f"{len(said)} lines instead of one: {said[-5:]}")
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(outcome.group, signal.SIGKILL)
-            self.problems.append(("leftovers", "a process of the job was left"))
+        if not _is_gone(outcome.group):
+            self.problems.append(("leftovers", f"the processes {outcome.group} are left"))
         for path in self._visible():
             if path.name not in LOGS and path not in self._still_damaged():
                 self._check_whole(path)
@@ -284,6 +283,19 @@ def temporaries(folder: Path) -> set[Path]:
     return {path for path in (folder / "out").rglob(".*") if path.name.endswith(".tmp")}
 
 
+def _is_gone(group: int, seconds: float = 30.0) -> bool:
+    """Return whether a process group ends; what cleans up after a killed process takes a moment."""
+    until = time.monotonic() + seconds
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.killpg(group, 0)
+            if time.monotonic() > until:
+                os.killpg(group, signal.SIGKILL)
+                return False
+            time.sleep(0.01)
+    return True
+
+
 def _is_hidden(path: Path, above: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(above).parts) or path.name.endswith(".damaged")
 
@@ -364,6 +376,8 @@ def main(words: list[str] | None = None) -> int:
             combination = Combination(number, given.seed, lab)
             combination.run(given.jobs)
             combinations.append(combination)
+            if len(combinations) % 50 == 0:
+                print(f"{len(combinations)} of {given.count} combinations", file=sys.stderr)
             if combination.problems or given.only is not None:
                 repeat = f"--seed {given.seed} --only {number}"
                 repeat += "" if len(given.jobs) == len(JOBS) else f" --jobs {' '.join(given.jobs)}"

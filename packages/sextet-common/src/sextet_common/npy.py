@@ -1,7 +1,8 @@
 """NumPy files, written whole and read from untrusted sources.
 
-Reading opens no pickle, and takes no more memory than the file's size justifies. The header of an ``.npy`` file states the size of its array, the directory of an ``.npz`` archive the sizes of its
-members. Both are compared with the bytes that are present before any data is read.
+Reading opens no pickle, and takes no more memory than the file's size justifies: the header of an ``.npy`` file states
+the size of its array, the directory of an ``.npz`` archive the sizes of its members, and both are compared with the
+bytes that are present before any data is read.
 """
 
 from __future__ import annotations
