@@ -85,7 +85,7 @@ def lowest(session: nox.Session, package: str) -> None:
 
 @nox.session
 def together(session: nox.Session) -> None:
-    """All packages in one environment: compositions, dependencies between packages, pages, tools."""
+    """All packages in one environment: dependencies between packages, pages, tools. `wheels` runs the compositions."""
     session.install(
         *everything(),
         "-r",
@@ -98,7 +98,7 @@ def together(session: nox.Session) -> None:
         XDIST,
     )
     words = [*IN_PARALLEL, "--doctest-modules", "--override-ini=pythonpath=tools", *(session.posargs or ["-q"])]
-    session.run("pytest", *words, "tests", "tools", env=FOR_TESTS)
+    session.run("pytest", *words, "--ignore=tests/test_compositions.py", "tests", "tools", env=FOR_TESTS)
 
 
 @nox.session
@@ -177,7 +177,7 @@ def wheels(session: nox.Session) -> None:
         for package in PACKAGES.values():
             command = ["python", "-m", "build", "--wheel", "--installer", "uv", "--outdir", str(folder)]
             session.run(*command, str(package.path), silent=True)
-        session.install("--exact", "pytest>=8.3")
+        session.install("--exact", "pytest>=8.3", XDIST)
         # First without an index, in order of dependency, so that no index supplies a package of the same name.
         pinned = [f"{package.name}=={package.version}" for package in PACKAGES.values()]
         for wheel in pinned:
@@ -192,7 +192,8 @@ def wheels(session: nox.Session) -> None:
             if "site-packages" not in Path(str(place)).parts:
                 session.error(f"{package.name} was imported from {place}, not from its wheel")
         marks = ["--override-ini", "markers=slow: takes more than ten seconds", "-p", "no:cacheprovider"]
-        session.run("pytest", *marks, "-W", "error", *(session.posargs or ["-q"]), "tests", env=FOR_TESTS)
+        words = [*IN_PARALLEL, *marks, "-W", "error", *(session.posargs or ["-q"])]
+        session.run("pytest", *words, "tests", env=FOR_TESTS)
 
 
 @nox.session
