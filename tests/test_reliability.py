@@ -9,10 +9,8 @@ SEXTET_KILLS repeats it.
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import functools
-import io
 import json
 import os
 import random
@@ -29,19 +27,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
-from safetensors import safe_open
+from common_jobs import LOGS, content, write_data
 
 HERE = Path(__file__).resolve().parent
 KILLS = 10
 FIRST_CHECKPOINT = 3  # index of the moment while the first checkpoint is written
 LIMIT = 900.0  # seconds after which a job is considered hung, even on a busy machine
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
-TIMES = {
-    "seconds", "cpu_seconds", "t", "time/seconds", "time/cpu_seconds", "time/fps", "time/sac_s", "time/wait_s",
-    "time/eval_s", "time/time_elapsed",
-}  # fmt: skip
-LOGS = {"metrics.jsonl", "monitor.csv"}  # grow by lines; a kill may leave the last one incomplete
 RUN, METRICS, CHECKPOINTS = Path("run"), Path("run/metrics.jsonl"), Path("run/checkpoints")
 
 pytestmark = [
@@ -337,20 +329,6 @@ def are_gone(paths: set[Path]) -> bool:
     return not any(path.exists() for path in paths)
 
 
-def write_data(folder: Path) -> None:
-    """Write the jobs' data: a few images of three classes, features with four labels."""
-    draw = np.random.default_rng(0)
-    labels = np.arange(60) % 3
-    images = (draw.random((60, 8, 8)) * 0.5 + labels[:, None, None] / 4).astype(np.float32)
-    np.savez(folder / "images.npz", train_images=images[:48], train_labels=labels[:48], test_images=images[48:],
-             test_labels=labels[48:])  # fmt: skip
-    y = (draw.random((160, 4)) < 0.4).astype(np.uint8)
-    y[np.arange(160), np.arange(160) % 4] = 1
-    x = (y @ draw.normal(size=(4, 6)) + draw.normal(size=(160, 6))).astype(np.float32)
-    np.savez(folder / "features.npz", trainval_features=x[:120], trainval_labels=y[:120], test_features=x[120:],
-             test_labels=y[120:])  # fmt: skip
-
-
 def undisturbed(nursery: Nursery, job: Job, folder: Path, environ: dict[str, str] | None = None) -> Whole:
     """Run a job to its end."""
     nursery.begin(job, folder, environ=environ)
@@ -441,43 +419,3 @@ def assert_all_whole(folder: Path) -> None:
     for path in (folder / RUN).rglob("*"):
         if path.is_file() and path.name not in LOGS and not path.name.startswith("."):
             content(path)
-
-
-def content(path: Path) -> Any:
-    """Return a file's content without seconds, for exact comparison; raise if it is broken."""
-    if path.suffix == ".safetensors":
-        with safe_open(path, "numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata: dict[str, Any] = dict(file.metadata())
-        del metadata["sha256"]  # depends on the seconds
-        if "evaluations.when" in arrays:
-            arrays["evaluations.when"] = arrays["evaluations.when"][:, 0]  # the others are seconds
-        metadata["meta"] = timeless(json.loads(metadata["meta"]))
-        return bits(arrays), metadata
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as stored:
-            return bits({name: stored[name] for name in stored.files if name not in TIMES})
-    if path.suffix == ".npy":
-        return bits({path.name: np.load(path, allow_pickle=False)})
-    if path.suffix == ".json":
-        return timeless(json.loads(path.read_text(encoding="utf-8")))
-    if path.suffix == ".jsonl":
-        return [timeless(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    if path.suffix == ".csv":
-        head, _, rest = path.read_text(encoding="utf-8").rpartition("}\n")  # of monitor.csv
-        return head, timeless(list(csv.DictReader(io.StringIO(rest))))
-    if path.suffix == ".png":
-        with Image.open(path) as picture:
-            picture.load()
-    return path.read_bytes()
-
-
-def bits(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    return {name: (array.dtype.str, array.shape, array.tobytes()) for name, array in arrays.items()}
-
-
-def timeless(value: Any) -> Any:
-    """Remove measured times."""
-    if isinstance(value, dict):
-        return {name: timeless(inner) for name, inner in value.items() if name not in TIMES}
-    return [timeless(inner) for inner in value] if isinstance(value, list) else value
