@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sextet_common.errors import InputError
+from sextet_common.errors import DataWarning, InputError
 from subclass_kd import Hierarchy, Part, SubclassSet, load
 
 H = Hierarchy(np.array([0, 1, 0, 1]), tuple("abcd"), ("x", "y"))
@@ -105,8 +105,8 @@ def test_cifar_10_is_animals_and_vehicles(tmp_path: Path) -> None:
     data = load(f"npz-jpeg:{tmp_path}/c")
     assert data.input_shape == (3, 32, 32) and data.hierarchy.class_names == ("animal", "vehicle")
     assert data.hierarchy.as_dict()["vehicle"] == ["airplane", "automobile", "ship", "truck"]
-    assert isinstance(data.test.images, np.ndarray)
-    assert np.abs(data.test.images.mean(axis=(1, 2, 3)) * 255 - 25 * data.test.labels).max() < 3
+    assert isinstance(data.test.images, np.ndarray) and data.test.images.dtype == np.uint8
+    assert np.abs(data.test.images.mean(axis=(1, 2, 3)) - 25 * data.test.labels).max() < 3
     with pytest.raises(InputError, match="does not exist"):
         load(f"npz-jpeg:{tmp_path}/d")
 
@@ -119,7 +119,11 @@ def test_folders_two_levels_deep_with_and_without_parts(tmp_path: Path) -> None:
             for part in ("train", "test"):
                 picture(tmp_path / "parts" / part / name / f"{index}.JPG", 80 * number)
         (tmp_path / "all" / name / "notes.txt").write_text("no image")
-    whole = load(f"folder:{tmp_path / 'all'}", size=6)
+    with pytest.warns(DataWarning) as said:
+        whole = load(f"folder:{tmp_path / 'all'}", size=6)
+    assert tuple(str(warning.message) for warning in said) == whole.notes
+    assert "files that are not images are ignored (3: " in whole.notes[0]
+    assert "no test images: 6 of 30 images, a fifth of every subclass, are held out" in whole.notes[1]
     assert whole.hierarchy.subclass_names == tuple(names) and whole.hierarchy.class_of.tolist() == [0, 0, 1]
     assert (len(whole.test), len(whole.train) + len(whole.validation)) == (6, 24)
     batch = whole.test.batch(np.arange(6))
@@ -186,8 +190,9 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
         for index in range(6):
             picture(tmp_path / name / f"{index}.png", 9)
     (tmp_path / "x" / "a" / "3.png").write_bytes(b"no image")
-    data = load(f"folder:{tmp_path}", size=4)
-    with pytest.raises(InputError, match=r"3\.png cannot be read"):
+    with pytest.warns(DataWarning, match="no test images"):
+        data = load(f"folder:{tmp_path}", size=4)
+    with pytest.raises(InputError, match=r"3\.png is not an image file"):
         for part in (data.train, data.validation, data.test):
             part.batch(np.arange(len(part)))
 
@@ -199,14 +204,27 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
         ("digits:odd", "unknown data 'digits:odd'"),
         ("mhist", "unknown data 'mhist'; expected: mhist, perhaps"),
         ("folder:{}/none", "is not a folder"),
-        ("folder:{}/empty", "no class is given"),
-        ("folder:{}/flat", "'x' has no subclass"),
-        ("folder:{}/bare", "bare/x/a"),
+        ("folder:{}/empty", "has no class folders"),
+        ("folder:{}/flat", "flat/x has no image"),
+        ("folder:{}/bare", "bare/x has no image"),
+        ("folder:{}/loose", "class 'x' has no subclass"),
+        ("folder:{}/half", "half/train/x/b has no image"),
+        ("folder:{}/parts", "parts/test/y/b has no image"),
     ],
 )
 def test_unknown_and_missing_sources_are_refused(spec: str, message: str, tmp_path: Path) -> None:
-    for name in ("empty", "flat/x", "bare/x/a"):
+    for name in ("empty", "flat/x", "bare/x/a", "half/train/x/b", "parts/test/y/b"):
         (tmp_path / name).mkdir(parents=True)
+    picture(tmp_path / "loose" / "train" / "x" / "0.png", 1)
+    for name in (
+        "half/train/x/a",
+        "half/test/x/a",
+        "half/test/x/b",
+        *(f"parts/{p}/y/a" for p in ("train", "test")),
+        "parts/train/y/b",
+    ):
+        for number in range(3):
+            picture(tmp_path / name / f"{number}.png", 1)
     with pytest.raises(InputError, match=message):
         load(spec.format(tmp_path))
 

@@ -1,5 +1,6 @@
 from .augment import Views
 from .bits import Bits, label_bits, mutual_label_bits, soft_label_bits
+from .classifier import Classifier
 from .compare import CompareConfig, compare
 from .comparison import Comparison, Difference, bits_beside_gain
 from .config import TrainConfig
@@ -23,6 +24,7 @@ __version__: str
 __all__ = [
     "Bits",
     "ClassKDLoss",
+    "Classifier",
     "CompareConfig",
     "Comparison",
     "ConvNet",

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from sextet_common import files, runs
+from sextet_common import data as image_data, files, hub, loggers, runs
 from sextet_common.checks import Count, Natural
+from sextet_common.errors import STRUCTURE, InputError, reading
+from sextet_common.options import Advanced
 from torch import nn
 
 from subclass_kd.augment import Views
 from subclass_kd.bits import label_bits, mutual_label_bits, soft_label_bits
+from subclass_kd.classifier import Classifier
 from subclass_kd.compare import CompareConfig, compare as compare_methods, objective_of
 from subclass_kd.comparison import Comparison, Method, bits_beside_gain
 from subclass_kd.config import TrainConfig
@@ -23,7 +26,7 @@ from subclass_kd.discover import Clustering, discover_subclasses
 from subclass_kd.inference import evaluate, features_on, predict
 from subclass_kd.networks import build
 from subclass_kd.plotting import save_bits, save_confusion, save_gains
-from subclass_kd.saved import Recipe, rebuild
+from subclass_kd.saved import RECIPE, WEIGHTS, Recipe, rebuild
 from subclass_kd.sources import load
 from subclass_kd.teacher import TeacherLogits
 from subclass_kd.train import distill as distill_student, train_teacher
@@ -32,8 +35,8 @@ from subclass_kd.train import distill as distill_student, train_teacher
 @dataclasses.dataclass(frozen=True)
 class _Views(Views):
     # --count and --seed would not say whose they are.
-    count: Annotated[Count, tyro.conf.arg(name="views")] = Views.count
-    seed: Annotated[Natural, tyro.conf.arg(name="views-seed")] = Views.seed
+    count: Annotated[Advanced[Count], tyro.conf.arg(name="views")] = Views.count
+    seed: Annotated[Advanced[Natural], tyro.conf.arg(name="views-seed")] = Views.seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +49,49 @@ class _CompareConfig(CompareConfig):
     train: _TrainConfig = field(default_factory=_TrainConfig)
 
 
-def compare(out: Path, config: _CompareConfig, data: str = "digits", size: int | None = None) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Data(image_data.DataOptions):
+    data: str = "digits"
+    """digits, digits:half, npz-jpeg:PREFIX, cifar10:PATH, mhist:PATH, a folder class/subclass/image; with a hierarchy
+    any folder, npz:PATH, cifar100:PATH, ..."""
+    hierarchy: Path | None = None
+    """A JSON or CSV file that names the class of each subclass; the classes of the data are then the subclasses."""
+
+    def read(self) -> SubclassSet:
+        """Load the data."""
+        options = {name: value for name, value in vars(self).items() if name != "data"}
+        return load(self.data, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class _RunData(_Data):
+    data: str | None = None  # type: ignore[assignment]
+    """By default the data of the run, or digits without one."""
+
+    def of(self, run: Path | None) -> _Data:
+        """Return what is given, completed by the options of the run."""
+        options = vars(self)
+        if run is not None and (run / RECIPE).exists():
+            recipe = vars(Recipe.read(run))
+            options = options | {
+                name: options[name] or recipe[name] for name in ("data", "size", "channels", "hierarchy")
+            }
+        elif run is not None and self.data is None and (run / "README.md").exists():
+            raise InputError(f"{run} does not say what its data are", "--data")
+        elif run is not None and self.data is None:
+            Recipe.read(run)  # says what is missing
+        return _Data(**{**options, "data": options["data"] or "digits"})
+
+
+_Log = Annotated[
+    tuple[loggers.Name, ...], tyro.conf.arg(help="Trackers that follow the training: tensorboard, wandb, mlflow.")
+]
+
+
+def compare(out: Path, config: _CompareConfig, data: _Data, log: _Log = ()) -> None:
     """Compare students alone, with conventional and with subclass distillation.
 
-    An interrupted comparison resumes with the same command.
+    An interrupted comparison resumes with the same command, and goes on with more seeds.
 
     Parameters
     ----------
@@ -58,29 +100,28 @@ def compare(out: Path, config: _CompareConfig, data: str = "digits", size: int |
     config
         What is compared.
     data
-        digits, digits:half, npz-jpeg:PREFIX, cifar10:PATH, folder:PATH or mhist:PATH.
-    size
-        Height and width of images on disk, in pixels.
+        The images.
     """
-    comparison = compare_methods(load(data, size=size), config, out)
+    loggers.open(log)  # a missing extra is told before the work
+    comparison = compare_methods(data.read(), config, out, log=log)
     print(comparison.table())
     for name, cost in comparison.cost.items():
         sizes = f"{cost['parameters']:,.0f} parameters, {cost['multiply_adds']:,.0f} multiply-adds"
         print(f"{name}: {sizes}, {1e3 * cost['seconds']:.2f} ms an image")
-    for reading in comparison.bits:
-        print(reading)
+    for bits_read in comparison.bits:
+        print(bits_read)
     if "alone" in comparison.scores and len(comparison.scores) > 2:
-        print(save_gains(comparison, out / "gains.png", title=f"{data}: what a teacher adds"))
+        print(save_gains(comparison, out / "gains.png", title=f"{data.data}: what a teacher adds"))
 
 
 def teacher(
     out: Path,
     config: _TrainConfig,
-    data: str = "digits",
+    data: _Data,
     network: str = "convnet-deep",
-    width: int | None = None,
+    width: Advanced[int | None] = None,
     weights: Path | None = None,
-    size: int | None = None,
+    log: _Log = (),
 ) -> None:
     """Train a teacher on the subclasses and save its logits on every view of every training image.
 
@@ -91,21 +132,20 @@ def teacher(
     config
         How to train.
     data
-        digits, digits:half, npz-jpeg:PREFIX, cifar10:PATH, folder:PATH or mhist:PATH.
+        The images.
     network
         convnet, convnet-deep, or a network of torchvision or timm.
     width
         Width of convnet or convnet-deep.
     weights
         Local file of weights for all layers but the last.
-    size
-        Height and width of images on disk, in pixels.
     """
-    images = load(data, size=size)
+    loggers.open(log)
+    images = data.read()
     outputs = images.hierarchy.n_subclasses
     untrained = build(network, images.input_shape, outputs, width=width, weights=weights, seed=config.seed)
-    trained = train_teacher(untrained, images, config, out)
-    Recipe(data, network, width, size).write(out)
+    trained = train_teacher(untrained, images, config, out, log=log)
+    _recipe(data, network, width).write(out)
     key = runs.fingerprint(*trained.state_dict().values())
     TeacherLogits.compute(trained, images.train, config.views, out / "logits", outputs=outputs, key=key)
     _report_scores(trained, images, out)
@@ -114,70 +154,63 @@ def teacher(
 def distill(
     out: Path,
     config: _TrainConfig,
+    data: _RunData,
     teacher: Path | None = None,
     method: Literal["alone", "alone-subclass", "kd", "dkd", "skd"] = "skd",
-    data: str | None = None,
     network: str = "convnet",
-    width: int | None = None,
+    width: Advanced[int | None] = None,
     temperature: float = 4.0,
     alpha: float = 0.9,
-    size: int | None = None,
+    log: _Log = (),
 ) -> None:
-    """Train a student from a teacher's saved logits, or alone.
+    """Train a student from a teacher's saved logits, from a teacher of the Hub, or alone.
 
     Parameters
     ----------
     out
         Run folder.
     config
-        How to train; the views must be the teacher's.
+        How to train; the views must be those of a teacher's saved logits.
+    data
+        The images.
     teacher
-        Run folder of a teacher; none for a student alone.
+        Run folder of a teacher, or an exported folder or OWNER/NAME of the Hub, which then runs on every batch.
     method
         alone, alone-subclass, kd, dkd or skd.
-    data
-        By default the teacher's data, or digits.
     network
         convnet, convnet-deep, or a network of torchvision or timm.
     width
         Width of convnet or convnet-deep.
     temperature, alpha
         Temperature and share of the soft term.
-    size
-        Height and width of images on disk, in pixels.
     """
-    source, size = _data_of(teacher, data, size)
-    images = load(source, size=size)
+    loggers.open(log)
+    shared = None if teacher is None else _shared(teacher)
+    options = data.of(teacher if shared is None else shared)
+    images = options.read()
     student = build(network, images.input_shape, images.hierarchy.n_subclasses, width=width, seed=config.seed)
     objective = objective_of(method, images, temperature, alpha)
     logits = None if teacher is None else teacher / "logits"
-    trained = distill_student(logits, student, images, objective, config, out)
-    Recipe(source, network, width, size).write(out)
+    source = rebuild(shared, images) if shared is not None else logits
+    trained = distill_student(source, student, images, objective, config, out, log=log)
+    _recipe(options, network, width).write(out)
     _report_scores(trained, images, out)
 
 
-def bits(
-    run: tyro.conf.Positional[Path] | None = None,
-    /,
-    data: str | None = None,
-    temperature: float = 4.0,
-    size: int | None = None,
-) -> None:
+def bits(run: tyro.conf.Positional[Path] | None = None, /, *, data: _RunData, temperature: float = 4.0) -> None:
     """Print the label bits of the data, and of a teacher if one is given.
 
     Parameters
     ----------
     run
-        Run folder of a teacher.
+        Run folder of a teacher, an exported folder, or OWNER/NAME of the Hub.
     data
-        By default the teacher's data, or digits.
+        The images.
     temperature
         A second temperature besides 1.
-    size
-        Height and width of images on disk, in pixels.
     """
-    source, size = _data_of(run, data, size)
-    images = load(source, size=size)
+    run = None if run is None else _shared(run) or run
+    images = data.of(run).read()
     print(label_bits(images.train.labels, images.hierarchy))
     if run is not None:
         logits = predict(rebuild(run, images), images.train)
@@ -189,35 +222,33 @@ def bits(
 def discover(
     run: tyro.conf.Positional[Path],
     /,
+    *,
+    data: _RunData,
     out: Path | None = None,
-    data: str | None = None,
     least: int = 2,
     most: int = 6,
     method: Clustering = "kmeans",
     seed: int = 0,
-    size: int | None = None,
 ) -> None:
     """Cluster a trained network's features into subclasses of each class, and write them as a table.
 
     Parameters
     ----------
     run
-        Run folder of a network.
+        Run folder of a network, an exported folder, or OWNER/NAME of the Hub.
+    data
+        The images.
     out
         The CSV table, one row per training image; by default discovered.csv in the run folder.
-    data
-        By default the network's data.
     least, most
         Bounds of the number of subclasses per class, between which the silhouette chooses.
     method
         kmeans or gmm.
     seed
         Seed of the clustering.
-    size
-        Height and width of images on disk, in pixels.
     """
-    source, size = _data_of(run, data, size)
-    images = load(source, size=size)
+    run = _shared(run) or run
+    images = data.of(run).read()
     names, classes = images.hierarchy.class_names, images.hierarchy.class_labels(images.train.labels)
     features = features_on(rebuild(run, images), images.train)
     clusters = discover_subclasses(features, classes, (least, most), method, class_names=names, seed=seed)
@@ -254,12 +285,39 @@ def report(
         print(save_bits(points, out, to=to))
 
 
-def _data_of(run: Path | None, data: str | None, size: int | None) -> tuple[str, int | None]:
-    """Return the data and the size of images: as given, else those of the run."""
-    if run is None:
-        return data or "digits", size
-    recipe = Recipe.read(run)
-    return data or recipe.data, size or recipe.size
+def export(run: tyro.conf.Positional[Path], /, to: Path, license: str = "unknown") -> None:
+    """Write a folder for the Hugging Face Hub: a model card and the network, which Classifier.from_pretrained reads.
+
+    Parameters
+    ----------
+    run
+        Finished run folder of teacher or distill.
+    to
+        The folder, new or empty.
+    license
+        Licence of the model, an identifier of the Hub such as mit.
+    """
+    scores = None
+    if (run / "test.json").exists():
+        with reading(run / "test.json", "the scores that the run wrote", *STRUCTURE):
+            table = dict(json.loads((run / "test.json").read_text(encoding="utf-8")))
+            scores = {str(name): float(value) for name, value in table.items()}
+    Classifier.from_pretrained(run).export_hub(to, license=license, scores=scores)
+    print(to)
+
+
+def _shared(run: Path) -> Path | None:
+    """Return the folder of a network without a run: exported, or downloaded from the Hub; None for a run folder."""
+    if run.exists() and not ((run / WEIGHTS).exists() and not (run / RECIPE).exists()):
+        return None
+    if not run.exists() and (run.is_absolute() or len(run.parts) != 2):
+        return None  # the run's reader says what is missing
+    return hub.local_folder(run)
+
+
+def _recipe(data: _Data, network: str, width: int | None) -> Recipe:
+    hierarchy = None if data.hierarchy is None else str(data.hierarchy)
+    return Recipe(data.data, network, width, data.size, data.channels, hierarchy)
 
 
 def _report_scores(network: nn.Module, data: SubclassSet, out: Path) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
-from sextet_common import device, files, runs
-from sextet_common.checks import Count, Positive, PositiveShare, Share, check_fields
+from sextet_common import device, files, loggers, runs
+from sextet_common.checks import Count, Growing, Positive, PositiveShare, Share, check_fields
 from sextet_common.errors import InputError
+from sextet_common.options import Advanced
 from torch import nn
 
 from subclass_kd.bits import Bits, label_bits, mutual_label_bits, soft_label_bits
@@ -23,6 +26,7 @@ from subclass_kd.inference import evaluate, features_on, predict
 from subclass_kd.losses import ClassKDLoss, CrossEntropy, DecoupledKDLoss, Objective, SubclassKDLoss
 from subclass_kd.metrics import Scores
 from subclass_kd.networks import build, complexity, latency
+from subclass_kd.sources import Source, load
 from subclass_kd.teacher import TeacherLogits
 from subclass_kd.train import distill, train_teacher
 
@@ -33,23 +37,24 @@ class CompareConfig:
 
     methods: tuple[Method, ...] = ("alone", "kd", "skd", "discovered")
     """alone, alone-subclass, kd, dkd, skd, skd-curriculum, discovered."""
-    seeds: Count = 5
-    """Number of seeds: of teachers, students, batches, and of the draw of labels if they are scarce."""
+    seeds: Growing[Count] = 5
+    """Number of seeds: of teachers, students, batches, and of the draw of labels if they are scarce. A finished
+    comparison goes on with more."""
     teacher: str = "convnet-deep"
     """Name of the teacher's network."""
     student: str = "convnet"
     """Name of the student's network."""
-    teacher_width: Count | None = None
+    teacher_width: Advanced[Count | None] = None
     """Width of the teacher if it is convnet (16 by default) or convnet-deep (48)."""
-    student_width: Count | None = None
+    student_width: Advanced[Count | None] = None
     """Width of the student if it is convnet (16 by default) or convnet-deep (48)."""
-    temperature: Positive = 4.0
+    temperature: Advanced[Positive] = 4.0
     """Temperature of all soft terms."""
-    alpha: Share = 0.9
+    alpha: Advanced[Share] = 0.9
     """Share of the soft terms."""
     share: PositiveShare = 1.0
     """Share of the training labels and images that teachers and students see."""
-    per_class: Count = 5
+    per_class: Advanced[Count] = 5
     """Number of discovered subclasses per class."""
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     """How teachers and students are trained."""
@@ -74,16 +79,22 @@ def objective_of(method: Method, data: SubclassSet, temperature: float, alpha: f
 
 
 def compare(
-    data: SubclassSet, config: CompareConfig | None = None, out: str | os.PathLike[str] | None = None
+    data: SubclassSet | Source,
+    config: CompareConfig | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    log: Sequence[loggers.Name | loggers.Logger] = (),
 ) -> Comparison:
     """Train a teacher and every method's student for each seed, and score them on the test part.
 
     Parameters
     ----------
     data, config
-        The data and the settings.
+        The data, or what `load` accepts, and the settings.
     out
         A folder with a run folder per network. Finished networks are not trained again.
+    log
+        Trackers that follow the training of every network: tensorboard, wandb, mlflow, or objects.
 
     Examples
     --------
@@ -92,19 +103,22 @@ def compare(
     >>> sorted(compare(load("digits"), config).scores)
     ['alone', 'skd', 'teacher']
     """
-    config = config or CompareConfig()
+    data, config = load(data), config or CompareConfig()
     if "skd-curriculum" in config.methods and data.train.difficulty is None:
         raise InputError("skd-curriculum without difficulties", "data with votes, or no skd-curriculum")
     cost = _cost(data, config)  # before any training: unknown networks are refused here
-    folder = None if out is None else runs.Run.open(out, "subclass-kd compare", _record(config, data)).path
     scores: dict[str, list[Scores]] = {name: [] for name in ("teacher", *config.methods)}
-    for seed in range(config.seeds):
-        trial = _Trial(data, config, seed, folder)
-        for name, each in trial.scores().items():
-            scores[name].append(each)
-    comparison = Comparison(scores, cost, _bits(trial.data, trial.teacher, config))
-    if folder is not None:
-        files.write_text(folder / FILE, json.dumps(comparison.as_dict(), indent=1) + "\n")
+    record = _record(config, data)
+    opened = None if out is None else runs.Run.open(out, "subclass-kd compare", record, settings=CompareConfig)
+    with opened or nullcontext():
+        folder = None if opened is None else opened.path
+        for seed in range(config.seeds):
+            trial = _Trial(data, config, seed, folder, tuple(log))
+            for name, each in trial.scores().items():
+                scores[name].append(each)
+        comparison = Comparison(scores, cost, _bits(trial.data, trial.teacher, config))
+        if folder is not None:
+            files.write_text(folder / FILE, json.dumps(comparison.as_dict(), indent=1) + "\n")
     return comparison
 
 
@@ -113,8 +127,15 @@ class _Trial:
 
     teacher: nn.Module
 
-    def __init__(self, data: SubclassSet, config: CompareConfig, seed: int, folder: Path | None) -> None:
-        self.config, self.seed = config, seed
+    def __init__(
+        self,
+        data: SubclassSet,
+        config: CompareConfig,
+        seed: int,
+        folder: Path | None,
+        log: tuple[loggers.Name | loggers.Logger, ...],
+    ) -> None:
+        self.config, self.seed, self.log = config, seed, log
         self.data = data.scarce(config.share, seed) if config.share < 1 else data
         self.train = dataclasses.replace(
             config.train, seed=seed, views=dataclasses.replace(config.train.views, seed=seed)
@@ -141,7 +162,7 @@ class _Trial:
         """Train a teacher; return it, and its cached logits or, without a folder, the teacher again."""
         outputs, width = data.hierarchy.n_subclasses, self.config.teacher_width
         network = build(self.config.teacher, data.input_shape, outputs, width=width, seed=self.seed)
-        teacher = train_teacher(network, data, self.train, self._run_folder(name))
+        teacher = train_teacher(network, data, self.train, self._run_folder(name), log=self.log)
         folder = self._run_folder(f"{name}-logits")
         if folder is None:
             return teacher, teacher
@@ -154,14 +175,14 @@ class _Trial:
         outputs, width = data.hierarchy.n_subclasses, self.config.student_width
         network = build(self.config.student, data.input_shape, outputs, width=width, seed=self.seed)
         objective = objective_of(method, data, self.config.temperature, self.config.alpha)
-        return distill(teacher, network, data, objective, train, self._run_folder(method))
+        return distill(teacher, network, data, objective, train, self._run_folder(method), log=self.log)
 
     def _discovered(self) -> SubclassSet:
         """Return the data with clusters of the features of a network trained on the classes alone as subclasses."""
         data, classes = self.data, self.data.with_classes_only()
         outputs, width = data.hierarchy.n_classes, self.config.teacher_width
         plain = build(self.config.teacher, data.input_shape, outputs, width=width, seed=self.seed)
-        network = train_teacher(plain, classes, self.train, self._run_folder("classes"))
+        network = train_teacher(plain, classes, self.train, self._run_folder("classes"), log=self.log)
         parts = (classes.train, classes.validation)
         clusters = discover_subclasses(
             np.concatenate([features_on(network, part) for part in parts]),
@@ -200,5 +221,5 @@ def _record(config: CompareConfig, data: SubclassSet) -> dict[str, object]:
     return {
         **runs.to_json(config),
         "data": data.source,
-        "data_sha256": runs.fingerprint(*data.train.arrays, data.test.labels),
+        "data_sha256": data.train.fingerprint(data.test.labels),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -9,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Integer
-from sextet_common import data as image_data
+from jaxtyping import Float, Int, Integer, UInt8
+from sextet_common import data as image_data, pixels
 from sextet_common.checks import PositiveShare, check
 from sextet_common.errors import InputError, reading
 from sextet_common.seeding import generator
@@ -20,6 +21,7 @@ from subclass_kd.hierarchy import Hierarchy
 
 _VALIDATION_SHARE = 0.15
 _DECODERS = 4  # threads
+_BLOCK = 1024  # images that are hashed at once
 
 
 @dataclass(frozen=True)
@@ -29,43 +31,71 @@ class Part:
     Parameters
     ----------
     images
-        Float32 in [0, 1], shape (n, channels, height, width), or paths of image files.
+        uint8 in 0..255 or float32 in [0, 1], shape (n, channels, height, width), in memory or memory-mapped; or paths
+        of image files, which are decoded when a batch is requested.
     labels
         Subclasses, int64.
     difficulty
         How hard each image is, for a curriculum; None if unknown.
     size
         Height and width in pixels to which files are scaled and cropped.
+    channels
+        Channels of images from files: 3 for colour, 1 for gray.
+    index
+        Rows of ``images`` that belong to the part, of memory-mapped images; None for all.
     """
 
-    images: Float[np.ndarray, "n channels height width"] | tuple[Path, ...]
+    images: (
+        Float[np.ndarray, "n channels height width"] | UInt8[np.ndarray, "n channels height width"] | tuple[Path, ...]
+    )
     labels: Int[np.ndarray, " n"]
     difficulty: Float[np.ndarray, " n"] | None = None
     size: int = 224
+    channels: int = 3
+    index: Int[np.ndarray, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def arrays(self) -> list[np.ndarray]:
-        """The arrays that identify the data: images in memory, and labels."""
-        return [*([self.images] if isinstance(self.images, np.ndarray) else []), self.labels]
-
     def batch(
-        self, rows: Integer[np.ndarray, " batch"] | Sequence[int]
+        self, rows: Integer[np.ndarray, " batch"] | Sequence[int], device: torch.device | str = "cpu"
     ) -> Float[Tensor, "batch channels height width"]:
-        """Return the images of some rows."""
-        if isinstance(self.images, np.ndarray):
-            return torch.from_numpy(self.images[np.asarray(rows, dtype=np.int64)])
-        paths = [self.images[int(row)] for row in rows]
-        with ThreadPoolExecutor(_DECODERS) as pool:
-            return torch.from_numpy(np.stack(list(pool.map(lambda path: _decode(path, self.size), paths))))
+        """Return the images of some rows on a device, as float32 in [0, 1]."""
+        images = torch.from_numpy(self._raw(np.asarray(rows, dtype=np.int64))).to(device)
+        if images.dtype != torch.uint8:
+            return images
+        # A tensor on the device: by a plain number, a GPU multiplies with a rounded reciprocal.
+        return images.float() / torch.full((), 255.0, device=images.device)
 
     def rows(self, chosen: Integer[np.ndarray, " chosen"]) -> Part:
-        """Return some rows as a part."""
-        images = self.images[chosen] if isinstance(self.images, np.ndarray) else tuple(self.images[r] for r in chosen)
+        """Return some rows as a part; those of memory-mapped images are not copied."""
+        images, index = self.images, self.index
+        if isinstance(images, tuple):
+            images = tuple(images[row] for row in chosen)
+        elif index is not None or _is_mapped(images):
+            index = chosen if index is None else index[chosen]
+        else:
+            images = images[chosen]
         difficulty = None if self.difficulty is None else self.difficulty[chosen]
-        return Part(images, self.labels[chosen], difficulty, self.size)
+        return replace(self, images=images, labels=self.labels[chosen], difficulty=difficulty, index=index)
+
+    def fingerprint(self, *also: np.ndarray) -> str:
+        """Return the SHA-256 of the images, unless they are files, of the labels, and of further arrays."""
+        content = hashlib.sha256()
+        if not isinstance(self.images, tuple):
+            for start in range(0, len(self), _BLOCK):
+                content.update(self._raw(np.arange(start, min(start + _BLOCK, len(self)))).data)
+        for array in (self.labels, *also):
+            content.update(np.ascontiguousarray(array).data)
+        return content.hexdigest()
+
+    def _raw(self, rows: np.ndarray) -> np.ndarray:
+        """Return a copy of the images of some rows, in the type in which they are kept."""
+        if not isinstance(self.images, tuple):
+            return pixels.take(self.images, rows if self.index is None else self.index[rows])
+        paths = [self.images[int(row)] for row in rows]
+        with ThreadPoolExecutor(_DECODERS) as pool:
+            return np.stack(list(pool.map(lambda path: _decode(path, self.size, self.channels), paths)))
 
 
 @dataclass(frozen=True)
@@ -82,6 +112,8 @@ class SubclassSet:
         (channels, height, width).
     source
         Where the data come from.
+    notes
+        What was ignored, skipped or split while loading, one sentence each.
     """
 
     train: Part
@@ -90,6 +122,7 @@ class SubclassSet:
     hierarchy: Hierarchy
     input_shape: tuple[int, int, int]
     source: str
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -100,38 +133,51 @@ class SubclassSet:
         *,
         difficulty: np.ndarray | None = None,
         source: str = "the given arrays",
+        notes: tuple[str, ...] = (),
     ) -> SubclassSet:
         """Build a set from arrays; a fixed 15 % of the training rows of each subclass become the validation part.
 
         Parameters
         ----------
         train, test
-            Images (n, channels, height, width) in [0, 1] and subclass labels (n,).
+            Images (n, channels, height, width), uint8 in 0..255 or floats in [0, 1], and subclass labels (n,). Arrays
+            of uint8 or float32 are not copied as a whole; memory-mapped ones stay on disk.
         hierarchy
             The subclasses' classes.
         difficulty
             Difficulty of the training images, shape (n,).
         source
             Name of the data.
+        notes
+            What was ignored, skipped or split while loading.
         """
         parts = []
         for name, (images, labels) in (("train", train), ("test", test)):
-            x, y = np.asarray(images, dtype=np.float32), np.asarray(labels)
+            x, y = np.asanyarray(images), np.asarray(labels)
+            if x.dtype != np.uint8:
+                x = x.astype(np.float32, copy=False)
             if x.ndim != 4 or y.shape != x.shape[:1] or not len(y):
                 raise InputError(f"{source}, {name}: images {x.shape}, labels {y.shape}", "(n, c, h, w) and (n,)")
-            if not (x.min() >= 0 and x.max() <= 1):
-                raise InputError(f"{source}, {name}: values from {x.min():g} to {x.max():g}", "values in [0, 1]")
+            if x.dtype != np.uint8 and not (x.min() >= 0 and x.max() <= 1):
+                accepted = "values in [0, 1], or uint8 in 0..255"
+                raise InputError(f"{source}, {name}: values from {x.min():g} to {x.max():g}", accepted)
             parts.append(Part(x, hierarchy.check_labels(y).astype(np.int64)))
         if difficulty is not None:
             if np.shape(difficulty) != parts[0].labels.shape:
                 raise InputError(f"difficulty has shape {np.shape(difficulty)}", f"{parts[0].labels.shape}")
             parts[0] = replace(parts[0], difficulty=np.asarray(difficulty, dtype=np.float64))
-        channels, height, width = np.asarray(train[0]).shape[1:]
-        return cls.with_held_out(parts[0], parts[1], hierarchy, (channels, height, width), source)
+        channels, height, width = np.shape(train[0])[1:]
+        return cls.with_held_out(parts[0], parts[1], hierarchy, (channels, height, width), source, notes)
 
     @classmethod
     def with_held_out(
-        cls, train: Part, test: Part, hierarchy: Hierarchy, input_shape: tuple[int, int, int], source: str
+        cls,
+        train: Part,
+        test: Part,
+        hierarchy: Hierarchy,
+        input_shape: tuple[int, int, int],
+        source: str,
+        notes: tuple[str, ...] = (),
     ) -> SubclassSet:
         """Build a set from two parts, holding out 15 % of each subclass of the first for validation."""
         counts = np.bincount(train.labels, minlength=hierarchy.n_subclasses)
@@ -139,7 +185,7 @@ class SubclassSet:
             name = hierarchy.subclass_names[int(np.flatnonzero(counts == 0)[0])]
             raise InputError(f"{source}: subclass {name!r} has no training image", "at least one of every subclass")
         kept, held = hold_out(train.labels, _VALIDATION_SHARE, source, "validation")
-        return cls(train.rows(kept), train.rows(held), test, hierarchy, input_shape, source)
+        return cls(train.rows(kept), train.rows(held), test, hierarchy, input_shape, source, notes)
 
     def scarce(self, share: float, seed: int = 0) -> SubclassSet:
         """Return the set with a share in (0, 1] of each subclass's training rows, at least one; other parts are kept.
@@ -207,7 +253,11 @@ def hold_out(labels: np.ndarray, share: float, source: str, purpose: str) -> tup
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 
-def _decode(path: Path, size: int) -> np.ndarray:
+def _is_mapped(images: np.ndarray) -> bool:
+    return getattr(images, "_mmap", None) is not None
+
+
+def _decode(path: Path, size: int, channels: int) -> UInt8[np.ndarray, "channels height width"]:
     with reading(path, "an image file"):
-        pixels = image_data.decode(path.read_bytes(), str(path), size)
-    return (np.asarray(pixels, dtype=np.float32) / 255).transpose(2, 0, 1)
+        content = path.read_bytes()
+    return image_data.decode(content, str(path), size, channels).transpose(2, 0, 1)

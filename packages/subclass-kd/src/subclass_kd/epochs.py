@@ -115,7 +115,7 @@ class Epochs(Job):
         """Compute the loss of this process's images of a batch, weighted as their part of the batch."""
         device, rank, world = self.processes.device, self.processes.rank, self.processes.world
         rows, train = batch[rank::world], self.data.train
-        images = self.config.views.apply(train.batch(rows).to(device), view, rows, len(train))
+        images = self.config.views.apply(train.batch(rows, device), view, rows, len(train))
         labels = torch.from_numpy(train.labels[rows]).to(device)
         teacher = self.teacher(view, rows).to(device) if self.teacher is not None else None
         with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -172,6 +173,51 @@ class Hierarchy:
         if not class_of:
             raise InputError(f"class {next(iter(subclasses))!r} has no subclass", "at least one for every class")
         return cls(np.array(class_of, dtype=np.int64), names, tuple(subclasses))
+
+    @classmethod
+    def of(cls, value: Hierarchy | Mapping[str, Any] | str | os.PathLike[str]) -> Hierarchy:
+        """Build from any of the usual forms.
+
+        A mapping gives each subclass its class, or each class the list of its subclasses; a JSON file holds such a
+        mapping; a CSV table is as for `from_csv`.
+
+        Examples
+        --------
+        >>> Hierarchy.of({"siamese": "cat", "poodle": "dog", "persian": "cat"}).as_dict()
+        {'cat': ['siamese', 'persian'], 'dog': ['poodle']}
+        """
+        if isinstance(value, Hierarchy):
+            return value
+        if not isinstance(value, Mapping):
+            path = Path(value).expanduser()
+            if path.suffix.lower() != ".json":
+                return cls.from_csv(path)
+            with reading(path, "a JSON object that names each subclass's class, in UTF-8"):
+                value = json.loads(path.read_text(encoding="utf-8-sig"))
+            if not isinstance(value, Mapping):
+                raise InputError(f"{path} holds no JSON object", '{"subclass": "class", ...}')
+        lists = [isinstance(names, list | tuple) for names in value.values()]
+        if any(lists):
+            if not all(lists):
+                wrong = next(key for key, is_list in zip(value, lists, strict=True) if not is_list)
+                raise InputError(f"class {wrong!r} has no list of subclasses", "a list for every class")
+            return cls.from_dict({str(name): [str(subclass) for subclass in names] for name, names in value.items()})
+        subclasses: dict[str, list[str]] = {}
+        for subclass, name in value.items():
+            if not isinstance(name, str | int) or isinstance(name, bool):
+                raise InputError(f"the class of {subclass!r} is {name!r}", "the name of a class")
+            subclasses.setdefault(str(name), []).append(str(subclass))
+        return cls.from_dict(subclasses)
+
+    def ordered(self, names: Sequence[str]) -> Hierarchy:
+        """Return the hierarchy with its subclasses in another order, such as that of the labels of a data set."""
+        missing = set(names) ^ set(self.subclass_names)
+        if missing:
+            name = min(missing)
+            where = "not in the data" if name in self.subclass_names else "not in the hierarchy"
+            raise InputError(f"subclass {name!r} is {where}", f"the subclasses {', '.join(map(str, names[:20]))}")
+        position = {name: self.subclass_names.index(name) for name in names}
+        return Hierarchy(self.class_of[[position[name] for name in names]], tuple(names), self.class_names)
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str]) -> Hierarchy:

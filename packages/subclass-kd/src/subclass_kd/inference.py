@@ -25,7 +25,7 @@ def predict(network: nn.Module, part: Part, device: torch.device | None = None) 
     with torch.inference_mode():
         for start in range(0, len(part), _BATCH):
             rows = np.arange(start, min(start + _BATCH, len(part)))
-            logits.append(network(part.batch(rows).to(device)).float().cpu())
+            logits.append(network(part.batch(rows, device)).float().cpu())
     return torch.cat(logits).clone()  # a plain tensor, which autograd accepts
 
 
@@ -40,4 +40,4 @@ def features_on(network: nn.Module, part: Part) -> Float[np.ndarray, "images fea
     """Return the inputs of a network's last linear layer for every image of a part."""
     device = device_of(network)
     batches = np.array_split(np.arange(len(part)), max(1, len(part) // _BATCH))
-    return np.concatenate([features_of(network, part.batch(rows).to(device)).cpu().numpy() for rows in batches])
+    return np.concatenate([features_of(network, part.batch(rows, device)).cpu().numpy() for rows in batches])

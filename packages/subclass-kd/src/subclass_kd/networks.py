@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,9 @@ from sextet_common.networks import complexity, device_of, evaluating, load_weigh
 from sextet_common.seeding import torch_seed
 from torch import Tensor, nn
 
-__all__ = ["ConvNet", "build", "complexity", "features_of", "latency", "load_weights"]
+__all__ = ["ConvNet", "architecture_of", "build", "complexity", "features_of", "latency", "load_weights"]
+
+_BUILT = "subclass_kd_built"  # attribute of built networks
 
 
 class ConvNet(nn.Module):
@@ -93,7 +95,13 @@ def build(
             network = _ThreeChannels(published(name, outputs, package="subclass-kd", own=own))
     if weights is not None:
         _load_body(network, weights)
+    vars(network)[_BUILT] = {"network": name, "width": width}
     return network
+
+
+def architecture_of(network: nn.Module) -> dict[str, Any] | None:
+    """Return the name and the width from which `build` built a network; None for any other module."""
+    return vars(network).get(_BUILT)
 
 
 def features_of(network: nn.Module, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch n"]:

@@ -1,66 +1,140 @@
-"""Data sets by name: digits, CIFAR-10 as animals and vehicles, folders of images, MHIST."""
+"""Data sets by name or as objects: digits, CIFAR-10 as animals and vehicles, folders, MHIST, any data."""
 
 from __future__ import annotations
 
 import csv
 import difflib
-from collections.abc import Callable
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from sextet_common import data as image_data
+from sextet_common import cache as image_cache, data as image_data, image_files, image_folders, pixels
 from sextet_common.checks import Count, check
-from sextet_common.errors import InputError, reading
+from sextet_common.errors import DataWarning, InputError, reading
 
+from subclass_kd import given
 from subclass_kd.data import Part, SubclassSet, hold_out
 from subclass_kd.hierarchy import Hierarchy
 from subclass_kd.votes import Scheme, subclasses_from_votes, votes_from_counts
 
+Source: TypeAlias = image_data.Source | SubclassSet
+"""Everything that `load` accepts."""
+
 _ACCEPTED = (
     "digits, digits:parity, digits:half, npz-jpeg:PREFIX or cifar10:PATH (animals and vehicles), "
-    "folder:PATH (class/subclass/image), mhist:PATH"
+    "folder:PATH (class/subclass/image), mhist:PATH; or any data of one level and a hierarchy"
 )
 _ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
+_SIZE = 224  # pixels, of image files in two levels of folders
 _TEST_SHARE = 0.2
 _MHIST_COLUMNS = ("Image Name", "Majority Vote Label", "Number of Annotators who Selected SSA (Out of 7)", "Partition")
 _MHIST_VOTES = tuple("01234567")
 
 
-def load(spec: str, *, size: int | None = None, scheme: Scheme = "clear-ambiguous") -> SubclassSet:
+def load(
+    source: Source,
+    *,
+    hierarchy: Hierarchy | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    columns: tuple[str, str] | None = None,
+    scheme: Scheme = "clear-ambiguous",
+    size: int | None = None,
+    channels: Literal[1, 3] | None = None,
+    download: bool = False,
+    cache: str | os.PathLike[str] | None = None,
+    on_bad_image: Literal["refuse", "skip"] = "refuse",
+) -> SubclassSet:
     """Load images with subclass labels.
+
+    A source without test images gives a fixed fifth of every subclass to the test part. This, and what is ignored or
+    skipped, is said by a `DataWarning` and kept in ``notes``. Bytes stay bytes: they become floats batch by batch.
 
     Parameters
     ----------
-    spec
+    source
         - ``digits`` or ``digits:parity``: scikit-learn's digits, even or odd; ``digits:half``: below five or not. The
           ten digits are the subclasses.
         - ``npz-jpeg:PREFIX``, ``cifar10:PATH``: CIFAR-10 as animals (six subclasses) and vehicles (four).
-        - ``folder:PATH``: PATH/train and PATH/test, or PATH alone, with folders class/subclass/image.
+        - ``folder:PATH`` or a path: folders class/subclass/image in PATH/train and PATH/test (val, valid, validation),
+          or in PATH alone.
         - ``mhist:PATH``: the user's copy of MHIST, with images/ and annotations.csv.
-    size
-        Height and width of images on disk, in pixels; 224 by default.
+        - with a ``hierarchy``, everything that `sextet_common.data.load` takes; its classes are the subclasses
+        - a torch ``Dataset`` of (image, class, subclass), arrays or tensors (images, classes, subclasses), a Hugging
+          Face ``Dataset`` with two label columns, a pair or a mapping of these for training and test
+    hierarchy
+        The class of each subclass: a `Hierarchy`, a mapping, a JSON or a CSV file; see `Hierarchy.of`.
+    columns
+        Columns of classes and of subclasses in a Hugging Face dataset; by default its two ClassLabel columns, of which
+        the one with more names has the subclasses.
     scheme
         How MHIST's votes become subclasses: see `subclasses_from_votes`.
+    size
+        Height and width of images on disk, in pixels; 224 by default for files in two levels of folders and MHIST.
+    channels
+        1 for gray images, 3 for colour; by default what the files have, and 3 in two levels of folders.
+    download
+        Let torchvision download what is missing.
+    cache
+        A folder for the decoded images of a folder. Later loads of the same files map them into memory. Without it
+        files in two levels of folders are decoded anew for every batch.
+    on_bad_image
+        ``skip`` leaves out image files that cannot be read, and says which.
 
     Examples
     --------
     >>> digits = load("digits")
     >>> digits.hierarchy.as_dict()
     {'even': ['0', '2', '4', '6', '8'], 'odd': ['1', '3', '5', '7', '9']}
+    >>> load("digits", hierarchy={"round": ["0", "6", "8", "9"], "other": list("123457")}).hierarchy.n_classes
+    2
     """
+    if isinstance(source, SubclassSet):
+        return source
     check("size", size, Count | None)
+    check("channels", channels, Literal[1, 3, None])
+    check("on_bad_image", on_bad_image, Literal["refuse", "skip"])
+    options = _Options(size, channels, download, None if cache is None else Path(cache).expanduser(), on_bad_image)
+    is_named = isinstance(source, str | os.PathLike)
+    if hierarchy is not None:
+        tree = Hierarchy.of(hierarchy)
+        images = image_data.load(source, **options._asdict())
+        return _in_memory(images, tree.ordered(images.classes), os.fspath(source) if is_named else images.source)  # type: ignore[arg-type]
+    if not is_named:
+        if columns is None and not given.has_both_labels(source):
+            accepted = "a hierarchy beside it, or (image, class, subclass); columns of a Hugging Face dataset"
+            raise InputError(f"the labels of {type(source).__name__} have one level", accepted)
+        images, tree = given.load(source, columns, options._asdict())
+        return _in_memory(images, tree, images.source)
+    return _named(os.fspath(source), options, scheme)  # type: ignore[arg-type]
+
+
+class _Options(NamedTuple):
+    """The options of `sextet_common.data.load`."""
+
+    size: int | None
+    channels: Literal[1, 3] | None
+    download: bool
+    cache: Path | None
+    on_bad_image: Literal["refuse", "skip"]
+
+
+def _named(spec: str, options: _Options, scheme: Scheme) -> SubclassSet:
     kind, _, rest = spec.partition(":")
     if kind == "digits" and rest in ("", "parity", "half"):
         return _digits(rest or "parity", spec)
     readers: dict[str, Callable[[], SubclassSet]] = {
-        "npz-jpeg": lambda: _cifar(spec),
-        "cifar10": lambda: _cifar(spec),
-        "folder": lambda: _folder(Path(rest).expanduser(), size or 224, spec),
-        "mhist": lambda: _mhist(Path(rest).expanduser(), size or 224, spec, scheme),
+        "npz-jpeg": lambda: _cifar(spec, options),
+        "cifar10": lambda: _cifar(spec, options),
+        "folder": lambda: _folder(Path(rest).expanduser(), options, spec),
+        "mhist": lambda: _mhist(Path(rest).expanduser(), options, spec, scheme),
     }
     if kind in readers and rest:
         return readers[kind]()
+    if spec and Path(spec).expanduser().is_dir():
+        return _folder(Path(spec).expanduser(), options, f"folder:{spec}")
     close = difflib.get_close_matches(kind, ["digits", *readers], n=1)
     raise InputError(f"unknown data {spec!r}", (f"{close[0]}, perhaps; " if close else "") + _ACCEPTED)
 
@@ -75,8 +149,8 @@ def _digits(task: str, source: str) -> SubclassSet:
     return _in_memory(image_data.load("digits"), Hierarchy(class_of, tuple(map(str, numbers)), class_names), source)
 
 
-def _cifar(source: str) -> SubclassSet:
-    images = image_data.load(source)
+def _cifar(source: str, options: _Options) -> SubclassSet:
+    images = image_data.load(source, **options._asdict())
     if not set(_ANIMALS) < set(images.classes) or len(images.classes) != 10:
         given = f"{source} has the classes {', '.join(images.classes)}"
         raise InputError(given, f"those of CIFAR-10, {', '.join(_ANIMALS)} ...")
@@ -86,36 +160,115 @@ def _cifar(source: str) -> SubclassSet:
 
 def _in_memory(images: image_data.ImageSet, hierarchy: Hierarchy, source: str) -> SubclassSet:
     train, test = (images.train_images, images.train_labels), (images.test_images, images.test_labels)
-    return SubclassSet.of(train, test, hierarchy, source=source)
+    return SubclassSet.of(train, test, hierarchy, source=source, notes=images.notes)
 
 
-def _folder(root: Path, size: int, source: str) -> SubclassSet:
-    split = (root / "train").is_dir() and (root / "test").is_dir()
-    hierarchy = Hierarchy.from_folder(root / "train" if split else root)
-    if split:
-        train, test = (_folder_part(root / name, hierarchy, size) for name in ("train", "test"))
-    else:
-        whole = _folder_part(root, hierarchy, size)
-        train, test = (whole.rows(rows) for rows in hold_out(whole.labels, _TEST_SHARE, source, "test"))
-    return SubclassSet.with_held_out(train, test, hierarchy, (3, size, size), source)
+def _folder(root: Path, options: _Options, source: str) -> SubclassSet:
+    listing = image_folders.scan(root)
+    top = _top_of_classes(root, listing)
+    hierarchy = Hierarchy.from_folder(top)
+    train, loose = _folder_part(root, top, listing.train, hierarchy, options)
+    _check_all_have_images(train, hierarchy, top)
+    notes = list(listing.notes)
+    if listing.test:
+        test_top = Path(root, Path(listing.test[0]).relative_to(root).parts[0])
+        test, more = _folder_part(root, test_top, listing.test, hierarchy, options)
+        loose += more
+        _check_all_have_images(test, hierarchy, test_top)
+    if loose:
+        notes.append(f"{root}: images outside of subclass folders are ignored ({len(loose)}: {loose[0]!r} ...)")
+    if not listing.test:
+        kept, held = hold_out(train.labels, _TEST_SHARE, source, "test")
+        train, test = train.rows(kept), train.rows(held)
+        share = f"{len(held)} of {len(kept) + len(held)} images, a fifth of every subclass"
+        notes.append(f"{source} has no test images: {share}, are held out")
+    return _of_files(train, test, hierarchy, options, source, root, tuple(notes))
 
 
-def _folder_part(root: Path, hierarchy: Hierarchy, size: int) -> Part:
-    paths: list[Path] = []
+def _check_all_have_images(part: Part, hierarchy: Hierarchy, top: Path) -> None:
+    absent = np.flatnonzero(np.bincount(part.labels, minlength=hierarchy.n_subclasses) == 0)
+    if absent.size:
+        name = hierarchy.subclass_names[int(absent[0])]
+        raise InputError(f"{top / name} has no image", "at least one for every subclass")
+
+
+def _top_of_classes(root: Path, listing: image_folders.Listing) -> Path:
+    """Return the folder that holds the class folders: the root itself, or its folder of training images."""
+    names = [listing.classes[label] for label in listing.train_labels]
+    parts = [Path(path).relative_to(root).parts for path in listing.train]
+    if all(part[0] == name for part, name in zip(parts, names, strict=True)):
+        return root
+    if all(len(part) > 2 and part[1] == name for part, name in zip(parts, names, strict=True)):
+        return root / parts[0][0]
+    raise InputError(f"{root} has a table of labels of one level", "folders class/subclass/image, or a hierarchy")
+
+
+def _folder_part(
+    root: Path, top: Path, paths: Sequence[str], hierarchy: Hierarchy, options: _Options
+) -> tuple[Part, list[str]]:
+    """Return the images in subclass folders as a part, and the names of images outside of them."""
+    number = {name: label for label, name in enumerate(hierarchy.subclass_names)}
+    files: list[Path] = []
     labels: list[int] = []
-    for label, name in enumerate(hierarchy.subclass_names):
-        folder = root / name
-        if not folder.is_dir():
-            raise InputError(f"{folder} is missing", "a folder for every subclass")
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
-        if not files:
-            raise InputError(f"{folder} has no image", "at least one")
-        paths += files
-        labels += [label] * len(files)
-    return Part(tuple(paths), np.array(labels), None, size)
+    loose: list[str] = []
+    for path in map(Path, paths):
+        folders = path.relative_to(top).parts[:-1]
+        if len(folders) < 2:
+            loose.append(str(path.relative_to(root)))
+            continue
+        name = "/".join(folders[:2])
+        if name not in number:
+            raise InputError(f"{path} is of the subclass {name}, which has no training image", "the same subclasses")
+        files.append(path)
+        labels.append(number[name])
+    return Part(tuple(files), np.array(labels, np.int64), None, options.size or _SIZE, options.channels or 3), loose
 
 
-def _mhist(root: Path, size: int, source: str, scheme: Scheme) -> SubclassSet:
+def _of_files(
+    train: Part,
+    test: Part,
+    hierarchy: Hierarchy,
+    options: _Options,
+    source: str,
+    root: Path,
+    notes: tuple[str, ...] = (),
+) -> SubclassSet:
+    """Build a set of image files, which are decoded at once for a cache or to skip what cannot be read."""
+    if options.cache is not None or options.on_bad_image == "skip":
+        train, test, more = _decoded(train, test, options, root)
+        notes += more
+    for note in notes:
+        warnings.warn(note, DataWarning, stacklevel=2)
+    return SubclassSet.with_held_out(
+        train, test, hierarchy, (train.channels, train.size, train.size), source, tuple(notes)
+    )
+
+
+def _decoded(train: Part, test: Part, options: _Options, root: Path) -> tuple[Part, Part, tuple[str, ...]]:
+    """Return parts with their files decoded, in memory or mapped from the cache, and notes about the files."""
+    assert isinstance(train.images, tuple) and isinstance(test.images, tuple)
+    paths = [str(path) for path in (*train.images, *test.images)]
+    decoding: dict[str, Any] = {"size": train.size, "channels": train.channels, "on_bad_image": options.on_bad_image}
+
+    def build(create: Callable[[tuple[int, ...]], np.ndarray]) -> pixels.Parts:
+        read = image_files.read_images(paths, create=create, **decoding)
+        n = int(np.searchsorted(read.rows, len(train)))
+        # The numbers of the files stand for the labels: they tell which files were skipped.
+        return pixels.Parts((read.images[:n], read.rows[:n]), (read.images[n:], read.rows[n:]), (), "", read.notes)
+
+    if options.cache is None:
+        parts = build(lambda shape: np.empty(shape, np.uint8))
+    else:
+        name = image_cache.key({**decoding, "train": len(train)}, paths, root, np.arange(len(paths)))
+        parts = image_cache.load(options.cache, name, build)
+    found = []
+    for part, (images, rows), first in ((train, parts.train, 0), (test, parts.test, len(train))):
+        chosen = part.rows(rows - first)
+        found.append(replace(chosen, images=images))
+    return found[0], found[1], parts.notes
+
+
+def _mhist(root: Path, options: _Options, source: str, scheme: Scheme) -> SubclassSet:
     table = root / "annotations.csv"
     with reading(table, "MHIST's folder: images/ and annotations.csv"):
         with table.open(newline="", encoding="utf-8-sig") as file:
@@ -138,8 +291,9 @@ def _mhist(root: Path, size: int, source: str, scheme: Scheme) -> SubclassSet:
         counts.append(int(ssa))
         partitions.append(partition)
     voted = subclasses_from_votes(votes_from_counts(np.array(counts), 7), scheme, class_names=("HP", "SSA"))
-    whole = Part(tuple(paths), voted.subclass_labels, voted.difficulty, size)
+    shape = options.size or _SIZE, options.channels or 3
+    whole = Part(tuple(paths), voted.subclass_labels, voted.difficulty, *shape)
     train, test = (whole.rows(np.flatnonzero(np.array(partitions) == part)) for part in ("train", "test"))
     if not len(train) or not len(test):
         raise InputError(f"{table} has no row of one partition", "rows of both train and test")
-    return SubclassSet.with_held_out(train, test, voted.hierarchy, (3, size, size), source)
+    return _of_files(train, test, voted.hierarchy, options, source, root)

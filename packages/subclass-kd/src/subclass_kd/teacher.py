@@ -71,7 +71,8 @@ class TeacherLogits:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        first = _logits(teacher, part.batch([0]))
+        device = device_of(teacher)
+        first = _logits(teacher, part.batch([0], device))
         if first.ndim != 2 or (outputs is not None and first.shape[1] != outputs):
             given = f"the teacher has outputs of shape {tuple(first.shape[1:])}"
             raise InputError(given, f"({outputs},), one per subclass")
@@ -87,9 +88,9 @@ class TeacherLogits:
             logits = np.empty((len(part), first.shape[1]), dtype=np.float32)
             for start in range(0, len(part), _BATCH):
                 rows = np.arange(start, min(start + _BATCH, len(part)))
-                logits[rows] = _logits(teacher, views.apply(part.batch(rows), view, rows, len(part)))
-            with files.replacing(path) as temporary, open(temporary, "wb") as file:
-                np.save(file, logits)
+                logits[rows] = _logits(teacher, views.apply(part.batch(rows, device), view, rows, len(part)))
+            with files.replacing(path) as temporary:
+                npy.write(temporary, logits)
         return cls(folder)
 
     def check_fits(self, images: int, outputs: int, views: Views) -> None:
@@ -110,7 +111,8 @@ def live(teacher: nn.Module, part: Part, views: Views) -> TeacherSource:
     """Return a source that runs the teacher on every batch, with the same logits as `TeacherLogits`."""
 
     def logits(view: int, rows: np.ndarray) -> Tensor:
-        return _logits(teacher, views.apply(part.batch(rows), view, rows, len(part)))
+        images = part.batch(rows, device_of(teacher))
+        return _logits(teacher, views.apply(images, view, rows, len(part)))
 
     return logits
 
@@ -128,7 +130,7 @@ def _claim(folder: Path, meta: dict[str, Any]) -> None:
 
 def _logits(teacher: nn.Module, images: Tensor) -> Tensor:
     with evaluating(teacher), torch.inference_mode():
-        logits = cast(Tensor, teacher(images.to(device_of(teacher)))).float().cpu()
+        logits = cast(Tensor, teacher(images)).float().cpu()
     return logits.clone()  # a plain tensor, which autograd accepts
 
 

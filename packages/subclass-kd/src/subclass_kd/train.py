@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
-from sextet_common import device, runs, training
+from sextet_common import device, loggers, runs, training
 from sextet_common.errors import InputError
 from sextet_common.networks import device_of, evaluating
 from sextet_common.processes import join
 from torch import inference_mode, nn
 
+from subclass_kd.classifier import Classifier
 from subclass_kd.config import TrainConfig
 from subclass_kd.data import SubclassSet
 from subclass_kd.epochs import Epochs
 from subclass_kd.losses import CrossEntropy, Objective
-from subclass_kd.saved import save_weights
+from subclass_kd.sources import Source, load
 from subclass_kd.teacher import TeacherLogits, TeacherSource, live
 
 
 def train_teacher(
     network: nn.Module,
-    data: SubclassSet,
+    data: SubclassSet | Source,
     config: TrainConfig | None = None,
     out: str | os.PathLike[str] | None = None,
+    *,
+    log: Sequence[loggers.Name | loggers.Logger] = (),
 ) -> nn.Module:
     """Train a teacher on the subclass labels by cross-entropy.
 
     The network maps images to one logit per subclass. It is trained in place and returned in evaluation mode, on its
-    device. ``out`` is a run folder for checkpoints, metrics.jsonl and the weights; an interrupted run resumes.
+    device. ``data`` is a set, or what `load` accepts. ``out`` is a run folder for checkpoints, metrics.jsonl and the
+    weights; an interrupted run resumes. ``log`` names trackers that follow it: tensorboard, wandb, mlflow, or objects.
 
     Examples
     --------
@@ -35,21 +40,24 @@ def train_teacher(
     >>> digits = load("digits").scarce(0.1)
     >>> teacher = train_teacher(build("convnet", (1, 8, 8), 10, width=4), digits, TrainConfig(epochs=1))
     """
-    return _fit(network, data, CrossEntropy(data.hierarchy), None, config or TrainConfig(), out, "subclass-kd teacher")
+    data, config = load(data), config or TrainConfig()
+    return _fit(network, data, CrossEntropy(data.hierarchy), None, config, out, "subclass-kd teacher", log)
 
 
 def distill(
     teacher: nn.Module | TeacherLogits | str | os.PathLike[str] | None,
     student: nn.Module,
-    data: SubclassSet,
+    data: SubclassSet | Source,
     objective: Objective,
     config: TrainConfig | None = None,
     out: str | os.PathLike[str] | None = None,
+    *,
+    log: Sequence[loggers.Name | loggers.Logger] = (),
 ) -> nn.Module:
     """Train a student with an objective.
 
     The teacher is a network, which runs on every batch; its cached logits, or their folder; None if the objective needs
-    none. The objective may be a custom one. ``student`` and ``out`` are as in `train_teacher`.
+    none. The objective may be a custom one. ``student``, ``data``, ``out`` and ``log`` are as in `train_teacher`.
 
     Examples
     --------
@@ -58,7 +66,7 @@ def distill(
     >>> teacher, student = (build("convnet", (1, 8, 8), 10, width=width) for width in (8, 4))
     >>> student = distill(teacher, student, digits, SubclassKDLoss(digits.hierarchy), TrainConfig(epochs=1))
     """
-    config = config or TrainConfig()
+    data, config = load(data), config or TrainConfig()
     if objective.needs_teacher and teacher is None:
         raise InputError(f"{type(objective).__name__} needs a teacher, got None", "a network or its logits")
     source: TeacherSource | None = None
@@ -69,7 +77,7 @@ def distill(
     elif teacher is not None:
         source = teacher if isinstance(teacher, TeacherLogits) else TeacherLogits(teacher)
         source.check_fits(len(data.train), data.hierarchy.n_subclasses, config.views)
-    return _fit(student, data, objective, source, config, out, "subclass-kd distill")
+    return _fit(student, data, objective, source, config, out, "subclass-kd distill", log)
 
 
 def _fit(
@@ -80,6 +88,7 @@ def _fit(
     config: TrainConfig,
     out: str | os.PathLike[str] | None,
     name: str,
+    log: Sequence[loggers.Name | loggers.Logger],
 ) -> nn.Module:
     with join(config.device) as processes:
         network.to(processes.device)
@@ -89,18 +98,18 @@ def _fit(
         record = None if out is None else _record(network, data, objective, config)
         job = Epochs(network, data, objective, teacher, config, processes)
         run = training.run(
-            job, name=name, out=out, record=record, cadence=training.Cadence(1, config.checkpoint_every),
-            processes=processes, label=type(objective).__name__,
+            job, name=name, out=out, record=record, settings=TrainConfig, log=log, label=type(objective).__name__,
+            cadence=training.Cadence(1, config.checkpoint_every), processes=processes,
         )  # fmt: skip
         job.finish()
     if run is not None:
-        save_weights(network, data.hierarchy, run.path)
+        Classifier(network, data.hierarchy, data.input_shape).save(run.path)
     return network
 
 
 def _check_outputs(network: nn.Module, data: SubclassSet, name: str) -> None:
     with evaluating(network), inference_mode():
-        shape = tuple(network(data.train.batch([0]).to(device_of(network))).shape)
+        shape = tuple(network(data.train.batch([0], device_of(network))).shape)
     if shape != (1, data.hierarchy.n_subclasses):
         given = f"the {name} has outputs of shape {shape} for one image"
         raise InputError(given, f"{(1, data.hierarchy.n_subclasses)}")
@@ -120,5 +129,5 @@ def _record(network: nn.Module, data: SubclassSet, objective: Objective, config:
         "network_sha256": runs.fingerprint(*initial) if initial else "",
         "objective": {"name": type(objective).__qualname__, **options},
         "data": data.source,
-        "data_sha256": runs.fingerprint(*data.train.arrays),
+        "data_sha256": data.train.fingerprint(),
     }
