@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from attention_matching.images import preprocess
+from attention_matching.images import preprocess, zca as zca_module
 from attention_matching.images.preprocess import ZCA, Preprocessing
 from sextet_common import data
 from sextet_common.errors import InputError
@@ -55,13 +57,64 @@ def test_without_whitening_every_channel_has_mean_0_and_std_1(pixels: np.ndarray
     torch.testing.assert_close(inputs.std(dim=(0, 2, 3), correction=0), torch.ones(3), atol=1e-5, rtol=0)
 
 
-def test_the_whitening_is_the_formula_in_double_precision(pixels: np.ndarray) -> None:
-    flat = pixels.reshape(len(pixels), -1).astype(np.float64)
+def in_double_precision(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean, matrix and inverse by the formula, with the singular values of the covariance."""
+    flat = (pixels / 255.0 if pixels.dtype == np.uint8 else pixels.astype(np.float64)).reshape(len(pixels), -1)
     vectors, values, _ = np.linalg.svd(np.cov(flat, rowvar=False), hermitian=True)
+    matrix, inverse = (vectors @ np.diag((values + 0.1) ** power) @ vectors.T for power in (-0.5, 0.5))
+    return flat.mean(axis=0), matrix, inverse
+
+
+def as_bytes(pixels: np.ndarray) -> np.ndarray:
+    return (pixels * 255).round().astype(np.uint8)
+
+
+# 48 pixels: as many images or more go by the covariance, fewer by the Gram matrix.
+@pytest.mark.parametrize("count", [2, 3, 20, 47, 48, 49, 300])
+@pytest.mark.parametrize("kind", ["floats", "bytes", "memory map"])
+def test_the_whitening_is_the_formula_in_double_precision(count: int, kind: str, tmp_path: Path) -> None:
+    pixels = correlated(count)
+    if kind != "floats":
+        pixels = as_bytes(pixels)
+    expected = in_double_precision(pixels)
+    if kind == "memory map":
+        np.save(tmp_path / "images.npy", pixels)
+        pixels = np.load(tmp_path / "images.npy", mmap_mode="r")
     zca = ZCA.fit(pixels)
-    np.testing.assert_allclose(zca.mean, flat.mean(axis=0), atol=1e-6)
-    np.testing.assert_allclose(zca.matrix, vectors @ np.diag((values + 0.1) ** -0.5) @ vectors.T, atol=1e-5)
-    np.testing.assert_allclose(zca.inverse, vectors @ np.diag((values + 0.1) ** 0.5) @ vectors.T, atol=1e-5)
+    # Entries are at most 0.1^(-1/2) = 3.2; single precision in the products, double in sums and eigenvectors.
+    for received, exact in zip((zca.mean, zca.matrix, zca.inverse), expected, strict=True):
+        np.testing.assert_allclose(received, exact, atol=2e-6)
+
+
+def test_a_strong_common_brightness_costs_no_accuracy() -> None:
+    """The largest eigenvalue is 2000 times the constant that is added to all: the worst case of single precision."""
+    draw = np.random.default_rng(0)
+    brightness = draw.integers(0, 2, size=(600, 1, 1, 1)) * 200
+    pixels = (brightness + draw.integers(0, 50, size=(600, 3, 16, 16))).astype(np.uint8)
+    _, matrix, inverse = in_double_precision(pixels)
+    for chosen in (pixels, pixels[:500]):  # either side of 768
+        _, matrix, inverse = in_double_precision(chosen)
+        zca = ZCA.fit(chosen)
+        np.testing.assert_allclose(zca.matrix, matrix, atol=1e-5)
+        np.testing.assert_allclose(zca.inverse, inverse, atol=1e-5)
+
+
+@pytest.mark.parametrize("whitening", ["none", "zca"])
+def test_bytes_give_the_inputs_of_their_floats_bit_for_bit(pixels: np.ndarray, whitening: str, tmp_path: Path) -> None:
+    raw = as_bytes(pixels)
+    raw[:6].reshape(-1)[:256] = np.arange(256)  # every level
+    np.save(tmp_path / "raw.npy", raw)
+    floats = raw.astype(np.float32) / np.float32(255)
+    prepared = Preprocessing.fit(image_set(floats), whitening)
+    expected = prepared(floats)
+    mapped = np.load(tmp_path / "raw.npy", mmap_mode="r")
+    for given in (raw, mapped, torch.tensor(raw), torch.tensor(floats), floats.astype(np.float64)):
+        assert torch.equal(prepared(given), expected)
+    if whitening == "none":
+        mean, std = prepared.mean.numpy()[:, None, None], prepared.std.numpy()[:, None, None]
+        assert np.array_equal(expected.numpy(), (floats - mean) / std)
+    with pytest.raises(InputError, match=r"pixels must be uint8 in 0..255 or floats in \[0, 1\], got int64"):
+        prepared(raw.astype(np.int64))
 
 
 def test_whitened_images_have_the_covariance_that_the_eigenvalues_say(pixels: np.ndarray) -> None:
@@ -99,6 +152,7 @@ def test_neither_test_images_nor_other_images_of_a_batch_change_an_image(pixels:
 def test_the_size_of_the_blocks_changes_nothing(pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Preprocessing.fit(image_set(pixels), "zca")
     monkeypatch.setattr(preprocess, "_BLOCK", 7)
+    monkeypatch.setattr(zca_module, "_VALUES", 7 * 48)
     blocked = Preprocessing.fit(image_set(pixels), "zca")
     torch.testing.assert_close(blocked(pixels), whole(pixels), atol=1e-5, rtol=0)
     np.testing.assert_allclose(blocked.invert(blocked(pixels)), pixels, atol=1e-5)
@@ -122,7 +176,7 @@ def test_constant_and_few_images_can_be_whitened() -> None:
 
 def test_images_too_large_to_whiten_are_refused_with_the_memory_and_the_remedy() -> None:
     large = np.broadcast_to(np.float32(0), (2, 3, 65, 65))
-    message = r"at most 12288 values .*, got 12675, .* about 6 GiB of memory; expected: .* or no whitening"
+    message = r"at most 12288 values .*, got 12675, .* about 4 GiB of memory; expected: .* or no whitening"
     with pytest.raises(InputError, match=message):
         ZCA.fit(large)
     with pytest.raises(InputError, match="ZCA whitening needs at least 2 images, got 1"):

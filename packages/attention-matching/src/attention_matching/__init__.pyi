@@ -20,6 +20,7 @@ from .export.hub_folder import export_hub
 from .images.augment import SiameseAugmentation, augmentation_for
 from .images.coreset import farthest_first, nearest_mean
 from .images.distilled import DistilledSet
+from .images.inputs import RealInputs
 from .images.preprocess import ZCA, Preprocessing
 from .images.select import herding, k_centre, random_real, select, whole_set
 from .matching.attention import attention_maps, attention_means, channel_attention, class_means, spatial_attention
@@ -54,6 +55,7 @@ __all__ = [
     "Loss",
     "Norm",
     "Preprocessing",
+    "RealInputs",
     "ResNet18",
     "RobustScores",
     "SearchConfig",

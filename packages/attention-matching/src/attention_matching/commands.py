@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from sextet_common import data as image_data, device as devices, files
-from sextet_common.data import ImageSet
+from sextet_common import device as devices, files
+from sextet_common.data import DataOptions
 from sextet_common.errors import InputError
 from sextet_common.processes import is_first, refuse_several
 from sextet_common.runs import to_json
 
 from attention_matching.distillation.config import DistillConfig
 from attention_matching.distillation.distill import Distiller
-from attention_matching.distillation.result import read_result, result_path
+from attention_matching.distillation.result import TestData, read_result, result_path
 from attention_matching.distillation.timing import time_steps
 from attention_matching.evaluation.config import EvaluateConfig, TrainConfig
 from attention_matching.evaluation.cross import compare, cross_architecture
@@ -28,22 +27,6 @@ from attention_matching.export.card import read_evaluation, save_card, summary
 from attention_matching.export.exports import Export, export as export_set
 from attention_matching.images.distilled import DistilledSet
 from attention_matching.networks.build import ARCHITECTURES, Architecture
-
-
-@dataclasses.dataclass(frozen=True)
-class DataOptions:
-    """The options that name a data set."""
-
-    data: str = "digits"
-    """The images: digits, folder:PATH, npz:PATH, npz-jpeg:PREFIX, mnist:PATH, cifar10:PATH, ..."""
-    size: int | None = None
-    """Resize and crop the images of a folder to this many pixels per side."""
-    download: bool = False
-    """Let torchvision download missing files."""
-
-    def load(self) -> ImageSet:
-        """Load the images."""
-        return image_data.load(self.data, size=self.size, download=self.download)
 
 
 def distill(out: Path, config: DistillConfig, images: DataOptions) -> None:
@@ -65,7 +48,7 @@ def evaluate(
     run: tyro.conf.Positional[Path],
     /,
     config: EvaluateConfig,
-    data: str | None = None,
+    images: TestData,
     random_real: bool = True,
     whole: bool = False,
     whole_epochs: int = 60,
@@ -80,8 +63,6 @@ def evaluate(
         The run folder of a finished distillation, a folder that show --export hub wrote, or OWNER/NAME on the Hub.
     config
         How to train the networks.
-    data
-        The images to test on; by default those of the distillation.
     random_real
         Also train on as many random real images.
     whole
@@ -94,7 +75,7 @@ def evaluate(
         Folder for evaluation.json and the networks' accuracies; by default the run folder (NAME, of OWNER/NAME).
     """
     refuse_several("evaluate")
-    training, source, images = read_result(run, data)
+    training, source, data = read_result(run, images)
     folder = _output_folder(run, out)
     options: dict[str, Any] = {
         "random_real": random_real,
@@ -102,7 +83,7 @@ def evaluate(
         "whole_epochs": whole_epochs,
         "temperature": temperature,
     }
-    rows = compare(training, images, config, folder / "evaluation", **options)
+    rows = compare(training, data, config, folder / "evaluation", **options)
     for name, row in rows.items():
         remark = "1 network"
         if len(row.accuracies) > 1:
@@ -124,8 +105,8 @@ def cross(
     run: tyro.conf.Positional[Path],
     /,
     config: EvaluateConfig,
+    images: TestData,
     architectures: tuple[Architecture, ...] = ARCHITECTURES,
-    data: str | None = None,
     random_real: bool = True,
     out: Path | None = None,
 ) -> None:
@@ -139,17 +120,15 @@ def cross(
         How to train the networks; width and depth are the ConvNet's.
     architectures
         Which networks.
-    data
-        The images to test on; by default those of the distillation.
     random_real
         Also train on as many random real images.
     out
         Folder for cross.json, cross.png and the networks' accuracies; by default the run folder (NAME, of OWNER/NAME).
     """
     refuse_several("cross")
-    training, _, images = read_result(run, data)
+    training, _, data = read_result(run, images)
     folder = _output_folder(run, out)
-    table = cross_architecture(training, images, config, architectures, folder / "evaluation", random_real=random_real)
+    table = cross_architecture(training, data, config, architectures, folder / "evaluation", random_real=random_real)
     table.save(folder / "cross.json")
     table.save_picture(folder / "cross.png")
     print(f"{table.to_markdown()}\n{folder / 'cross.png'}")
@@ -306,7 +285,7 @@ def show(
 
 def bench(
     config: DistillConfig,
-    data: str = "digits",
+    images: DataOptions,
     only: tuple[str, ...] | None = None,
     rounds: int = 5,
     steps_per_round: int = 5,
@@ -318,8 +297,6 @@ def bench(
     ----------
     config
         The distillation.
-    data
-        The images, as for distill.
     only
         Which variants; by default all. Those that compile take a minute to start.
     rounds
@@ -329,7 +306,7 @@ def bench(
     out
         JSON file for the seconds.
     """
-    timings = time_steps(image_data.load(data), config, only=only, rounds=rounds, steps=steps_per_round)
+    timings = time_steps(images.load(), config, only=only, rounds=rounds, steps=steps_per_round)
     first = next(iter(timings.values())).median
     print("| settings | a step, median | speed |\n| --- | --- | --- |")
     for name, timing in timings.items():
@@ -337,7 +314,7 @@ def bench(
     if out is not None:
         report = {
             "machine": devices.describe(),
-            "data": data,
+            "data": images.data,
             "config": to_json(config),
             "seconds": {name: timing.seconds for name, timing in timings.items()},
         }

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from sextet_common.checks import Count, Natural, NonNegative, Positive, check_fields
-from sextet_common.data import ImageSet
+from sextet_common import data as image_data
+from sextet_common.checks import Count, Growing, Natural, NonNegative, Positive, Running, check_fields
 
 from attention_matching.images.augment import Operation, augmentation_for
 from attention_matching.images.preprocess import Whitening
@@ -36,8 +36,8 @@ class DistillConfig:
     """datadam (spatial attention and features), atom (channel attention too), dm (features alone)."""
     preset: Preset = "paper"
     """paper: DataDAM's table; official: the defaults of its public code. Neither gives the other's results."""
-    steps: Count | None = None
-    """Steps: paper 8000, official 20000; below 28 pixels, not in the papers, 600."""
+    steps: Growing[Count | None] = None
+    """Steps: paper 8000, official 20000; below 28 pixels, not in the papers, 600. More continue a finished run."""
     seed: Natural = 0
     """Seed of all random numbers."""
     power: Power | None = None
@@ -66,26 +66,26 @@ class DistillConfig:
     """Normalisation of the random networks: paper instance, official batch."""
     augment: tuple[Operation, ...] | None = None
     """Transforms of the siamese augmentation: all six; no flip for digits."""
-    images_at_once: Count | None = None
+    images_at_once: Running[Count | None] = None
     """Images that pass through the network together: all on a GPU, as many as fit the caches on a CPU.
     Fewer need less memory and more launches, with the same result up to rounding; all with batch norm."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of convolutions; attention maps and losses are always float32."""
-    channels_last: bool | None = None
+    channels_last: Running[bool | None] = None
     """Memory format of the activations: by default last with batch norm on a CPU and with bfloat16 on a GPU."""
-    compile: bool = False
+    compile: Running[bool] = False
     """Compile network and loss with torch.compile: a minute at the start, then faster steps."""
-    cuda_graph: bool = False
+    cuda_graph: Running[bool] = False
     """Record a step once and replay it, without launch costs. CUDA only."""
-    checkpoint_every: Count = 100
+    checkpoint_every: Running[Count] = 100
     """Steps between two checkpoints: the most that a kill loses."""
-    device: str = "auto"
+    device: Running[str] = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def resolved(self, data: ImageSet) -> DistillConfig:
+    def resolved(self, data: image_data.Source) -> DistillConfig:
         """Return the configuration with None replaced by the preset's values and those for these images.
 
         The run folder's config.json records this one. ``images_at_once`` and ``channels_last`` stay None where they
@@ -98,6 +98,7 @@ class DistillConfig:
         >>> config.power, config.norm, config.steps, config.width
         (1, 'batch', 600, 64)
         """
+        data = image_data.load(data)
         channels, *sides = data.image_shape
         side = min(sides)
         convnet = self.architecture == "convnet"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
-from sextet_common import runs, training
-from sextet_common.data import ImageSet
+from sextet_common import data as image_data, pixels, runs, training
 from sextet_common.errors import InputError
 
 from attention_matching.distillation.config import DistillConfig
@@ -56,29 +55,33 @@ class Distiller:
         self.config = config or DistillConfig()
         self._loss, self._network, self._preprocessing = loss, network, preprocessing
 
-    def fit(self, data: ImageSet, out: str | os.PathLike[str] | None = None) -> DistilledSet:
+    def fit(self, data: image_data.Source, out: str | os.PathLike[str] | None = None) -> DistilledSet:
         """Distill into ``ipc`` images of each class, class after class.
 
         The run folder ``out`` receives checkpoints, metrics.jsonl, the result (distilled.safetensors) and its pictures.
         An unfinished run with the same settings and data is resumed, bit-identically. Ctrl-C or SIGTERM raises
         KeyboardInterrupt once the step is done and saved.
         """
+        data = image_data.load(data)
         config = self.config.resolved(data)
         with join_shards(data.n_classes, config.device) as shard:
             _check_device(config, shard)
             preprocessing = self._preprocessing or Preprocessing.fit(data, config.whitening or "none")
-            content = runs.fingerprint(data.train_images, data.train_labels)
+            content = pixels.fingerprint(data.train_images, data.train_labels)
             settings = {**runs.to_json(config), **self._user_defined(preprocessing)}
             record = {"data": data.source, "data_sha256": content, **settings}
             with explain_out_of_memory("images_at_once, or precision bfloat16"):
                 # The step is built before the folder is opened: a configuration that cannot run must not take it.
                 step = Step(config, data, shard, preprocessing, loss=self._loss, network=self._network)
+                if config.cuda_graph and not step.draws.real.resident:
+                    raise InputError("cuda_graph with images that do not fit into the GPU's memory", "no cuda_graph")
                 job = Distillation(step, shard, data.classes)
                 run = training.run(
                     job,
                     name=JOB,
                     out=out,
                     record=record,
+                    settings=DistillConfig,
                     cadence=training.Cadence(log=LOG_EVERY, checkpoint=config.checkpoint_every),
                     processes=shard.processes,
                     label=f"{config.method} ipc {config.ipc}",
@@ -106,9 +109,7 @@ class Distiller:
             record["architecture"] = f"own network {type(self._network).__qualname__}"
         if self._preprocessing is not None:
             record["whitening"] = preprocessing.whitening
-            arrays = [preprocessing.mean, preprocessing.std]
-            arrays += [] if preprocessing.zca is None else [preprocessing.zca.mean, preprocessing.zca.matrix]
-            record["preprocessing_sha256"] = runs.fingerprint(*arrays)
+            record["preprocessing_sha256"] = preprocessing.sha256
         return record
 
 

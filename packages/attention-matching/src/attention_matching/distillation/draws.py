@@ -15,6 +15,7 @@ from attention_matching.distillation.config import DistillConfig
 from attention_matching.distillation.shards import Shard
 from attention_matching.images import keyed
 from attention_matching.images.augment import N_RANDOM
+from attention_matching.images.inputs import RealInputs
 from attention_matching.images.preprocess import Preprocessing
 from attention_matching.images.select import class_members, select
 from attention_matching.networks.base import FeatureNetwork
@@ -34,7 +35,7 @@ class Draw(NamedTuple):
 
 
 class Draws:
-    """Draws of every step for one process's classes; holds all their real images on the device."""
+    """Draws of every step for one process's classes, whose real images become inputs batch by batch."""
 
     def __init__(
         self, config: DistillConfig, data: ImageSet, shard: Shard, preprocessing: Preprocessing, networks: FreshNetworks
@@ -42,7 +43,7 @@ class Draws:
         self._networks, self._batch = networks, config.real_batch
         members = [class_members(data)[label] for label in shard.classes]
         _warn_of_small_classes(data, shard, members, config.real_batch)
-        self.real = preprocessing(data.train_images[np.concatenate(members)]).to(shard.device)
+        self.real = RealInputs(data.train_images, preprocessing, np.concatenate(members), shard.device)
         self._labels = torch.tensor(shard.classes, device=shard.device)
         self._sizes = torch.tensor([len(m) for m in members], device=shard.device)
         self._starts = self._sizes.cumsum(0) - self._sizes

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
-from sextet_common import data as image_data
-from sextet_common.data import ImageSet
+from sextet_common.data import DataOptions, ImageSet
 from sextet_common.errors import reading
 from sextet_common.runs import Run
 
@@ -18,11 +19,25 @@ def result_path(out: str | os.PathLike[str]) -> Path:
     return Path(out) / FILE
 
 
-def read_result(run: Path, data: str | None = None) -> tuple[DistilledSet, str, ImageSet]:
-    """Read a set, as `DistilledSet.from_pretrained` does, and the images to test it on: by default those distilled."""
-    distilled = DistilledSet.from_pretrained(run)
-    config = {"data": data} if data else Run.read(run).config if (run / "config.json").exists() else distilled.meta
+@dataclasses.dataclass(frozen=True)
+class TestData(DataOptions):
+    """The options that name the images to test on."""
+
+    data: str = ""
+    """The images to test on, as for distill; by default those of the distillation."""
+
+
+def read_result(run: Path, images: DataOptions | None = None) -> tuple[DistilledSet, str, ImageSet]:
+    """Read a set, as `DistilledSet.from_pretrained` does, and the images to test it on: by default those distilled.
+
+    The images of a folder get the size and channels of the set.
+    """
+    distilled, images = DistilledSet.from_pretrained(run), images or TestData()
+    config = Run.read(run).config if not images.data and (run / "config.json").exists() else distilled.meta
     with reading(run / "config.json", "a distillation run folder", KeyError):
-        source = str(config["data"])
-    size = distilled.images.shape[-1] if source.startswith("folder:") else None
-    return distilled, source, image_data.load(source, size=size)
+        source = str(images.data or config["data"])
+    changes: dict[str, Any] = {"data": source}
+    if source.startswith("folder:"):
+        _, channels, _, side = distilled.images.shape
+        changes |= {"size": images.size or side, "channels": images.channels or channels}
+    return distilled, source, dataclasses.replace(images, **changes).load()

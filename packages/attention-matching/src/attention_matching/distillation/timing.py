@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from sextet_common import device as devices, progress
+from sextet_common import data as image_data, device as devices, progress
 from sextet_common.checks import Count, check
-from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 
 from attention_matching.distillation.config import DistillConfig
@@ -69,7 +68,7 @@ def variants(config: DistillConfig, device: torch.device) -> dict[str, DistillCo
 
 
 def time_steps(
-    data: ImageSet,
+    data: image_data.Source,
     config: DistillConfig | None = None,
     *,
     only: tuple[str, ...] | None = None,
@@ -92,6 +91,7 @@ def time_steps(
     """
     check("rounds", rounds, Count)
     check("steps", steps, Count)
+    data = image_data.load(data)
     resolved = (config or DistillConfig()).resolved(data)
     known = variants(resolved, devices.pick(resolved.device))
     unknown = [name for name in only or () if name not in known]

@@ -6,21 +6,23 @@ import statistics
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from sextet_common.checks import OpenShare, Share, check, check_fields
 from sextet_common.errors import InputError
 from torch import Tensor, nn
 
+from attention_matching.images.inputs import Inputs
+
 
 def accuracy(
     network: nn.Module,
-    inputs: Float[Tensor, "images channels height width"],
+    inputs: Inputs,
     labels: Int[Tensor, " images"],
     batch: int = 256,
 ) -> float:
     """Measure the share of images whose largest logit is that of their label.
 
-    The network is in evaluation mode meanwhile; the images may be on any device.
+    The network is in evaluation mode meanwhile; ``inputs``, (images, channels, height, width), may be on any device.
 
     Examples
     --------

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
-from sextet_common.checks import Count, Natural, NonNegative, OpenShare, Positive, check_fields
+from sextet_common import runs
+from sextet_common.checks import (
+    Count,
+    Growing,
+    Natural,
+    NonNegative,
+    OpenShare,
+    Positive,
+    Running,
+    changeable,
+    check_fields,
+)
 
 from attention_matching.images.augment import Operation
 from attention_matching.networks.base import FeatureNetwork
@@ -30,11 +41,11 @@ class TrainConfig:
     """Momentum of SGD."""
     weight_decay: NonNegative = 5e-4
     """Weight decay of SGD."""
-    together: Count | None = None
-    """Networks trained at once on one device; by default chosen by the device and the images."""
+    together: Running[Count | None] = None
+    """Networks trained at once on one device, equal up to rounding; by default chosen by the device and the images."""
     seed: Natural = 0
     """Seed of all random numbers."""
-    device: str = "auto"
+    device: Running[str] = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 
     def __post_init__(self) -> None:
@@ -45,7 +56,7 @@ class TrainConfig:
 class EvaluateConfig(TrainConfig):
     """How a set is evaluated. None leaves a setting to the size of the images, as in distillation."""
 
-    networks: Count = 3
+    networks: Growing[Count] = 3
     """Networks, each with its own initialisation (the papers use 5 to 20)."""
     architecture: Architecture = "convnet"
     """convnet, alexnet, vgg11, resnet18 or vit."""
@@ -67,3 +78,15 @@ class EvaluateConfig(TrainConfig):
     def network(self, image_shape: tuple[int, int, int], n_classes: int) -> FeatureNetwork:
         """Build an untrained network on the CPU, from torch's global generator."""
         return build(self.architecture, image_shape, n_classes, width=self.width, depth=self.depth, norm=self.norm)
+
+
+def identity(config: EvaluateConfig) -> dict[str, Any]:
+    """Return the settings that determine a network's result, as plain JSON values.
+
+    Examples
+    --------
+    >>> identity(EvaluateConfig(device="cpu")) == identity(EvaluateConfig(networks=20))
+    True
+    """
+    marks = changeable(type(config))
+    return {name: value for name, value in runs.to_json(config).items() if (name,) not in marks}

@@ -11,12 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sextet_common import figures, files, runs
-from sextet_common.data import ImageSet
+from sextet_common import data as image_data, figures, files, runs
 from sextet_common.errors import STRUCTURE, InputError, reading
 
 from attention_matching.evaluation.accuracy import Evaluation
-from attention_matching.evaluation.config import EvaluateConfig
+from attention_matching.evaluation.config import EvaluateConfig, identity
 from attention_matching.evaluation.evaluate import evaluate, evaluate_random_real, evaluate_whole
 from attention_matching.evaluation.soft_labels import soft_labels_from, train_teacher
 from attention_matching.images.distilled import DistilledSet
@@ -27,7 +26,7 @@ RANDOM_REAL, DISTILLED, WHOLE = "random real", "distilled", "whole set"
 
 def compare(
     training: DistilledSet,
-    data: ImageSet,
+    data: image_data.Source,
     config: EvaluateConfig | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
@@ -53,7 +52,7 @@ def compare(
     >>> list(compare(k_centre(digits, 1), digits, EvaluateConfig(networks=1, epochs=1, width=8)))
     ['random real', 'distilled']
     """
-    config = config or EvaluateConfig()
+    config, data = config or EvaluateConfig(), image_data.load(data)
     longer = dataclasses.replace(config, epochs=whole_epochs)
     prepared = training.preprocessing
     content = f"{data.source}, {prepared.whitening}"
@@ -158,7 +157,7 @@ class CrossTable:
 
 def cross_architecture(
     training: DistilledSet,
-    data: ImageSet,
+    data: image_data.Source,
     config: EvaluateConfig | None = None,
     architectures: Sequence[Architecture] = ARCHITECTURES,
     out: str | os.PathLike[str] | None = None,
@@ -179,7 +178,7 @@ def cross_architecture(
     >>> list(cross_architecture(k_centre(digits, 1), digits, quick, ["convnet", "alexnet"]).distilled)
     ['convnet', 'alexnet']
     """
-    config = config or EvaluateConfig()
+    config, data = config or EvaluateConfig(), image_data.load(data)
     if not architectures or len(set(architectures)) < len(architectures):
         raise InputError(f"architectures are {list(architectures)}", "one or more, each once")
     tables: dict[str, dict[str, Evaluation]] = {RANDOM_REAL: {}, DISTILLED: {}}
@@ -197,5 +196,5 @@ def _path(
     """Return the place of a row, which differs by the settings and by ``content``, the description of the images."""
     if out is None:
         return None
-    digest = hashlib.sha256(f"{json.dumps(runs.to_json(config), sort_keys=True)}, {content}".encode())
+    digest = hashlib.sha256(f"{json.dumps(identity(config), sort_keys=True)}, {content}".encode())
     return Path(out) / f"{row.replace(' ', '-')}-{config.architecture}-{digest.hexdigest()[:8]}{suffix}"

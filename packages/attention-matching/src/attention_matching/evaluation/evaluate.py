@@ -7,8 +7,10 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
-from sextet_common import device as devices, progress, runs, seeding
+from jaxtyping import Bool
+from sextet_common import data as image_data, device as devices, progress, runs, seeding
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError, reading
 from torch import Tensor
@@ -19,20 +21,21 @@ from attention_matching.evaluation.ensemble import group_size
 from attention_matching.evaluation.training import train_networks
 from attention_matching.images.augment import augmentation_for
 from attention_matching.images.distilled import DistilledSet
-from attention_matching.images.held_out import HeldOut, hold_out
+from attention_matching.images.held_out import HeldOut, held_out_images, held_out_rows, without_rows
+from attention_matching.images.inputs import Inputs, RealInputs
 from attention_matching.images.preprocess import Preprocessing
-from attention_matching.images.select import random_real, whole_set
+from attention_matching.images.select import random_real
 from attention_matching.networks.base import FeatureNetwork
 
 JOB = "attention-matching evaluate"
 
-Examples = Callable[[Sequence[int]], tuple[Tensor, Tensor]]
+Examples = Callable[[Sequence[int]], tuple[Inputs, Tensor]]
 """From the numbers of networks to their training inputs and targets; one set for all, or one each."""
 
 
 def evaluate(
     training: DistilledSet,
-    data: ImageSet,
+    data: image_data.Source,
     config: EvaluateConfig | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> Evaluation:
@@ -53,7 +56,7 @@ def evaluate(
     >>> len(evaluate(random_real(digits, ipc=1), digits, quick).accuracies)
     2
     """
-    config = config or EvaluateConfig()
+    config, data = config or EvaluateConfig(), image_data.load(data)
     if tuple(training.images.shape[1:]) != data.image_shape or training.classes != data.classes:
         raise InputError(
             f"the set has {len(training.classes)} classes of {tuple(training.images.shape[1:])} images, "
@@ -62,14 +65,14 @@ def evaluate(
         )
     held_out = None
     if config.choose == "held-out":
-        _, candidates = hold_out(data, training.preprocessing, config.held_out, config.seed)
-        held_out = candidates.without(training.images)
+        taken = held_out_rows(data, config.held_out, config.seed)
+        held_out = held_out_images(data, training.preprocessing, taken).without(training.images)
     examples = training.images, _targets(training, config)
     return _evaluate(lambda numbers: examples, data, training.preprocessing, config, held_out, out)
 
 
 def evaluate_random_real(
-    data: ImageSet,
+    data: image_data.Source,
     ipc: int,
     config: EvaluateConfig | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -90,9 +93,10 @@ def evaluate_random_real(
     >>> 0 <= evaluate_random_real(load("digits"), 1, quick).mean <= 1
     True
     """
-    config = config or EvaluateConfig()
+    config, data = config or EvaluateConfig(), image_data.load(data)
     preprocessing = preprocessing or Preprocessing.fit(data)
-    kept, held_out = _split(data, preprocessing, config)
+    taken, held_out = _split(data, preprocessing, config)
+    kept = data if held_out is None else without_rows(data, taken)
 
     def examples(numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
         choices = [random_real(kept, ipc, seeding.derive(config.seed, "choice", n), preprocessing) for n in numbers]
@@ -104,7 +108,7 @@ def evaluate_random_real(
 
 
 def evaluate_whole(
-    data: ImageSet,
+    data: image_data.Source,
     config: EvaluateConfig | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
@@ -121,17 +125,23 @@ def evaluate_whole(
     >>> 0 <= evaluate_whole(load("digits"), EvaluateConfig(networks=1, epochs=1, width=8)).mean <= 1
     True
     """
-    config = dataclasses.replace(config or EvaluateConfig(), labels="hard")
+    config, data = dataclasses.replace(config or EvaluateConfig(), labels="hard"), image_data.load(data)
     preprocessing = preprocessing or Preprocessing.fit(data)
-    kept, held_out = _split(data, preprocessing, config)
-    training = whole_set(kept, preprocessing)
-    return _evaluate(lambda numbers: (training.images, training.labels), data, preprocessing, config, held_out, out)
+    taken, held_out = _split(data, preprocessing, config)
+    rows = np.flatnonzero(~taken)
+    training = RealInputs(data.train_images, preprocessing, rows, devices.pick(config.device))
+    labels = torch.tensor(data.train_labels[rows])
+    return _evaluate(lambda numbers: (training, labels), data, preprocessing, config, held_out, out)
 
 
-def _split(data: ImageSet, preprocessing: Preprocessing, config: EvaluateConfig) -> tuple[ImageSet, HeldOut | None]:
+def _split(
+    data: ImageSet, preprocessing: Preprocessing, config: EvaluateConfig
+) -> tuple[Bool[np.ndarray, " train"], HeldOut | None]:
+    """Return the mask of the held-out images, and these images as inputs."""
     if config.choose == "last":
-        return data, None
-    return hold_out(data, preprocessing, config.held_out, config.seed)
+        return np.zeros(len(data.train_labels), dtype=bool), None
+    taken = held_out_rows(data, config.held_out, config.seed)
+    return taken, held_out_images(data, preprocessing, taken)
 
 
 def _targets(training: DistilledSet, config: EvaluateConfig) -> Tensor:
@@ -152,7 +162,8 @@ def _evaluate(
 ) -> Evaluation:
     """Train and test the networks, group by group."""
     device = devices.pick(config.device)
-    inputs, labels = preprocessing(data.test_images).to(device), torch.tensor(data.test_labels).to(device)
+    inputs = RealInputs(data.test_images, preprocessing, device=device)
+    labels = torch.tensor(data.test_labels).to(device)
     augment = augmentation_for(data.classes, config.augment)
 
     def make(number: int) -> FeatureNetwork:
@@ -161,16 +172,38 @@ def _evaluate(
     first = examples([0])
     with seeding.torch_seed(config.seed, "form"):
         together = group_size(make(0).to(device), first[0].shape[-4:], config, device)
-    run: runs.Run | None = None
-    accuracies: list[float] = []
-    if out is not None:
-        content = [*first, inputs, labels, *([] if held_out is None else [held_out.inputs, held_out.labels])]
-        record = {"data": data.source, "sha256": runs.fingerprint(*content), **runs.to_json(config)}
-        run, accuracies = _resume(out, record, config.networks, together)
-    done = len(accuracies)
-    began = time.perf_counter()
+    chosen = dataclasses.replace(config, together=together)
+
+    def accuracies_of(group: range, advance: Callable[[int], None]) -> list[float]:
+        networks = train_networks(make, group, *examples(group), augment, chosen, held_out=held_out, advance=advance)
+        return [accuracy(network, inputs, labels, config.batch) for network in networks]
+
+    if out is None:
+        return Evaluation(tuple(_complete(accuracies_of, [], config.networks, together, config.epochs, None)))
+    record = {
+        "data": data.source,
+        "data_sha256": data.fingerprint,
+        "preprocessing_sha256": preprocessing.sha256,
+        "sha256": runs.fingerprint(*(part for part in first if isinstance(part, Tensor))),
+        **runs.to_json(config),
+    }
+    with runs.Run.open(out, JOB, record, settings=EvaluateConfig) as run:
+        done = _resumed(run, config.networks, together)
+        return Evaluation(tuple(_complete(accuracies_of, done, config.networks, together, config.epochs, run)))
+
+
+def _complete(
+    accuracies_of: Callable[[range, Callable[[int], None]], list[float]],
+    accuracies: list[float],
+    networks: int,
+    together: int,
+    epochs: int,
+    run: runs.Run | None,
+) -> list[float]:
+    """Train and test the networks that have no accuracy yet, group by group."""
+    done, began = len(accuracies), time.perf_counter()
     with (
-        progress.bar("evaluate", config.networks * config.epochs, done=done * config.epochs) as bar,
+        progress.bar("evaluate", networks * epochs, done=done * epochs) as bar,
         runs.interruptible() as stopping,
     ):
 
@@ -179,24 +212,17 @@ def _evaluate(
             if stopping():
                 raise KeyboardInterrupt
 
-        chosen = dataclasses.replace(config, together=together)
-        for start in range(done, config.networks, together):
-            group = range(start, min(start + together, config.networks))
-            networks = train_networks(
-                make, group, *examples(group), augment, chosen, held_out=held_out, advance=advance
-            )
-            for number, network in zip(group, networks, strict=True):
-                accuracies.append(accuracy(network, inputs, labels, config.batch))
+        for start in range(done, networks, together):
+            group = range(start, min(start + together, networks))
+            for number, each in zip(group, accuracies_of(group, advance), strict=True):
+                accuracies.append(each)
                 if run is not None:
-                    run.log(number, accuracy=accuracies[-1], seconds=round(time.perf_counter() - began, 3))
-    return Evaluation(tuple(accuracies))
+                    run.log(number, accuracy=each, seconds=round(time.perf_counter() - began, 3))
+    return accuracies
 
 
-def _resume(
-    out: str | os.PathLike[str], record: dict[str, object], networks: int, together: int
-) -> tuple[runs.Run, list[float]]:
-    """Open the run folder and return the accuracies it holds, of whole groups only."""
-    run = runs.Run.open(out, JOB, record)
+def _resumed(run: runs.Run, networks: int, together: int) -> list[float]:
+    """Return the accuracies that a run folder holds, of whole groups only, and drop the others."""
     rows = run.metrics()
     with reading(run.path, "an evaluation run folder", KeyError, TypeError):
         accuracies = [float(row["accuracy"]) for row in rows]
@@ -205,4 +231,4 @@ def _resume(
     if len(accuracies) < networks:
         accuracies = accuracies[: len(accuracies) // together * together]
     run.rewind(len(accuracies) - 1)
-    return run, accuracies
+    return accuracies

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import torch
-from sextet_common import device as devices, seeding
+from sextet_common import data as image_data, device as devices, seeding
 from sextet_common.checks import Count, check
-from sextet_common.data import ImageSet
 from torch.nn import functional
 
 from attention_matching.images.coreset import FeatureFunction
+from attention_matching.images.inputs import RealInputs
 from attention_matching.images.preprocess import Preprocessing
 from attention_matching.networks.build import build
 
 
 def trained_features(
-    data: ImageSet,
+    data: image_data.Source,
     preprocessing: Preprocessing | None = None,
     *,
     epochs: int = 10,
@@ -35,7 +35,8 @@ def trained_features(
     """
     check("epochs", epochs, Count)
     chosen = devices.pick(device)
-    images = (preprocessing or Preprocessing.fit(data))(data.train_images)
+    data = image_data.load(data)
+    images = RealInputs(data.train_images, preprocessing or Preprocessing.fit(data), device=chosen)
     labels = torch.tensor(data.train_labels)
     with seeding.torch_seed(seed, "feature network"):
         network = build("convnet", data.image_shape, data.n_classes).to(chosen)
@@ -44,7 +45,7 @@ def trained_features(
         order = torch.from_numpy(seeding.generator(seed, "feature order", epoch).permutation(len(images)))
         for index in order.split(64):
             optimizer.zero_grad()
-            functional.cross_entropy(network(images[index].to(chosen)), labels[index].to(chosen)).backward()
+            functional.cross_entropy(network(images[index]), labels[index].to(chosen)).backward()
             optimizer.step()
     network.eval().requires_grad_(False)
     return lambda inputs: network.features(inputs.to(chosen)).embedding

@@ -14,8 +14,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from sextet_common import data as image_data
 from sextet_common.checks import Share, check, check_fields
-from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 
 from attention_matching.evaluation.accuracy import Evaluation
@@ -110,7 +110,7 @@ class RobustScores:
 
 def robust_scores(
     distilled: DistilledSet,
-    data: ImageSet,
+    data: image_data.Source,
     config: EvaluateConfig | None = None,
     *,
     whole_epochs: int = 60,
@@ -138,7 +138,7 @@ def robust_scores(
     >>> 0 <= scores.label_robust <= 1 and 0 <= scores.augmentation_robust <= 1
     True
     """
-    config = config or EvaluateConfig()
+    config, data = config or EvaluateConfig(), image_data.load(data)
     check("weight", weight, Share)
     counts = distilled.labels.bincount(minlength=len(distilled.classes))
     ipc = int(counts[0])

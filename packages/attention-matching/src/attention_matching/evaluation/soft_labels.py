@@ -7,16 +7,16 @@ import os
 from pathlib import Path
 
 import torch
-from sextet_common import checkpoint, device, progress, runs, seeding
+from sextet_common import checkpoint, data as image_data, device, progress, seeding
 from sextet_common.checks import Positive, check
-from sextet_common.data import ImageSet
 from sextet_common.errors import InputError, reading
 from torch import nn
 
-from attention_matching.evaluation.config import EvaluateConfig
+from attention_matching.evaluation.config import EvaluateConfig, identity
 from attention_matching.evaluation.training import train_networks
 from attention_matching.images.augment import augmentation_for
 from attention_matching.images.distilled import DistilledSet
+from attention_matching.images.inputs import RealInputs
 from attention_matching.images.preprocess import Preprocessing
 
 _KIND = "teacher"
@@ -24,7 +24,7 @@ _KIND = "teacher"
 
 def soft_labels_from(
     training: DistilledSet,
-    data: ImageSet,
+    data: image_data.Source,
     config: EvaluateConfig | None = None,
     *,
     temperature: float = 1.0,
@@ -59,7 +59,7 @@ def soft_labels_from(
 
 
 def train_teacher(
-    data: ImageSet,
+    data: image_data.Source,
     config: EvaluateConfig | None = None,
     preprocessing: Preprocessing | None = None,
     path: str | os.PathLike[str] | None = None,
@@ -68,9 +68,15 @@ def train_teacher(
 
     If the file ``path`` exists, the teacher is read from it, otherwise saved to it. Inputs are standardised by default.
     """
-    config = config or EvaluateConfig()
+    config, data = config or EvaluateConfig(), image_data.load(data)
     preprocessing = preprocessing or Preprocessing.fit(data)
-    record = {"kind": _KIND, "data": data.source, "whitening": preprocessing.whitening, **runs.to_json(config)}
+    record = {
+        "kind": _KIND,
+        "data": data.source,
+        "data_sha256": data.fingerprint,
+        "preprocessing_sha256": preprocessing.sha256,
+        **identity(config),
+    }
 
     def make(number: int) -> nn.Module:
         return config.network(data.image_shape, data.n_classes)
@@ -89,7 +95,7 @@ def train_teacher(
         [teacher] = train_networks(
             make,
             [0],
-            preprocessing(data.train_images),
+            RealInputs(data.train_images, preprocessing),
             torch.tensor(data.train_labels),
             augmentation_for(data.classes, config.augment),
             settings,

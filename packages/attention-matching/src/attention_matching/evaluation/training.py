@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from sextet_common import device as devices, seeding
 from sextet_common.errors import InputError
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from attention_matching.evaluation.config import TrainConfig
 from attention_matching.evaluation.ensemble import Learner, group_size, learner_of
 from attention_matching.images.augment import N_RANDOM, SiameseAugmentation
 from attention_matching.images.held_out import HeldOut
+from attention_matching.images.inputs import Inputs
 from attention_matching.networks.memory import explain_out_of_memory
 
 CHECKS = 20  # measurements of a training on its held-out images, evenly over the epochs
@@ -32,7 +32,7 @@ _BLOCK_IMAGES = 2**16
 def train_networks(
     make: Callable[[int], nn.Module],
     numbers: Sequence[int],
-    inputs: Float[Tensor, "*networks images channels height width"],
+    inputs: Inputs,
     targets: Tensor,
     augment: SiameseAugmentation,
     config: TrainConfig,
@@ -53,8 +53,8 @@ def train_networks(
     numbers
         The networks to train, such as ``range(5)``; they key the random numbers.
     inputs
-        Network inputs, shape (n, channels, height, width); or (len(numbers), n, channels, height, width) for
-        different images per network.
+        Network inputs, shape (n, channels, height, width), a tensor or the images of a data set; or a tensor of shape
+        (len(numbers), n, channels, height, width) for different images per network.
     targets
         Class numbers, int64, shape (n,), or probabilities, float, shape (n, classes); with different images per
         network, one such row per network in front.
@@ -83,13 +83,13 @@ def train_networks(
         raise InputError(f"{len(inputs)} sets of images for {len(numbers)} networks", "one each, or one for all")
     trained: list[nn.Module] = []
     with explain_out_of_memory("batch or together"):
-        shared = None if separate else (inputs.to(device)[None], targets.to(device)[None])
+        shared = None if separate else (inputs.to(device), targets.to(device))
         if held_out is not None:
             held_out = HeldOut(held_out.inputs.to(device), held_out.labels.to(device))
         size = group_size(_fresh(make, numbers[0], config, device), inputs.shape[-4:], config, device)
         for start in range(0, len(numbers), size):
             rows = slice(start, start + size)
-            examples = shared or (inputs[rows].to(device), targets[rows].to(device))
+            examples = (inputs[rows].to(device), targets[rows].to(device)) if shared is None else shared
             trained += _train_group(make, numbers[rows], examples, augment, config, held_out, advance)
     return trained
 
@@ -97,13 +97,13 @@ def train_networks(
 def _train_group(
     make: Callable[[int], nn.Module],
     group: Sequence[int],
-    examples: tuple[Tensor, Tensor],
+    examples: tuple[Inputs, Tensor],
     augment: SiameseAugmentation,
     config: TrainConfig,
     held_out: HeldOut | None,
     advance: Callable[[int], None] | None,
 ) -> list[nn.Module]:
-    """Train networks that fit on the device together; ``examples`` have a row per network, or one for all."""
+    """Train networks that fit on the device together; ``examples`` are those of all, or have a row per network."""
     learner = learner_of([_fresh(make, number, config, examples[0].device) for number in group], config)
     best = None if held_out is None else _Best(held_out, len(group), config)
     # Dropout, where a network has it, draws from the global generator.
@@ -126,15 +126,15 @@ def _fresh(make: Callable[[int], nn.Module], number: int, config: TrainConfig, d
 def _fit(
     learner: Learner,
     numbers: Sequence[int],
-    inputs: Tensor,
+    inputs: Inputs,
     targets: Tensor,
     augment: SiameseAugmentation,
     config: TrainConfig,
     best: _Best | None,
     advance: Callable[[int], None] | None,
 ) -> None:
-    images = inputs.shape[1]
-    row = torch.arange(len(inputs), device=inputs.device)[:, None]
+    images = inputs.shape[-4]
+    row = torch.arange(len(numbers), device=inputs.device)[:, None]
     half = (config.epochs + 1) // 2
     block = max(1, min(_BLOCK_EPOCHS, _BLOCK_IMAGES // (len(numbers) * images)))
     for start in range(0, config.epochs, block):
@@ -149,8 +149,12 @@ def _fit(
                 batch = slice(first, first + config.batch)
                 index = order[i, :, batch]
                 kind = float(host_random[i, 0, first, 0]) if len(numbers) == 1 else None
-                augmented = _augmented(augment, inputs[row, index], random[i, :, batch], kind)
-                losses[i] += learner.step(augmented, targets[row, index])
+                if isinstance(inputs, Tensor) and inputs.ndim == 5:
+                    drawn, labels = inputs[row, index], targets[row, index]
+                else:
+                    drawn, labels = inputs[index], targets[index]
+                augmented = _augmented(augment, drawn, random[i, :, batch], kind)
+                losses[i] += learner.step(augmented, labels)
             if advance is not None:
                 advance(len(numbers))
             if best is not None:

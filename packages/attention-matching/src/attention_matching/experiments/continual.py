@@ -12,8 +12,8 @@ from itertools import accumulate
 
 import numpy as np
 import torch
-from sextet_common import progress, runs, seeding
-from sextet_common.checks import Count, Natural, check_fields
+from sextet_common import data as image_data, device as devices, progress, runs, seeding
+from sextet_common.checks import Count, Growing, Natural, check_fields
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError, reading
 from torch import Tensor
@@ -34,6 +34,7 @@ from attention_matching.experiments.small_sets import (
 )
 from attention_matching.images.augment import Operation, SiameseAugmentation, augmentation_for
 from attention_matching.images.distilled import DistilledSet
+from attention_matching.images.inputs import RealInputs
 from attention_matching.images.preprocess import Preprocessing
 from attention_matching.networks.build import build
 from attention_matching.networks.layers import Norm
@@ -58,7 +59,7 @@ class ContinualConfig:
     """Images that a buffer keeps of each class."""
     buffers: tuple[Source, ...] = ("random", "herding", "dm", "datadam", "atom")
     """Contents of the buffers: real images selected in three ways, or distilled ones."""
-    orders: Count = 3
+    orders: Growing[Count] = 3
     """Orders of arrival, each drawn from the seed."""
     networks: Count = 1
     """Fresh networks for each buffer, order and step."""
@@ -82,8 +83,18 @@ class ContinualConfig:
         check_fields(self)
 
 
+@dataclasses.dataclass(frozen=True)
+class _BufferConfig(DistillConfig):
+    """Settings of the distillations, whose number of steps may not grow here: all buffers are made alike."""
+
+    steps: Count | None = None
+
+
+_SETTINGS = {"orders": "growing", "distill": _BufferConfig, "training": TrainConfig}
+
+
 def continual(
-    data: ImageSet,
+    data: image_data.Source,
     config: ContinualConfig | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
@@ -126,21 +137,23 @@ def continual(
     custom = custom_buffers or own or {}
     if taken := sorted({*SOURCES} & {*custom}):
         raise InputError(f"a custom buffer is named {taken[0]!r}", f"another name than {', '.join(SOURCES)}")
+    data = image_data.load(data)
     config = _resolved(config or ContinualConfig(), data)
-    run = open_run(out, JOB, data, config, **({"own": sorted(custom)} if custom else {}))
-    orders = [_Order(data, config, number, custom, run) for number in range(config.orders)]
-    for order in orders:
-        order.complete()
-    result = ContinualResult(
-        {
-            name: np.array([[order.done[name, s] for s in range(config.steps)] for order in orders])
-            for name in (*config.buffers, *custom)
-        },
-        tuple(accumulate(len(new) for new in orders[0].arrivals)),
-        tuple(tuple(data.classes[label] for label in order.labels) for order in orders),
-    )
-    if run is not None:
-        save_result(run, "continual", result)
+    identity = {"own": sorted(custom)} if custom else {}
+    with open_run(out, JOB, data, config, _SETTINGS, **identity) as run:
+        orders = [_Order(data, config, number, custom, run) for number in range(config.orders)]
+        for order in orders:
+            order.complete()
+        result = ContinualResult(
+            {
+                name: np.array([[order.done[name, s] for s in range(config.steps)] for order in orders])
+                for name in (*config.buffers, *custom)
+            },
+            tuple(accumulate(len(new) for new in orders[0].arrivals)),
+            tuple(tuple(data.classes[label] for label in order.labels) for order in orders),
+        )
+        if run is not None:
+            save_result(run, "continual", result)
     return result
 
 
@@ -218,10 +231,16 @@ class _Order:
         return Preprocessing.fit(only_classes(self.data, self.arrivals[0]), self.config.distill.whitening or "none")
 
     @cached_property
-    def tests(self) -> tuple[Tensor, Tensor]:
-        """All test images as network inputs, and the positions of their classes in the order of arrival."""
-        images, labels = members_of(self.labels, self.data.test_images, self.data.test_labels)
-        return self.preprocessing(images), torch.tensor(labels)
+    def tests(self) -> list[tuple[RealInputs, Tensor]]:
+        """After each step, the test images of the classes seen, and their positions in the order of arrival."""
+        rows, labels = members_of(self.labels, self.data.test_labels)
+        device = devices.pick(self.config.training.device)
+        tests = []
+        for n_seen in accumulate(len(new) for new in self.arrivals):
+            seen = labels < n_seen
+            inputs = RealInputs(self.data.test_images, self.preprocessing, rows[seen], device)
+            tests.append((inputs, torch.tensor(labels[seen])))
+        return tests
 
     def _buffer(self, name: str) -> list[tuple[Tensor, Tensor]]:
         """Return the network inputs that a buffer receives at each step, with labels by the order of arrival."""
@@ -262,9 +281,8 @@ class _Order:
             SiameseAugmentation(config.augment or ()),
             dataclasses.replace(config.training, seed=seed),
         )
-        test_images, test_labels = self.tests
-        seen = test_labels < n_seen
-        return [accuracy(network, test_images[seen], test_labels[seen], config.training.batch) for network in networks]
+        test_images, test_labels = self.tests[arrival]
+        return [accuracy(network, test_images, test_labels, config.training.batch) for network in networks]
 
     def _log(self, name: str, arrival: int, accuracies: list[float], seconds: float) -> None:
         if self.run is not None:

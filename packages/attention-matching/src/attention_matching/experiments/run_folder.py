@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from sextet_common import device, files, runs
@@ -21,17 +23,21 @@ class Result(Protocol):
         """Save a PNG file."""
 
 
+@contextmanager
 def open_run(
-    out: str | os.PathLike[str] | None, job: str, data: ImageSet, config: Any, **identity: Any
-) -> runs.Run | None:
-    """Open or resume the run folder of an experiment on this data with this configuration; None without ``out``."""
+    out: str | os.PathLike[str] | None, job: str, data: ImageSet, config: Any, settings: Any, **identity: Any
+) -> Iterator[runs.Run | None]:
+    """Open or resume the run folder of an experiment on this data with this configuration; None without ``out``.
+
+    ``settings`` says which settings may differ, see :meth:`sextet_common.runs.Run.open`.
+    """
     if out is None:
-        return None
-    content = runs.fingerprint(data.train_images, data.train_labels, data.test_images, data.test_labels)
-    record = {"data": data.source, "data_sha256": content, **identity, **runs.to_json(config)}
-    run = runs.Run.open(out, job, record)
-    run.rewind(sys.maxsize)  # drop a last line that a kill cut short
-    return run
+        yield None
+        return
+    record = {"data": data.source, "data_sha256": data.fingerprint, **identity, **runs.to_json(config)}
+    with runs.Run.open(out, job, record, settings=settings) as run:
+        run.rewind(sys.maxsize)  # drop a last line that a kill cut short
+        yield run
 
 
 def save_result(run: runs.Run, name: str, result: Result) -> None:

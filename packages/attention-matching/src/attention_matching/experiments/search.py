@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from sextet_common import progress, runs, seeding
+from sextet_common import data as image_data, device as devices, progress, runs, seeding
 from sextet_common.checks import Count, Natural, OpenShare, check_fields
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError, reading
@@ -23,9 +23,9 @@ from attention_matching.experiments.run_folder import open_run, save_result
 from attention_matching.experiments.search_result import WHOLE, Scores, SearchResult
 from attention_matching.images.augment import Operation, SiameseAugmentation, augmentation_for
 from attention_matching.images.distilled import DistilledSet
-from attention_matching.images.held_out import hold_out
+from attention_matching.images.held_out import held_out_rows, without_rows
+from attention_matching.images.inputs import Inputs, RealInputs
 from attention_matching.images.preprocess import Preprocessing
-from attention_matching.images.select import whole_set
 
 JOB = "attention-matching search"
 COLUMNS = ("validation", "test", "seconds")
@@ -54,7 +54,7 @@ class SearchConfig:
         check_fields(self)
 
 
-def search_data(data: ImageSet, config: SearchConfig | None = None) -> ImageSet:
+def search_data(data: image_data.Source, config: SearchConfig | None = None) -> ImageSet:
     """Split off the images that the ranking is measured on; make proxies from what remains.
 
     The held-out images become the test images of the result; the test images of ``data`` take no part. Mean and std
@@ -67,15 +67,14 @@ def search_data(data: ImageSet, config: SearchConfig | None = None) -> ImageSet:
     >>> len(remaining.train_images), len(remaining.test_images)
     (1150, 287)
     """
-    config = config or SearchConfig()
-    channels = data.image_shape[0]
-    as_pixels = Preprocessing(torch.zeros(channels), torch.ones(channels))
-    kept, held_out = hold_out(data, as_pixels, config.held_out, config.seed)
-    return dataclasses.replace(kept, test_images=held_out.inputs.numpy(), test_labels=held_out.labels.numpy())
+    config, data = config or SearchConfig(), image_data.load(data)
+    taken = held_out_rows(data, config.held_out, config.seed)
+    held_out = image_data.take(data.train_images, taken)
+    return dataclasses.replace(without_rows(data, taken), test_images=held_out, test_labels=data.train_labels[taken])
 
 
 def search(
-    data: ImageSet,
+    data: image_data.Source,
     proxies: Mapping[str, DistilledSet],
     config: SearchConfig | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -111,22 +110,43 @@ def search(
     >>> [str(architecture) for architecture in result.architectures]
     ['4x1 batch relu avg', '4x1 batch relu max']
     """
-    config = config or SearchConfig()
+    config, data = config or SearchConfig(), image_data.load(data)
     config = dataclasses.replace(config, augment=augmentation_for(data.classes, config.augment).operations)
     architectures = config.grid.architectures()
     _check(data, proxies, architectures)
     remaining = search_data(data, config)
-    sets = {**proxies, WHOLE: whole_set(remaining, next(iter(proxies.values())).preprocessing)}
+    sets = {name: _Examples.of(proxy) for name, proxy in proxies.items()}
+    sets[WHOLE] = _Examples.whole(remaining, next(iter(proxies.values())).preprocessing, config.whole.device)
     fingerprints = {name: _fingerprint(proxy) for name, proxy in proxies.items()}
-    run = open_run(out, JOB, data, config, proxies=fingerprints)
-    trainings = _Trainings(data, remaining, sets, config, run)
-    trainings.complete(architectures)
-    scores = {name: trainings.scores(name, architectures) for name in sets}
-    whole = scores.pop(WHOLE)
-    result = SearchResult(tuple(map(str, architectures)), scores, whole, config.seed)
-    if run is not None:
-        save_result(run, "search", result)
+    with open_run(out, JOB, data, config, SearchConfig, proxies=fingerprints) as run:
+        trainings = _Trainings(data, remaining, sets, config, run)
+        trainings.complete(architectures)
+        scores = {name: trainings.scores(name, architectures) for name in sets}
+        whole = scores.pop(WHOLE)
+        result = SearchResult(tuple(map(str, architectures)), scores, whole, config.seed)
+        if run is not None:
+            save_result(run, "search", result)
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Examples:
+    """What networks are trained on, and the seconds it took to make."""
+
+    inputs: Inputs
+    targets: Tensor
+    preprocessing: Preprocessing
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, proxy: DistilledSet) -> _Examples:
+        targets = proxy.labels if proxy.soft_labels is None else proxy.soft_labels
+        return cls(proxy.images, targets, proxy.preprocessing, float(proxy.meta.get("seconds", 0)))
+
+    @classmethod
+    def whole(cls, data: ImageSet, preprocessing: Preprocessing, device: str) -> _Examples:
+        inputs = RealInputs(data.train_images, preprocessing, device=devices.pick(device))
+        return cls(inputs, torch.tensor(data.train_labels), preprocessing)
 
 
 class _Trainings:
@@ -136,12 +156,12 @@ class _Trainings:
         self,
         data: ImageSet,
         remaining: ImageSet,
-        sets: Mapping[str, DistilledSet],
+        sets: Mapping[str, _Examples],
         config: SearchConfig,
         run: runs.Run | None,
     ) -> None:
         self.data, self.remaining, self.sets, self.config, self.run = data, remaining, sets, config, run
-        self._inputs: dict[int, list[tuple[str, Tensor, Tensor]]] = {}
+        self._inputs: dict[int, list[tuple[str, RealInputs, Tensor]]] = {}
         self.done: dict[tuple[str, str], dict[str, float]] = {}
         if run is not None:
             rows = run.metrics()
@@ -153,7 +173,8 @@ class _Trainings:
         """Return the results of a set."""
         rows = [self.done[name, str(architecture)] for architecture in architectures]
         validation, test, seconds = (np.array([row[column] for row in rows]) for column in COLUMNS)
-        return Scores(len(self.sets[name]), validation, test, seconds, float(self.sets[name].meta.get("seconds", 0)))
+        examples = self.sets[name]
+        return Scores(len(examples.inputs), validation, test, seconds, examples.seconds)
 
     def complete(self, architectures: Sequence[Candidate]) -> None:
         """Train and test what is not done yet, architecture by architecture, so that their times compare."""
@@ -183,11 +204,12 @@ class _Trainings:
             row[column] = float(np.mean([accuracy(network, images, labels, training.batch) for network in networks]))
         return row
 
-    def _measured_on(self, preprocessing: Preprocessing) -> list[tuple[str, Tensor, Tensor]]:
+    def _measured_on(self, preprocessing: Preprocessing) -> list[tuple[str, RealInputs, Tensor]]:
         """Return the held-out and the test images as network inputs, computed once per preprocessing."""
         if id(preprocessing) not in self._inputs:
+            device = devices.pick(self.config.whole.device)
             self._inputs[id(preprocessing)] = [
-                (column, preprocessing(images.test_images), torch.tensor(images.test_labels))
+                (column, RealInputs(images.test_images, preprocessing, device=device), torch.tensor(images.test_labels))
                 for column, images in (("validation", self.remaining), ("test", self.data))
             ]
         return self._inputs[id(preprocessing)]
@@ -198,8 +220,8 @@ class _Trainings:
         return train_networks(
             lambda _: architecture.build(self.data.image_shape, self.data.n_classes),
             range(config.networks),
-            examples.images,
-            examples.labels if examples.soft_labels is None else examples.soft_labels,
+            examples.inputs,
+            examples.targets,
             SiameseAugmentation(config.augment or ()),
             dataclasses.replace(training, seed=seeding.derive(config.seed, "architecture", str(architecture))),
         )

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Integer
+from sextet_common import data as image_data
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError, reading
 from sextet_common.runs import Run
@@ -28,7 +29,7 @@ SOURCES: tuple[Source, ...] = get_args(Source)
 
 def small_set(
     source: Source,
-    data: ImageSet,
+    data: image_data.Source,
     ipc: int,
     seed: int = 0,
     distill: DistillConfig | None = None,
@@ -48,6 +49,7 @@ def small_set(
     30
     """
     check_sources([source])
+    data = image_data.load(data)
     began = time.perf_counter()
     if source == "random" or source == "k-centre" or source == "herding":
         small = select(source, data, ipc, seed, preprocessing)
@@ -64,7 +66,7 @@ def small_set(
 
 def small_sets(
     sources: Sequence[Source],
-    data: ImageSet,
+    data: image_data.Source,
     ipc: int,
     seed: int = 0,
     distill: DistillConfig | None = None,
@@ -81,6 +83,7 @@ def small_sets(
     {'random': 10, 'herding': 10}
     """
     check_sources(sources)
+    data = image_data.load(data)
     whitening = (distill or DistillConfig()).resolved(data).whitening
     preprocessing = Preprocessing.fit(data, whitening or "none")
     return {
@@ -120,28 +123,32 @@ def only_classes(data: ImageSet, chosen: Sequence[int]) -> ImageSet:
     (('7', '3'), 2, 73)
     """
     names = tuple(data.classes[label] for label in chosen)
+    train, train_labels = members_of(chosen, data.train_labels)
+    test, test_labels = members_of(chosen, data.test_labels)
     return ImageSet.of(
-        *members_of(chosen, data.train_images, data.train_labels),
-        *members_of(chosen, data.test_images, data.test_labels),
+        image_data.take(data.train_images, train),
+        train_labels,
+        image_data.take(data.test_images, test),
+        test_labels,
         names,
         source=f"{data.source}, classes {', '.join(names)}",
     )
 
 
 def members_of(
-    chosen: Sequence[int], images: Float[np.ndarray, "n channels height width"], labels: Integer[np.ndarray, " n"]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images and labels of some classes, renumbered 0, 1, ... in the order given.
+    chosen: Sequence[int], labels: Integer[np.ndarray, " n"]
+) -> tuple[Integer[np.ndarray, " members"], Integer[np.ndarray, " members"]]:
+    """Return the rows of the images of some classes, and their labels renumbered 0, 1, ... in the order given.
 
     Examples
     --------
-    >>> members_of([2, 0], np.zeros((4, 1, 8, 8)), np.array([0, 1, 2, 0]))[1]
-    array([1, 0, 1])
+    >>> members_of([2, 0], np.array([0, 1, 2, 0]))
+    (array([0, 2, 3]), array([1, 0, 1]))
     """
     number = np.full(max([*chosen, labels.max(initial=0)]) + 1, -1)
     number[list(chosen)] = np.arange(len(chosen))
-    member = number[labels] >= 0
-    return images[member], number[labels[member]]
+    rows = np.flatnonzero(number[labels] >= 0)
+    return rows, number[labels[rows]]
 
 
 def _logged_seconds(run: Run) -> float:

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from sextet_common import seeding
+from jaxtyping import Bool, Float, Int
+from sextet_common import data as image_data, seeding
 from sextet_common.checks import OpenShare, check
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
@@ -52,19 +52,17 @@ class HeldOut:
         return HeldOut(self.inputs[kept], self.labels[kept])
 
 
-def hold_out(data: ImageSet, preprocessing: Preprocessing, share: float, seed: int = 0) -> tuple[ImageSet, HeldOut]:
-    """Take a random part of every class out of the training images; return the data without them, and the images taken.
+def held_out_rows(data: ImageSet, share: float, seed: int = 0) -> Bool[np.ndarray, " train"]:
+    """Draw a random part of every class's training images, as a mask.
 
-    ``share`` is of each class's images, in (0, 1): at least one is taken and one is left. The mean and std of the
-    remaining data are still those of all training images.
+    ``share`` is of each class's images, in (0, 1): at least one is taken and one is left.
 
     Examples
     --------
     >>> from sextet_common.data import load
-    >>> digits = load("digits")
-    >>> kept, held_out = hold_out(digits, Preprocessing.fit(digits), share=0.1)
-    >>> len(kept.train_labels), len(held_out.labels)
-    (1295, 142)
+    >>> taken = held_out_rows(load("digits"), share=0.1)
+    >>> len(taken), int(taken.sum())
+    (1437, 142)
     """
     check("held_out", share, OpenShare)
     taken = np.zeros(len(data.train_labels), dtype=bool)
@@ -74,5 +72,16 @@ def hold_out(data: ImageSet, preprocessing: Preprocessing, share: float, seed: i
             raise InputError(f"every class must have 2 images, to hold one out, got {len(members)} of class {name!r}")
         count = min(max(1, round(share * len(members))), len(members) - 1)
         taken[seeding.generator(seed, "held out", label).choice(members, count, replace=False)] = True
-    kept = dataclasses.replace(data, train_images=data.train_images[~taken], train_labels=data.train_labels[~taken])
-    return kept, HeldOut(preprocessing(data.train_images[taken]), torch.tensor(data.train_labels[taken]))
+    return taken
+
+
+def held_out_images(data: ImageSet, preprocessing: Preprocessing, taken: Bool[np.ndarray, " train"]) -> HeldOut:
+    """Return the training images of a mask."""
+    inputs = preprocessing(image_data.take(data.train_images, taken))
+    return HeldOut(inputs, torch.tensor(data.train_labels[taken]))
+
+
+def without_rows(data: ImageSet, taken: Bool[np.ndarray, " train"]) -> ImageSet:
+    """Return the data without the training images of a mask; mean and std stay."""
+    kept = image_data.take(data.train_images, ~taken)
+    return dataclasses.replace(data, train_images=kept, train_labels=data.train_labels[~taken])

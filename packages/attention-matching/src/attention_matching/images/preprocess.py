@@ -5,85 +5,36 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+from sextet_common import data as image_data, runs
 from sextet_common.checks import check
-from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 from torch import Tensor
 
+from attention_matching.images.zca import ZCA as ZCA, check_numbers as check_numbers
+
 Whitening = Literal["none", "zca"]
+Pixels = (
+    Float[np.ndarray, "images channels height width"]
+    | UInt8[np.ndarray, "images channels height width"]
+    | Float[Tensor, "images channels height width"]
+    | UInt8[Tensor, "images channels height width"]
+)
 
-# Added to the covariance's eigenvalues: the value that MTT and DD-Ranking pass to kornia, whose default is 1e-6.
-EPSILON = 0.1
-MAX_SIZE = 64 * 64 * 3
-_BLOCK = 2048  # images in double precision at once
-
-
-@dataclass(frozen=True, eq=False)
-class ZCA:
-    """A whitening whose results still look like images, with its inverse; all tensors are float32.
-
-    With the eigendecomposition V diag(s) V^T of the pixels' covariance (unbiased), the symmetric ``matrix`` is ``V
-    diag(s+eps)^(-1/2) V^T`` and ``inverse`` has exponent +1/2 (Kessy, Lewin, Strimmer, Optimal whitening and
-    decorrelation, 2018, section 3.1). The mean image is flat: size = channels * height * width.
-    """
-
-    mean: Float[Tensor, " size"]
-    matrix: Float[Tensor, "size size"]
-    inverse: Float[Tensor, "size size"]
-
-    def __post_init__(self) -> None:
-        size = self.mean.numel()
-        shapes = [tuple(array.shape) for array in (self.mean, self.matrix, self.inverse)]
-        if shapes != [(size,), (size, size), (size, size)]:
-            raise InputError(f"a ZCA must have shapes (size,), (size, size) and (size, size), got {shapes}")
-        check_numbers(mean=self.mean, matrix=self.matrix, inverse=self.inverse)
-
-    @classmethod
-    def fit(cls, pixels: Float[np.ndarray, "images channels height width"]) -> ZCA:
-        """Fit the whitening to at least two real training images, in [0, 1], not standardised.
-
-        Examples
-        --------
-        >>> generator = np.random.default_rng(0)
-        >>> zca = ZCA.fit(generator.random((50, 1, 2, 2), dtype=np.float32))
-        >>> torch.allclose(zca.matrix @ zca.inverse, torch.eye(4), atol=1e-5)
-        True
-        """
-        count, size = len(pixels), math.prod(pixels.shape[1:])
-        if size > MAX_SIZE:
-            # In double precision the covariance, its eigenvectors and twice as much workspace for the solver, then
-            # the two matrices in single precision.
-            memory = (4 * 8 + 2 * 4) * size**2 / 2**30
-            raise InputError(
-                f"ZCA whitening must have at most {MAX_SIZE} values per image (64 x 64 x 3), got {size}, "
-                f"which need about {memory:.0f} GiB of memory",
-                "smaller images, or no whitening, as in the papers above 32 x 32",
-            )
-        if count < 2:
-            raise InputError(f"ZCA whitening needs at least 2 images, got {count}")
-        mean = np.mean(pixels, axis=0, dtype=np.float64).reshape(-1)
-        covariance = np.zeros((size, size))
-        for start in range(0, count, _BLOCK):
-            centred = pixels[start : start + _BLOCK].reshape(-1, size) - mean
-            covariance += centred.T @ centred
-        values, vectors = np.linalg.eigh(covariance / (count - 1))
-        # Rounding may make an eigenvalue of 0 slightly negative.
-        root = np.sqrt(values.clip(min=0) + EPSILON)
-        matrix, inverse = ((vectors * scale) @ vectors.T for scale in (1 / root, root))
-        return cls(*(torch.tensor(array, dtype=torch.float32) for array in (mean, matrix, inverse)))
+_BLOCK = 2048  # images that are converted at once
 
 
 @dataclass(frozen=True, eq=False)
 class Preprocessing:
-    """The map from pixels in [0, 1] to network inputs.
+    """The map from pixels, uint8 in 0..255 or floats in [0, 1], to network inputs.
 
     Without whitening, ``(pixel - mean) / std`` per channel, float32, over the training images. With it, the whitened
-    pixels and nothing after, as in MTT and DD-Ranking: ``mean`` and ``std`` then only describe the pixels.
+    pixels and nothing after, as in MTT and DD-Ranking: ``mean`` and ``std`` then only describe the pixels in [0, 1].
 
     Examples
     --------
@@ -105,7 +56,7 @@ class Preprocessing:
             raise InputError(f"std must be > 0, got {self.std.min().item():g}")
 
     @classmethod
-    def fit(cls, data: ImageSet, whitening: Whitening = "none") -> Preprocessing:
+    def fit(cls, data: image_data.Source, whitening: Whitening = "none") -> Preprocessing:
         """Fit to the training images only; ``"zca"`` is for images of at most 64 x 64 x 3 values.
 
         Examples
@@ -116,6 +67,7 @@ class Preprocessing:
         (360, 1, 8, 8)
         """
         check("whitening", whitening, Whitening)
+        data = image_data.load(data)
         zca = ZCA.fit(data.train_images) if whitening == "zca" else None
         return cls(torch.tensor(data.mean), torch.tensor(data.std), zca)
 
@@ -124,17 +76,52 @@ class Preprocessing:
         """``"none"`` or ``"zca"``."""
         return "none" if self.zca is None else "zca"
 
-    def __call__(
-        self, pixels: Float[np.ndarray, "images channels height width"]
-    ) -> Float[Tensor, "images channels height width"]:
-        """Turn pixels in [0, 1] into network inputs, float32 on the CPU."""
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the numbers, by which run folders recognise them."""
+        zca = [] if self.zca is None else [self.zca.mean, self.zca.matrix]
+        return runs.fingerprint(self.mean, self.std, *zca)
+
+    def __call__(self, pixels: Pixels) -> Float[Tensor, "images channels height width"]:
+        """Turn pixels into network inputs, float32 on the device of the pixels; of an array, on the CPU.
+
+        The pixels are left as they are. uint8 and float32 pixels of the same values give the same inputs.
+        """
         self.check(pixels.shape)
-        x = torch.tensor(np.asarray(pixels, dtype=np.float32))
+        is_float = pixels.dtype.kind == "f" if isinstance(pixels, np.ndarray) else pixels.is_floating_point()
+        if not is_float and pixels.dtype not in (np.uint8, torch.uint8):
+            raise InputError(f"pixels must be uint8 in 0..255 or floats in [0, 1], got {pixels.dtype}")
+        blocks = (self._inputs(_on_device(pixels[start : start + _BLOCK])) for start in range(0, len(pixels), _BLOCK))
+        if 0 < len(pixels) <= _BLOCK:
+            return next(blocks)
+        device = pixels.device if isinstance(pixels, Tensor) else "cpu"
+        inputs = torch.empty(tuple(pixels.shape), device=device)
+        for target, block in zip(inputs.split(_BLOCK), blocks, strict=False):
+            target.copy_(block)
+        return inputs
+
+    def _inputs(self, x: Tensor) -> Tensor:
+        mean, std, zca_mean, matrix = self._constants(x.device)
+        if x.dtype == torch.uint8:
+            # By a number on the device: CUDA would multiply by the rounded reciprocal of one on the host.
+            x = x.float().div_(torch.full((), 255.0, device=x.device))
+        else:
+            x = x.to(torch.float32, copy=True)
         if self.zca is None:
-            return (x - self.mean[:, None, None]) / self.std[:, None, None]
-        for block in _blocks(x):
-            block.copy_((block - self.zca.mean) @ self.zca.matrix)
-        return x
+            return x.sub_(mean).div_(std)
+        return ((x.flatten(1) - zca_mean) @ matrix).view_as(x)
+
+    def _constants(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Return mean, std and the whitening's mean and matrix on a device, where they stay."""
+        if device not in self._placed:
+            mean, std = self.mean[:, None, None], self.std[:, None, None]
+            zca = (mean, mean) if self.zca is None else (self.zca.mean, self.zca.matrix)
+            self._placed[device] = tuple(tensor.to(device) for tensor in (mean, std, *zca))
+        return self._placed[device]
+
+    @cached_property
+    def _placed(self) -> dict[torch.device, tuple[Tensor, ...]]:
+        return {}
 
     def invert(
         self, inputs: Float[Tensor, "images channels height width"]
@@ -157,13 +144,12 @@ class Preprocessing:
             raise InputError(f"images must have {size} values each, as fitted with ZCA, got shape {tuple(shape)}")
 
 
-def check_numbers(**tensors: Tensor) -> None:
-    """Refuse tensors, by name, that are not float32 or hold non-finite numbers."""
-    for name, tensor in tensors.items():
-        if tensor.dtype != torch.float32:
-            raise InputError(f"{name} must be float32, got {tensor.dtype}")
-        if not bool(tensor.isfinite().all()):
-            raise InputError(f"{name} must be finite, got NaN or infinity")
+def _on_device(pixels: np.ndarray | Tensor) -> Tensor:
+    """Return a tensor, of an array a copy: torch does not take a read-only one."""
+    if isinstance(pixels, Tensor):
+        return pixels
+    copy = image_data.take(pixels, slice(None))
+    return torch.from_numpy(copy if copy.dtype == np.uint8 else copy.astype(np.float32, copy=False))
 
 
 def _blocks(images: Tensor) -> Iterator[Tensor]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from sextet_common import seeding
+from sextet_common import data as image_data, seeding
 from sextet_common.checks import Count, check
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attention_matching.images.coreset import FeatureFunction, farthest_first, nearest_mean
 from attention_matching.images.distilled import DistilledSet
+from attention_matching.images.inputs import RealInputs
 from attention_matching.images.preprocess import Preprocessing
 
 Selection = Literal["random", "k-centre", "herding"]
@@ -24,7 +25,7 @@ _BATCH = 256  # images that pass through a network at once
 
 def select(
     method: Selection,
-    data: ImageSet,
+    data: image_data.Source,
     ipc: int,
     seed: int = 0,
     preprocessing: Preprocessing | None = None,
@@ -49,7 +50,9 @@ def select(
     return choose(data, ipc, preprocessing, features=features)
 
 
-def random_real(data: ImageSet, ipc: int, seed: int = 0, preprocessing: Preprocessing | None = None) -> DistilledSet:
+def random_real(
+    data: image_data.Source, ipc: int, seed: int = 0, preprocessing: Preprocessing | None = None
+) -> DistilledSet:
     """Choose ``ipc`` random training images of every class, without replacement.
 
     Examples
@@ -58,6 +61,7 @@ def random_real(data: ImageSet, ipc: int, seed: int = 0, preprocessing: Preproce
     >>> random_real(load("digits"), ipc=2).labels[:6].tolist()
     [0, 0, 1, 1, 2, 2]
     """
+    data = image_data.load(data)
     chosen = [
         seeding.generator(seed, "random real", label).choice(members, ipc, replace=False)
         for label, members in enumerate(_members(data, ipc))
@@ -66,7 +70,7 @@ def random_real(data: ImageSet, ipc: int, seed: int = 0, preprocessing: Preproce
 
 
 def k_centre(
-    data: ImageSet,
+    data: image_data.Source,
     ipc: int,
     preprocessing: Preprocessing | None = None,
     *,
@@ -89,7 +93,7 @@ def k_centre(
 
 
 def herding(
-    data: ImageSet,
+    data: image_data.Source,
     ipc: int,
     preprocessing: Preprocessing | None = None,
     *,
@@ -110,8 +114,8 @@ def herding(
     return _chosen_by(nearest_mean, "herding", data, ipc, preprocessing, features)
 
 
-def whole_set(data: ImageSet, preprocessing: Preprocessing | None = None) -> DistilledSet:
-    """Return all training images, in their order: the upper bound that a distilled set is compared with.
+def whole_set(data: image_data.Source, preprocessing: Preprocessing | None = None) -> DistilledSet:
+    """Return all training images, in their order, as floats in memory: the upper bound of a distilled set.
 
     Examples
     --------
@@ -119,6 +123,7 @@ def whole_set(data: ImageSet, preprocessing: Preprocessing | None = None) -> Dis
     >>> len(whole_set(load("digits")))
     1437
     """
+    data = image_data.load(data)
     return subset(data, np.arange(len(data.train_labels)), {"method": "whole set"}, preprocessing)
 
 
@@ -133,7 +138,7 @@ def subset(
     """Return the training images of these indices as a distilled set; the data's source is added to ``meta``."""
     preprocessing = preprocessing or Preprocessing.fit(data)
     return DistilledSet(
-        images=preprocessing(data.train_images[index]),
+        images=preprocessing(image_data.take(data.train_images, index)),
         labels=torch.tensor(data.train_labels[index]),
         classes=data.classes,
         preprocessing=preprocessing,
@@ -154,22 +159,23 @@ def _members(data: ImageSet, ipc: int) -> list[np.ndarray]:
 def _chosen_by(
     choose: Callable[[Tensor, int], list[int]],
     method: str,
-    data: ImageSet,
+    data: image_data.Source,
     ipc: int,
     preprocessing: Preprocessing | None,
     features: FeatureFunction | None,
 ) -> DistilledSet:
+    data = image_data.load(data)
     preprocessing = preprocessing or Preprocessing.fit(data)
     chosen = []
     with torch.no_grad():
         for members in _members(data, ipc):  # one class in memory at a time
-            inputs = preprocessing(data.train_images[members])
-            points = inputs.flatten(1) if features is None else _embedded(inputs, features)
+            inputs = RealInputs(data.train_images, preprocessing, members)
+            points = inputs[:].flatten(1) if features is None else _embedded(inputs, features)
             chosen.append(members[choose(points, ipc)])
     return subset(data, np.concatenate(chosen), {"method": method, "ipc": ipc}, preprocessing)
 
 
-def _embedded(inputs: Tensor, features: FeatureFunction) -> Tensor:
+def _embedded(inputs: RealInputs, features: FeatureFunction) -> Tensor:
     """Return the features of all images, in single precision on the CPU."""
     points = torch.cat([features(part).flatten(1).float().cpu() for part in inputs.split(_BATCH)])
     if len(points) != len(inputs):
