@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import tyro
 from attention_matching import Architecture, EvaluateConfig, evaluate_random_real
-from sextet_common import checks, data as image_data, files
-from sextet_common.data import ImageSet
+from sextet_common import checks, files
+from sextet_common.data import DataOptions, ImageSet
 from sextet_common.errors import STRUCTURE, InputError, reading
 
 from d2m_generator.generators.gan import ConditionalGAN
@@ -28,13 +28,24 @@ from d2m_generator.training.pretrain import pretrain as pretrain_generator
 Kind = Literal["gan", "consistency", "diffusion", "dit"]
 
 
+@dataclasses.dataclass(frozen=True)
+class RunData(DataOptions):
+    """The options that name a data set."""
+
+    data: str = ""
+    """The images, as for pretrain; by default those of the generator's run."""
+
+    def of(self, run: Path) -> ImageSet:
+        """Load the images, by default those of a generator's run."""
+        return dataclasses.replace(self, data=self.data or _source(run)).load()
+
+
 def pretrain(
     out: Path,
     config: PretrainConfig,
-    data: str = "digits",
+    images: DataOptions,
     kind: Kind = "gan",
     width: int = 32,
-    size: int | None = None,
     judged: bool = True,
 ) -> None:
     """Train a generator on real images; the same command resumes a stopped run.
@@ -45,23 +56,19 @@ def pretrain(
         The run folder.
     config
         The settings.
-    data
-        The images: digits, folder:PATH, npz:PATH, npz-jpeg:PREFIX, mnist:PATH, cifar10:PATH, ...
     kind
         gan, consistency, diffusion or dit.
     width
         Channels of the first or last block; of a dit, of its tokens.
-    size
-        Side of the images of a folder, in pixels.
     judged
         Print measures of the generated images.
     """
-    images = image_data.load(data, size=size)
-    generator = _untrained(kind, images, width)
-    pretrain_generator(generator, images, config, out)
+    data = images.load()
+    generator = _untrained(kind, data, width)
+    pretrain_generator(generator, data, config, out)
     print(f"{out / 'generator'}\n{out / 'samples.png'}")
     if judged:
-        _judge(generator, images, out)
+        _judge(generator, data, out)
 
 
 def distill(
@@ -69,9 +76,8 @@ def distill(
     /,
     out: Path,
     config: D2MConfig,
-    data: str | None = None,
+    images: RunData,
     rank: int = 4,
-    size: int | None = None,
     judged: bool = True,
 ) -> None:
     """Distill a data set into a pre-trained generator; the same command resumes a stopped run.
@@ -84,16 +90,12 @@ def distill(
         The run folder.
     config
         The settings.
-    data
-        The images; by default those of the generator's run.
     rank
         Rank of the adapters, with --parameters lora.
-    size
-        Side of the images of a folder, in pixels.
     judged
         Print measures of the generated images.
     """
-    images = image_data.load(data or _source(run), size=size)
+    data = images.of(run)
     generator = load_generator(run)
     if config.parameters == "lora":
         from d2m_generator.generators.diffusion import DiffusionGenerator
@@ -101,22 +103,21 @@ def distill(
         if not isinstance(generator, DiffusionGenerator):
             raise InputError("adapters in a GAN", "--parameters all, last or classes, or a diffusion model")
         generator.add_lora(rank)
-    D2M(config).fit(generator, images, out)
+    D2M(config).fit(generator, data, out)
     print(f"{out / ('lora.safetensors' if config.parameters == 'lora' else 'generator')}\n{out / 'samples.png'}")
     if judged:
-        _judge(generator, images, out)
+        _judge(generator, data, out)
 
 
 def synthesize(
     run: tyro.conf.Positional[Path],
     /,
     out: Path,
+    images: RunData,
     ipc: int = 10,
     seed: int = 0,
     selection: Selection = "random",
     lora: Path | None = None,
-    data: str | None = None,
-    size: int | None = None,
 ) -> None:
     """Generate any number of images per class, as a distilled set or as a folder of bytes for large numbers.
 
@@ -134,19 +135,14 @@ def synthesize(
         random, herding or diverse.
     lora
         Adapters that distill wrote, for a folder of a diffusion model.
-    data
-        Source of the class names and image statistics; by default the images of the generator's run.
-    size
-        Side of the images of a folder, in pixels.
     """
-    generator = _loaded(run, lora)
-    images = image_data.load(data or _source(run), size=size)
+    generator, data = _loaded(run, lora), images.of(run)
     if out.suffix == ".safetensors":
-        synthesize_set(generator, ipc, seed, selection, data=images).save(out)
+        synthesize_set(generator, ipc, seed, selection, data=data).save(out)
     elif selection != "random":
         raise InputError(f"selection {selection} into a folder", "random, or a .safetensors file")
     else:
-        stream(generator, ipc, out, seed, data=images)
+        stream(generator, ipc, out, seed, data=data)
     print(out)
 
 
@@ -154,6 +150,7 @@ def evaluate(
     run: tyro.conf.Positional[Path],
     /,
     config: EvaluateConfig,
+    images: RunData,
     ipc: tuple[int, ...] = (1, 10, 50),
     protocol: Protocol = "fixed",
     architectures: tuple[Architecture, ...] = (),
@@ -161,8 +158,6 @@ def evaluate(
     random_real: bool = True,
     noise_seed: int = 0,
     lora: Path | None = None,
-    data: str | None = None,
-    size: int | None = None,
 ) -> None:
     """Print the test accuracy of fresh networks trained on generated images; the same command resumes.
 
@@ -186,13 +181,8 @@ def evaluate(
         Seed of the images' noise.
     lora
         Adapters that distill wrote, for a folder of a diffusion model.
-    data
-        Images to test on; by default those of the generator's run.
-    size
-        Side of the images of a folder, in pixels.
     """
-    generator = _loaded(run, lora)
-    images = image_data.load(data or _source(run), size=size)
+    generator, data = _loaded(run, lora), images.of(run)
     home = run if lora is None else lora.parent
     rows: list[dict[str, Any]] = []
     checks.check("architectures", architectures, tuple[Architecture, ...])
@@ -201,13 +191,13 @@ def evaluate(
         for count in ipc:
             out = home / "evaluation" / f"{protocol}-{selection}-{architecture}-{count}-{noise_seed}"
             result = evaluate_generator(
-                generator, images, count, settings, out, protocol=protocol, selection=selection, seed=noise_seed
+                generator, data, count, settings, out, protocol=protocol, selection=selection, seed=noise_seed
             )
             row = {"architecture": architecture, "ipc": count, "protocol": protocol,
                    "generated": list(result.evaluation.accuracies)}  # fmt: skip
             line = f"{architecture:9} ipc {count:4}  generated {result.evaluation} ({protocol})"
             if random_real:
-                real = evaluate_random_real(images, count, settings, out.with_name(f"real-{architecture}-{count}"))
+                real = evaluate_random_real(data, count, settings, out.with_name(f"real-{architecture}-{count}"))
                 row["random_real"] = list(real.accuracies)
                 line += f"  random real {real}"
             print(line)

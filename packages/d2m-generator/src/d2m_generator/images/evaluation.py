@@ -12,11 +12,12 @@ from attention_matching import (
     EvaluateConfig,
     Evaluation,
     Preprocessing,
+    RealInputs,
     accuracy,
     augmentation_for,
     evaluate,
 )
-from sextet_common import checks, device, progress, runs, seeding
+from sextet_common import checks, data as image_data, device, progress, runs, seeding
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError, reading
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class GeneratorEvaluation:
 
 def evaluate_generator(
     generator: Generator,
-    data: ImageSet,
+    data: image_data.Source,
     ipc: int,
     config: EvaluateConfig | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -77,7 +78,7 @@ def evaluate_generator(
     selection
         How "fixed" selects the images; see `synthesize`.
     """
-    config = config or EvaluateConfig()
+    config, data = config or EvaluateConfig(), image_data.load(data)
     checks.check("protocol", protocol, Protocol)
     if protocol == "fixed":
         images = synthesize(generator, ipc, seed, selection, data=data)
@@ -95,12 +96,18 @@ class _Regeneration:
         self.generator, self.data, self.ipc, self.config, self.seed = generator, data, ipc, config, seed
         self.device = device.pick(config.device)
         self.augment = augmentation_for(data.classes, config.augment)
-        self.test_inputs = Preprocessing.fit(data)(data.test_images).to(self.device)
+        self.preprocessing = Preprocessing.fit(data)
+        self.test_inputs = RealInputs(data.test_images, self.preprocessing, device=self.device)
         self.test_labels = torch.tensor(data.test_labels).to(self.device)
 
     def evaluate(self, out: str | os.PathLike[str] | None) -> Evaluation:
         """Train and test the networks that the run folder does not have yet."""
-        run = None if out is None else self._open(out)
+        if out is None:
+            return self._complete(None)
+        with self._open(out) as run:
+            return self._complete(run)
+
+    def _complete(self, run: runs.Run | None) -> Evaluation:
         accuracies = [] if run is None else _accuracies(run)
         epochs = self.config.epochs
         with progress.bar("regenerate", self.config.networks * epochs, done=len(accuracies) * epochs) as bar:
@@ -113,9 +120,14 @@ class _Regeneration:
 
     def _open(self, out: str | os.PathLike[str]) -> runs.Run:
         images = synthesize(self.generator, 1, self.seed, data=self.data).images
-        sha256 = runs.fingerprint(images, self.test_inputs, self.test_labels)
-        record = {"data": self.data.source, "sha256": sha256, "protocol": "regenerate", "ipc": self.ipc}
-        return runs.Run.open(out, _JOB, {**record, **runs.to_json(self.config)})
+        record = {
+            "data": self.data.source,
+            "data_sha256": self.data.fingerprint,
+            "sha256": runs.fingerprint(images),
+            "protocol": "regenerate",
+            "ipc": self.ipc,
+        }
+        return runs.Run.open(out, _JOB, {**record, **runs.to_json(self.config)}, settings=EvaluateConfig)
 
     def _trained(self, number: int, bar: progress.Bar) -> nn.Module:
         config = self.config

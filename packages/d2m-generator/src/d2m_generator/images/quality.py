@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from attention_matching import EvaluateConfig, FeatureNetwork, Preprocessing, train_teacher
-from jaxtyping import Float, Int
-from sextet_common.data import ImageSet
+from jaxtyping import Float, Int, UInt8
+from sextet_common import data as image_data
 from sextet_common.errors import InputError, require
 from sextet_common.networks import device_of, evaluating
 from torch import Tensor
@@ -51,8 +51,9 @@ class Judge:
     """
 
     def __init__(
-        self, data: ImageSet, config: EvaluateConfig | None = None, path: str | os.PathLike[str] | None = None
+        self, data: image_data.Source, config: EvaluateConfig | None = None, path: str | os.PathLike[str] | None = None
     ) -> None:
+        data = image_data.load(data)
         self.data, self.preprocessing = data, Preprocessing.fit(data)
         config = config or EvaluateConfig(epochs=30, batch=64, width=32)
         network = train_teacher(data, config, self.preprocessing, path)
@@ -60,13 +61,15 @@ class Judge:
         self.network = network
 
     def features(
-        self, pixels: Float[np.ndarray, "images channels height width"]
+        self,
+        pixels: Float[np.ndarray, "images channels height width"] | UInt8[np.ndarray, "images channels height width"],
     ) -> tuple[Float[np.ndarray, "images features"], Int[np.ndarray, " images"]]:
-        """Return features and predicted classes of images in [0, 1]."""
+        """Return features and predicted classes of images, uint8 or in [0, 1]."""
         device, embeddings, classes = device_of(self.network), [], []
         with evaluating(self.network), torch.inference_mode():
             for start in range(0, len(pixels), BATCH):
-                inputs = self.preprocessing(pixels[start : start + BATCH]).to(device)
+                batch = torch.from_numpy(image_data.take(pixels, slice(start, start + BATCH)))
+                inputs = self.preprocessing(batch.to(device))
                 embedding = self.network.features(inputs).embedding
                 embeddings.append(embedding.double().cpu())
                 classes.append(self.network.classifier(embedding).argmax(dim=1).cpu())
@@ -112,7 +115,12 @@ def frechet_distance(a: Float[np.ndarray, "n features"], b: Float[np.ndarray, "m
 
 
 def inception_fid(
-    generator: Generator, data: ImageSet, weights: str | os.PathLike[str], *, images: int = 10000, seed: int = 0
+    generator: Generator,
+    data: image_data.Source,
+    weights: str | os.PathLike[str],
+    *,
+    images: int = 10000,
+    seed: int = 0,
 ) -> float:
     """Return the FID to the training images with features of Inception, by torch-fidelity (extra ``fidelity``).
 
@@ -122,6 +130,7 @@ def inception_fid(
     if not Path(weights).is_file():
         raise InputError(f"{weights} is missing", "torch-fidelity's weights of Inception, a local file")
     fidelity = require("torch_fidelity", package="d2m-generator", extra="fidelity")
+    data = image_data.load(data)
     labels = np.arange(images) % generator.n_classes
     generated, real = (_Bytes(pixels) for pixels in (pixels_of(generator, labels, seed), data.train_images))
     metrics = fidelity.calculate_metrics(
@@ -141,5 +150,6 @@ class _Bytes(torch.utils.data.Dataset[Tensor]):
         return len(self.pixels)
 
     def __getitem__(self, index: int) -> Tensor:
-        image = torch.tensor(self.pixels[index])
-        return (image.expand(3, -1, -1) * 255).round().to(torch.uint8)
+        image = torch.from_numpy(image_data.take(self.pixels, [index])[0])
+        pixels = image if image.dtype == torch.uint8 else (image * 255).round().to(torch.uint8)
+        return pixels.expand(3, -1, -1)

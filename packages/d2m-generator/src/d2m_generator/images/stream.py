@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from attention_matching import DistilledSet, Preprocessing
 from jaxtyping import Float, Integer, UInt8
-from sextet_common import files, npy, progress
-from sextet_common.data import ImageSet
+from sextet_common import data as image_data, files, npy, progress
 from sextet_common.errors import STRUCTURE, InputError, reading
 from torch import Tensor, nn
 
@@ -75,7 +74,7 @@ class StreamedSet:
             rows.append(members[:ipc])
         chosen = np.concatenate(rows)
         soft = None if self.soft_labels is None else torch.tensor(self.soft_labels[chosen])
-        images = preprocessing(np.asarray(self.pixels[chosen], dtype=np.float32) / 255)
+        images = preprocessing(image_data.take(self.pixels, chosen))
         return DistilledSet(images, torch.tensor(self.labels[chosen]), self.classes, preprocessing, self.meta, soft)
 
 
@@ -85,7 +84,7 @@ def stream(
     folder: str | os.PathLike[str],
     seed: int = 0,
     *,
-    data: ImageSet | None = None,
+    data: image_data.Source | None = None,
     teacher: nn.Module | None = None,
     temperature: float = 1.0,
 ) -> StreamedSet:
@@ -94,7 +93,7 @@ def stream(
     The new folder holds images.npy (bytes), labels.npy, soft_labels.npy (with a teacher) and set.json. The other
     parameters are those of `synthesize` with ``selection="random"``.
     """
-    classes, preprocessing = classes_and_preprocessing(generator, data, None)
+    classes, preprocessing = classes_and_preprocessing(generator, None if data is None else image_data.load(data), None)
     check_counts(ipc, seed, temperature)
     folder = Path(folder)
     if folder.exists():
@@ -105,7 +104,7 @@ def stream(
     with files.replacing_folder(folder) as part:
         images = _new(part / "images.npy", np.uint8, (count, *generator.image_shape))
         soft = None if teacher is None else _new(part / "soft_labels.npy", np.float32, (count, generator.n_classes))
-        np.save(part / "labels.npy", np.repeat(np.arange(generator.n_classes), ipc))
+        npy.write(part / "labels.npy", np.repeat(np.arange(generator.n_classes), ipc))
         with progress.bar("synthesize", count) as bar:
             for label in range(generator.n_classes):
                 start = label * ipc

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from attention_matching import DistilledSet, Preprocessing, farthest_first, nearest_mean
 from jaxtyping import Float
-from sextet_common import checks
+from sextet_common import checks, data as image_data
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 from sextet_common.networks import device_of, evaluating
@@ -27,7 +27,7 @@ def synthesize(
     seed: int = 0,
     selection: Selection = "random",
     *,
-    data: ImageSet | None = None,
+    data: image_data.Source | None = None,
     preprocessing: Preprocessing | None = None,
     candidates: int = 4,
     features: Callable[[Tensor], Tensor] | None = None,
@@ -63,6 +63,7 @@ def synthesize(
     >>> torch.allclose(few.images[2:4], more.images[5:7], atol=1e-5)
     True
     """
+    data = None if data is None else image_data.load(data)
     classes, preprocessing = classes_and_preprocessing(generator, data, preprocessing)
     check_counts(ipc, seed, temperature)
     checks.check("selection", selection, Selection)

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 from sextet_common import checks
-from sextet_common.checks import Count, Natural, Positive, ShareBelowOne
+from sextet_common.checks import Count, Natural, Positive, Running, ShareBelowOne
 from sextet_common.errors import InputError
 
 from d2m_generator.training.matching import MatchingLoss
@@ -20,7 +20,8 @@ class PretrainConfig:
     """How a generator is trained on real images."""
 
     steps: Count = 1000
-    """Steps of the generator."""
+    """Steps of the generator. More continue a finished run, except of a consistency model, whose noise levels depend on
+    them."""
     batch_size: Count = 64
     """Images per step."""
     lr: Positive = 5e-4
@@ -39,13 +40,13 @@ class PretrainConfig:
     """Apply the siamese augmentation to the real and generated images that a GAN's discriminator sees."""
     seed: Natural = 0
     """Seed of all random numbers except the initial weights."""
-    sample_every: Count = 500
+    sample_every: Running[Count] = 500
     """Steps between pictures of samples."""
-    checkpoint_every: Count = 250
+    checkpoint_every: Running[Count] = 250
     """Steps between checkpoints: the most that a killed run loses."""
     precision: Precision = "float32"
     """Precision of the networks, by autocast."""
-    device: str = "auto"
+    device: Running[str] = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 
     def __post_init__(self) -> None:
@@ -57,7 +58,7 @@ class D2MConfig:
     """How a data set is distilled into a generator."""
 
     steps: Count = 1000
-    """Number of steps."""
+    """Number of steps, over which the learning rate falls."""
     parameters: str = "all"
     """Trained parameters: all, last (the last blocks), classes (the class embeddings), lora (adapters), or a group of a
     custom generator."""
@@ -84,13 +85,13 @@ class D2MConfig:
     """Largest norm of the gradient."""
     seed: Natural = 0
     """Seed of all random numbers."""
-    sample_every: Count = 250
+    sample_every: Running[Count] = 250
     """Steps between pictures of samples."""
-    checkpoint_every: Count = 100
+    checkpoint_every: Running[Count] = 100
     """Steps between checkpoints: the most that a killed run loses."""
     precision: Precision = "float32"
     """Precision of the generator, by autocast; networks and losses use float32."""
-    device: str = "auto"
+    device: Running[str] = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 
     def __post_init__(self) -> None:

@@ -61,6 +61,8 @@ class DiffusionJob(PretrainJob):
 class DenoisingJob(DiffusionJob):
     """Mean squared error of the predicted noise, image or velocity, as the scheduler's prediction_type says."""
 
+    may_grow = True
+
     def loss(self, x: Tensor, labels: Tensor, number: int, draw: torch.Generator) -> Tensor:
         """Return the loss of a batch at random timesteps."""
         config = self.generator.scheduler.config

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from attention_matching import FeatureNetwork, Preprocessing, augmentation_for
-from sextet_common import device, runs, seeding, training
+from sextet_common import data as image_data, device, runs, seeding, training
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 from sextet_common.seeding import torch_generator
@@ -47,7 +47,7 @@ class D2M:
         self.config, self._preprocessing = config or D2MConfig(), preprocessing
 
     def fit(
-        self, generator: ImageGenerator, data: ImageSet, out: str | os.PathLike[str] | None = None
+        self, generator: ImageGenerator, data: image_data.Source, out: str | os.PathLike[str] | None = None
     ) -> ImageGenerator:
         """Distill in place, and return the generator with the averaged weights.
 
@@ -59,7 +59,7 @@ class D2M:
         KeyboardInterrupt
             After Ctrl-C or SIGTERM, once the step is finished and saved.
         """
-        config = self.config
+        config, data = self.config, image_data.load(data)
         check_fit(generator, data)
         if config.classes is not None and config.classes > data.n_classes:
             raise InputError(f"classes must be at most {data.n_classes}, as in the data, got {config.classes}")
@@ -92,7 +92,7 @@ class DistillationJob(GeneratorJob):
         self.pool = Pool(config.pool, data, preprocessing, augmentation_for(data.classes), config.seed, self.device)
         self.mean, self.std = (t.view(-1, 1, 1).to(self.device) for t in (preprocessing.mean, preprocessing.std))
         self.members = [np.flatnonzero(data.train_labels == label) for label in range(data.n_classes)]
-        self.real = preprocessing(data.train_images)
+        self.preprocessing = preprocessing
 
     def step(self, number: int) -> dict[str, Tensor]:
         """Update the trained parameters and return the loss before the update."""
@@ -117,7 +117,7 @@ class DistillationJob(GeneratorJob):
         for label in classes.tolist():
             members = self.members[label]
             draw = seeding.generator(self.seed, "class", number, label)
-            real.append(self.real[draw.choice(members, config.real_batch, replace=len(members) < config.real_batch)])
+            real.append(draw.choice(members, config.real_batch, replace=len(members) < config.real_batch))
             source = torch_generator(self.seed, "noise", number, label)
             noise.append(torch.randn(config.images, *self.generator.noise_shape, generator=source))
             transforms.append(torch.rand(1, 4, generator=source))
@@ -125,7 +125,8 @@ class DistillationJob(GeneratorJob):
         with self.autocast():
             generated = self.generator.sample(labels, noise=torch.cat(noise))
         rows = torch.cat(transforms).to(self.device)
-        real_inputs = self.augment(torch.cat(real).to(self.device), rows)
+        pixels = torch.from_numpy(image_data.take(self.data.train_images, np.concatenate(real)))
+        real_inputs = self.augment(self.preprocessing(pixels.to(self.device)), rows)
         inputs = self.augment((generated.float() - self.mean) / self.std, rows)
         return config.loss(network, real_inputs, inputs, len(classes))
 

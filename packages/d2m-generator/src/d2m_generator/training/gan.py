@@ -20,6 +20,8 @@ _STATISTICS_BATCHES = 64  # batches from which the running statistics are comput
 class GANJob(PretrainJob):
     """Hinge losses for generator and discriminator (arXiv 1705.02894)."""
 
+    may_grow = True
+
     def __init__(self, generator: ConditionalGAN, data: ImageSet, config: PretrainConfig) -> None:
         super().__init__(generator, data, config, generator)
         self.augment = augmentation_for(data.classes)

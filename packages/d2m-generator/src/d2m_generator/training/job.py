@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sextet_common import optimizers, runs, seeding, training
+from attention_matching import Preprocessing
+from sextet_common import checks, data as image_data, optimizers, pixels, runs, seeding, training
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 from sextet_common.networks import device_of
@@ -25,6 +26,9 @@ _LOG_EVERY = 10
 
 class GeneratorJob(training.Job):
     """A job that trains a generator and averages its weights; `names` are the averaged parameters of `averaged`."""
+
+    may_grow = False
+    """Whether no step depends on the number of all, so that a finished run may be continued."""
 
     def __init__(
         self,
@@ -87,14 +91,16 @@ class PretrainJob(GeneratorJob):
     ) -> None:
         super().__init__(generator, config, averaged, names)
         self.config = config
-        self._images = torch.tensor(data.train_images) * 2 - 1
-        self._labels = torch.tensor(data.train_labels)
+        self._images, self._labels = data.train_images, torch.tensor(data.train_labels)
+        half = torch.full((data.image_shape[0],), 0.5)
+        self._centre = Preprocessing(half, half)
 
     def step(self, number: int) -> dict[str, Tensor]:
         """Learn from the batch of this step."""
         rows = seeding.generator(self.seed, "batch", number).integers(len(self._images), size=self.config.batch_size)
+        images = self._centre(torch.from_numpy(image_data.take(self._images, rows)).to(self.device))
         with self.autocast():
-            return self.learn(self._images[rows].to(self.device), self._labels[rows].to(self.device), number)
+            return self.learn(images, self._labels[rows].to(self.device), number)
 
     @abstractmethod
     def learn(self, images: Tensor, labels: Tensor, number: int) -> dict[str, Tensor]:
@@ -114,10 +120,18 @@ def run(
         "generator": type(job.generator).__name__,
         "generator_sha256": runs.fingerprint(*(t for t in job.generator.state_dict().values() if t.numel())),
         "data": data.source,
-        "data_sha256": runs.fingerprint(data.train_images, data.train_labels),
+        "data_sha256": pixels.fingerprint(data.train_images, data.train_labels),
     }
-    cadence = training.Cadence(_LOG_EVERY, config.checkpoint_every, config.sample_every)
-    return training.run(job, name=f"d2m-generator {name}", out=out, record=record, cadence=cadence, label=name)
+    marks = {path[0]: mark for path, mark in checks.changeable(type(config)).items()}
+    return training.run(
+        job,
+        name=f"d2m-generator {name}",
+        out=out,
+        record=record,
+        settings=marks | {"steps": "growing"} if job.may_grow else marks,
+        cadence=training.Cadence(_LOG_EVERY, config.checkpoint_every, config.sample_every),
+        label=name,
+    )
 
 
 def check_fit(generator: ImageGenerator, data: ImageSet) -> None:

@@ -15,7 +15,7 @@ from attention_matching import (
     build,
     train_networks,
 )
-from sextet_common import checks, seeding
+from sextet_common import checks, data as image_data, seeding
 from sextet_common.checks import Count, Natural, Share
 from sextet_common.data import ImageSet
 from sextet_common.seeding import torch_seed
@@ -96,7 +96,7 @@ class Pool:
                 return self._build(number).to(self.device)
         rows = seeding.generator(self.seed, "images", number).permutation(len(self.data.train_labels))
         rows = rows[: self.config.trained_on]
-        inputs: Tensor = self._preprocessing(self.data.train_images[rows])
+        inputs: Tensor = self._preprocessing(image_data.take(self.data.train_images, rows))
         labels = torch.tensor(self.data.train_labels[rows])
         settings = TrainConfig(epochs=epochs, batch=64, lr=0.02, seed=self.seed, device=str(self.device))
         [network] = train_networks(self._build, [number], inputs, labels, self._augment, settings)

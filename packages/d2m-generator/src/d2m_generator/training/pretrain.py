@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from sextet_common import device
+from sextet_common import data as image_data, device
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 
@@ -19,7 +19,7 @@ from d2m_generator.training.job import PretrainJob, check_fit, run
 
 def pretrain(
     generator: ImageGenerator,
-    data: ImageSet,
+    data: image_data.Source,
     config: PretrainConfig | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> ImageGenerator:
@@ -39,7 +39,7 @@ def pretrain(
     >>> from sextet_common.data import load
     >>> gan = pretrain(ConditionalGAN(10, (1, 8, 8), width=4), load("digits"), PretrainConfig(steps=2))
     """
-    config = config or PretrainConfig()
+    config, data = config or PretrainConfig(), image_data.load(data)
     check_fit(generator, data)
     generator.to(device.pick(config.device))
     job = _job(generator, data, config)
