@@ -3,12 +3,13 @@
 Any safetensors reader can open the file; it contains no pickle. Its header holds, as strings, the format name and
 version, the description as JSON, and a SHA-256 of the whole file computed with the checksum's own digits set to zero.
 Loading therefore detects any changed, missing or added byte. The same content always gives the same bytes, from NumPy
-or torch, in any order and process.
+or torch, in any order and process: safetensors' own writer does not promise that.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = "sextet-checkpoint"
-VERSION = 1
+VERSION = "1"
+_WHOLE = "a whole file that checkpoint.save wrote"
 _NO_DIGEST = "0" * 64
 _MAX_HEADER = 100_000_000  # bytes; the limit of safetensors itself
 _STEP = re.compile(r"step-(\d+)\.safetensors")
@@ -48,15 +50,7 @@ class DamagedError(InputError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Content of a checkpoint file.
-
-    Parameters
-    ----------
-    arrays
-        NumPy arrays or torch tensors by name.
-    meta
-        The description: plain JSON values.
-    """
+    """Content of a checkpoint file: NumPy arrays or torch tensors by name, and a description of plain JSON values."""
 
     arrays: dict[str, Any]
     meta: dict[str, Any]
@@ -69,14 +63,7 @@ def save(
 ) -> None:
     """Write a checkpoint atomically, creating missing folders.
 
-    Parameters
-    ----------
-    path
-        The file to write.
-    arrays
-        NumPy arrays or torch tensors of any shape: bool, integers, floats (bfloat16 from torch).
-    meta
-        A description of plain JSON values.
+    Arrays may have any shape and hold bools, integers or floats; the description takes plain JSON values.
 
     Examples
     --------
@@ -91,46 +78,37 @@ def save(
     except (TypeError, ValueError) as error:
         raise InputError(f"meta cannot be stored: {error}", "plain JSON values, no NaN or infinity") from error
     header: dict[str, Any] = {
-        "__metadata__": {"format": FORMAT, "version": str(VERSION), "meta": description, "sha256": _NO_DIGEST}
+        "__metadata__": {"format": FORMAT, "version": VERSION, "meta": description, "sha256": _NO_DIGEST}
     }
-    contents: list[memoryview] = []
-    end = 0
-    stored = {name: _stored(name, array) for name, array in arrays.items()}
+    stored = {name: (*_stored(name, array), array.itemsize) for name, array in arrays.items()}
+    end, contents = 0, []
     # The widest types come first, as in files of safetensors itself, so that all arrays are aligned.
-    for name, (dtype, shape, content) in sorted(stored.items(), key=lambda item: (-item[1][2].itemsize, item[0])):
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + content.nbytes]}
+    for name, (dtype, content, _) in sorted(stored.items(), key=lambda item: (-item[1][2], item[0])):
+        offsets = [end, end := end + content.nbytes]
+        header[name] = {"dtype": dtype, "shape": list(arrays[name].shape), "data_offsets": offsets}
         contents.append(content.data)
-        end += content.nbytes
-    raw = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    raw += b" " * (-len(raw) % 8)
-    total = hashlib.sha256(len(raw).to_bytes(8, "little") + raw)
-    for part in contents:
-        total.update(part)
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    length, digest = len(text).to_bytes(8, "little"), hashlib.sha256()
+    for part in (length, text, *contents):
+        digest.update(part)
     with files.replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(len(raw).to_bytes(8, "little"))
-        file.write(raw.replace(_digest_field(_NO_DIGEST), _digest_field(total.hexdigest())))
-        for part in contents:
-            file.write(part)
+        file.writelines([length, text.replace(_field(_NO_DIGEST), _field(digest.hexdigest())), *contents])
 
 
 def load(path: str | os.PathLike[str], framework: Literal["numpy", "torch"] = "numpy") -> Checkpoint:
     """Read a checkpoint as NumPy arrays or torch CPU tensors, and verify its checksum."""
-    path = Path(path)
-    with reading(path, "a file that checkpoint.save wrote", KeyError, TypeError):
+    with reading(path, _WHOLE, KeyError, TypeError):
         with open(path, "rb") as file:
-            raw, header = _read_header(file, path)
-            if header.get("format") != FORMAT:
-                raise _damaged(path, "is a safetensors file of another program")
-            field = _digest_field(header.get("sha256", ""))
-            has_digest = raw.count(field) == 1
-            whole = has_digest and _digest_field(_digest(file, raw.replace(field, _digest_field(_NO_DIGEST)))) == field
-            if header.get("version") != str(VERSION) and (whole or not has_digest):
-                given = f"{path} has version {header.get('version')}"
-                raise InputError(given, f"version {VERSION}: update sextet-common")
-            if not whole:
-                checksum = "its checksum does not match its content" if has_digest else "it has no checksum"
-                raise _damaged(path, f"is damaged: {checksum}")
-        return Checkpoint(_read_arrays(path, framework), dict(json.loads(header["meta"])))
+            metadata, whole = _verify(file)
+        if metadata.get("format") != FORMAT:
+            raise DamagedError(f"{path} is truncated or not a checkpoint", _WHOLE)
+        if metadata.get("version") != VERSION and (whole or "sha256" not in metadata):
+            given = f"{path} has version {metadata.get('version')}"
+            raise InputError(given, f"version {VERSION}: update sextet-common")
+        if not whole:
+            raise DamagedError(f"{path} is truncated or damaged: its checksum does not match its content", _WHOLE)
+        return Checkpoint(_read_arrays(path, framework), dict(json.loads(metadata["meta"])))
 
 
 def save_step(
@@ -182,101 +160,72 @@ def load_newest(folder: str | os.PathLike[str], framework: Literal["numpy", "tor
     Damaged ones are reported by a warning and set aside under other names; :func:`save_step` deletes them. If all are
     damaged, they are refused.
     """
-    faults: dict[Path, DamagedError] = {}
+    faults: dict[Path, str] = {}
     for path in reversed(steps(folder)):
+        if not path.exists():
+            faults[path] = f"{path} is a link to nothing"
+            continue
         try:
-            if not path.exists():
-                raise DamagedError(f"{path} is a link to nothing", "a whole checkpoint")
             loaded = load(path, framework)
-            step = loaded.meta.get("step")
-            if not isinstance(step, int) or step < 0:
-                raise DamagedError(f"{path} is of step {step!r}", "a step >= 0")
         except DamagedError as error:
-            faults[path] = error
+            faults[path] = error.given
+            continue
+        step = loaded.meta.get("step")
+        if not isinstance(step, int) or step < 0:
+            faults[path] = f"{path} is of step {step!r}"
             continue
         for damaged, fault in faults.items():
-            warnings.warn(f"{fault.given}; resumed from {path.name}", stacklevel=2)
+            warnings.warn(f"{fault}; resumed from {path.name}", stacklevel=2)
             with files.writing(damaged):
                 os.replace(damaged, f"{damaged}{_DAMAGED}")
         return loaded
-    if len(faults) == 1:
-        raise faults.popitem()[1]
     if faults:
-        details = "; ".join(fault.given for fault in faults.values())
-        raise DamagedError(details, "a whole checkpoint; delete these to start again")
+        raise DamagedError("; ".join(faults.values()), "a whole checkpoint; without these files the job starts again")
     return None
 
 
-def _stored(name: str, array: np.ndarray | torch.Tensor) -> tuple[str, list[int], np.ndarray]:
-    """Return an array's type as safetensors names it, its shape, and its elements in a row, in little-endian bytes."""
-    dtype = str(getattr(array, "dtype", "")).removeprefix("torch.")
-    if isinstance(array, np.ndarray | np.generic):
-        dtype = array.dtype.name
-    elif type(array).__module__.partition(".")[0] != "torch":
-        dtype = ""
-    if dtype not in _DTYPES or name == "__metadata__":
-        kind = f"{type(array).__name__} of {array.dtype}" if hasattr(array, "dtype") else type(array).__name__
-        raise InputError(f"array {name!r} is a {kind}", "a NumPy or torch array of bool, integers or floats")
-    if isinstance(array, np.ndarray | np.generic):
-        content = np.asarray(array, dtype=np.asarray(array).dtype.newbyteorder("<"), order="C").reshape(-1)
-    else:
-        import torch
+def _stored(name: str, array: np.ndarray | torch.Tensor) -> tuple[str, np.ndarray]:
+    """Return safetensors' name of an array's type, and its elements as little-endian bytes."""
+    kind: Any = getattr(array, "dtype", type(array).__name__)
+    dtype = _DTYPES.get(getattr(kind, "name", str(kind)).removeprefix("torch."))
+    if dtype is not None and name != "__metadata__":
+        if isinstance(array, np.ndarray | np.generic):
+            row = np.asarray(array, kind.newbyteorder("<"), order="C").reshape(-1)
+            return dtype, row.view(np.uint8)
+        if hasattr(array, "detach"):
+            import torch
 
-        flat = array.detach().cpu().contiguous().reshape(-1)
-        content = flat.view(getattr(torch, f"int{8 * flat.element_size()}")).numpy()
-    return _DTYPES[dtype], list(array.shape), content
+            return dtype, array.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    given = f"array {name!r} is a {type(array).__name__} of {kind}"
+    raise InputError(given, "a NumPy or torch array of bool, integers or floats")
 
 
-def _read_arrays(path: Path, framework: str) -> dict[str, Any]:
+def _read_arrays(path: str | os.PathLike[str], framework: str) -> dict[str, Any]:
+    if framework == "torch":
+        require("torch", package="sextet-common", extra="torch")
     from safetensors import SafetensorError
 
+    reader = importlib.import_module("safetensors.torch" if framework == "torch" else "safetensors.numpy")
     try:
-        if framework == "torch":
-            require("torch", package="sextet-common", extra="torch")
-            from safetensors.torch import load_file as load_torch
-
-            return dict(load_torch(path))
-        from safetensors.numpy import load_file as load_numpy
-
-        return dict(load_numpy(path))
+        return dict(reader.load_file(path))
     except (SafetensorError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read as {framework} arrays: {error}", "framework='torch'") from error
 
 
-def _read_header(file: BinaryIO, path: Path) -> tuple[bytes, dict[str, str]]:
-    """Return the header's bytes and metadata; the file must be as long as the header says."""
-    size = os.fstat(file.fileno()).st_size
-    length = int.from_bytes(file.read(8), "little")
-    if length > _MAX_HEADER:
-        raise _damaged(path, "is not a checkpoint")
-    if 8 + length > size:
-        raise _damaged(path, f"is truncated or not a checkpoint: {size} bytes")
+def _verify(file: BinaryIO) -> tuple[dict[str, Any], bool]:
+    """Return the header's metadata, empty where there is none, and whether the checksum matches the whole file."""
+    length = file.read(8)
+    header = file.read(min(int.from_bytes(length, "little"), _MAX_HEADER))
     try:
-        raw = file.read(length)
-        table = json.loads(raw)
-        metadata = table.pop("__metadata__")
-        end = 8 + length + max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
-        header = {key: value for key, value in metadata.items() if isinstance(value, str)}
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        raise _damaged(path, "is not a checkpoint") from error
-    if size < end:
-        raise _damaged(path, f"is truncated: {size} bytes of {end}")
-    return raw, header
+        metadata = dict(json.loads(header)["__metadata__"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}, False
+    field = _field(str(metadata.get("sha256")))
+    digest = hashlib.sha256(length + header.replace(field, _field(_NO_DIGEST)))
+    hashlib.file_digest(file, lambda: digest)
+    return metadata, _field(digest.hexdigest()) == field
 
 
-def _damaged(path: Path, fault: str) -> DamagedError:
-    return DamagedError(f"{path} {fault}", "a whole file that checkpoint.save wrote")
-
-
-def _digest_field(digest: str) -> bytes:
-    # Quotes inside the JSON description are escaped, so this matches only the checksum field.
+def _field(digest: str) -> bytes:
+    # Quotes inside the JSON description are escaped, so this matches only the checksum.
     return f'"sha256":"{digest}"'.encode()
-
-
-def _digest(file: BinaryIO, header: bytes) -> str:
-    """Hash the whole file with its header replaced by ``header``."""
-    total = hashlib.sha256(len(header).to_bytes(8, "little") + header)
-    file.seek(8 + len(header))
-    while chunk := file.read(1 << 20):
-        total.update(chunk)
-    return total.hexdigest()
