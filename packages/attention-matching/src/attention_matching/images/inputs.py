@@ -15,9 +15,9 @@ from torch import Tensor
 
 from attention_matching.images.preprocess import Preprocessing
 
-# Whitening a batch of 640 CIFAR-10 images takes 0.24 s on one core, a step of a ConvNet of width 32 0.48 s, of width 128
-# 2.4 s. So on a CPU whitened images are kept up to this size: CIFAR-10's 50,000 take 0.57 GiB. Without whitening, a
-# batch takes 0.01 s.
+# Whitening a batch of 640 CIFAR-10 images takes 0.24 s on one core, a step of a ConvNet of width 32 0.48 s, of width
+# 128 2.4 s. So on a CPU whitened images are kept up to this size: CIFAR-10's 50,000 take 0.57 GiB. Without whitening,
+# a batch takes 0.01 s.
 _WHITENED_BYTES = 2**30
 _BLOCK = 2048  # images that are copied or whitened at once
 
