@@ -220,7 +220,7 @@ class Combination:
         damaged = self._still_damaged()
         if any(path.name == "config.json" for path in damaged) and "config.json" in outcome.words:
             return True
-        left = {p for p in self._visible() if p.name.startswith("step-") and p.suffix == ".safetensors"}
+        left = set((self.folder / self.job.run / "checkpoints").glob("step-*.safetensors")) if self.job.run else set()
         return bool(left) and left <= damaged and "step-" in outcome.words
 
     def _last(self, settings: Settings) -> None:
@@ -241,10 +241,14 @@ class Combination:
             if name not in found:
                 self._wrong(f"{name} is missing")
             elif name not in expected:
-                if not _is_free_lock(self.folder / "out" / name):
+                if not _is_free_lock(self.folder / "out" / name) and not self._is_set_aside(name):
                     self.problems.append(("leftovers", f"{name} is left"))
             elif found[name] != expected[name]:
                 self._wrong(f"{name} differs from that of an undisturbed run")
+
+    def _is_set_aside(self, name: str) -> bool:
+        """Return whether a file is what we damaged, kept under the name that the warning gave until the next save."""
+        return name.endswith(".damaged") and self.folder / "out" / name.removesuffix(".damaged") in self.damaged
 
     def _wrong(self, text: str) -> None:
         self.problems.append(("wrong results", text))
@@ -313,6 +317,8 @@ def _is_free_lock(path: Path) -> bool:
 
 
 def _bytes(path: Path) -> bytes | None:
+    if path.is_symlink():
+        return b"a link"
     return path.read_bytes() if path.is_file() else None
 
 
