@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import socket
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,8 +21,7 @@ from sextet_common.errors import InputError
 if TYPE_CHECKING:
     from filelock import FileLock
 
-_SUFFIX = ".tmp"
-_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})\.(?P<process>\d+)\.\d+(?P<old>\.old)?\.tmp")
+_TEMPORARY = re.compile(r"(?P<stem>\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})\.(?P<process>\d+)\.\d+)(?P<old>\.old)?\.tmp")
 _EXPECTED = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space there"),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO), "a place that can be written"),
@@ -32,7 +30,7 @@ _EXPECTED = {
     errno.ENAMETOOLONG: "a shorter name",
     errno.EISDIR: "the name of a file",
 }  # what the system refuses to write; any other error inside a block is a bug
-_in_use: set[str] = set()  # the names of this process's temporary files
+_in_use: set[str] = set()  # the stems of this process's temporary names
 _numbers = itertools.count()
 _ALWAYS_ALLOWED = 64 << 20  # bytes that any file may unpack to
 _MAX_GROWTH = 100  # times the file's size; photographs as JPEG reach 20, drawings as PNG 50
@@ -55,7 +53,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        named = error.filename if isinstance(error.filename, str) and _SUFFIX not in error.filename else name
+        named = error.filename if isinstance(error.filename, str) and ".tmp" not in error.filename else name
         if os.path.islink(named) and not os.path.exists(named):
             raise InputError(f"{named} is a link to nothing", "a link to an existing folder") from error
         expected = _EXPECTED.get(error.errno or 0, "a place that can be written")
@@ -64,12 +62,11 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; at the end its file replaces ``path`` atomically.
+    """Yield a temporary path in the same folder; at the end its file replaces ``path`` atomically, keeping its mode.
 
-    The file is flushed to disk and renamed in one step, so that ``path`` is always the old file or the new one,
-    whenever a crash or SIGKILL occurs, and keeps its mode. If the block raises, ``path`` keeps its content; a full disk
-    or a refused path becomes an InputError. Temporary files that killed writers of the same path left are deleted, and
-    missing folders are created.
+    Whenever a crash or SIGKILL occurs, ``path`` is the whole old file or the whole new one. If the block raises, it is
+    the old one; a full disk or a refused path becomes an InputError. Missing folders are created, and temporary files
+    of killed writers of the same path are deleted.
 
     Examples
     --------
@@ -80,21 +77,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     >>> target.read_text()
     'whole'
     """
-    with _temporary(Path(path)) as temporary:
+    with _replacing(Path(path), folder=False) as temporary:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        _keep_mode(Path(path), temporary)
-        os.replace(temporary, path)
 
 
 @contextmanager
 def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a new, empty folder that replaces ``path`` at the end.
+    """Yield a new, empty folder that replaces ``path`` at the end, as :func:`replacing` replaces a file.
 
-    The folder is created beside ``path`` and renamed once the block ends. ``path`` is the old folder or the new one, or
-    is absent for the moment between two renames. If the block raises, ``path`` keeps its content. Folders that killed
-    writers of the same path left are deleted.
+    ``path`` is absent for the moment between two renames; after a kill there, the next write brings the old one back.
 
     Examples
     --------
@@ -105,21 +98,9 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     >>> [file.name for file in target.iterdir()], [file.name for file in target.parent.iterdir()]
     (['a.txt'], ['set'])
     """
-    target = Path(path)
-    with _temporary(target) as temporary:
-        old = temporary.with_name(f"{temporary.name.removesuffix(_SUFFIX)}.old{_SUFFIX}")
+    with _replacing(Path(path), folder=True) as temporary:
         temporary.mkdir()
         yield temporary
-        _keep_mode(target, temporary)
-        try:
-            if target.exists():
-                os.replace(target, old)
-            os.replace(temporary, target)
-        except BaseException:
-            if old.exists() and not target.exists():
-                os.replace(old, target)
-            raise
-        _remove(old)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -131,20 +112,15 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def remove_leftovers(folder: str | os.PathLike[str], name: str | None = None, *, alone: bool = False) -> None:
     """Delete the temporary files and folders in a folder whose writers have ended, of one file or of all.
 
-    Whether a writer on another machine has ended can't be known: only with ``alone``, where no other job may write to
-    the folder, are its files deleted too.
+    Those of another machine, whose processes can't be known, are deleted only if no other job may write (``alone``).
     """
     with suppress(OSError):  # some writable folders cannot be listed
         for path in Path(folder).iterdir():
             match = _TEMPORARY.fullmatch(path.name)
-            in_use = path.name.replace(f".old{_SUFFIX}", _SUFFIX) in _in_use
-            if match is None or in_use or name not in (None, match["name"]):
+            if match is None or name not in (None, match["name"]):
                 continue
-            process = int(match["process"])  # ours where an earlier one had the same id, as after a container's restart
-            if (not _is_running(process) or process == os.getpid()) if match["host"] == _host() else alone:
-                if match["old"] and not path.with_name(match["name"]).exists():  # killed between two renames
-                    os.replace(path, path.with_name(match["name"]))
-                _remove(path)
+            if _has_ended(match) if match["host"] == _host() else alone:
+                _remove(path, path.with_name(match["name"]) if match["old"] else None)
 
 
 def lock(folder: str | os.PathLike[str]) -> FileLock | None:
@@ -159,25 +135,25 @@ def lock(folder: str | os.PathLike[str]) -> FileLock | None:
     try:
         locked.acquire()
     except Timeout:
-        words = _words(path)
-        holder = f" by process {words[0]} on {words[1]}" if len(words) > 1 else ""
+        holder = ""
+        with suppress(OSError, ValueError):
+            process, host, *_ = path.read_text(encoding="utf-8").split()
+            holder = f" by process {process} on {host}"
         raise InputError(f"{folder} is in use{holder}", "another folder, or wait until that job has ended") from None
-    except (OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # of ENOSYS filelock makes a lock of its own
             raise
         warnings.warn(f"{folder} is on a file system without locks: start only one job in it", stacklevel=3)
         return None
-    if _words(path)[:1] != [str(os.getpid())]:  # filelock's substitute for the system's locks has it already
-        with suppress(OSError):  # it only helps whoever is refused
-            path.write_text(f"{os.getpid()} {socket.gethostname()}\n", encoding="utf-8")
+    with suppress(OSError):  # it only names the job to one that is refused
+        path.write_text(f"{os.getpid()}\n{socket.gethostname()}\n", encoding="utf-8")  # the form of filelock's own
     return locked
 
 
 def check_growth(path: str | os.PathLike[str], claimed: int, there: int) -> None:
     """Refuse compressed content that claims to unpack to more than 64 MiB and more than 100 times its stored size.
 
-    Call it before unpacking: a malicious file of a few kilobytes can unpack to gigabytes. ``claimed`` and ``there`` are
-    the bytes after and before unpacking.
+    Call it with the bytes after and before unpacking, before a malicious file fills the memory.
 
     Examples
     --------
@@ -191,32 +167,57 @@ def check_growth(path: str | os.PathLike[str], claimed: int, there: int) -> None
 
 
 @contextmanager
-def _temporary(target: Path) -> Iterator[Path]:
-    """Yield an unused path beside a target, and remove what is there at the end."""
+def _replacing(target: Path, *, folder: bool) -> Iterator[Path]:
+    """Yield an unused path beside a target, and rename what is there at the end; clear all other temporary names."""
     with writing(target if target.name else ""):  # "." and "/" have no name
         target.parent.mkdir(parents=True, exist_ok=True)
-    name = f".{target.name}.{_host()}.{os.getpid()}.{next(_numbers)}{_SUFFIX}"
-    temporary = target.with_name(name)
     remove_leftovers(target.parent, target.name)
-    _in_use.add(name)
+    stem = f".{target.name}.{_host()}.{os.getpid()}.{next(_numbers)}"
+    new, old = target.with_name(f"{stem}.tmp"), target.with_name(f"{stem}.old.tmp")
+    _in_use.add(stem)
     try:
-        yield temporary
-        _sync_folder(target.parent)
+        yield new
+        with suppress(OSError):
+            shutil.copymode(target, new)
+        if folder and target.exists():
+            os.replace(target, old)
+        os.replace(new, target)
+        _sync(target.parent)
     except OSError as error:
         if error.errno in _EXPECTED:
             with writing(target):
                 raise
         raise
     finally:
-        _remove(temporary)
-        _in_use.discard(name)
+        _remove(new)
+        _remove(old, target)
+        _in_use.discard(stem)
 
 
-def _words(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").split()
-    except (OSError, ValueError):
-        return []
+def _remove(path: Path, target: Path | None = None) -> None:
+    """Delete a temporary file or folder; what a target was becomes the target again where that is missing."""
+    with suppress(OSError):
+        if target and not target.exists():
+            os.replace(path, target)
+        elif os.path.isdir(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
+def _has_ended(temporary: re.Match[str]) -> bool:
+    """Return whether the process of this machine that chose a temporary name has ended, as far as can be known."""
+    process = int(temporary["process"])
+    if process == os.getpid():  # or of an earlier process with the same id, as after a container's restart
+        return temporary["stem"] not in _in_use
+    if os.name == "posix":  # on Windows the check would disturb the process
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        except (PermissionError, OverflowError):  # another user's process; not a process id
+            pass
+    return False
 
 
 @functools.cache
@@ -224,34 +225,7 @@ def _host() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
-def _keep_mode(target: Path, temporary: Path) -> None:
-    """Give the file or folder that replaces a target the target's permissions, if there is one."""
-    with suppress(OSError):
-        temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-
-
-def _remove(path: Path) -> None:
-    if os.path.isdir(path):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
-
-
-def _is_running(process: int) -> bool:
-    """Return whether a process exists. Assume so on Windows, where the check would disturb the process."""
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):  # another user's process; not a process id
-        return True
-    return True
-
-
-def _sync_folder(folder: Path) -> None:
+def _sync(folder: Path) -> None:
     """Flush a folder's entries, so that a rename survives a power failure."""
     with suppress(OSError):  # some file systems cannot open a folder
         descriptor = os.open(folder, os.O_RDONLY)
