@@ -96,7 +96,7 @@ def write(path: str | os.PathLike[str], array: np.ndarray) -> None:
     """
     with open(path, "wb") as file:
         # NumPy writes to a real file through the C library, whose last error it does not check.
-        npy_format.write_array(_Unreal(file.write), array, allow_pickle=False)  # type: ignore[arg-type]
+        npy_format.write_array(_Unreal(file.write), array, allow_pickle=False)
 
 
 class _Unreal(NamedTuple):
