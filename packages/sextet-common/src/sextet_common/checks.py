@@ -1,7 +1,8 @@
-"""Bounds and choices as types, so that a field says what it accepts and one function checks it.
+"""Bounds and choices as types, checked by one function; to a type checker ``Count`` is ``int``.
 
-Annotate the fields of a configuration and call :func:`check_fields` in its ``__post_init__``; check the argument of a
-function with :func:`check`. To a type checker ``Count`` is ``int`` and ``Positive`` is ``float``.
+Annotate the fields of a configuration and call :func:`check_fields` in its ``__post_init__``. ``Count`` and ``Natural``
+are whole numbers >= 1 and >= 0, ``Positive`` and ``NonNegative`` finite numbers > 0 and >= 0, and ``Share``,
+``ShareBelowOne``, ``PositiveShare`` and ``OpenShare`` numbers in [0, 1], [0, 1), (0, 1] and (0, 1).
 
 Examples
 --------
@@ -27,7 +28,7 @@ import dataclasses
 import functools
 import math
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -38,7 +39,7 @@ from sextet_common.errors import InputError
 class Bounds:
     """An interval of numbers; both ends belong to it unless they are said to be open."""
 
-    low: float = -math.inf
+    low: float
     high: float = math.inf
     low_open: bool = False
     high_open: bool = False
@@ -50,9 +51,7 @@ class Bounds:
 
     def __str__(self) -> str:
         if math.isinf(self.high):
-            return "" if math.isinf(self.low) else f" {'>' if self.low_open else '>='} {self.low:g}"
-        if math.isinf(self.low):
-            return f" {'<' if self.high_open else '<='} {self.high:g}"
+            return f" {'>' if self.low_open else '>='} {self.low:g}"
         return f" in {'(' if self.low_open else '['}{self.low:g}, {self.high:g}{')' if self.high_open else ']'}"
 
 
@@ -69,24 +68,14 @@ Running = Annotated[T, Setting("running")]
 Growing = Annotated[T, Setting("growing")]
 """A length in a run's steps: a larger value continues the run. Not for one that a schedule depends on."""
 
-_FINITE = Bounds(low_open=True, high_open=True)
-
 Count = Annotated[int, Bounds(1)]
-"""A whole number >= 1."""
 Natural = Annotated[int, Bounds(0)]
-"""A whole number >= 0, such as a seed."""
 Positive = Annotated[float, Bounds(0, low_open=True)]
-"""A finite number > 0, such as a learning rate."""
 NonNegative = Annotated[float, Bounds(0)]
-"""A finite number >= 0, such as a weight."""
 Share = Annotated[float, Bounds(0, 1)]
-"""A number in [0, 1]."""
 ShareBelowOne = Annotated[float, Bounds(0, 1, high_open=True)]
-"""A number in [0, 1), such as a momentum."""
 PositiveShare = Annotated[float, Bounds(0, 1, low_open=True)]
-"""A number in (0, 1]."""
 OpenShare = Annotated[float, Bounds(0, 1, low_open=True, high_open=True)]
-"""A number in (0, 1)."""
 
 
 def check(name: str, value: object, kind: Any) -> None:
@@ -103,10 +92,10 @@ def check(name: str, value: object, kind: Any) -> None:
     Traceback (most recent call last):
     sextet_common.errors.InputError: ratios[1] must be a number in [0, 1], got 1.5
     """
-    place = _refused(value, kind)
-    if place is not None:
-        where, wrong, expected = place
-        raise InputError(f"{name}{where} must be {expected}, got {wrong!r}")
+    refusal = _refuse(name, value, kind)
+    if refusal is not None:
+        where, wrong, form = refusal
+        raise InputError(f"{where} must be {form}, got {wrong!r}")
 
 
 def check_fields(config: Any) -> None:
@@ -135,60 +124,49 @@ def _hints(cls: Any) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
-def _refused(value: object, kind: Any) -> tuple[str, object, str] | None:
-    """Return where, what and the accepted form for a value that is refused, None for one that is accepted."""
+def _refuse(name: str, value: Any, kind: Any) -> tuple[str, Any, str] | None:
+    """Return the name of what is refused, its value and the accepted form; None for an accepted value."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated and not any(isinstance(mark, Bounds) for mark in arguments[1:]):
-        return _refused(value, arguments[0])
+        return _refuse(name, value, arguments[0])
     if origin in (Union, types.UnionType):
-        refusals = [_refused(value, member) for member in arguments]
-        if None in refusals:
+        refusals = [_refuse(name, value, member) for member in arguments]
+        wrong = [refusal for refusal in refusals if refusal is not None]
+        if len(wrong) < len(refusals):
             return None
-        named = [r for member, r in zip(arguments, refusals, strict=True) if r is not None and member is not type(None)]
-        deepest = max(named, key=lambda refusal: len(refusal[0]))
-        return deepest if deepest[0] else ("", value, " or ".join(dict.fromkeys(r[2] for r in named)))
+        forms = " or ".join(dict.fromkeys(form for _, _, form in wrong if form != "None"))
+        return next((refusal for refusal in wrong if refusal[0] != name), (name, value, forms))  # an element, or all
     if origin is tuple and isinstance(value, Sequence) and not isinstance(value, str):
-        kinds = [arguments[0]] * len(value) if arguments[1:] == (...,) else list(arguments)
+        kinds = [arguments[0]] * len(value) if arguments[1:] == (...,) else arguments
         if len(kinds) == len(value):
-            for index, (item, item_kind) in enumerate(zip(value, kinds, strict=True)):
-                refusal = _refused(item, item_kind)
-                if refusal is not None:
-                    return f"[{index}]{refusal[0]}", *refusal[1:]
-            return None
-    expected = _expected(kind)
-    return None if expected is None or _accepts(value, kind) else ("", value, expected)
+            elements = (_refuse(f"{name}[{number}]", value[number], each) for number, each in enumerate(kinds))
+            return next((refusal for refusal in elements if refusal is not None), None)
+    rule = _rule(kind)
+    return None if rule is None or rule[1](value) else (name, value, rule[0])
 
 
-def _accepts(value: Any, kind: Any) -> bool:
-    origin = get_origin(kind)
-    if origin is Annotated:
-        base, *marks = get_args(kind)
-        return _accepts(value, base) and all(value in mark for mark in marks if isinstance(mark, Bounds))
-    if origin is Literal:
-        return any(value == word and type(value) is type(word) for word in get_args(kind))
-    if kind is bool or isinstance(value, bool):
-        return kind is bool and isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, Integral)
-    if kind is float:
-        return isinstance(value, Real) and value in _FINITE
-    if kind is str:
-        return isinstance(value, str)
-    return kind is type(None) and value is None
-
-
-def _expected(kind: Any) -> str | None:
-    """Return the accepted form in words, None for an annotation that is not checked."""
+def _rule(kind: Any) -> tuple[str, Callable[[Any], bool]] | None:
+    """Return an accepted form in words and its test; None for an annotation that is not checked."""
     origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        base = _expected(arguments[0])
-        return None if base is None else base + "".join(str(m) for m in arguments[1:] if isinstance(m, Bounds))
+    if origin is Annotated and (base := _rule(arguments[0])):
+        form, accepts = base
+        bounds = [mark for mark in arguments[1:] if isinstance(mark, Bounds)]
+        return f"{form}{''.join(map(str, bounds))}", lambda value: accepts(value) and all(value in b for b in bounds)
     if origin is Literal:
         *most, last = (word if isinstance(word, str) else repr(word) for word in arguments)
-        return f"{', '.join(most)} or {last}" if most else last
-    if origin is tuple:
-        items = [_expected(argument) for argument in arguments if argument is not ...]
-        if None in items:
-            return None
-        return f"a tuple, each {items[0]}" if arguments[1:] == (...,) else f"a tuple of {len(items)}"
-    return {int: "a whole number", float: "a number", bool: "True or False", str: "text", type(None): "None"}.get(kind)
+        words = f"{', '.join(most)} or {last}" if most else last
+        return words, lambda value: any(value == word and type(value) is type(word) for word in arguments)
+    if origin is tuple:  # of another length, or none: the elements of any other are checked one by one
+        items = [_rule(item) for item in arguments if item is not ...]
+        each = f", each {items[0][0]}" if arguments[1:] == (...,) and items[0] else f" of {len(items)}"
+        return None if None in items else (f"a tuple{each}", lambda value: False)
+    return _RULES.get(kind)
+
+
+_RULES: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+    int: ("a whole number", lambda v: isinstance(v, Integral) and not isinstance(v, bool)),
+    float: ("a number", lambda v: isinstance(v, Real) and not isinstance(v, bool) and abs(v) < math.inf),
+    bool: ("True or False", lambda v: isinstance(v, bool)),
+    str: ("text", lambda v: isinstance(v, str)),
+    type(None): ("None", lambda v: v is None),
+}
