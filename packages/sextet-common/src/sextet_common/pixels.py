@@ -14,8 +14,7 @@ from jaxtyping import Float, Integer
 
 from sextet_common.errors import InputError
 
-_BLOCK = 1 << 22  # values processed at once
-_LEVELS = (np.arange(256, dtype=np.float32) / np.float32(255)).astype(np.float64)
+_BLOCK = 1 << 20  # values processed at once
 ACCEPTED = "uint8 in 0..255 or floats in [0, 1]"
 
 Half: TypeAlias = tuple[np.ndarray, np.ndarray]
@@ -37,29 +36,14 @@ class Parts:
 
 
 def to_float(images: np.ndarray) -> Float[np.ndarray, ...]:
-    """Convert uint8 images to float32 in [0, 1]; return float32 images unchanged.
-
-    Examples
-    --------
-    >>> to_float(np.array([0, 51, 255], dtype=np.uint8)).tolist()
-    [0.0, 0.20000000298023224, 1.0]
-    """
+    """Convert uint8 images to float32 in [0, 1]; return float32 images unchanged."""
     if images.dtype == np.uint8:
         return images.astype(np.float32) / np.float32(255)
     return np.asarray(images, dtype=np.float32)
 
 
 def take(images: np.ndarray, rows: Any) -> np.ndarray:
-    """Copy rows of an array, keeping its type.
-
-    ``rows`` is an index array, a mask or a slice. The pages of a memory map are released afterwards, so that random
-    batches of a file of any size leave the memory in use small.
-
-    Examples
-    --------
-    >>> take(np.arange(5, dtype=np.uint8), np.array([3, 1])).tolist()
-    [3, 1]
-    """
+    """Copy the rows of an index array, a mask or a slice, keeping their type; pages of a memory map are released."""
     batch = np.array(images[rows], order="C", subok=False)
     release(images)
     return batch
@@ -73,7 +57,7 @@ def release(images: np.ndarray) -> None:
 
 
 def blocks(images: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield consecutive rows in blocks of a few megabytes; those of a memory map are released after use."""
+    """Yield consecutive rows in blocks of about a million values; those of a memory map are released after use."""
     rows = max(1, _BLOCK // max(1, math.prod(images.shape[1:])))
     for start in range(0, len(images), rows):
         yield images[start : start + rows]
@@ -82,30 +66,15 @@ def blocks(images: np.ndarray) -> Iterator[np.ndarray]:
 
 def statistics(images: np.ndarray) -> tuple[Float[np.ndarray, " channels"], Float[np.ndarray, " channels"]]:
     """Return mean and standard deviation per channel of (n, c, h, w) as float32; a constant channel has std 1."""
-    if images.dtype == np.uint8:
-        counts = np.zeros((images.shape[1], 256))
-        for block in blocks(images):
-            counts += [np.bincount(block[:, channel].ravel(), minlength=256) for channel in range(len(counts))]
-        shares = counts / counts.sum(axis=1, keepdims=True)
-        mean = shares @ _LEVELS
-        variance = (shares * (_LEVELS - mean[:, None]) ** 2).sum(axis=1)
-        variance[shares.max(axis=1) == 1] = 0  # without the rounding error of a constant channel
-    else:
-        mean, variance = _moments(images)
-    std = np.sqrt(variance)
-    return mean.astype(np.float32), np.where(std > 0, std, 1).astype(np.float32)
-
-
-def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and variance per channel of floats, merging the moments of blocks (Chan et al., 1979)."""
     count, mean, squares = 0, np.zeros(images.shape[1]), np.zeros(images.shape[1])
-    for block in blocks(images):
-        size = len(block)
+    for block in map(to_float, blocks(images)):  # merges the moments of blocks (Chan et al., 1979)
         change = block.mean(axis=(0, 2, 3), dtype=np.float64) - mean
-        squares += size * block.var(axis=(0, 2, 3), dtype=np.float64) + change**2 * (count * size / (count + size))
-        mean = mean + change * (size / (count + size))
-        count += size
-    return mean, squares / count
+        total = count + len(block)
+        squares += len(block) * (block.var(axis=(0, 2, 3), dtype=np.float64) + change**2 * (count / total))
+        mean += change * (len(block) / total)
+        count = total
+    std = np.sqrt(squares / count)
+    return mean.astype(np.float32), np.where(std > 0, std, 1).astype(np.float32)
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
@@ -120,41 +89,36 @@ def fingerprint(*arrays: np.ndarray) -> str:
 def as_nchw(images: np.ndarray, source: str, *, owned: bool = False) -> np.ndarray:
     """Return images as (n, c, h, w), uint8 or float32 in [0, 1], without a copy where none is needed.
 
-    ``owned`` bytes may be rearranged in place.
+    ``owned`` arrays may be rearranged in place.
     """
     if images.ndim == 3:
         images = images[:, None]
     elif images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
-        images = _channels_first(images) if owned else images.transpose(0, 3, 1, 2)
+        in_place = owned and images.flags.c_contiguous and images.flags.writeable
+        images = _channels_first(images) if in_place else images.transpose(0, 3, 1, 2)
     if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[1:]:
         accepted = "(n, h, w), (n, c, h, w) or (n, h, w, c), c 1 or 3"
         raise InputError(f"{source}: images of shape {images.shape}", accepted)
-    if images.dtype != np.uint8:
-        if images.dtype.kind != "f":
-            raise InputError(f"{source}: images of {images.dtype}", ACCEPTED)
-        _check_range(images, source)
-        images = images.astype(np.float32, order="C", copy=False)
-    return images if images.flags.c_contiguous else np.ascontiguousarray(images)
+    if images.dtype == np.uint8:
+        return images if images.flags.c_contiguous else np.ascontiguousarray(images)  # a memory map stays one
+    if images.dtype.kind != "f":
+        raise InputError(f"{source}: images of {images.dtype}", ACCEPTED)
+    done = 0
+    for block in blocks(images):
+        wrong = ~((block >= 0) & (block <= 1)).all(axis=(1, 2, 3))
+        if wrong.any():
+            raise InputError(f"{source}: image {done + wrong.argmax()} has values outside [0, 1]", ACCEPTED)
+        done += len(block)
+    return images.astype(np.float32, order="C", copy=False)
 
 
 def _channels_first(images: np.ndarray) -> np.ndarray:
-    """Rearrange (n, h, w, c) as (n, c, h, w) in the same memory."""
-    if not (images.flags.c_contiguous and images.flags.writeable):
-        return images.transpose(0, 3, 1, 2)
+    """Rearrange contiguous (n, h, w, c) as (n, c, h, w) in the same memory."""
     count, height, width, channels = images.shape
     result = images.reshape(count, channels, height, width)
     for block, target in zip(blocks(images), blocks(result), strict=True):
         target[...] = block.transpose(0, 3, 1, 2).copy()
     return result
-
-
-def _check_range(images: np.ndarray, source: str) -> None:
-    done = 0
-    for block in blocks(images):
-        wrong = np.flatnonzero(~((block >= 0) & (block <= 1)).all(axis=(1, 2, 3)))
-        if wrong.size:
-            raise InputError(f"{source}: image {done + wrong[0]} has values outside [0, 1]", ACCEPTED)
-        done += len(block)
 
 
 def as_labels(labels: np.ndarray, source: str) -> Integer[np.ndarray, " n"]:
