@@ -31,7 +31,7 @@ from hostile import (
 )
 from hypothesis import example, given, strategies as st
 from PIL import Image
-from sextet_common import checkpoint, data, networks, npy as reader
+from sextet_common import checkpoint, data, loggers, networks, npy as reader
 from sextet_common.runs import Run
 from torch import nn
 
@@ -294,7 +294,7 @@ def test_metrics_of_runs(content: bytes) -> None:
 @example(b'{"step": 1, "loss": 1' + b"0" * 400 + b"}\n")
 def test_metrics_of_runs_as_events_for_tensorboard(content: bytes) -> None:
     files = {"config.json": json.dumps(CONFIG).encode(), "metrics.jsonl": content}
-    holds(lambda path: Run.read(path).export_tensorboard(), files, "run")
+    holds(lambda path: loggers.export_tensorboard(Run.read(path)), files, "run")
 
 
 @fuzz
@@ -379,7 +379,7 @@ def valid() -> dict[str, tuple[Callable[[Path], Any], bytes | dict[str, bytes], 
         "checkpoint": (checkpoint.load, STATE, "x.safetensors"),
         "run": (as_run, run, "run"),
         "metrics": (lambda path: Run.read(path).metrics(), run, "run"),
-        "tensorboard": (lambda path: Run.read(path).export_tensorboard(), run, "run"),
+        "tensorboard": (lambda path: loggers.export_tensorboard(Run.read(path)), run, "run"),
         "resume": (lambda path: Run.read(path).resume(), {**run, "checkpoints/step-4.safetensors": STATE}, "run"),
         "torch": (into_the_network, torch_file(WEIGHTS), "weights.pt"),
         "old torch": (into_the_network, torch_file(WEIGHTS, zipped=False), "weights.pt"),

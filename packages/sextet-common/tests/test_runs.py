@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sextet_common import checkpoint, checks
+from sextet_common import checkpoint, checks, loggers
 from sextet_common.errors import InputError
 from sextet_common.runs import Run, interruptible, to_json
 
@@ -133,7 +133,7 @@ def test_tensorboard_events_hold_the_logged_numbers(tmp_path) -> None:
     for step in (1, 2):
         run.log(step, loss=0.5 * step, note="word")
     for _ in range(2):  # exporting again replaces the events
-        folder = run.export_tensorboard()
+        folder = loggers.export_tensorboard(run)
     from tensorboardX.proto.event_pb2 import Event
 
     (file,) = folder.iterdir()

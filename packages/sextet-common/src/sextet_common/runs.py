@@ -17,18 +17,18 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from sextet_common import checkpoint, checks, files
-from sextet_common.errors import STRUCTURE, InputError, reading, require
+from sextet_common.errors import STRUCTURE, InputError, reading
 
 if TYPE_CHECKING:
     import torch
     from filelock import FileLock
 
+Key: TypeAlias = "tuple[str, ...]"  # of a setting: its name after those that it is nested in
 _CONFIG = "config.json"
 _METRICS = "metrics.jsonl"
 _NON_FINITE = {json.dumps(value): value for value in (math.nan, math.inf, -math.inf)}
@@ -50,19 +50,12 @@ class Run:
     def open(cls, path: str | os.PathLike[str], job: str, config: Any, *, settings: Any = None) -> Run:
         """Create a run folder, or open an existing one to resume it, and lock it until the run is closed.
 
-        An existing folder must hold a run of the same job with the same configuration; an error names the settings that
-        differ. Settings marked `checks.Running` may differ, and those marked `checks.Growing` may rise, or fall to what
-        is done: config.json then holds the new ones and lists the earlier ones. Another job in the folder is refused.
+        ``config`` is a dataclass or a mapping of plain JSON values. An existing folder must hold a run of the same job
+        and configuration, but settings marked `checks.Running` may differ, and those marked `checks.Growing` may rise,
+        or fall to what is done: config.json then holds the new ones and lists the earlier ones.
 
-        Parameters
-        ----------
-        path, job
-            The folder and the name of the job.
-        config
-            A dataclass or a mapping of plain JSON values.
-        settings
-            Where the marks are, if not in ``config``: the dataclass whose fields are keys of ``config``, or a mapping
-            of keys of ``config`` to "running", "growing" or the dataclass that is stored there.
+        Where ``config`` is no dataclass, ``settings`` has the marks: the dataclass whose fields are keys of ``config``,
+        or a mapping of keys of ``config`` to "running", "growing" or the dataclass that is stored there.
 
         Examples
         --------
@@ -85,49 +78,44 @@ class Run:
             if not (folder / _CONFIG).exists() and folder.is_dir() and any(p.name[0] != "." for p in folder.iterdir()):
                 raise InputError(f"{folder} is not empty and holds no run", "a new or empty folder")
             folder.mkdir(parents=True, exist_ok=True)
-            lock = files.lock(folder)
+            run = cls(folder, job, values, files.lock(folder))
         try:
             if (folder / _CONFIG).exists():
                 cls.read(folder)._change(job, values, marks)
             else:
                 files.write_text(folder / _CONFIG, json.dumps({"job": job, "config": values}, indent=2) + "\n")
         except BaseException:
-            if lock is not None:
-                lock.release()
+            run.close()
             raise
-        run = cls(folder, job, values, lock)
         for place in (folder, run.checkpoints):
-            files.remove_leftovers(place, alone=lock is not None)
+            files.remove_leftovers(place, alone=run._lock is not None)
         return run
 
-    def _change(self, job: str, values: dict[str, Any], marks: dict[tuple[str, ...], str]) -> None:
+    def _change(self, job: str, values: dict[str, Any], marks: dict[Key, str]) -> None:
         """Refuse another job or configuration than the folder's, and record settings that may differ."""
         if self.job != job:
             raise InputError(f"{self.path} holds a run of {self.job!r}, not {job!r}", "another folder")
         old, new = _flat(self.config), _flat(values)
         changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+        if not changed:
+            return
+        newest = checkpoint.latest(self.checkpoints)
+        done = len(self.metrics()) if newest is None else int(newest.stem.partition("-")[2])
         refused = []
         for key in changed:
-            before, after = old.get(key), new.get(key)
-            if marks.get(key) == "growing" and isinstance(before, int | float) and isinstance(after, int | float):
-                if after < before and after < (done := self._done()):
+            before, after, mark = old.get(key), new.get(key), marks.get(key)
+            if mark == "growing" and isinstance(before, int | float) and isinstance(after, int | float):
+                if after < min(before, done):
                     raise InputError(f"{self.path} has {done} {key[-1]} done, not {after}", f"{key[-1]} >= {done}")
-            elif marks.get(key) != "running":
+            elif mark != "running":
                 refused.append(f"{'.'.join(key)}={before!r}, not {after!r}")
         if refused:
             expected = "another folder, or the same settings to resume it"
             raise InputError(f"{self.path} holds a run with {', '.join(refused)}", expected)
-        if changed:
-            table = json.loads((self.path / _CONFIG).read_text(encoding="utf-8"))
-            earlier = {".".join(key): old[key] for key in changed if key in old}
-            table["config"] = values
-            table["earlier"] = [*table.get("earlier", []), {"steps_done": self._done(), "config": earlier}]
-            files.write_text(self.path / _CONFIG, json.dumps(table, indent=2) + "\n")
-
-    def _done(self) -> int:
-        """Return the step of the newest checkpoint or, of jobs without any, the number of logged rows."""
-        newest = checkpoint.latest(self.checkpoints)
-        return len(self.metrics()) if newest is None else int(newest.stem.partition("-")[2])
+        table = json.loads((self.path / _CONFIG).read_text(encoding="utf-8"))
+        earlier = {"steps_done": done, "config": {".".join(key): old[key] for key in changed if key in old}}
+        table |= {"config": values, "earlier": [*table.get("earlier", []), earlier]}
+        files.write_text(self.path / _CONFIG, json.dumps(table, indent=2) + "\n")
 
     def close(self) -> None:
         """Release the lock, so that another job may open the folder. This run can still be read."""
@@ -158,8 +146,8 @@ class Run:
     def log(self, step: int, **values: Any) -> None:
         """Append a step and named numbers or words as one line to metrics.jsonl.
 
-        NumPy scalars, and arrays and tensors without axes, are numbers. Non-finite numbers, which JSON lacks, are
-        stored as the words NaN, Infinity and -Infinity, and :meth:`metrics` returns them as numbers.
+        Arrays and tensors without axes are numbers. Non-finite numbers, which JSON lacks, are stored as the words NaN,
+        Infinity and -Infinity; :meth:`metrics` returns them as numbers.
 
         Examples
         --------
@@ -187,13 +175,10 @@ class Run:
         rows = []
         with reading(path, "lines of named values"):
             for line in path.read_bytes().splitlines() if path.exists() else ():
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(row, dict):
-                    rows.append({k: _NON_FINITE.get(v, v) if isinstance(v, str) else v for k, v in row.items()})
-        return rows
+                with suppress(ValueError):
+                    rows.append(json.loads(line))
+        named = (row.items() for row in rows if isinstance(row, dict))
+        return [{k: _NON_FINITE.get(v, v) if isinstance(v, str) else v for k, v in items} for items in named]
 
     def rewind(self, step: int) -> None:
         """Delete the metrics after a step, so that a job resumed from its checkpoint logs nothing twice."""
@@ -201,28 +186,14 @@ class Run:
             kept = [row for row in self.metrics() if row["step"] <= step]
         files.write_text(self.path / _METRICS, "".join(map(_line, kept)))
 
-    def resume(self, framework: str = "torch") -> checkpoint.Checkpoint | None:
+    def resume(self, framework: Literal["numpy", "torch"] = "torch") -> checkpoint.Checkpoint | None:
         """Load the newest whole checkpoint, if any, and rewind the metrics to it; see `checkpoint.load_newest`.
 
-        ``framework`` is ``torch`` or ``numpy``. The checkpoint's ``meta["step"]`` is the number of completed steps.
+        The checkpoint's ``meta["step"]`` is the number of completed steps.
         """
-        loaded = checkpoint.load_newest(self.checkpoints, "numpy" if framework == "numpy" else "torch")
+        loaded = checkpoint.load_newest(self.checkpoints, framework)
         self.rewind(-1 if loaded is None else loaded.meta["step"])
         return loaded
-
-    def export_tensorboard(self) -> Path:
-        """Write the metrics as TensorBoard events and return the folder for ``tensorboard --logdir``."""
-        writer_of = require("tensorboardX", package="sextet-common", extra="tensorboard").SummaryWriter
-        folder = self.path / "tensorboard"
-        for old in folder.glob("events.*"):
-            old.unlink()
-        expected = "lines of numbers with a step"
-        with reading(self.path / _METRICS, expected, KeyError, TypeError), writer_of(str(folder)) as writer:
-            for row in self.metrics():
-                for name, value in row.items():
-                    if name != "step" and isinstance(value, int | float):
-                        writer.add_scalar(name, float(value), int(row["step"]))
-        return folder
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -236,7 +207,7 @@ def to_json(config: Any) -> dict[str, Any]:
     is_instance = dataclasses.is_dataclass(config) and not isinstance(config, type)
     plain = dataclasses.asdict(config) if is_instance else dict(config)
     try:
-        return dict(json.loads(json.dumps(plain, default=_path_to_text)))
+        return dict(json.loads(json.dumps(plain, default=os.fspath)))
     except (TypeError, ValueError) as error:
         raise InputError(f"the configuration cannot be stored: {error}", "plain JSON values and paths") from error
 
@@ -257,12 +228,6 @@ def fingerprint(*arrays: np.ndarray | torch.Tensor) -> str:
     return content.hexdigest()
 
 
-def _path_to_text(value: object) -> str:
-    if isinstance(value, os.PathLike):
-        return str(os.fspath(value))
-    raise TypeError(f"{type(value).__name__} has no JSON form")
-
-
 def _line(row: Mapping[str, Any]) -> str:
     """Return a row of metrics as a line of JSON."""
     plain = {}
@@ -275,33 +240,33 @@ def _line(row: Mapping[str, Any]) -> str:
         raise InputError(f"the metrics cannot be stored: {error}", "numbers and words") from error
 
 
-def _flat(values: Mapping[str, Any], *before: str) -> dict[tuple[str, ...], Any]:
+def _flat(values: Mapping[str, Any], *before: str) -> dict[Key, Any]:
     """Return the values of nested mappings by the path of their keys."""
-    flat: dict[tuple[str, ...], Any] = {}
+    flat: dict[Key, Any] = {}
     for key, value in values.items():
         flat |= _flat(value, *before, key) if value and isinstance(value, dict) else {(*before, key): value}
     return flat
 
 
-def _marks(config: Any, settings: Any) -> dict[tuple[str, ...], str]:
+def _marks(config: Any, settings: Any) -> dict[Key, str]:
     """Return "running" or "growing" for each setting that may change; see `Run.open`."""
-    if isinstance(settings, Mapping):
-        marks = {(key,): value for key, value in settings.items() if isinstance(value, str)}
-        nested = {key: _marks(None, value) for key, value in settings.items() if not isinstance(value, str)}
-        return marks | {(key, *rest): mark for key, inner in nested.items() for rest, mark in inner.items()}
-    source = config if settings is None else settings
-    if not dataclasses.is_dataclass(source):
-        return {}
-    return checks.changeable(source if isinstance(source, type) else type(source))
+    if not isinstance(settings, Mapping):
+        source = config if settings is None else settings
+        kind = source if isinstance(source, type) else type(source)
+        return checks.changeable(kind) if dataclasses.is_dataclass(kind) else {}
+    marks: dict[Key, str] = {}
+    for key, value in settings.items():
+        nested = {(): value} if isinstance(value, str) else _marks(None, value)
+        marks |= {(key, *rest): mark for rest, mark in nested.items()}
+    return marks
 
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
     """Let a loop complete its step before Ctrl-C or SIGTERM stops it.
 
-    The first signal sets a flag. The loop queries it after every step, writes its checkpoint and leaves; the block then
-    raises KeyboardInterrupt. A second signal interrupts immediately. Outside the main thread, where Python delivers no
-    signals, the flag stays False.
+    The first signal sets a flag, which the loop queries after every step to leave; the block then raises
+    KeyboardInterrupt. A second signal interrupts immediately. Outside the main thread Python delivers no signals.
 
     Examples
     --------
@@ -315,7 +280,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         return
     received: list[int] = []
 
-    def remember(number: int, frame: FrameType | None) -> None:
+    def remember(number: int, _: object) -> None:
         if received:
             raise KeyboardInterrupt
         received.append(number)
