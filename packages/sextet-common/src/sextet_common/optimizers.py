@@ -19,14 +19,7 @@ _KEPT: dict[str, Set[str]] = {"Adam": _ADAM, "AdamW": _ADAM, "SGD": {"momentum_b
 
 
 def adamw(parameters: Iterable[Parameter], lr: float, weight_decay: float) -> AdamW:
-    """Return AdamW that decays matrices and kernels, but not biases and the weights of normalisations.
-
-    Examples
-    --------
-    >>> import torch
-    >>> [group["weight_decay"] for group in adamw(torch.nn.Linear(2, 2).parameters(), 1e-3, 0.1).param_groups]
-    [0.1, 0.0]
-    """
+    """Return AdamW that decays matrices and kernels, but not biases and the weights of normalisations."""
     require("torch", package="sextet-common", extra="torch")
     import torch
 
@@ -48,20 +41,17 @@ def warmup_cosine(
 ) -> LambdaLR:
     """Return a schedule that raises the learning rate linearly, then lowers it along half a cosine towards 0.
 
-    Call its ``step`` after every step of the optimizer. The groups' ``lr`` are the highest rates. The rate rises in the
-    share ``warmup`` of the steps, at least one step. ``done`` is the number of steps that an earlier, interrupted run
-    has taken. ``position`` maps the number of calls to a step of the schedule, where the two differ.
+    The groups' ``lr`` are the highest rates. The rate rises in the share ``warmup`` of the steps, at least one step.
+    ``done`` are the steps of an earlier, interrupted run; ``position`` maps the number of calls to a schedule's step.
 
     Examples
     --------
     >>> import torch
     >>> sgd = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     >>> schedule = warmup_cosine(sgd, steps=6, warmup=1 / 3)
-    >>> rates = []
     >>> for _ in range(6):
-    ...     rates.append(round(schedule.get_last_lr()[0], 3)); sgd.step(); schedule.step()
-    >>> rates
-    [0.5, 1.0, 0.905, 0.655, 0.345, 0.095]
+    ...     print(round(schedule.get_last_lr()[0], 3), end=" "); sgd.step(); schedule.step()
+    0.5 1.0 0.905 0.655 0.345 0.095
     """
     from torch.optim.lr_scheduler import LambdaLR
 
@@ -104,30 +94,20 @@ def restore(optimizer: Optimizer, arrays: Mapping[str, Tensor], prefix: str = "o
     """Restore what `state` returned of an optimizer of the same parameters; names without the prefix are ignored.
 
     The tensors are checked against the parameters' shapes and, for Adam, AdamW and SGD, against what these keep.
-
-    Examples
-    --------
-    >>> import torch
-    >>> weight = torch.ones(2, requires_grad=True)
-    >>> restore(torch.optim.Adam([weight]), {"optimizer.0.exp_avg": torch.ones(3)})
-    Traceback (most recent call last):
-    sextet_common.errors.InputError: optimizer.0.exp_avg has shape (3,); expected: (2,), as its parameter
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     loaded: dict[int, dict[str, Any]] = {}
     for name, tensor in arrays.items():
         if not name.startswith(f"{prefix}."):
             continue
-        number, _, key = name[len(prefix) + 1 :].partition(".")
+        number, _, key = name.removeprefix(f"{prefix}.").partition(".")
         if not (number.isdecimal() and int(number) < len(parameters)):
             raise InputError(f"{name} in the state of an optimizer", f"numbers of its {len(parameters)} parameters")
-        if key == "step":
-            if tensor.ndim or not 0 <= float(tensor) < math.inf:
-                value = f"has shape {tuple(tensor.shape)}" if tensor.ndim else f"is {float(tensor)}"
-                raise InputError(f"{name} {value}", "one finite number >= 0")
-        elif tensor.shape != parameters[int(number)].shape:
-            shape = tuple(parameters[int(number)].shape)
-            raise InputError(f"{name} has shape {tuple(tensor.shape)}", f"{shape}, as its parameter")
+        shape, whose = ((), "a number") if key == "step" else (tuple(parameters[int(number)].shape), "its parameter")
+        if tensor.shape != shape:
+            raise InputError(f"{name} has shape {tuple(tensor.shape)}", f"{shape}, as {whose}")
+        if key == "step" and not 0 <= float(tensor) < math.inf:
+            raise InputError(f"{name} is {float(tensor)}", "one finite number >= 0")
         # The number of steps stays on the CPU, where the optimizer counts.
         loaded.setdefault(int(number), {})[key] = tensor.cpu() if key == "step" else tensor
     kind = type(optimizer).__name__

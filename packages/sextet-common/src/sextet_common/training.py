@@ -44,26 +44,14 @@ if TYPE_CHECKING:
     from sextet_common.processes import Processes
 
 Metrics: TypeAlias = "Mapping[str, float | torch.Tensor]"
-_STEP = "step"  # the key of the number of steps done in a checkpoint's description
 
 
 class Job:
-    """What differs between long jobs. Subclasses give ``steps``, `step`, `state` and `load_state`.
+    """What differs between long jobs. Subclasses give ``steps``, ``seed``, `step`, `state` and `load_state`.
 
-    Attributes
-    ----------
-    steps
-        Length of the job, in the unit of `position`: by default the number of steps.
-    seed
-        Named in the error for a non-finite metric.
-    hint
-        What to try after a non-finite metric, such as "an lr below 0.1".
-    shown
-        The metrics beside the progress bar.
-    framework
-        What the arrays of a checkpoint are restored as: torch or numpy.
-    done
-        Steps taken before, of a job that continues without a checkpoint.
+    ``steps`` is the length in the unit of `position`. ``seed`` and ``hint``, such as "an lr below 0.1", stand in the
+    error for a non-finite metric, the metrics named in ``shown`` beside the progress bar. ``framework`` is what the
+    arrays of a checkpoint are restored as. ``done`` are earlier steps of a job that continues without a checkpoint.
     """
 
     steps: int
@@ -144,73 +132,58 @@ def run(
     bar: bool = True,
     log: Sequence[loggers.Name | loggers.Logger] = (),
 ) -> runs.Run | None:
-    """Run a job to its end, resuming from the newest checkpoint of its run folder.
+    """Run a job to its end, resuming from the newest checkpoint of its run folder, and return that folder.
+
+    Without one, and in all processes but the first, return None. After Ctrl-C or SIGTERM the step is done and saved
+    before KeyboardInterrupt is raised, in all processes.
 
     Parameters
     ----------
-    job
-        The job; it is not touched before the folder is known to be its own.
-    name
-        What runs, such as ``esac train``: recorded in the run folder.
-    out
-        The run folder, which is locked while the job runs; without one nothing is written.
-    record
-        The configuration that identifies the run: a folder with another one is refused.
-    settings
-        The dataclass whose marks say what may differ in an earlier record of the run; see `runs.Run.open`.
-    cadence
-        How often to log and save.
+    name, out, record, settings
+        The run folder, which is locked meanwhile, as `runs.Run.open` takes it: the name of the job, the folder, the
+        configuration, and where its marks are. Without a folder nothing is written.
     processes
         The processes of a job under torchrun. `Job.state` is then called in all of them, the first one writes, and
         every process is given the whole state on resuming.
-    label
-        What the progress bar says.
-    bar
-        Show a progress bar where there is a terminal.
+    label, bar
+        What the progress bar says; whether to show one where there is a terminal.
     log
         Trackers that follow the job: tensorboard, wandb, mlflow, or objects with their methods (`loggers.Logger`).
-
-    Returns
-    -------
-    Run or None
-        The run folder; None without one, and in all processes but the first.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        After Ctrl-C or SIGTERM, in all processes, once the step is done and saved.
     """
-    loop = _Loop(job, cadence or Cadence(), processes, saving=out is not None)
     if log and out is None:
         raise InputError("log without a run folder", "a run folder (out), which the trackers follow")
-    loop.trackers = loggers.open(log if loop.first else ())
-    if out is not None and loop.first:
-        loop.folder = runs.Run.open(out, name, {} if record is None else record, settings=settings)
-    with loop.folder or nullcontext():
+    several = processes if processes is not None and processes.world > 1 else None
+    first = several is None or several.is_first
+    trackers = loggers.open(log if first else ())
+    folder = None
+    if out is not None and first:
+        folder = runs.Run.open(out, name, {} if record is None else record, settings=settings)
+    loop = _Loop(job, cadence or Cadence(), several, folder, trackers, saving=out is not None)
+    with folder or nullcontext():
         done = loop.resume()
         shown = progress.bar(label or name, job.steps, done=min(job.position(done), job.steps))
-        tracking = nullcontext() if loop.folder is None else loop.trackers.running(loop.folder)
-        with tracking, shown if bar and loop.first else nullcontext() as progress_bar, runs.interruptible() as stopping:
+        tracking = nullcontext() if folder is None else trackers.running(folder)
+        with tracking, shown if bar and first else nullcontext() as progress_bar, runs.interruptible() as stopping:
             while job.position(done) < job.steps and not job.finished():
                 metrics = job.step(done)
                 done += 1
                 if loop.after_step(done, metrics, stopping, progress_bar):
                     raise KeyboardInterrupt
-    return loop.folder
+    return folder
 
 
+@dataclasses.dataclass
 class _Loop:
     """What happens around the steps of a job."""
 
-    folder: runs.Run | None = None
+    job: Job
+    cadence: Cadence
+    processes: Processes | None  # None of one alone
+    folder: runs.Run | None
     trackers: loggers.Loggers
-
-    def __init__(self, job: Job, cadence: Cadence, processes: Processes | None, *, saving: bool) -> None:
-        self.job, self.cadence, self.saving = job, cadence, saving
-        self.processes = processes if processes is not None and processes.world > 1 else None
-        self.first = self.processes is None or self.processes.is_first
-        self.began = time.perf_counter()
-        self.before = 0  # the position before the step
+    saving: bool  # whether the first process has a run folder
+    position: int = 0  # before the step
+    began: float = dataclasses.field(default_factory=time.perf_counter)
 
     def resume(self) -> int:
         """Restore the newest checkpoint in all processes and return the number of steps done."""
@@ -218,22 +191,23 @@ class _Loop:
         state = None if newest is None else {**newest.arrays, **newest.meta}
         if self.processes is not None and self.saving:
             state = self.processes.broadcast(state)
-        done = self.job.done if state is None else int(state[_STEP])
+        done = self.job.done
         if state is not None:
+            done = int(state["step"])
             named = "the run folder" if self.folder is None else self.folder.checkpoints
             with reading(named, "checkpoints of this job", *STRUCTURE, RuntimeError):
                 self.job.load_state(state)
         if self.folder is not None:
             self.job.begin(self.folder, done)
-        self.before = self.job.position(done)
+        self.position = self.job.position(done)
         return done
 
     def after_step(
         self, done: int, metrics: Metrics, stopping: Callable[[], bool], progress_bar: progress.Bar | None
     ) -> bool:
         """Log, save and show what is due after a step; return whether all processes are to stop."""
-        position, before = self.job.position(done), self.before
-        self.before = position
+        before, position = self.position, self.job.position(done)
+        self.position = position
         last = position >= self.job.steps or self.job.finished()
         log = last or _due(self.cadence.log, before, position) or self.job.milestone(done)
         save = last or _due(self.cadence.checkpoint, before, position)
@@ -254,7 +228,7 @@ class _Loop:
         return stop
 
     def _save(self, done: int) -> None:
-        state = {**self.job.state(), _STEP: done}  # in all processes: they may have to put it together
+        state = {**self.job.state(), "step": done}  # in all processes: they may have to put it together
         if self.folder is not None:
             self.job.flush(self.folder)
             arrays = {key: value for key, value in state.items() if hasattr(value, "shape")}
