@@ -21,6 +21,7 @@ from run_folders import gone_on_from, left_by
 from sextet_common import checkpoint
 from subclass_kd import (
     Bits,
+    Classifier,
     Comparison,
     Hierarchy,
     Scores,
@@ -47,6 +48,14 @@ def is_sound(hierarchy: Hierarchy) -> None:
 @given(tables(NAMES))
 def test_hierarchies_in_tables(content: bytes) -> None:
     holds(Hierarchy.from_csv, content, "names.csv", sound=is_sound)
+
+
+@fuzz
+@given(documents({"tabby": "cat", "lion": "cat", "poodle": "dog"}))
+@example(json.dumps({"cat": ["tabby", "lion"], "dog": ["poodle"]}).encode())
+@example(json.dumps({"cat": ["tabby", ["lion"]], "dog": []}).encode())
+def test_hierarchies_in_json(content: bytes) -> None:
+    holds(Hierarchy.of, content, "names.json", sound=is_sound)
 
 
 def png() -> bytes:
@@ -175,6 +184,36 @@ def test_resumed_trainings(data: st.DataObject) -> None:
 
 
 RECIPE_TABLE = {"data": "digits", "network": "convnet", "width": 2, "size": None}
+
+
+META_OF_WEIGHTS = {
+    "model": "subclass-kd",
+    "subclasses": ["a", "b", "c"],
+    "classes": ["x", "y"],
+    "class_of": [0, 0, 1],
+    "input_shape": [1, 8, 8],
+    "architecture": {"network": "convnet", "width": 2},
+}
+
+
+@FEW
+@given(documents(META_OF_WEIGHTS))
+@example(json.dumps(META_OF_WEIGHTS | {"architecture": {"network": "convnet", "width": 10**6}}).encode())
+@example(json.dumps(META_OF_WEIGHTS | {"architecture": {"network": 3, "width": "x"}}).encode())
+@example(json.dumps(META_OF_WEIGHTS | {"class_of": [0, 0, 10**30]}).encode())
+@example(json.dumps(META_OF_WEIGHTS | {"input_shape": [10**6, 8, 8]}).encode())
+def test_shared_networks(content: bytes) -> None:
+    try:
+        meta = json.loads(content)
+    except ValueError:
+        return
+    if isinstance(meta, dict):
+        with TemporaryDirectory() as folder:
+            checkpoint.save(
+                Path(folder, "model.safetensors"), build("convnet", (1, 8, 8), 3, width=2).state_dict(), meta
+            )
+            files = {"model.safetensors": Path(folder, "model.safetensors").read_bytes()}
+        holds(Classifier.from_pretrained, files, "hub")
 
 
 @fuzz

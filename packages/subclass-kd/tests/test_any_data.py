@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from sextet_common.errors import DataWarning, InputError
 from subclass_kd import Hierarchy, SubclassSet, TrainConfig, Views, build, load, predict, train_teacher
+from subclass_kd.__main__ import main
 from torch.utils.data import Dataset, TensorDataset
 
 FINE = ("ape", "bat", "cat", "dog")
@@ -259,3 +260,24 @@ def test_a_memory_mapped_array_stays_on_disk(tmp_path: Path) -> None:
     for part in ("train", "validation", "test"):
         a, b = getattr(data, part), getattr(plain, part)
         assert torch.equal(a.batch(range(len(a))), b.batch(range(len(b)))) and a.fingerprint() == b.fingerprint()
+
+
+def test_the_command_line_takes_a_hierarchy_a_cache_and_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, (image, label) in enumerate(zip(IMAGES, LABELS, strict=True)):
+        folder = tmp_path / "one" / ("train", "test")[number // 20] / FINE[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{number:02}.png")
+    (tmp_path / "h.json").write_text(json.dumps(COARSE))
+    pictures(tmp_path / "two")
+    options = ["--size", "6", "--cache", str(tmp_path / "cache"), "--on-bad-image", "skip"]
+    assert main(["bits", "--data", str(tmp_path / "two"), *options]) == 0
+    assert (
+        main(["bits", "--data", f"folder:{tmp_path / 'one'}", "--hierarchy", str(tmp_path / "h.json"), *options]) == 0
+    )
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second and first.startswith(
+        "label entropy: 1.000 bits"
+    )  # two subclasses of equal size in each class
+    assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 2
