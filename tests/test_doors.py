@@ -10,7 +10,7 @@ from sextet_common import cli
 PACKAGES = (
     "attention_matching", "d2m_generator", "esac", "gmr_metric", "probmcl", "sextet_common", "subclass_kd",
 )  # fmt: skip
-COMMANDS = [(package, name) for package in PACKAGES for name in cli._summaries_in_source(f"{package}.commands")]
+COMMANDS = [(package, name) for package in PACKAGES for name in cli._summaries(f"{package}.commands")]
 
 
 def run(package: str, *words: str) -> int:

@@ -9,7 +9,6 @@ import ast
 import contextlib
 import difflib
 import inspect
-import io
 import os
 import re
 import sys
@@ -18,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from sextet_common import parsing
 from sextet_common.errors import InputError
@@ -26,22 +25,15 @@ from sextet_common.text import terminal
 
 OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
 Command = Callable[..., Any]
+Commands = str | Mapping[str, Command]
 
 
-def run(program: str, commands: str | Mapping[str, Command], arguments: Sequence[str] | None = None) -> int:
+def run(program: str, commands: Commands, arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, run one command and return the exit code.
 
-    Parameters
-    ----------
-    program
-        The name of the distribution, which is also the name of the command; ``--version`` prints its version.
-    commands
-        The commands: functions whose typed parameters are the options (dataclass parameters are spread out) and whose
-        docstrings are the help. Either by name, or the name of a module whose public functions they are: ``map_``
-        becomes ``map``, ``two_words`` becomes ``two-words``. Such a module is imported only when one of its commands
-        runs, so that ``--help`` is fast.
-    arguments
-        The words after the program's name; those of the process by default.
+    ``program`` is the name of the distribution and of its command. ``commands`` are typed functions whose parameters
+    are the options (dataclasses are spread out) and whose docstrings are the help: by name, or the name of a module
+    whose public functions they are (``map_`` becomes ``map``); it is imported only when one of them runs.
 
     Examples
     --------
@@ -51,15 +43,9 @@ def run(program: str, commands: str | Mapping[str, Command], arguments: Sequence
     >>> run("sextet-common", {"greet": greet}, ["greet", "--name", "you", "--times", "2"])
     hello hello you
     0
-    >>> run("sextet-common", {"greet": greet}, ["greet", "--name", "you", "--times", "two"])
-    2
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    summaries = (
-        _summaries_in_source(commands)
-        if isinstance(commands, str)
-        else {name: _summary(inspect.getdoc(command)) for name, command in commands.items()}
-    )
+    summaries = _summaries(commands)
     if words == ["--version"]:
         print(f"{program} {metadata.version(program)}")
         return OK
@@ -80,14 +66,16 @@ def run(program: str, commands: str | Mapping[str, Command], arguments: Sequence
     return OK
 
 
-def _run(
-    program: str, commands: str | Mapping[str, Command], summaries: Mapping[str, str], name: str, *words: str
-) -> None:
+def _run(program: str, commands: Commands, summaries: Mapping[str, str], name: str, *words: str) -> None:
     if name not in summaries:
         close = difflib.get_close_matches(name, summaries, 2)
         hint = f"did you mean {' or '.join(close)}?" if close else f"one of {', '.join(summaries)}"
         raise InputError(f"{terminal(name, 40)!r} is not a command; {terminal(hint, 80)} (see {program} --help)")
-    command = commands[name] if isinstance(commands, Mapping) else _imported(commands, name)
+    if isinstance(commands, str):
+        module, function = import_module(commands), name.replace("-", "_")
+        command = getattr(module, function, None) or getattr(module, f"{function}_")
+    else:
+        command = commands[name]
     extras = getattr(command, "needs", ())
     if hasattr(command, "command_of"):
         command = command.command_of(parsing.with_config(words))
@@ -95,15 +83,13 @@ def _run(
     if called is not None:
         for extra in extras:
             require_extra(program, extra)
-        with contextlib.redirect_stdout(_Printable(sys.stdout)):
+        printable: Any = _Printable(sys.stdout)
+        with contextlib.redirect_stdout(printable):
             called()
 
 
 def from_options(factory: Callable[[Sequence[str]], Command]) -> Command:
-    """Mark a function that returns the command for the options given, where these decide about the defaults.
-
-    Its docstring is the summary in the program's help.
-    """
+    """Mark a function that returns the command for the words given, where these decide about the defaults."""
     factory.command_of = factory  # type: ignore[attr-defined]
     return factory
 
@@ -119,33 +105,24 @@ def needs(*extras: str) -> Callable[[Command], Command]:
 
 
 def require_extra(package: str, extra: str) -> None:
-    """Refuse to go on if something that an extra of a package installs is missing.
-
-    Examples
-    --------
-    >>> require_extra("sextet-common", "figures")
-    """
-    missing = _missing(package, extra)
-    if missing:
-        raise InputError(f"{missing} is not installed", f"pip install '{package}[{extra}]'")
+    """Refuse to go on if something that an extra of a package installs is missing."""
+    for name in _required(package, extra):
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            raise InputError(f"{name} is not installed", f"pip install '{package}[{extra}]'") from None
 
 
-def _missing(distribution: str, extra: str) -> str | None:
-    """Return the first distribution of an extra that is not installed, as the metadata of installed packages say."""
+def _required(distribution: str, extra: str) -> Iterator[str]:
+    """Yield what an extra installs, then what the extras of that install, as the metadata of installed packages say."""
     for requirement in metadata.requires(distribution) or ():
         line, _, marker = requirement.partition(";")
         elsewhere = "sys_platform" in marker and sys.platform not in marker
-        name, _, rest = re.sub(r"[\s<>=!~].*", "", line.strip()).partition("[")
-        if elsewhere or not re.search(rf"extra == ['\"]{extra}['\"]", marker):
-            continue
-        try:
-            metadata.version(name)
-            missing = next((m for inner in rest.rstrip("]").split(",") if inner and (m := _missing(name, inner))), None)
-        except metadata.PackageNotFoundError:
-            missing = name
-        if missing:
-            return missing
-    return None
+        if re.search(rf"extra == ['\"]{extra}['\"]", marker) and not elsewhere:
+            name, _, rest = re.sub(r"[\s<>=!~].*", "", line.strip()).partition("[")
+            yield name
+            for inner in filter(None, rest.rstrip("]").split(",")):
+                yield from _required(name, inner)
 
 
 @contextlib.contextmanager
@@ -166,23 +143,17 @@ def _one_line_warnings(program: str) -> Iterator[None]:
         warnings.formatwarning = before
 
 
-class _Printable(io.TextIOBase):
+class _Printable:
     """A stream that shows control characters as escapes, so that no name that a command prints acts on the terminal."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
 
-    def write(self, text: str) -> int:
-        return self._stream.write("\n".join("\t".join(map(terminal, line.split("\t"))) for line in text.split("\n")))
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
+    def write(self, text: str) -> None:
+        self._stream.write(re.sub(r"[^\n\t]+", lambda run: terminal(run[0]), text))
 
 
 def _help(program: str, summaries: Mapping[str, str]) -> str:
@@ -192,25 +163,13 @@ def _help(program: str, summaries: Mapping[str, str]) -> str:
     return "\n".join([*head, *lines, "", f"`{program} COMMAND --help` lists the options of a command."])
 
 
-def _summary(docstring: str | None) -> str:
-    return (docstring or "").strip().partition("\n")[0]
-
-
-def _summaries_in_source(module: str) -> dict[str, str]:
-    """Return the public functions of a module, as commands with their summaries, without importing it."""
-    spec = find_spec(module)
+def _summaries(commands: Commands) -> dict[str, str]:
+    """Return the first lines of the commands' docstrings; a module of commands is read and not imported."""
+    if not isinstance(commands, str):
+        return {name: (inspect.getdoc(command) or "").partition("\n")[0] for name, command in commands.items()}
+    spec = find_spec(commands)
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"no module named {module!r}", name=module)
+        raise ModuleNotFoundError(f"no module named {commands!r}", name=commands)
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
-    return {_command_name(f.name): _summary(ast.get_docstring(f)) for f in functions}
-
-
-def _command_name(function: str) -> str:
-    return function.rstrip("_").replace("_", "-")
-
-
-def _imported(module: str, name: str) -> Command:
-    members = vars(import_module(module)).items()
-    (command,) = (value for key, value in members if not key.startswith("_") and _command_name(key) == name)
-    return command  # type: ignore[no-any-return]
+    return {f.name.rstrip("_").replace("_", "-"): (ast.get_docstring(f) or "").partition("\n")[0] for f in functions}

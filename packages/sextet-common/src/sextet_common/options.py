@@ -1,4 +1,4 @@
-"""The options of a command, read from its signature.
+"""The options of a command, read from its signature, and the page that `--help` prints about them.
 
 A command is a typed function. Its parameters are options; those that are dataclasses are spread into one option per
 field. Marks in the annotations say where `--help` lists an option: ``Advanced[Count]``, ``Annotated[str, Group("x")]``;
@@ -7,11 +7,11 @@ a `sextet_common.checks.Running` setting is listed under "running".
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import inspect
-import re
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -20,8 +20,8 @@ from sextet_common.text import SHORT, terminal
 
 T = TypeVar("T")
 REQUIRED = inspect.Parameter.empty
-_NAMES = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "{True,False}"}
-_LAST = ("running", "advanced")  # headings
+_TYPE_NAMES = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "{True,False}"}
+_PLACES = {"": 0, "running": 2, "advanced": 3}  # of the headings in the help; any other is at 1
 _CONFIG_HELP = "Read options from a TOML file, or from a run folder or its config.json. Options given here win."
 
 
@@ -38,82 +38,94 @@ Advanced = Annotated[T, Group("advanced")]
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One option: where its value goes (``path``), what it accepts and how `--help` shows it."""
+    """One option; ``path`` is the parameter, and the fields in it, that its value goes to."""
 
     path: tuple[str, ...]
     name: str
     kind: Any
     default: Any
-    help: str
+    doc: str
     group: str
     positional: bool
+    aliases: tuple[str, ...]
 
     @property
-    def choices(self) -> tuple[Any, ...]:
-        """The accepted words of a choice, also of one that may be None or in a tuple."""
-        return tuple(word for part in parts(self.kind) if get_origin(part) is Literal for word in get_args(part))
+    def is_flag(self) -> bool:
+        """Whether it takes no value."""
+        return _bare(self.kind) is bool
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The ways to write it on a command line; none of a positional one."""
+        long = () if self.positional else (f"--{self.name}", f"--no-{self.name}")
+        return (*self.aliases, *long[: 2 if self.is_flag else 1])
 
     @property
     def metavar(self) -> str:
         """What stands for the value in `--help`."""
         return self.name.upper() if self.positional else _type_name(self.kind)
 
-    def field(self, number: int) -> tuple[str, Any, Any]:
-        """Return the field of the dataclass that tyro parses."""
-        import tyro
-
-        choices = f" One of: {', '.join(map(str, self.choices))}." if self.choices and "{" not in self.metavar else ""
+    @property
+    def help(self) -> str:
+        """Its documentation, choices and default."""
+        choices = [str(word) for part in _parts(self.kind) if get_origin(part) is Literal for word in get_args(part)]
+        listed = f"One of: {', '.join(choices)}." if choices and "{" not in self.metavar else ""
         shown = " ".join(map(str, self.default)) if isinstance(self.default, tuple) else self.default
-        hint = "" if shown in (None, "") else f"(default: {terminal(shown, SHORT)})"
-        is_flag = bare(self.kind) is bool and self.default is not REQUIRED
-        mark = tyro.conf.arg(
-            name=self.name,
-            metavar=None if is_flag else self.metavar,
-            help=self.help + choices,
-            help_behavior_hint="(required)" if self.default is REQUIRED else hint,
-        )
-        positional: Any = tyro.conf.Positional
-        kind = positional[self.kind] if self.positional else self.kind
-        if self.default is REQUIRED:
-            return f"option_{number}", Annotated[kind, mark], dataclasses.field()
-        return f"option_{number}", Annotated[kind, mark], dataclasses.field(default_factory=lambda: self.default)
+        default = "" if shown in (None, "") else f"(default: {terminal(shown, SHORT)})"
+        return " ".join(filter(None, (self.doc, listed, "(required)" if self.default is REQUIRED else default)))
 
 
-def of_command(command: Callable[..., Any]) -> Iterator[Option]:
-    """Yield the options of a command in the order of its signature."""
-    hints, docs = get_type_hints(command, include_extras=True), _docs(command)
-    for name, parameter in inspect.signature(command).parameters.items():
-        positional = parameter.kind is parameter.POSITIONAL_ONLY
-        yield from _expanded((name,), hints[name], parameter.default, docs.get(name, ""), "", positional)
-
-
-def _expanded(
-    path: tuple[str, ...], kind: Any, default: Any, doc: str, group: str, positional: bool = False
-) -> Iterator[Option]:
-    """Yield a parameter's option, or those of the fields of a dataclass."""
+def of_command(owner: Any, given: Any = None, above: tuple[str, ...] = (), group: str = "") -> Iterator[Option]:
+    """Yield the options of a command, or of a dataclass within it whose defaults are those of ``given``."""
     import tyro
 
-    base, marks = (get_args(kind)[0], get_args(kind)[1:]) if get_origin(kind) is Annotated else (kind, ())
-    if isinstance(base, type) and dataclasses.is_dataclass(base):
-        hints, docs = get_type_hints(base, include_extras=True), _docs(base)
-        heading = group if path[-1] == "config" else path[-1].replace("_", " ")
-        for field in dataclasses.fields(base):
-            given = _default(field) if isinstance(default, type) or default is None else getattr(default, field.name)
-            if field.init:
-                yield from _expanded((*path, field.name), hints[field.name], given, docs.get(field.name, ""), heading)
-        return
-    named: list[Any] = [mark for mark in marks if isinstance(mark, type(tyro.conf.arg()))]
-    name = next((mark.name for mark in named if mark.name), path[-1]).replace("_", "-")
-    doc = next((mark.help for mark in named if mark.help), doc)
-    running = any(isinstance(mark, checks.Setting) and mark.kind == "running" for mark in marks)
-    group = next((mark.name for mark in marks if isinstance(mark, Group)), "running" if running else group)
-    yield Option(path, name, kind, default, " ".join(doc.split()), group, positional)
+    hints, docs, fields = get_type_hints(owner, include_extras=True), _docs(owner), _fields(owner)
+    for name, parameter in inspect.signature(owner).parameters.items():
+        kind, path = hints[name], (*above, name)
+        default = fields.get(name, parameter.default) if given is None else getattr(given, name)
+        if dataclasses.is_dataclass(_bare(kind)):
+            instance = None if default is REQUIRED else default
+            yield from of_command(_bare(kind), instance, path, group if name == "config" else name.replace("_", " "))
+            continue
+        marks = marks_of(kind)
+        said: Any = next((mark for mark in marks if isinstance(mark, type(tyro.conf.arg()))), tyro.conf.arg())
+        heading = "running" if checks.Setting("running") in marks else group
+        yield Option(
+            path=path,
+            name=(said.name or name).replace("_", "-"),
+            kind=kind,
+            default=default,
+            doc=" ".join((said.help or docs.get(name, "")).split()),
+            group=next((mark.name for mark in marks if isinstance(mark, Group)), heading),
+            positional=parameter.kind is parameter.POSITIONAL_ONLY,
+            aliases=said.aliases or (),
+        )
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return REQUIRED if field.default is dataclasses.MISSING else field.default
+def help_page(program: str, command: Callable[..., Any], options: Sequence[Option]) -> str:
+    """Return what `--help` prints: everyday options first, then one section per heading."""
+    positional = "".join(f" {option.metavar}" for option in options if option.positional)
+    about = (inspect.getdoc(command) or "").partition("\n\nParameters\n")[0]
+    page = argparse.ArgumentParser(usage=f"{program} [OPTIONS]{positional}", description=about.replace("%", "%%"))
+    for group in sorted({option.group: None for option in options}, key=lambda name: _PLACES.get(name, 1)):
+        section = page.add_argument_group(f"{group} options") if group else page
+        for option in options:
+            if option.group == group:
+                shape: dict[str, Any] = {"action": "store_true"} if option.is_flag else {"metavar": option.metavar}
+                section.add_argument(*option.flags or [option.name], help=option.help.replace("%", "%%"), **shape)
+    page.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
+    return page.format_help()
+
+
+def marks_of(kind: Any) -> list[Any]:
+    """Return the marks in an annotation."""
+    return [mark for part in _parts(kind) for mark in getattr(part, "__metadata__", ())]
+
+
+def _fields(owner: Any) -> dict[str, Any]:
+    """Return the defaults of a dataclass's fields that a factory makes."""
+    fields = dataclasses.fields(owner) if dataclasses.is_dataclass(owner) else ()
+    return {f.name: f.default_factory() for f in fields if f.default_factory is not dataclasses.MISSING}
 
 
 def _docs(described: Any) -> dict[str, str]:
@@ -127,42 +139,20 @@ def _docs(described: Any) -> dict[str, str]:
     return docs
 
 
-def heading(group: str) -> str:
-    """Return the name of a group as a field of the dataclass that tyro parses."""
-    return re.sub(r"\W", "_", group)
-
-
-def dataclass_of(options: Iterable[Option]) -> type:
-    """Return the dataclass that tyro parses: everyday options, and one nested dataclass per heading of the help."""
-    import tyro
-
-    groups: dict[str, list[tuple[str, Any, Any]]] = {"": []}
-    for number, option in enumerate(options):
-        groups.setdefault(option.group, []).append(option.field(number))
-    config: Any = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help=_CONFIG_HELP, help_behavior_hint="")]
-    fields = [*groups.pop(""), ("config", config, dataclasses.field(default=None))]
-    for group in sorted(groups, key=lambda name: _LAST.index(name) + 1 if name in _LAST else 0):
-        nested: Any = Annotated[
-            dataclasses.make_dataclass("Nested", groups[group], kw_only=True), tyro.conf.arg(help="")
-        ]
-        fields.append((heading(group), nested, dataclasses.field()))
-    return dataclasses.make_dataclass("Options", fields, kw_only=True)
-
-
-def bare(kind: Any) -> Any:
+def _bare(kind: Any) -> Any:
     """Return an annotation without its marks."""
     return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
-def parts(kind: Any) -> Iterator[Any]:
+def _parts(kind: Any) -> Iterator[Any]:
     """Yield an annotation and everything it is made of."""
     yield kind
     for part in get_args(kind) if get_origin(kind) is not Literal else ():
-        yield from parts(part)
+        yield from _parts(part)
 
 
 def _type_name(kind: Any) -> str:
-    kind = bare(kind)
+    kind = _bare(kind)
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return "|".join(dict.fromkeys(_type_name(member) for member in arguments if member is not type(None)))
@@ -171,4 +161,4 @@ def _type_name(kind: Any) -> str:
         return f"{{{words}}}" if len(words) <= 36 else "NAME"
     if origin is tuple:
         return f"{_type_name(arguments[0])} ..." if arguments[1:] == (...,) else " ".join(map(_type_name, arguments))
-    return _NAMES.get(kind, str(getattr(kind, "__name__", kind)).upper())
+    return _TYPE_NAMES.get(kind, str(getattr(kind, "__name__", kind)).upper())

@@ -1,25 +1,21 @@
-"""Command lines and files of settings, parsed for a command; complaints are one short line."""
+"""The words of a command line, with those of a `--config` file, parsed for a command by tyro."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import difflib
-import inspect
+import functools
 import io
 import json
 import re
-import shutil
-import textwrap
 import tomllib
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from sextet_common import checks
 from sextet_common.errors import STRUCTURE, InputError, reading
-from sextet_common.options import REQUIRED, Option, bare, dataclass_of, heading, of_command, parts
+from sextet_common.options import REQUIRED, Option, help_page, marks_of, of_command
 from sextet_common.text import terminal
 
 # Keys of config.json that describe the run and are no options, whatever they are called.
@@ -28,45 +24,27 @@ _RECORDED = ("network", "generator", "objective", "options", "kind", "protocol")
 
 def parse(program: str, command: Callable[..., Any], words: Sequence[str]) -> Callable[[], Any] | None:
     """Return the call that the words ask for; None after `--help`. ``program`` ends with the command's name."""
-    import tyro
-
-    options = {option.name: option for option in of_command(command)}
+    options = list(of_command(command))
     words, file = split_config(words)
+    given = _flags(words)
+    for flag in given - {"-h", "--help"}:
+        _check_known(flag, flag, program, options)
+    if given & {"-h", "--help"}:
+        print(help_page(program, command, options), end="")
+        return None
     if file is not None:
-        options |= {name: dataclasses.replace(options[name], default=v) for name, v in _settings(file, options).items()}
-    _refuse_unknown(program, options, words)
-    shown, complaint = io.StringIO(), io.StringIO()
-    try:
-        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(complaint):
-            parsed: Any = tyro.cli(
-                dataclass_of(options.values()),
-                prog=program,
-                description=(inspect.getdoc(command) or "").partition("\n\nParameters\n")[0],
-                args=words,
-                config=(tyro.conf.OmitArgPrefixes,),
-                use_underscores=False,
-            )
-    except SystemExit as stop:
-        if stop.code in (None, 0):
-            print(_wrapped(shown.getvalue()) if {"--help", "-h"} & {*words} else shown.getvalue(), end="")
-            return None
-        raise InputError(_explained(program, options, words, complaint.getvalue())) from None
-    values: dict[tuple[str, ...], Any] = {}
-    for number, option in enumerate(options.values()):
-        holder = getattr(parsed, heading(option.group)) if option.group else parsed
-        values[option.path] = getattr(holder, f"option_{number}")
-    return _call(command, values)
-
-
-def _wrapped(page: str) -> str:
-    width = shutil.get_terminal_size().columns
-    lines = (textwrap.fill(line, width, subsequent_indent="  ") for line in page.splitlines())
-    return re.sub(r"[ \n]*\n\n", "\n\n", "\n".join(line.rstrip() for line in lines)).strip() + "\n"
+        place = next((k for k, word in enumerate(words) if word.startswith("-")), len(words))
+        words[place:place] = _words_of_file(file, program, options, given)  # positional words stay first
+    needed = [o for o in options if o.default is REQUIRED and not o.positional and _flags(words).isdisjoint(o.flags)]
+    if needed:
+        names = terminal(", ".join(f"--{option.name} {option.metavar}" for option in needed), 80)
+        raise InputError(f"{program.split()[-1]} needs {names} (see {program} --help)")
+    return _parsed(program, command, words, {f"--{option.name}": option.metavar for option in options})
 
 
 def split_config(words: Sequence[str]) -> tuple[list[str], Path | None]:
     """Take ``--config FILE`` out of the words."""
-    rest, file, waiting = [], None, iter(words)
+    rest, file, waiting = list[str](), None, iter(words)
     for word in waiting:
         if word == "--config" or word.startswith("--config="):
             value = word.partition("=")[2] or next(waiting, "")
@@ -81,114 +59,91 @@ def split_config(words: Sequence[str]) -> tuple[list[str], Path | None]:
 def with_config(words: Sequence[str]) -> list[str]:
     """Put the words and numbers of the ``--config`` file before the other words, for `cli.from_options`."""
     words, file = split_config(words)
-    plain = {k: v for k, v in _table(file)[0].items() if isinstance(v, str | int | float)} if file is not None else {}
-    return [*(word for key, value in plain.items() for word in (f"--{key.replace('_', '-')}", str(value))), *words]
+    table = _table(file)[0] if file is not None else {}
+    plain = {f"--{key.replace('_', '-')}": str(v) for key, v in table.items() if isinstance(v, str | int | float)}
+    return [*(word for pair in plain.items() for word in pair), *words]
 
 
-def _call(command: Callable[..., Any], values: Mapping[tuple[str, ...], Any]) -> Callable[[], Any]:
-    hints = get_type_hints(command)
-    positional, named = [], {}
-    for name, parameter in inspect.signature(command).parameters.items():
-        value = _built((name,), hints[name], values)
-        if parameter.kind is parameter.POSITIONAL_ONLY:
-            positional.append(value)
-        else:
-            named[name] = value
-    return lambda: command(*positional, **named)
+def _flags(words: Sequence[str]) -> set[str]:
+    """Return the options among the words, such as ``--lr`` of ``--lr=0.1`` and ``-k`` of ``-k5``."""
+    options = (word for word in words if re.match(r"-[^\d.]", word))
+    return {word.partition("=")[0].replace("_", "-") if word.startswith("--") else word[:2] for word in options}
 
 
-def _built(path: tuple[str, ...], kind: Any, values: Mapping[tuple[str, ...], Any]) -> Any:
-    if path in values:
-        return values[path]
-    hints = get_type_hints(kind)
-    return kind(**{f.name: _built((*path, f.name), hints[f.name], values) for f in dataclasses.fields(kind) if f.init})
+def _check_known(name: str, flag: str, program: str, options: Sequence[Option]) -> None:
+    """Refuse a name that is no option, with the nearest ones."""
+    known = sorted(known for option in options for known in option.flags)
+    if flag not in known and not flag.startswith("--tyro-"):
+        close = difflib.get_close_matches(flag, known, 2)
+        hint = f"; did you mean {' or '.join(close)}?" if close else f" (see {program} --help)"
+        raise InputError(f"{terminal(name, 40)} is not an option of {program.split()[-1]}{hint}")
 
 
-def _refuse_unknown(program: str, options: Mapping[str, Option], words: Sequence[str]) -> None:
-    known = {f"--{name}" for name in options} | {
-        f"--no-{n}" for n, option in options.items() if bare(option.kind) is bool
-    }
-    known |= {
-        alias
-        for option in options.values()
-        for mark in parts(option.kind)
-        for alias in getattr(mark, "aliases", None) or ()
-    }
-    for word in words:
-        flag = word.partition("=")[0].replace("_", "-")
-        if re.match(r"-[^\d.]", flag) and flag not in known | {"--help", "-h", "--config"} and "tyro" not in flag:
-            if flag[:2] in known and flag[1] != "-":
-                continue  # -k5
-            close = difflib.get_close_matches(flag, sorted(known), 2)
-            hint = f"; did you mean {' or '.join(close)}?" if close else f" (see {program} --help)"
-            raise InputError(f"{terminal(flag, 40)} is not an option of {program.split()[-1]}{hint}")
+def _parsed(
+    program: str, command: Callable[..., Any], words: Sequence[str], metavars: Mapping[str, str]
+) -> Callable[[], Any] | None:
+    """Let tyro parse the words; say what it complains about, in a box of many lines, in one sentence."""
+    import tyro
+
+    @functools.wraps(command)
+    def call(*values: Any, **named: Any) -> Callable[[], Any]:
+        return functools.partial(command, *values, **named)
+
+    shown, complaint = io.StringIO(), io.StringIO()
+    spread: Any = tyro.conf.OmitArgPrefixes
+    try:
+        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(complaint):
+            return tyro.cli(call, prog=program, args=words, config=(spread,))
+    except SystemExit as stop:
+        if not stop.code:  # a script of completions
+            print(shown.getvalue(), end="")
+            return None
+        error: BaseException | None = stop
+    while error is not None and not isinstance(error, InputError):  # of a dataclass that refused its values
+        error = error.__context__
+    title, *sections = re.split(r" -{3,} *", complaint.getvalue())
+    sentence = " ".join((sections or [title])[0].split())
+    about = re.match(r"Error parsing (--[\w-]+): [^'\"\[]*", sentence)
+    if about:
+        sentence = f"{about[1]} must be {metavars.get(about[1], '')}, got {sentence[about.end() :]}"
+    raise error or InputError(f"{terminal(sentence, 110)} (see {program} --help)")
 
 
-def _explained(program: str, options: Mapping[str, Option], words: Sequence[str], complaint: str) -> str:
-    """Say in one sentence what the parser complains about, whose box is long."""
-    command = program.split()[-1]
-    given = {word.partition("=")[0].replace("_", "-").replace("--no-", "--") for word in words}
-    lines = [line.strip(" │|") for line in complaint.partition("For full helptext")[0].splitlines()]
-    box = " ".join(line for line in lines if line.strip("─-╭╮╰╯")).strip()
-    if "Missing from" in box or "required" in box:
-        required = [option for option in options.values() if option.default is REQUIRED]
-        missing = [f"--{o.name} {o.metavar}" for o in required if not o.positional and f"--{o.name}" not in given]
-        missing = missing or [o.metavar for o in required if o.positional]
-        return f"{command} needs {terminal(', '.join(missing), 80)} (see {program} --help)"
-    stray = re.search(r"Unrecognized options: (.*)", box)
-    if stray:
-        return f"{terminal(stray[1], 60)!r} is more than {command} takes (see {program} --help)"
-    for flag in re.findall(r"--[\w-]+", box):
-        option = options.get(flag[2:])
-        if option is not None:
-            return _refused_value(flag, option, [*_values(flag, words)])
-    return terminal(box, 140) or "the command line cannot be read"
-
-
-def _refused_value(flag: str, option: Option, values: Sequence[str]) -> str:
-    got = f", got {terminal(' '.join(values), 40)!r}" if values else ""
-    if option.choices:
-        listed = [str(word) for word in option.choices]
-        return f"{flag} must be {', '.join(listed[:8])}{' ...' if len(listed) > 8 else ''}{got}"
-    if len(values) == 1 and get_origin(bare(option.kind)) is not tuple:
-        try:
-            checks.check(flag, terminal(values[0], 40), option.kind)
-        except InputError as error:
-            return str(error)
-    return f"{flag} needs {option.metavar}{got}"
-
-
-def _values(flag: str, words: Sequence[str]) -> Iterator[str]:
-    """Yield the words that were given to an option."""
-    last = max((k for k, word in enumerate(words) if word.partition("=")[0].replace("_", "-") == flag), default=None)
-    if last is not None:
-        yield from [words[last].partition("=")[2]] if "=" in words[last] else ()
-        for word in words[last + 1 :]:
-            if word.startswith("--"):
-                break
-            yield word
-
-
-def _settings(file: Path, options: Mapping[str, Option]) -> dict[str, Any]:
-    """Read the values of options from a file, by name."""
+def _words_of_file(file: Path, program: str, options: Sequence[Option], given: set[str]) -> Iterator[str]:
+    """Yield the words that stand for the settings of a file, without those that the command line gives."""
+    named = {option.name: option for option in options}
+    nested = {tuple(name.replace("_", "-") for name in option.path[-2:]): option for option in options}
     table, is_run = _table(file)
-    values: dict[str, Any] = {}
     for keys, value in _leaves(table):
         if is_run and (keys[-1].endswith("sha256") or keys[0] in _RECORDED):
             continue
-        option = _named(keys, options)
-        if option is None:
-            close = difflib.get_close_matches(keys[-1].replace("_", "-"), options, 1)
-            expected = f"did you mean {close[0]}?" if close else "the options that --help lists"
-            raise InputError(f"{file}: {terminal('.'.join(keys), 60)} is not an option of this command", expected)
-        if option.positional or (is_run and option.name == "out"):
-            continue
+        key, name = keys[-1].replace("_", "-"), ".".join(keys)
+        option = nested.get(tuple(k.replace("_", "-") for k in keys[-2:])) or named.get(key)
         try:
-            values[option.name] = _converted(".".join(keys), value, option.kind)
-            checks.check(".".join(keys), values[option.name], option.kind)
+            if option is None:
+                _check_known(name, f"--{key}", program, options)
+            elif not option.positional and not (is_run and key == "out") and given.isdisjoint(option.flags):
+                checks.check(name, value, option.kind)
+                yield from _words(option, value)
         except InputError as error:
             raise InputError(f"{file}: {error}") from None
-    return values
+
+
+def _words(option: Option, value: Any) -> list[str]:
+    """Return the words of a command line that give an option this value."""
+    import tyro
+
+    if option.is_flag:
+        return [f"--{option.name}" if value else f"--no-{option.name}"]
+    if isinstance(value, list) and tyro.conf.UseAppendAction not in marks_of(option.kind):
+        return [f"--{option.name}", *map(str, value)]
+    return [f"--{option.name}={item}" for item in (value if isinstance(value, list) else [value])]
+
+
+def _leaves(table: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the values of a table and of the tables in it, by their keys."""
+    for key, value in table.items():
+        yield from _leaves(value, (*above, key)) if isinstance(value, Mapping) else [((*above, key), value)]
 
 
 def _table(file: Path) -> tuple[dict[str, Any], bool]:
@@ -198,34 +153,3 @@ def _table(file: Path) -> tuple[dict[str, Any], bool]:
         content = file.read_text(encoding="utf-8")
         is_run = file.suffix == ".json"
         return dict(json.loads(content)["config"]) if is_run else tomllib.loads(content), is_run
-
-
-def _leaves(table: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the values of a table and of the tables in it, by their keys."""
-    for key, value in table.items():
-        inside = isinstance(value, Mapping) and key not in _RECORDED
-        yield from _leaves(value, (*above, key)) if inside else [((*above, key), value)]
-
-
-def _named(keys: tuple[str, ...], options: Mapping[str, Option]) -> Option | None:
-    """Return the option of a key within its tables: by the fields that hold it, else by its name."""
-    fields = tuple(key.replace("-", "_") for key in keys)
-    nested = [option for option in options.values() if len(keys) > 1 and option.path[-len(keys) :] == fields]
-    return nested[0] if nested else options.get(keys[-1].replace("_", "-"))
-
-
-def _converted(name: str, value: Any, kind: Any) -> Any:
-    """Convert a value of TOML or JSON to what an annotation asks for, where that is another type."""
-    kind = bare(kind)
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        tried = [] if value is None else [_converted(name, value, a) for a in arguments if a is not type(None)]
-        return next((new for new in tried if type(new) is not type(value)), value)
-    if origin is tuple and isinstance(value, list):
-        kinds = [arguments[0]] * len(value) if arguments[1:] == (...,) else [*arguments, *[Any] * len(value)]
-        return tuple(_converted(name, item, item_kind) for item, item_kind in zip(value, kinds, strict=False))
-    if kind is Path:
-        if not isinstance(value, str):
-            raise InputError(f"{name} must be a path, got {value!r}")
-        return Path(value)
-    return float(value) if kind is float and type(value) is int else value
