@@ -82,6 +82,25 @@ def test_tables_of_labels(content: bytes) -> None:
     holds(read("csv"), {"labels.csv": content, **PICTURES}, "folder", sound=sound)
 
 
+ROW = {"file_name": NAMES[0], "labels": ["cat", "dog"], "split": "train", "objects": {"categories": ["cat"]}}
+
+
+def metadata(content: bytes) -> dict[str, bytes]:
+    others = "".join(json.dumps({"file_name": name, "labels": ["dog"]}) + "\n" for name in NAMES[1:])
+    return {"metadata.jsonl": content + b"\n" + others.encode(), **PICTURES}
+
+
+@fuzz
+@given(documents(ROW))
+@example(json.dumps(ROW | {"file_name": "x" * 5000}).encode())
+@example(json.dumps(ROW | {"file_name": "a\0b"}).encode())
+@example(json.dumps(ROW | {"labels": [1.5, None]}).encode())
+@example(json.dumps({"file_name": NAMES[0], "objects": {"categories": 3}}).encode())
+@example(json.dumps({"file_name": "", "labels": ["cat"]}).encode())
+def test_metadata_of_folders(content: bytes) -> None:
+    holds(read("folder"), metadata(content), "folder", sound=sound)
+
+
 @fuzz
 @given(mutated(png()))
 def test_pictures(content: bytes) -> None:
@@ -204,12 +223,13 @@ def test_a_training_that_goes_on(data: st.DataObject) -> None:
 @given(data=st.data())
 def test_a_run_that_is_used(data: st.DataObject) -> None:
     files = data.draw(gone_on_from({name: left()[name] for name in ("config.json", "model.safetensors")}))
-    holds(lambda run: commands._trained_run(run, None, None, "cpu"), files, "run")
+    holds(lambda run: commands._trained_run(run, None, "cpu"), files, "run")
 
 
 VALID: list[tuple[Any, Any, str]] = [
     (read("npz"), stored([(f"{name}.npy", npy(array)) for name, array in FEATURES.items()]), "yeast.npz"),
     (read("csv"), {"labels.csv": as_table(TABLE), **PICTURES}, "folder"),
+    (read("folder"), metadata(json.dumps(ROW).encode()), "folder with metadata"),
     (read("adp"), adp(), "adp"),
     (read("coco"), coco_files(json.dumps(coco("train")).encode()), "coco"),
     (read("voc"), voc(XML), "voc"),

@@ -130,7 +130,7 @@ def test_an_image_is_cropped_scaled_and_turned_upright(tmp_path: Path) -> None:
 
 def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"a\.png cannot be read"):
+    with pytest.raises(InputError, match=r"a\.png is not an image file"):
         read_image(tmp_path / "a.png", 4)
     with pytest.raises(InputError, match=r"b\.png does not exist"):
         read_image(tmp_path / "b.png", 4)

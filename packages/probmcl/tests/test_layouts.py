@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from probmcl import load
+from probmcl.data.assembly import FileOptions
 from probmcl.data.objects import VOC_LABELS, voc
 from sextet_common.errors import InputError
 
@@ -163,7 +164,11 @@ def test_vocs_layout_is_read(tmp_path: Path) -> None:
     data = load(f"voc:{voc_folder(tmp_path, '2007', ('train', 'val', 'test'))}", size=4)
     for part in (data.train, data.validation, data.test):
         assert seen(part.labels) == [["person"], ["cat"], []]
-    assert seen(voc(str(tmp_path), 4, difficult=True).test.labels) == [["person"], ["cat", "person"], ["dog"]]
+    assert seen(voc(str(tmp_path), FileOptions(4), difficult=True).test.labels) == [
+        ["person"],
+        ["cat", "person"],
+        ["dog"],
+    ]
     other = load(f"voc:{voc_folder(tmp_path, '2012', ('train', 'val'))}@2012", size=4)
     assert {path.stem[:3] for path in other.test.paths} == {"val"} and len(other.train) == 2
     annotation = tmp_path / "VOCdevkit" / "VOC2007" / "Annotations" / "val1.xml"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
-from sextet_common import files
-from sextet_common.errors import InputError
+from sextet_common import files, hub, loggers
+from sextet_common.errors import STRUCTURE, InputError, reading
+from sextet_common.options import Advanced
 from sextet_common.runs import Run
 from sextet_common.text import SHORT, terminal
 
@@ -19,24 +21,55 @@ from probmcl.data.sources import load
 from probmcl.deployment import export as export_model
 from probmcl.encoders import complexity
 from probmcl.metrics import Absent, TopKRule
-from probmcl.model import JOB, ProbMCL
+from probmcl.model import FILE, JOB, ProbMCL
 from probmcl.plotting import Projection, save_map, save_uncertain
 from probmcl.training.config import Config
 
-RunFolder = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(help="Run folder.")]]
-Data = Annotated[str | None, tyro.conf.arg(help="Data to use; by default those of the run.")]
-Size = Annotated[int | None, tyro.conf.arg(help="Pixels a side of images on disk.")]
+_RUN_HELP = "Run folder, an exported folder, or OWNER/NAME of the Hugging Face Hub."
+RunFolder = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(help=_RUN_HELP)]]
 Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda, cuda:N or mps.")]
+
+
+Log = Annotated[
+    tuple[loggers.Name, ...], tyro.conf.arg(help="Trackers that follow the training: tensorboard, wandb, mlflow.")
+]
+
+
+@dataclass(frozen=True)
+class _RunData:
+    data: str | None = None
+    """By default the data of the run."""
+    size: int | None = None
+    """Pixels a side of images on disk; 224 by default, or those of the run."""
+    channels: Literal[1, 3] | None = None
+    """3 for colour, 1 for gray."""
+    cache: Path | None = None
+    """Keep the decoded images of files here; later loads map them into memory."""
+    on_bad_image: Literal["refuse", "skip"] = "refuse"
+    """Refuse data with an image file that cannot be read, or skip such files."""
+
+    def read(self, default: str, shape: tuple[int, ...] = ()) -> MultiLabelSet:
+        """Load the data; those of a run have the shape of its model."""
+        options = {name: value for name, value in vars(self).items() if name != "data"}
+        if len(shape) == 3:
+            options |= {"size": self.size or shape[-1], "channels": self.channels or (1 if shape[0] == 1 else 3)}
+        return load(self.data or default, **options)
+
+
+@dataclass(frozen=True)
+class _Data(_RunData):
+    data: str | None = "digits"
+    """digits, mnist, npz:PATH, csv:FOLDER, folder:FOLDER, coco:FOLDER, voc:FOLDER[@YEAR] or adp:FOLDER[@LEVEL]."""
 
 
 def train(
     out: Path,
     config: Config,
-    data: str = "digits",
+    data: _Data,
     encoder: str | None = None,
-    width: int | None = None,
+    width: Advanced[int | None] = None,
     weights: Path | None = None,
-    size: Size = None,
+    log: Log = (),
 ) -> None:
     """Train a multi-label classifier; the same command resumes a stopped run.
 
@@ -47,7 +80,7 @@ def train(
     config
         Settings of the training.
     data
-        digits, mnist, npz:PATH, csv:FOLDER, coco:FOLDER, voc:FOLDER[@YEAR] or adp:FOLDER[@LEVEL].
+        The images.
     encoder
         convnet, mlp, or a name of torchvision or timm; by default convnet for images and mlp for features.
     width
@@ -55,9 +88,10 @@ def train(
     weights
         Local file of pre-trained weights for the encoder.
     """
-    dataset = load(data, size=size)
+    loggers.open(log)  # a missing extra is told before the work
+    dataset = data.read("digits")
     chosen = encoder or ("mlp" if len(dataset.input_shape) == 1 else "convnet")
-    model = ProbMCL(chosen, dataset.n_labels, config, width=width, weights=weights).fit(dataset, out)
+    model = ProbMCL(chosen, dataset.n_labels, config, width=width, weights=weights).fit(dataset, out, log=log)
     scores = model.evaluate(dataset.test)
     parameters, operations = complexity(model.inference(), dataset.input_shape)
     report = {**scores.as_dict(), "parameters": parameters, "multiply_adds": operations}
@@ -69,14 +103,14 @@ def train(
 def evaluate(
     run: RunFolder,
     /,
-    data: Data = None,
+    *,
+    data: _RunData,
     part: str = "test",
     threshold: float | None = None,
     tune: bool = False,
     absent: Absent = "ignore",
     k: int | None = None,
     top_k_rule: TopKRule = "only",
-    size: Size = None,
     device: Device = "auto",
 ) -> None:
     """Print a trained model's scores.
@@ -96,7 +130,7 @@ def evaluate(
     top_k_rule
         only: the k best labels are predicted; and_threshold: those of them above the threshold.
     """
-    model, dataset = _trained_run(run, data, size, device)
+    model, dataset = _trained_run(run, data, device)
     if tune and threshold is not None:
         raise InputError("--tune with a threshold", "one of them")
     if part not in ("train", "validation", "test"):
@@ -127,14 +161,13 @@ def predict(
     threshold
         Labels with a higher probability are printed.
     """
-    model = ProbMCL.load(run, on=device)
+    model = ProbMCL.load(_folder(run), on=device)
     if not images:
         raise InputError("no image is given", "one or more image files")
     if len(model.input_shape) != 3 or model.input_shape[1] != model.input_shape[2]:
         raise InputError(f"the model takes inputs of shape {model.input_shape}", "a model of square images")
     channels, side, _ = model.input_shape
-    pixels = np.stack([read_image(path, side) for path in images])
-    pixels = pixels.mean(axis=1, keepdims=True) if channels == 1 else pixels
+    pixels = np.stack([read_image(path, side, channels) for path in images])
     probabilities = model.predict_proba(pixels)
     has_mixtures = model.config.has_mixtures
     between = model.uncertainty(pixels).between.tolist() if has_mixtures else [None] * len(pixels)
@@ -150,11 +183,11 @@ def predict(
 def map_(
     run: RunFolder,
     /,
-    data: Data = None,
+    *,
+    data: _RunData,
     out: Path | None = None,
     projection: Projection = "tsne",
     seed: int = 0,
-    size: Size = None,
     device: Device = "auto",
 ) -> None:
     """Draw labels and test images in two dimensions: the semantic topology.
@@ -168,17 +201,17 @@ def map_(
     seed
         Seed of t-SNE.
     """
-    model, dataset = _trained_run(run, data, size, device)
-    print(save_map(model, dataset.test, out or run / "map.png", projection=projection, seed=seed))
+    model, dataset = _trained_run(run, data, device)
+    print(save_map(model, dataset.test, out or _beside(run) / "map.png", projection=projection, seed=seed))
 
 
 def uncertain(
     run: RunFolder,
     /,
-    data: Data = None,
+    *,
+    data: _RunData,
     out: Path | None = None,
     count: int = 20,
-    size: Size = None,
     device: Device = "auto",
 ) -> None:
     """Draw the test images with the highest uncertainty, and print their rows.
@@ -190,30 +223,72 @@ def uncertain(
     count
         Number of images.
     """
-    model, dataset = _trained_run(run, data, size, device)
-    path = out or run / "uncertain.png"
+    model, dataset = _trained_run(run, data, device)
+    path = out or _beside(run) / "uncertain.png"
     rows = save_uncertain(model, dataset.test, path, count=min(count, len(dataset.test)))
     print(f"{path}\ntest rows, the least sure first: {' '.join(map(str, rows))}")
 
 
-def export(run: RunFolder, path: tyro.conf.Positional[Path], /) -> None:
-    """Write encoder and classifier, without the head, for use elsewhere.
+def export(
+    run: RunFolder,
+    path: tyro.conf.Positional[Path | None] = None,
+    /,
+    to: Path | None = None,
+    license: str = "unknown",
+) -> None:
+    """Write encoder and classifier, without the head, for use elsewhere; or a folder for the Hugging Face Hub.
 
     Parameters
     ----------
     path
         File that ends in .onnx or .pt2.
+    to
+        A new folder with a model card and the whole model, which ProbMCL.from_pretrained reads.
+    license
+        Licence of the model in the card, an identifier of the Hub such as mit.
     """
-    print(export_model(ProbMCL.load(run, on="cpu"), path))
+    if (path is None) == (to is None):
+        raise InputError("export to a file and a folder, or to neither", "FILE.onnx, FILE.pt2 or --to FOLDER")
+    model = ProbMCL.load(_folder(run), on="cpu")
+    if path is not None:
+        print(export_model(model, path))
+    if to is not None:
+        model.export_hub(to, license=license, scores=_scores(run))
+        print(to)
 
 
-def _trained_run(run: Path, data: str | None, size: int | None, device: str) -> tuple[ProbMCL, MultiLabelSet]:
+def _scores(run: Path) -> dict[str, float]:
+    """Return the numbers that the run measured on the test part."""
+    if not (run / "test.json").is_file():
+        return {}
+    with reading(run / "test.json", "the scores that the run wrote", *STRUCTURE):
+        table = dict(json.loads((run / "test.json").read_text(encoding="utf-8")))
+    return {str(name): float(v) for name, v in table.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+
+
+def _folder(run: Path) -> Path:
+    """Return a folder of a model: as it is, or downloaded from the Hub."""
+    is_name = not run.exists() and not run.is_absolute() and len(run.parts) == 2
+    return hub.local_folder(run) if is_name else run
+
+
+def _beside(run: Path) -> Path:
+    """Return where pictures go: the folder, or the current one for a model of the Hub."""
+    return run if run.is_dir() else Path()
+
+
+def _trained_run(run: Path, data: _RunData | None, device: str) -> tuple[ProbMCL, MultiLabelSet]:
     """Load a run's model and the data to use it on."""
-    opened = Run.read(run)
-    if opened.job != JOB:
-        raise InputError(f"{run} holds a run of {opened.job!r}", f"one of {JOB!r}")
-    model = ProbMCL.load(run, on=device)
-    dataset = load(data or model.source, size=size or (model.input_shape[-1] if len(model.input_shape) == 3 else None))
+    folder, data = _folder(run), data or _RunData()
+    is_shared = (folder / FILE).is_file() and (folder / "README.md").is_file() and not (folder / "config.json").exists()
+    if not is_shared:
+        opened = Run.read(folder)
+        if opened.job != JOB:
+            raise InputError(f"{run} holds a run of {opened.job!r}", f"one of {JOB!r}")
+    model = ProbMCL.load(folder, on=device)
+    if not model.source and data.data is None:
+        raise InputError(f"{run} does not say what its data are", "--data")
+    dataset = data.read(model.source, model.input_shape)
     if dataset.label_names != model.label_names or dataset.input_shape != model.input_shape:
         received = f"{dataset.source}: {dataset.n_labels} labels, inputs {dataset.input_shape}"
         raise InputError(received, f"the model's {len(model.label_names)} labels and {model.input_shape}")

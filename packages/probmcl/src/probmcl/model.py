@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from sextet_common import checkpoint, checks, device as devices, runs, training
+from sextet_common import checkpoint, checks, device as devices, hub, loggers, pixels, runs, text, training
 from sextet_common.errors import STRUCTURE, InputError, reading
 from sextet_common.seeding import torch_seed
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from probmcl import encoders, metrics
 from probmcl.data.augmentation import Augmentation
 from probmcl.data.sets import ArraySplit, MultiLabelSet, Split, checked_labels
+from probmcl.data.sources import Source, load as load_data
 from probmcl.mixtures.parameters import MixtureParameters
 from probmcl.mixtures.uncertainty import Uncertainty, uncertainty
 from probmcl.training.calibration import calibrate
@@ -73,13 +75,21 @@ class ProbMCL:
         self._network: Network | None = None
         self._device = torch.device("cpu")
 
-    def fit(self, data: MultiLabelSet, out: str | os.PathLike[str] | None = None) -> ProbMCL:
+    def fit(
+        self,
+        data: MultiLabelSet | Source,
+        out: str | os.PathLike[str] | None = None,
+        *,
+        log: Sequence[loggers.Name | loggers.Logger] = (),
+    ) -> ProbMCL:
         """Train and return this object.
 
-        The validation part is used for the calibration. ``out`` is a run folder for checkpoints, metrics.jsonl and the
-        model; an unfinished run with the same settings and data resumes bit-identically. After Ctrl-C or SIGTERM a
-        KeyboardInterrupt is raised once the step is done and saved.
+        ``data`` is a set, or what `probmcl.load` accepts; its validation part is used for the calibration. ``out`` is a
+        run folder for checkpoints, metrics.jsonl and the model; an unfinished run with the same settings and data
+        resumes bit-identically. After Ctrl-C or SIGTERM a KeyboardInterrupt is raised once the step is done and saved.
+        ``log`` names trackers that follow the run: tensorboard, wandb, mlflow, or objects of their three methods.
         """
+        data = load_data(data)
         if self.n_labels not in (None, data.n_labels):
             raise InputError(f"the data have {data.n_labels} labels", f"n_labels, {self.n_labels}")
         required = self.config.require_labels
@@ -93,6 +103,8 @@ class ProbMCL:
             name=JOB,
             out=out,
             record=None if out is None else self._record(data),
+            settings=Config,
+            log=log,
             cadence=training.Cadence(log=LOG_EVERY, checkpoint=self.config.checkpoint_every),
             label=self.config.method,
         )
@@ -109,7 +121,8 @@ class ProbMCL:
     def predict_proba(self, inputs: Inputs) -> Float[Tensor, "rows labels"]:
         """Predict the probability of every label, float32 on the CPU.
 
-        ``inputs`` is a part of a data set, or an array or tensor of shape (rows, *input_shape).
+        ``inputs`` is a part of a data set, or an array or tensor of shape (rows, *input_shape); images are uint8 in
+        0..255 or floats in [0, 1].
         """
         network = self._fitted()
         return infer(network, self._split(inputs), self._device, lambda x: network.logits(x).sigmoid())
@@ -143,6 +156,9 @@ class ProbMCL:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one .safetensors file, completely or not at all."""
+        self._write(path, self.source)
+
+    def _write(self, path: str | os.PathLike[str], source: str) -> None:
         network = self._fitted()
         meta = {
             "model": "probmcl",
@@ -151,7 +167,8 @@ class ProbMCL:
             "config": runs.to_json(self.config.as_flat()),
             "label_names": list(self.label_names),
             "input_shape": list(self.input_shape),
-            "source": self.source,
+            "preprocessing": "images scaled and cropped to input_shape, values in [0, 1]; features as they were given",
+            "source": source,
         }
         checkpoint.save(path, network.state_dict(), meta)
 
@@ -190,6 +207,56 @@ class ProbMCL:
         model._network = network.to(model._device).eval().requires_grad_(False)
         return model
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        encoder: nn.Module | None = None,
+        revision: str | None = None,
+        on: str = "auto",
+    ) -> ProbMCL:
+        """Read an exported folder, a finished run, or the repository OWNER/NAME of the Hub (extra ``hub``).
+
+        ``encoder`` and ``on`` are as for `load`; ``revision`` is a branch, tag or commit.
+        """
+        return cls.load(hub.local_folder(name_or_path, revision=revision), encoder=encoder, on=on)
+
+    def export_hub(
+        self, path: str | os.PathLike[str], *, license: str = "unknown", scores: Mapping[str, float] | None = None
+    ) -> None:
+        """Write a new folder for the Hugging Face Hub: a model card and model.safetensors, for `from_pretrained`.
+
+        ``license`` is an identifier of the Hub, such as mit. ``scores`` come into the card. Where the data lay on this
+        machine is left out.
+        """
+        self._fitted()
+        kind = ["image-classification"] if len(self.input_shape) == 3 else []
+        head: dict[str, Any] = {"library_name": "probmcl", "license": license}
+        head |= {"pipeline_tag": "image-classification"} if kind else {}
+        head["tags"] = ["probmcl", "multi-label", *kind]
+        with hub.new_folder(path) as folder:
+            self._write(folder / FILE, "")
+            (folder / "README.md").write_text(hub.card(head, self._card(scores or {})), encoding="utf-8")
+
+    def _card(self, scores: Mapping[str, float]) -> str:
+        encoder = self.encoder if isinstance(self.encoder, str) else type(self.encoder).__name__
+        shape = " x ".join(map(str, self.input_shape))
+        lines = [
+            "# A multi-label classifier",
+            f"Trained with the method {self.config.method} on inputs of shape {shape}; images have values in [0, 1]. "
+            f"The encoder is {text.markdown(encoder)}.",
+            f"{len(self.label_names)} labels: " + ", ".join(text.markdown(name) for name in self.label_names),
+        ]
+        if scores:
+            lines.append(text.markdown_table(("score", "value"), [(name, f"{v:.4g}") for name, v in scores.items()]))
+        lines.append(
+            "```python\nfrom probmcl import ProbMCL\n\n"
+            'model = ProbMCL.from_pretrained("OWNER/NAME")  # or this folder\n'
+            "probabilities = model.predict_proba(images)  # (rows, labels)\n```"
+        )
+        return "\n\n".join(lines)
+
     def inference(self) -> nn.Module:
         """Return what is deployed: a copy of encoder and classifier on the CPU that maps inputs to logits."""
         network = self._fitted()
@@ -214,7 +281,7 @@ class ProbMCL:
             "width": self.width,
             "weights": None if self.weights is None else str(self.weights),
             "data": data.source,
-            "data_sha256": runs.fingerprint(*inputs, data.train.labels, data.validation.labels),
+            "data_sha256": pixels.fingerprint(*inputs, data.train.labels, data.validation.labels),
         }
 
     def _fitted(self) -> Network:
@@ -225,7 +292,9 @@ class ProbMCL:
     def _split(self, inputs: Inputs) -> Split:
         if isinstance(inputs, Split):
             return inputs
-        array = np.asarray(inputs, dtype=np.float32)
+        array = np.asarray(inputs.detach().cpu() if isinstance(inputs, Tensor) else inputs)
+        if array.dtype != np.uint8 or array.ndim != 4:  # images of bytes are converted batch by batch
+            array = array.astype(np.float32, copy=False)
         if array.shape[1:] != self.input_shape or not len(array):
             raise InputError(f"inputs have shape {array.shape}", f"(rows, {', '.join(map(str, self.input_shape))})")
         return ArraySplit(array, np.zeros((len(array), len(self.label_names)), dtype=np.uint8))

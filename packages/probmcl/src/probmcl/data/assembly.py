@@ -6,15 +6,28 @@ from the start, so that a missing one is reported before training and not in its
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from sextet_common.errors import InputError, reading
+from sextet_common import cache as image_cache, image_files, pixels
+from sextet_common.errors import DataWarning, InputError, reading
 
-from probmcl.data.sets import FileSplit, MultiLabelSet, held_out
+from probmcl.data.sets import ArraySplit, FileSplit, MultiLabelSet, Split, held_out
 
 PARTS = ("train", "validation", "test")
+
+
+class FileOptions(NamedTuple):
+    """How image files are read: pixels a side, channels, a cache of decoded images, what to do with broken files."""
+
+    size: int = 224
+    channels: Literal[1, 3] | None = None
+    cache: Path | None = None
+    on_bad_image: Literal["refuse", "skip"] = "refuse"
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -37,7 +50,13 @@ def check_all_exist(paths: tuple[Path, ...]) -> None:
 
 
 def assemble(
-    paths: tuple[Path, ...], labels: np.ndarray, names: tuple[str, ...], parts: list[str] | None, size: int, source: str
+    paths: tuple[Path, ...],
+    labels: np.ndarray,
+    names: tuple[str, ...],
+    parts: list[str] | None,
+    options: FileOptions,
+    source: str,
+    notes: tuple[str, ...] = (),
 ) -> MultiLabelSet:
     """Assign rows to their parts; a part that no row names receives a fixed share of the training rows."""
     part_of = np.array(parts if parts is not None else ["train"] * len(paths), dtype="<U10")
@@ -48,11 +67,54 @@ def assemble(
             part_of[training[held]] = part
     if not (part_of == "train").any():
         raise InputError(f"{source} has no training image", "at least one")
-    splits = {}
-    for part in PARTS:
-        rows = np.flatnonzero(part_of == part)
-        splits[part] = FileSplit(tuple(paths[row] for row in rows), labels[rows], size)
+    rows_of = {part: np.flatnonzero(part_of == part) for part in PARTS}
+    channels = options.channels or 3
+    if options.cache is not None or options.on_bad_image == "skip":
+        splits, more = _decoded(paths, labels, rows_of, options)
+        notes += more
+    else:
+        splits = {
+            part: FileSplit(tuple(paths[row] for row in rows), labels[rows], options.size, channels)
+            for part, rows in rows_of.items()
+        }
     absent = [name for name, count in zip(names, splits["train"].labels.sum(axis=0), strict=True) if not count]
     if absent:
-        warnings.warn(f"{source}: no training image has the label {absent[0]!r} ({len(absent)} such)", stacklevel=4)
-    return MultiLabelSet(splits["train"], splits["validation"], splits["test"], names, (3, size, size), source)
+        notes += (f"{source}: no training image has the label {absent[0]!r} ({len(absent)} such)",)
+    for note in notes:
+        warnings.warn(note, DataWarning, stacklevel=4)
+    shape = (channels, options.size, options.size)
+    return MultiLabelSet(splits["train"], splits["validation"], splits["test"], names, shape, source, notes)
+
+
+def _decoded(
+    paths: tuple[Path, ...], labels: np.ndarray, rows_of: dict[str, np.ndarray], options: FileOptions
+) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """Return the parts with their files decoded, in memory or mapped from a cache, and notes about the files."""
+    order = np.concatenate([rows_of[part] for part in PARTS])
+    files = [str(paths[row]) for row in order]
+    train = len(rows_of["train"])
+    decoding: dict[str, Any] = {
+        "size": options.size, "channels": options.channels or 3, "on_bad_image": options.on_bad_image,
+    }  # fmt: skip
+
+    def build(create: Callable[[tuple[int, ...]], np.ndarray]) -> pixels.Parts:
+        read = image_files.read_images(files, create=create, **decoding)
+        n = int(np.searchsorted(read.rows, train))
+        # The numbers of the files stand for the labels: they tell which files were skipped.
+        return pixels.Parts((read.images[:n], read.rows[:n]), (read.images[n:], read.rows[n:]), (), "", read.notes)
+
+    if options.cache is None:
+        found = build(lambda shape: np.empty(shape, np.uint8))
+    else:
+        root = Path(os.path.commonpath([os.path.dirname(file) for file in files]))
+        name = image_cache.key({**decoding, "train": train}, files, root, np.arange(len(files)))
+        found = image_cache.load(options.cache, name, build)
+    (images, first), (others, second) = found.train, found.test
+    cut = int(np.searchsorted(second, train + len(rows_of["validation"])))
+    arrays = {
+        "train": (images, first), "validation": (others[:cut], second[:cut]), "test": (others[cut:], second[cut:]),
+    }  # fmt: skip
+    for part, (_, rows) in arrays.items():
+        if not len(rows):
+            raise InputError(f"the {part} part has no image that can be read", "at least one")
+    return {part: ArraySplit(x, labels[order[rows]]) for part, (x, rows) in arrays.items()}, found.notes

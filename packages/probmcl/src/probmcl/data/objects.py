@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sextet_common.errors import STRUCTURE, InputError, reading, require
 
-from probmcl.data.assembly import PARTS, assemble, check_all_exist, inside
+from probmcl.data.assembly import PARTS, FileOptions, assemble, check_all_exist, inside
 from probmcl.data.sets import MultiLabelSet
 
 VOC_LABELS = (
@@ -17,12 +17,12 @@ VOC_LABELS = (
 )
 
 
-def coco(root: Path, size: int) -> MultiLabelSet:
+def coco(root: Path, options: FileOptions) -> MultiLabelSet:
     """Read the object categories of MS-COCO as labels, 80 in the order of their numbers.
 
     ``root`` holds annotations/instances_train2017.json, instances_val2017.json, train2017/ and val2017/, or the same of
     2014. As is usual, COCO's validation part is the test set; a share of the training images becomes the validation
-    part. Images without an object have no label. ``size`` is the height and width of the images, in pixels.
+    part. Images without an object have no label. ``options`` say how images are read.
     """
     require("pycocotools", package="probmcl", extra="coco")
     years = [y for y in ("2017", "2014") if (root / "annotations" / f"instances_train{y}.json").is_file()]
@@ -34,7 +34,7 @@ def coco(root: Path, size: int) -> MultiLabelSet:
         raise InputError(f"{root}: {labels.shape[1]} categories to train, {test_labels.shape[1]} to test", "the same")
     parts = ["train"] * len(paths) + ["test"] * len(test_paths)
     both = np.concatenate([labels, test_labels])
-    return assemble((*paths, *test_paths), both, names, parts, size, f"coco:{root}")
+    return assemble((*paths, *test_paths), both, names, parts, options, f"coco:{root}")
 
 
 def _coco_part(root: Path, part: str, year: str) -> tuple[tuple[Path, ...], tuple[str, ...], np.ndarray]:
@@ -60,12 +60,13 @@ def _coco_part(root: Path, part: str, year: str) -> tuple[tuple[Path, ...], tupl
     return paths, names, labels
 
 
-def voc(spec: str, size: int, *, difficult: bool = False) -> MultiLabelSet:
+def voc(spec: str, options: FileOptions, *, difficult: bool = False) -> MultiLabelSet:
     """Read the object classes of Pascal VOC as labels, 20 in alphabetical order.
 
     ``spec`` is the folder that holds VOCdevkit, followed by ``@YEAR`` for a year other than 2007. The parts are VOC's
     own train, val and test. Years other than 2007 have no test part: val is then the test set, and a share of train
-    becomes the validation part. ``size`` is the height and width of the images, in pixels. ``difficult`` counts objects
+    becomes the validation part. ``options`` say how images are
+    read. ``difficult`` counts objects
     that are marked difficult; without them an image may have no label.
     """
     name, _, year = spec.partition("@")
@@ -87,7 +88,7 @@ def voc(spec: str, size: int, *, difficult: bool = False) -> MultiLabelSet:
             paths.append(image)
             rows.append(labels)
             parts.append(part_of[part])
-    return assemble(tuple(paths), np.stack(rows), VOC_LABELS, parts, size, f"voc:{spec}")
+    return assemble(tuple(paths), np.stack(rows), VOC_LABELS, parts, options, f"voc:{spec}")
 
 
 def _voc_part(root: Path, year: str, part: str) -> list[tuple[Path, list[dict[str, Any]]]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Integer, Shaped, UInt8
+from sextet_common import pixels
 from sextet_common.data import decode
 from sextet_common.errors import InputError, reading
 from sextet_common.seeding import generator
@@ -35,23 +36,48 @@ class Split(ABC):
     def batch(self, rows: Rows) -> Float[Tensor, "batch ..."]:
         """Return the inputs of the given rows as float32, images in [0, 1]."""
 
+    def batch_on(self, rows: Rows, device: torch.device) -> Float[Tensor, "batch ..."]:
+        """Return the inputs of the given rows on a device; bytes become floats there."""
+        return self.batch(rows).to(device)
+
+
+class _RawSplit(Split):
+    """Rows that are kept as bytes or floats."""
+
+    @abstractmethod
+    def raw(self, rows: Rows) -> np.ndarray:
+        """Return a copy of the given rows in the type in which they are kept, or are on disk."""
+
+    def batch(self, rows: Rows) -> Float[Tensor, "batch ..."]:
+        """Return the inputs of the given rows as float32, images in [0, 1]."""
+        return self.batch_on(rows, torch.device("cpu"))
+
+    def batch_on(self, rows: Rows, device: torch.device) -> Float[Tensor, "batch ..."]:
+        """Return the inputs of the given rows on a device; bytes become floats there."""
+        inputs = torch.from_numpy(self.raw(rows)).to(device)
+        if inputs.dtype != torch.uint8:
+            return inputs
+        # A tensor on the device: by a plain number, a GPU multiplies with a rounded reciprocal.
+        return inputs.float() / torch.full((), 255.0, device=inputs.device)
+
 
 @dataclass(frozen=True)
-class ArraySplit(Split):
-    """Rows in memory."""
+class ArraySplit(_RawSplit):
+    """Rows in memory, or memory-mapped."""
 
-    inputs: Float[np.ndarray, "rows ..."]
-    """Images in [0, 1], shape (rows, channels, height, width), or features, shape (rows, features); float32."""
+    inputs: Float[np.ndarray, "rows ..."] | UInt8[np.ndarray, "rows channels height width"]
+    """Images, shape (rows, channels, height, width), uint8 in 0..255 or float32 in [0, 1]; or features, shape (rows,
+    features), float32."""
     labels: UInt8[np.ndarray, "rows labels"]
     """Zeros and ones, uint8, shape (rows, labels)."""
 
-    def batch(self, rows: Rows) -> Float[Tensor, "batch ..."]:
-        """Return the inputs of the given rows."""
-        return torch.from_numpy(self.inputs[np.asarray(rows, dtype=np.int64)])
+    def raw(self, rows: Rows) -> np.ndarray:
+        """Return a copy of the given rows."""
+        return pixels.take(self.inputs, np.asarray(rows, dtype=np.int64))
 
 
 @dataclass(frozen=True)
-class FileSplit(Split):
+class FileSplit(_RawSplit):
     """Rows that are image files, decoded on request."""
 
     paths: tuple[Path, ...]
@@ -59,13 +85,14 @@ class FileSplit(Split):
     """Zeros and ones, uint8, shape (rows, labels)."""
     size: int
     """Height and width, in pixels, to which every image is scaled and cropped."""
+    channels: int = 3
+    """3 for colour, 1 for gray."""
 
-    def batch(self, rows: Rows) -> Float[Tensor, "batch 3 size size"]:
-        """Decode the images of the given rows as RGB."""
+    def raw(self, rows: Rows) -> UInt8[np.ndarray, "batch channels size size"]:
+        """Decode the images of the given rows."""
         chosen = [self.paths[int(row)] for row in rows]
         with ThreadPoolExecutor(_DECODERS) as pool:
-            images = list(pool.map(lambda path: read_image(path, self.size), chosen))
-        return torch.from_numpy(np.stack(images))
+            return np.stack(list(pool.map(lambda path: _decode(path, self.size, self.channels), chosen)))
 
 
 @dataclass(frozen=True)
@@ -81,6 +108,8 @@ class MultiLabelSet:
     """(channels, height, width) of an image, or (features,)."""
     source: str = ""
     """Where the data come from: the argument of `load`, or a free text."""
+    notes: tuple[str, ...] = ()
+    """What was ignored, skipped or split while loading, one sentence each."""
 
     @classmethod
     def of(
@@ -91,12 +120,14 @@ class MultiLabelSet:
         label_names: tuple[str, ...] | None = None,
         *,
         source: str = "the given arrays",
+        notes: tuple[str, ...] = (),
     ) -> MultiLabelSet:
         """Build a set from arrays and check it.
 
-        Inputs are images (n, channels, height, width) in [0, 1] or features (n, features), labels are zeros and ones
-        (n, labels). Without a validation part, 15 % of the training rows become one. By default labels are named by the
-        numbers of their columns. ``source`` is the name of the data in error messages.
+        Inputs are images (n, channels, height, width), uint8 in 0..255 or numbers in [0, 1], or features (n, features);
+        labels are zeros and ones (n, labels). Bytes are kept as they are. Without a validation part, 15 % of the
+        training rows become one. By default labels are named by the numbers of their columns. ``source`` is the name of
+        the data in error messages.
 
         Examples
         --------
@@ -105,7 +136,7 @@ class MultiLabelSet:
         (8, 3)
         """
         names = label_names or tuple(map(str, range(np.asarray(train[1]).shape[-1])))
-        shape = np.asarray(train[0]).shape[1:]
+        shape = np.shape(train[0])[1:]
         splits = {
             part: _array_split(*arrays, names, shape, f"{source}, {part}")
             for part, arrays in (("train", train), ("validation", validation), ("test", test))
@@ -115,7 +146,7 @@ class MultiLabelSet:
             whole = splits["train"]
             for part, rows in zip(("train", "validation"), held_out(len(whole), source), strict=True):
                 splits[part] = ArraySplit(whole.inputs[rows], whole.labels[rows])
-        return cls(splits["train"], splits["validation"], splits["test"], names, tuple(shape), source)
+        return cls(splits["train"], splits["validation"], splits["test"], names, tuple(shape), source, notes)
 
     @property
     def n_labels(self) -> int:
@@ -168,15 +199,26 @@ def held_out(rows: int, source: str) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(chosen[count:]), np.sort(chosen[:count])
 
 
-def read_image(path: Path, size: int) -> Float[np.ndarray, "3 size size"]:
-    """Decode an image file as RGB, float32 in [0, 1], scaled and cropped to a square of `size` pixels a side."""
+def read_image(path: Path, size: int, channels: int = 3) -> Float[np.ndarray, "channels size size"]:
+    """Decode an image file as float32 in [0, 1], scaled and cropped to a square of `size` pixels a side.
+
+    ``channels`` is 3 for colour or 1 for gray.
+    """
+    return pixels.to_float(_decode(path, size, channels))
+
+
+def _decode(path: Path, size: int, channels: int) -> UInt8[np.ndarray, "channels size size"]:
     with reading(path, "an image file"):
-        pixels = decode(path.read_bytes(), str(path), size)
-    return (np.asarray(pixels, dtype=np.float32) / 255).transpose(2, 0, 1)
+        content = path.read_bytes()
+    return decode(content, str(path), size, channels).transpose(2, 0, 1)
 
 
 def _checked_inputs(inputs: np.ndarray, source: str) -> np.ndarray:
-    array = np.asarray(inputs)
+    array = np.asanyarray(inputs)
+    if array.ndim == 4 and array.dtype == np.uint8:
+        view = array.view()
+        view.setflags(write=False)
+        return view
     if array.ndim not in (2, 4) or array.dtype.kind not in "biuf":
         shapes = "numbers of shape (n, channels, height, width) or (n, features)"
         raise InputError(f"{source}: inputs are {array.dtype} of shape {array.shape}", shapes)

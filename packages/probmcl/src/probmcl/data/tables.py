@@ -10,7 +10,7 @@ import numpy as np
 from sextet_common import npy
 from sextet_common.errors import InputError, reading
 
-from probmcl.data.assembly import PARTS, assemble, check_all_exist, inside
+from probmcl.data.assembly import PARTS, FileOptions, assemble, check_all_exist, inside
 from probmcl.data.sets import MultiLabelSet, checked_labels, held_out
 
 _ARRAYS = ("trainval_features", "trainval_labels", "test_features", "test_labels")
@@ -40,23 +40,23 @@ def npz(path: Path) -> MultiLabelSet:
     return MultiLabelSet.of((x[kept], y[kept]), (x[held], y[held]), (x_test, y_test), source=f"npz:{path}")
 
 
-def csv_folder(folder: Path, size: int) -> MultiLabelSet:
+def csv_folder(folder: Path, options: FileOptions) -> MultiLabelSet:
     """Read a folder of images with a labels.csv; `probmcl.load` describes the table."""
     table = _read_table(folder / "labels.csv")
     paths = tuple(inside(folder, name) for name in table.files)
     check_all_exist(paths)
     labels = checked_labels(table.labels, len(table.names), str(folder / "labels.csv"))
-    return assemble(paths, labels, table.names, table.parts, size, f"csv:{folder}")
+    return assemble(paths, labels, table.names, table.parts, options, f"csv:{folder}")
 
 
-def adp(spec: str, size: int) -> MultiLabelSet:
+def adp(spec: str, options: FileOptions) -> MultiLabelSet:
     """Read the Atlas of Digital Pathology (Hosseini et al., CVPR 2019): patches of tissue with hierarchical types.
 
     ``spec`` is the folder of the release, followed by ``@LEVEL`` for a level other than L1. It holds
     ``ADP_EncodedLabels_Release1_Flat.csv`` (a column ``Patch Names``, then a column of zeros and ones for every code
     such as E.M.S) and ``img_res_1um_bicubic/``. If ``splits/`` exists, the row numbers in
     ``splits/{train,valid,test}.npy`` are the parts. The dots in a code are its depth: L1 takes codes without a dot, L2
-    and L3 those down to that depth, L3Only those with two dots. ``size`` is the height and width in pixels.
+    and L3 those down to that depth, L3Only those with two dots. ``options`` say how images are read.
     """
     name, _, level = spec.partition("@")
     root, level = Path(name).expanduser(), level or "L1"
@@ -76,7 +76,7 @@ def adp(spec: str, size: int) -> MultiLabelSet:
             for row in _row_numbers(root / "splits" / f"{stem}.npy", len(paths)):
                 parts[row] = part
     labels = checked_labels(table.labels[:, chosen], len(chosen), str(path))
-    return assemble(paths, labels, tuple(table.names[c] for c in chosen), parts, size, f"adp:{spec}")
+    return assemble(paths, labels, tuple(table.names[c] for c in chosen), parts, options, f"adp:{spec}")
 
 
 def _row_numbers(path: Path, rows: int) -> list[int]:

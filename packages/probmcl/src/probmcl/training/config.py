@@ -14,10 +14,12 @@ from sextet_common.checks import (
     NonNegative,
     Positive,
     PositiveShare,
+    Running,
     ShareBelowOne,
     check_fields,
 )
 from sextet_common.errors import InputError
+from sextet_common.options import Advanced
 
 from probmcl.data.augmentation import Augmentation
 from probmcl.losses.asymmetric import AsymmetricLoss
@@ -35,17 +37,17 @@ class HeadConfig:
 
     dim: Count = 128
     """Dimensions of the mixtures, and of supcon's embeddings."""
-    n_components: Count | None = None
+    n_components: Advanced[Count | None] = None
     """Components of a mixture: by default one for every label, as in the paper."""
-    covariance: Covariance = "isotropic"
+    covariance: Advanced[Covariance] = "isotropic"
     """isotropic or diagonal."""
-    hidden: tuple[Count, ...] = (512,)
+    hidden: Advanced[tuple[Count, ...]] = (512,)
     """Widths of the head's trunk before its last layer; the paper's figure has 2048."""
-    mean: MeanShape = "vector"
+    mean: Advanced[MeanShape] = "vector"
     """vector or scalar means."""
-    positive: StdActivation = "elu"
+    positive: Advanced[StdActivation] = "elu"
     """Function that makes deviations positive: elu, softplus or exp."""
-    min_std: Positive = 0.1
+    min_std: Advanced[Positive] = 0.1
     """Smallest standard deviation."""
 
     def __post_init__(self) -> None:
@@ -63,21 +65,21 @@ class ContrastiveConfig:
 
     threshold: PositiveShare = 0.5
     """alpha: smallest overlap of label sets that makes two images positives, in (0, 1]."""
-    measure: Overlap = "jaccard"
+    measure: Advanced[Overlap] = "jaccard"
     """jaccard, dice, cosine, overlap or containment."""
-    positive_weight: Weight = "none"
+    positive_weight: Advanced[Weight] = "none"
     """none, or overlap: weight positives by their overlap."""
-    similarity: Similarity = "log_cosine"
+    similarity: Advanced[Similarity] = "log_cosine"
     """log_cosine, cosine, angular or aligned."""
-    per_dimension: bool = True
+    per_dimension: Advanced[bool] = True
     """Divide logarithmic similarities and the likelihood by the number of dimensions."""
     temperature: Positive = 0.02
     """Divides the similarities of probmcl. Our choice, for similarities divided by the dimensions (otherwise 0.2)."""
-    supcon_temperature: Positive = 0.1
+    supcon_temperature: Advanced[Positive] = 0.1
     """Divides the cosines of supcon."""
     contrastive_weight: NonNegative = 0.3
     """lambda: weight of the contrastive term relative to the likelihood."""
-    label_aware: LabelAware = "none"
+    label_aware: Advanced[LabelAware] = "none"
     """Tie component k to label k: any (the point comes from a component of one of the image's labels, as in KMCL),
     each (all of an image's labels have equal shares; not in the paper), none (the paper's figure)."""
 
@@ -110,11 +112,11 @@ class ClassificationConfig:
 
     classifier_loss: Literal["asymmetric", "bce"] = "asymmetric"
     """Loss of the second stage."""
-    gamma_positive: NonNegative = 0.0
+    gamma_positive: Advanced[NonNegative] = 0.0
     """Focusing exponent of positives in the asymmetric loss."""
-    gamma_negative: NonNegative = 4.0
+    gamma_negative: Advanced[NonNegative] = 4.0
     """Focusing exponent of negatives in the asymmetric loss."""
-    margin: ShareBelowOne = 0.05
+    margin: Advanced[ShareBelowOne] = 0.05
     """Negatives with a probability below this margin have no asymmetric loss."""
 
     def __post_init__(self) -> None:
@@ -146,7 +148,8 @@ class Config:
     seed: Natural = 0
     """Seed of all random numbers."""
     epochs: Count = 30
-    """Epochs of the contrastive stage. Methods with one stage train for these and classifier_epochs together."""
+    """Epochs of the contrastive stage. Methods with one stage train for these and classifier_epochs together. The
+    learning rates' schedules depend on both: a run of fewer cannot go on."""
     classifier_epochs: Count = 10
     """Epochs of the classifier."""
     batch_size: Count = 64
@@ -155,13 +158,13 @@ class Config:
     """Highest learning rate while the encoder learns: linear over a fifth of the steps, then a cosine to 0."""
     classifier_lr: Positive = 1e-2
     """Highest learning rate of a classifier on a frozen encoder."""
-    weight_decay: NonNegative = 1e-4
+    weight_decay: Advanced[NonNegative] = 1e-4
     """Weight decay of AdamW, on matrices and convolution kernels only."""
-    fine_tune: bool = False
+    fine_tune: Advanced[bool] = False
     """Train the encoder in the second stage too, at lr. The mixtures no longer fit it then: no uncertainty."""
-    calibrate: bool = True
+    calibrate: Advanced[bool] = True
     """Scale and shift the classifier's logits so that they are calibrated on the validation data."""
-    require_labels: bool = False
+    require_labels: Advanced[bool] = False
     """Refuse training images without a label. Otherwise others are compared with them, but they have no positives."""
     head: HeadConfig = field(default_factory=HeadConfig)
     """Mixture density head."""
@@ -171,11 +174,11 @@ class Config:
     """Loss of the classifier."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """How far the two views may differ from their image."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Advanced[Literal["float32", "bfloat16"]] = "float32"
     """Precision of the encoder, by autocast; mixtures and losses are always float32."""
-    checkpoint_every: Count = 200
+    checkpoint_every: Running[Count] = 200
     """Steps between two checkpoints: the most that a killed run loses."""
-    device: str = "auto"
+    device: Running[str] = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 
     def __post_init__(self) -> None:

@@ -58,4 +58,4 @@ def infer(network: nn.Module, split: Split, device: torch.device, function: Call
 def batches(split: Split, device: torch.device) -> Iterator[Tensor]:
     """Iterate over the inputs of a split in order."""
     for first in range(0, len(split), BATCH_SIZE):
-        yield split.batch(np.arange(first, min(first + BATCH_SIZE, len(split)))).to(device)
+        yield split.batch_on(np.arange(first, min(first + BATCH_SIZE, len(split))), device)

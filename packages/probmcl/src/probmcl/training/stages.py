@@ -68,7 +68,7 @@ class Training(training.Job):
         number -= stage.first
         rows = _rows(len(self.data.train), stage, config, number)
         draw = torch_generator(config.seed, "views", stage.name, number, device=self.device)
-        views = config.augmentation.views(self.data.train.batch(rows).to(self.device), draw)
+        views = config.augmentation.views(self.data.train.batch_on(rows, self.device), draw)
         labels = torch.from_numpy(self.data.train.labels[rows]).to(self.device).repeat(2, 1)
         with torch_seed(config.seed, "dropout", stage.name, number):
             losses = stage.losses(views, labels)
