@@ -175,7 +175,8 @@ def test_user_defined_parts_are_recorded_and_not_mixed_with_settings(tmp_path: P
 def test_a_run_folder_holds_what_it_should(tmp_path: Path, digits: data.ImageSet) -> None:
     result = Distiller(SMALL).fit(digits, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"checkpoints", "config.json", "distilled.safetensors", "images.png", "loss.png", "metrics.jsonl"}
+    written = {"config.json", "distilled.safetensors", "images.png", "loss.png", "metrics.jsonl"}
+    assert names == {".lock", "checkpoints", *written}
     loaded = DistilledSet.load(tmp_path / "distilled.safetensors")
     assert torch.equal(loaded.images, result.images) and torch.equal(loaded.labels, result.labels)
     assert loaded.labels.tolist() == [k // 2 for k in range(20)] and loaded.classes == digits.classes

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from sextet_common import device as devices, files
+from sextet_common import device as devices, files, loggers
 from sextet_common.data import DataOptions
 from sextet_common.errors import InputError
 from sextet_common.processes import is_first, refuse_several
@@ -29,7 +29,7 @@ from attention_matching.images.distilled import DistilledSet
 from attention_matching.networks.build import ARCHITECTURES, Architecture
 
 
-def distill(out: Path, config: DistillConfig, images: DataOptions) -> None:
+def distill(out: Path, config: DistillConfig, images: DataOptions, log: tuple[loggers.Name, ...] = ()) -> None:
     """Distill a data set into a few images per class; the same command resumes a stopped run.
 
     Parameters
@@ -38,8 +38,11 @@ def distill(out: Path, config: DistillConfig, images: DataOptions) -> None:
         The run folder.
     config
         How to distill.
+    log
+        Trackers that follow the run: tensorboard, wandb, mlflow (extras of the same names).
     """
-    Distiller(config).fit(images.load(), out)
+    loggers.open(log)  # a missing extra is told before the data is read
+    Distiller(config).fit(images.load(), out, log=log)
     if is_first():
         print(f"{result_path(out)}\n{out / 'images.png'}")
 

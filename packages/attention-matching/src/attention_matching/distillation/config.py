@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from sextet_common import data as image_data
 from sextet_common.checks import Count, Growing, Natural, NonNegative, Positive, Running, check_fields
+from sextet_common.options import Advanced
 
 from attention_matching.images.augment import Operation, augmentation_for
 from attention_matching.images.preprocess import Whitening
@@ -40,19 +41,19 @@ class DistillConfig:
     """Steps: paper 8000, official 20000; below 28 pixels, not in the papers, 600. More continue a finished run."""
     seed: Natural = 0
     """Seed of all random numbers."""
-    power: Power | None = None
+    power: Advanced[Power | None] = None
     """Exponent of the attention maps: paper 4, official 1."""
-    feature_weight: NonNegative | None = None
+    feature_weight: Advanced[NonNegative | None] = None
     """Weight lambda of the last block's features: 0.01 below 64 pixels, else 0.02."""
-    loss_scale: Positive | None = None
+    loss_scale: Advanced[Positive | None] = None
     """Factor of the whole loss: 100 in DataDAM's public code, which image_lr assumes; 1 in DM's."""
     image_lr: Positive | None = None
     """Learning rate of the pixels: 1 up to 50 images per class, 10 above."""
-    image_momentum: NonNegative = 0.5
+    image_momentum: Advanced[NonNegative] = 0.5
     """Momentum of the pixels' SGD."""
-    real_batch: Count = 64
+    real_batch: Advanced[Count] = 64
     """Real images per class and step, as in DataDAM's public code."""
-    initial: Literal["random", "k-centre", "herding", "noise"] = "random"
+    initial: Advanced[Literal["random", "k-centre", "herding", "noise"]] = "random"
     """Initial synthetic images: real images chosen by this rule, or noise."""
     whitening: Whitening | None = None
     """zca or none. Paper: zca for colour images of 28 to 32 pixels; official: none."""
@@ -60,22 +61,22 @@ class DistillConfig:
     """The random networks; the papers' is the ConvNet."""
     width: Count | None = None
     """Channels of a ConvNet: 128 in the papers; below 28 pixels, not in the papers, 64."""
-    depth: Count | None = None
+    depth: Advanced[Count | None] = None
     """Blocks of a ConvNet: 3 for 32 pixels, 4 for 64, 5 for 128; 2 below 28."""
-    norm: Norm | None = None
+    norm: Advanced[Norm | None] = None
     """Normalisation of the random networks: paper instance, official batch."""
-    augment: tuple[Operation, ...] | None = None
+    augment: Advanced[tuple[Operation, ...] | None] = None
     """Transforms of the siamese augmentation: all six; no flip for digits."""
-    images_at_once: Running[Count | None] = None
+    images_at_once: Advanced[Running[Count | None]] = None
     """Images that pass through the network together: all on a GPU, as many as fit the caches on a CPU.
     Fewer need less memory and more launches, with the same result up to rounding; all with batch norm."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of convolutions; attention maps and losses are always float32."""
-    channels_last: Running[bool | None] = None
+    channels_last: Advanced[Running[bool | None]] = None
     """Memory format of the activations: by default last with batch norm on a CPU and with bfloat16 on a GPU."""
     compile: Running[bool] = False
     """Compile network and loss with torch.compile: a minute at the start, then faster steps."""
-    cuda_graph: Running[bool] = False
+    cuda_graph: Advanced[Running[bool]] = False
     """Record a step once and replay it, without launch costs. CUDA only."""
     checkpoint_every: Running[Count] = 100
     """Steps between two checkpoints: the most that a kill loses."""

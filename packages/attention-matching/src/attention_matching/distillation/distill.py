@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import torch
-from sextet_common import data as image_data, pixels, runs, training
+from sextet_common import data as image_data, loggers, pixels, runs, training
 from sextet_common.errors import InputError
 
 from attention_matching.distillation.config import DistillConfig
@@ -55,12 +56,19 @@ class Distiller:
         self.config = config or DistillConfig()
         self._loss, self._network, self._preprocessing = loss, network, preprocessing
 
-    def fit(self, data: image_data.Source, out: str | os.PathLike[str] | None = None) -> DistilledSet:
+    def fit(
+        self,
+        data: image_data.Source,
+        out: str | os.PathLike[str] | None = None,
+        *,
+        log: Sequence[loggers.Name | loggers.Logger] = (),
+    ) -> DistilledSet:
         """Distill into ``ipc`` images of each class, class after class.
 
         The run folder ``out`` receives checkpoints, metrics.jsonl, the result (distilled.safetensors) and its pictures.
-        An unfinished run with the same settings and data is resumed, bit-identically. Ctrl-C or SIGTERM raises
-        KeyboardInterrupt once the step is done and saved.
+        An unfinished run with the same settings and data is resumed, bit-identically; more steps continue a finished
+        one. ``log`` names trackers that follow the run folder: tensorboard, wandb, mlflow, or objects. Ctrl-C or SIGTERM
+        raises KeyboardInterrupt once the step is done and saved.
         """
         data = image_data.load(data)
         config = self.config.resolved(data)
@@ -82,6 +90,7 @@ class Distiller:
                     out=out,
                     record=record,
                     settings=DistillConfig,
+                    log=log,
                     cadence=training.Cadence(log=LOG_EVERY, checkpoint=config.checkpoint_every),
                     processes=shard.processes,
                     label=f"{config.method} ipc {config.ipc}",
