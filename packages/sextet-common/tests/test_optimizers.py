@@ -103,14 +103,6 @@ def test_a_schedule_resumes_where_it_was() -> None:
     assert rates(4) == rates(0)[4:]
 
 
-def test_a_schedule_may_be_walked_in_other_steps() -> None:
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule = optimizers.warmup_cosine(optimizer, 20, 0.5, position=lambda number: 4 * number)
-    optimizer.step()
-    schedule.step()
-    assert optimizer.param_groups[0]["lr"] == 0.5
-
-
 def test_biases_and_normalisations_do_not_decay() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     decayed, spared = optimizers.adamw(network.parameters(), 1e-3, 0.1).param_groups

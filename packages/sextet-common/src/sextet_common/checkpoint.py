@@ -12,12 +12,12 @@ import hashlib
 import importlib
 import json
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -32,7 +32,7 @@ VERSION = "1"
 _WHOLE = "a whole file that checkpoint.save wrote"
 _NO_DIGEST = "0" * 64
 _MAX_HEADER = 100_000_000  # bytes; the limit of safetensors itself
-_STEP = re.compile(r"step-(\d+)\.safetensors")
+_KEPT = 2  # checkpoints of a run: the newest one and another, should it be damaged
 _DAMAGED = ".damaged"
 _DTYPES = {  # safetensors' names of NumPy's and torch's types
     "bool": "BOOL",
@@ -81,23 +81,27 @@ def save(
         "__metadata__": {"format": FORMAT, "version": VERSION, "meta": description, "sha256": _NO_DIGEST}
     }
     stored = {name: (*_stored(name, array), array.itemsize) for name, array in arrays.items()}
-    end, contents = 0, []
+    end, contents = 0, list[memoryview]()
     # The widest types come first, as in files of safetensors itself, so that all arrays are aligned.
-    for name, (dtype, content, _) in sorted(stored.items(), key=lambda item: (-item[1][2], item[0])):
-        offsets = [end, end := end + content.nbytes]
+    for name, (dtype, row, _) in sorted(stored.items(), key=lambda item: (-item[1][2], item[0])):
+        offsets = [end, end := end + row.nbytes]
         header[name] = {"dtype": dtype, "shape": list(arrays[name].shape), "data_offsets": offsets}
-        contents.append(content.data)
+        contents.append(row.data)
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    length, digest = len(text).to_bytes(8, "little"), hashlib.sha256()
-    for part in (length, text, *contents):
-        digest.update(part)
+    length = len(text).to_bytes(8, "little")
+    digest = hashlib.sha256(length + text)
+    for content in contents:
+        digest.update(content)
     with files.replacing(path) as temporary, open(temporary, "wb") as file:
-        file.writelines([length, text.replace(_field(_NO_DIGEST), _field(digest.hexdigest())), *contents])
+        file.write(length + text.replace(_field(_NO_DIGEST), _field(digest.hexdigest())))
+        file.writelines(contents)
 
 
 def load(path: str | os.PathLike[str], framework: Literal["numpy", "torch"] = "numpy") -> Checkpoint:
     """Read a checkpoint as NumPy arrays or torch CPU tensors, and verify its checksum."""
+    if os.path.islink(path) and not os.path.exists(path):
+        raise DamagedError(f"{path} is a link to nothing", _WHOLE)
     with reading(path, _WHOLE, KeyError, TypeError):
         with open(path, "rb") as file:
             metadata, whole = _verify(file)
@@ -116,12 +120,8 @@ def save_step(
     step: int,
     arrays: Mapping[str, np.ndarray | torch.Tensor],
     meta: Mapping[str, Any] | None = None,
-    *,
-    keep: int = 2,
 ) -> Path:
-    """Write ``folder/step-00000042.safetensors``; delete all but the newest ``keep`` checkpoints, and damaged ones.
-
-    Only one process at a time may write to the folder. ``arrays`` and ``meta`` are as in :func:`save`.
+    """Write ``folder/step-00000042.safetensors``, of which no other process writes any; keep only the newest two.
 
     Examples
     --------
@@ -133,12 +133,11 @@ def save_step(
     ('step-00000030.safetensors', 2)
     """
     checks.check("step", step, checks.Natural)
-    checks.check("keep", keep, checks.Count)
     folder = Path(folder)
     files.remove_leftovers(folder)
     path = folder / f"step-{step:08d}.safetensors"
     save(path, arrays, meta)
-    for old in (*steps(folder)[:-keep], *folder.glob(f"*{_DAMAGED}")):
+    for old in (*steps(folder)[:-_KEPT], *folder.glob(f"*{_DAMAGED}")):
         old.unlink(missing_ok=True)
     return path
 
@@ -150,29 +149,24 @@ def latest(folder: str | os.PathLike[str]) -> Path | None:
 
 def steps(folder: str | os.PathLike[str]) -> list[Path]:
     """Return a folder's checkpoints, oldest first."""
-    names = os.listdir(folder) if os.path.isdir(folder) else ()
-    return [Path(folder) / name for _, name in sorted((int(m[1]), m[0]) for m in map(_STEP.fullmatch, names) if m)]
+    numbered = (path for path in Path(folder).glob("step-*.safetensors") if path.stem[5:].isdecimal())
+    return sorted(numbered, key=lambda path: int(path.stem[5:]))
 
 
 def load_newest(folder: str | os.PathLike[str], framework: Literal["numpy", "torch"] = "numpy") -> Checkpoint | None:
     """Load the newest whole checkpoint of a folder, whose description has its ``step``; None where there is none.
 
-    Damaged ones are reported by a warning and set aside under other names; :func:`save_step` deletes them. If all are
-    damaged, they are refused.
+    Damaged ones are reported by a warning and renamed; :func:`save_step` deletes them. If all are, they are refused.
     """
     faults: dict[Path, str] = {}
     for path in reversed(steps(folder)):
-        if not path.exists():
-            faults[path] = f"{path} is a link to nothing"
-            continue
         try:
             loaded = load(path, framework)
+            step = loaded.meta.get("step")
+            if not isinstance(step, int) or step < 0:
+                raise DamagedError(f"{path} is of step {step!r}")
         except DamagedError as error:
             faults[path] = error.given
-            continue
-        step = loaded.meta.get("step")
-        if not isinstance(step, int) or step < 0:
-            faults[path] = f"{path} is of step {step!r}"
             continue
         for damaged, fault in faults.items():
             warnings.warn(f"{fault}; resumed from {path.name}", stacklevel=2)
@@ -212,7 +206,7 @@ def _read_arrays(path: str | os.PathLike[str], framework: str) -> dict[str, Any]
         raise InputError(f"{path} cannot be read as {framework} arrays: {error}", "framework='torch'") from error
 
 
-def _verify(file: BinaryIO) -> tuple[dict[str, Any], bool]:
+def _verify(file: BufferedReader) -> tuple[dict[str, Any], bool]:
     """Return the header's metadata, empty where there is none, and whether the checksum matches the whole file."""
     length = file.read(8)
     header = file.read(min(int.from_bytes(length, "little"), _MAX_HEADER))

@@ -163,9 +163,10 @@ def _rule(kind: Any) -> tuple[str, Callable[[Any], bool]] | None:
     return _RULES.get(kind)
 
 
+_FINITE = Bounds(-math.inf, low_open=True, high_open=True)
 _RULES: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     int: ("a whole number", lambda v: isinstance(v, Integral) and not isinstance(v, bool)),
-    float: ("a number", lambda v: isinstance(v, Real) and not isinstance(v, bool) and abs(v) < math.inf),
+    float: ("a number", lambda v: isinstance(v, Real) and not isinstance(v, bool) and v in _FINITE),
     bool: ("True or False", lambda v: isinstance(v, bool)),
     str: ("text", lambda v: isinstance(v, str)),
     type(None): ("None", lambda v: v is None),

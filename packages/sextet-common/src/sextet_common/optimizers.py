@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 from sextet_common.errors import InputError, require
@@ -31,18 +31,11 @@ def adamw(parameters: Iterable[Parameter], lr: float, weight_decay: float) -> Ad
     return torch.optim.AdamW(groups, lr=lr)
 
 
-def warmup_cosine(
-    optimizer: Optimizer,
-    steps: int,
-    warmup: float,
-    *,
-    done: int = 0,
-    position: Callable[[int], int] = lambda number: number,
-) -> LambdaLR:
+def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float, *, done: int = 0) -> LambdaLR:
     """Return a schedule that raises the learning rate linearly, then lowers it along half a cosine towards 0.
 
     The groups' ``lr`` are the highest rates. The rate rises in the share ``warmup`` of the steps, at least one step.
-    ``done`` are the steps of an earlier, interrupted run; ``position`` maps the number of calls to a schedule's step.
+    ``done`` are the steps of an earlier, interrupted run.
 
     Examples
     --------
@@ -57,8 +50,7 @@ def warmup_cosine(
 
     rising = max(1, round(warmup * steps))
 
-    def factor(number: int) -> float:
-        step = position(number)
+    def factor(step: int) -> float:
         if step < rising:
             return (step + 1) / rising
         return 0.5 * (1 + math.cos(math.pi * (step - rising + 1) / max(1, steps - rising + 1)))

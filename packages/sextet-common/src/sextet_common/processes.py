@@ -1,9 +1,7 @@
-"""The processes that torchrun started for a job, or one alone.
+"""The processes that torchrun started for a job, or one alone: a thin layer over torch.distributed.
 
-Lightning Fabric and Accelerate were considered. Both wrap what ``torchrun``, `sextet_common.device` and
-DistributedDataParallel already give us: launch, devices and gradient averaging. Neither gathers blocks of different
-sizes without padding, nor ends a job with one line when another process is lost; and importing Fabric takes more than
-twice as long as importing torch. So this module is a thin layer over torch.distributed.
+Lightning Fabric and Accelerate neither gather blocks of different sizes without padding, nor end a job with one line
+when another process is lost.
 """
 
 from __future__ import annotations
@@ -55,8 +53,7 @@ class Processes:
         from torch import distributed
 
         values = [value]
-        with self._others():
-            distributed.broadcast_object_list(values, src=0, device=self.device)
+        distributed.broadcast_object_list(values, src=0, device=self.device)
         return values[0]
 
     def any(self, flag: bool) -> bool:
@@ -70,8 +67,7 @@ class Processes:
         if self.world > 1:
             from torch import distributed
 
-            with self._others():
-                distributed.all_reduce(tensor)
+            distributed.all_reduce(tensor)
         return tensor
 
     def all_gather(self, rows: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
@@ -87,36 +83,17 @@ class Processes:
         for rank, block in enumerate(gathered.split(list(counts))):
             if rank == self.rank:
                 block.copy_(rows)
-            with self._others():
-                distributed.broadcast(block, src=rank)
+            distributed.broadcast(block, src=rank)
         return gathered
-
-    @contextmanager
-    def _others(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:
-            raise _lost(self.rank, self.world, error) from error
 
 
 def is_first() -> bool:
-    """Return whether this process writes and prints: the only one, or the first of torchrun's.
-
-    Examples
-    --------
-    >>> is_first()
-    True
-    """
+    """Return whether this process writes and prints: the only one, or the first of torchrun's."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def refuse_several(job: str) -> None:
-    """Raise InputError where torchrun started several processes for a job that does not share its work out.
-
-    Examples
-    --------
-    >>> refuse_several("evaluate")
-    """
+    """Raise InputError where torchrun started several processes for a job that does not share its work out."""
     world = os.environ.get("WORLD_SIZE", "1")
     if world != "1":
         raise InputError(f"{job} runs in one process, got {world}", "the command without torchrun")
@@ -148,17 +125,12 @@ def join(device: str = "auto") -> Iterator[Processes]:
         if ours:  # torch 2.6 can wait for ever for a thread that still holds a tensor: let all of them come to an end
             with suppress(RuntimeError):
                 distributed.barrier()
-    except RuntimeError as error:  # from DistributedDataParallel, whose collectives are not ours to wrap
-        if isinstance(error, distributed.DistError) or "gloo" in str(error):
-            raise _lost(rank, world, error) from error
-        raise
+    except RuntimeError as error:
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+            raise
+        lost = f"process {rank} of {world} has lost another one: {str(error).splitlines()[0]}"
+        expected = "all processes to stay alive: the same command resumes from the last checkpoint"
+        raise InputError(lost, expected) from error
     finally:
         if ours:
             distributed.destroy_process_group()
-
-
-def _lost(rank: int, world: int, error: RuntimeError) -> InputError:
-    return InputError(
-        f"process {rank} of {world} has lost another one: {str(error).splitlines()[0]}",
-        "all processes to stay alive: the same command resumes from the last checkpoint",
-    )

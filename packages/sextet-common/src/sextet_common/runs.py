@@ -213,9 +213,7 @@ def to_json(config: Any) -> dict[str, Any]:
 
 
 def fingerprint(*arrays: np.ndarray | torch.Tensor) -> str:
-    """Return the SHA-256 of the bytes of NumPy arrays or torch tensors, as 64 hexadecimal digits.
-
-    A run records it to recognise its data.
+    """Return the SHA-256 of the bytes of NumPy arrays or torch tensors, by which a run recognises its data.
 
     Examples
     --------
@@ -267,17 +265,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
     The first signal sets a flag, which the loop queries after every step to leave; the block then raises
     KeyboardInterrupt. A second signal interrupts immediately. Outside the main thread Python delivers no signals.
-
-    Examples
-    --------
-    >>> with interruptible() as stopping:
-    ...     for step in range(3):
-    ...         if stopping():
-    ...             break
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
     received: list[int] = []
 
     def remember(number: int, _: object) -> None:
@@ -285,7 +273,8 @@ def interruptible() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    handlers = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    handlers = {number: signal.signal(number, remember) for number in numbers}
     try:
         yield lambda: bool(received)
     finally:
