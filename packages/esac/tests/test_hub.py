@@ -71,9 +71,9 @@ def test_the_commands_export_a_run_and_evaluate_its_folder_or_repository(
     huggingface_hub = pytest.importorskip("huggingface_hub")
     monkeypatch.chdir(tmp_path)
     record = {"env": "Pendulum-v1", "options": {"max_episode_steps": 20}, "seed": 0, "config": {}}
-    run = runs.Run.open("run", "esac train", record)
-    build().save(run.path / "best.npz")
-    (run.path / "eval.json").write_text(json.dumps({"best": {"returns": [-10.0, -20.0]}}))
+    with runs.Run.open("run", "esac train", record) as run:
+        build().save(run.path / "best.npz")
+        (run.path / "eval.json").write_text(json.dumps({"best": {"returns": [-10.0, -20.0]}}))
     assert main(["export", "run", "--to", "out"]) == 0 and main(["export", "run", "--to", "out"]) == 2
     assert "out exists" in capsys.readouterr().err
     assert "-15.00 +/- 5.00" in (tmp_path / "out" / "README.md").read_text()

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +19,9 @@ from esac.sac.replay import Replay
 from esac.sac.update import SAC
 from sextet_common import checkpoint
 from sextet_common.errors import InputError
+from sextet_common.runs import Run
 
-TINY = {
+TINY: dict[str, Any] = {
     "population": 4, "elite": 0.25, "injected": 1, "sac_every": 1, "sac_episodes": 1, "start_steps": 20,
     "hidden": (8, 8), "eval_every": 200, "eval_episodes": 2, "checkpoint_every": 200, "amt_every": 1,
     "sac": {"batch_size": 8, "capacity": 5000},
@@ -52,6 +56,111 @@ def test_a_run_folder_holds_stable_baselines_files_and_a_resumed_run_the_same_on
         assert json.loads(head[1:])["env_id"] == "Pendulum-v1" and lines[0].startswith("r,l,t")
         assert len(lines) == made.episodes + 1
         assert sum(int(line.split(",")[1]) for line in lines[1:]) == made.steps
+
+
+@pytest.mark.slow
+def test_a_run_resumes_to_the_same_bits_with_other_running_settings(tmp_path: Path) -> None:
+    whole = learner().learn(700, out=tmp_path / "whole")
+    learner().learn(300, out=tmp_path / "parts")
+    resumed = learner(workers=2, timeout=60.0, checkpoint_every=90, most_failed=0.9).learn(700, out=tmp_path / "parts")
+    np.testing.assert_array_equal(resumed.population.mean, whole.population.mean)
+    np.testing.assert_array_equal(resumed.sac.actor.vector(), whole.sac.actor.vector())
+    found = json.loads((tmp_path / "parts" / "config.json").read_text())
+    assert found["config"]["steps"] == 700 and found["config"]["config"]["workers"] == 2
+    (earlier,) = found["earlier"]
+    assert earlier["config"]["steps"] == 300 and earlier["config"]["config.workers"] == 0
+
+
+@pytest.mark.parametrize(
+    ("seed", "words", "message"),
+    [
+        (1, {}, "seed=0, not 1"),
+        (0, {"sigma": 0.3}, r"sigma=0\.005, not 0\.3"),
+        (0, {"eval_every": 100}, "eval_every=200, not 100"),  # the best policy depends on it
+        (0, {"sac": {**TINY["sac"], "gamma": 0.5}}, r"gamma=0\.99, not 0\.5"),
+    ],
+)
+def test_a_run_with_another_method_or_seed_is_refused(
+    tmp_path: Path, seed: int, words: dict[str, object], message: str
+) -> None:
+    learner().learn(60, out=tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    with pytest.raises(InputError, match=message):
+        learner(seed, **words).learn(60, out=tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_a_run_folder_that_records_neither_steps_nor_workers_is_resumed(tmp_path: Path) -> None:
+    whole = learner().learn(500, out=tmp_path / "whole")
+    learner().learn(200, out=tmp_path / "old")
+    table = json.loads((tmp_path / "old" / "config.json").read_text())  # as earlier versions wrote it
+    for name in ("workers", "engine", "timeout"):
+        del table["config"]["config"][name]
+    del table["config"]["steps"], table["config"]["device"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(table))
+    resumed = learner().learn(500, out=tmp_path / "old")
+    np.testing.assert_array_equal(resumed.population.mean, whole.population.mean)
+
+
+def test_a_second_learner_in_the_folder_is_refused_while_the_first_one_runs(tmp_path: Path) -> None:
+    refusals = []
+
+    def second(*_: object) -> bool:
+        with pytest.raises(InputError, match="is in use by process"):
+            learner().learn(100, out=tmp_path / "run")
+        refusals.append(1)
+        return False
+
+    learner().learn(100, second, out=tmp_path / "run")
+    assert refusals == [1]
+    learner().learn(100, out=tmp_path / "run")  # the first one has closed it
+
+
+def test_numpy_s_numbers_are_seeds_and_steps(tmp_path: Path) -> None:
+    options = {"max_episode_steps": 15}
+    made = ESAC("Pendulum-v1", changed(TINY), seed=np.int64(3), options=options)  # type: ignore[arg-type]
+    made.learn(np.int32(100), out=tmp_path / "run")  # type: ignore[arg-type]
+    same = ESAC("Pendulum-v1", changed(TINY), seed=3, options=options).learn(100)
+    np.testing.assert_array_equal(made.population.mean, same.population.mean)
+    with pytest.raises(InputError, match="seed must be a whole number >= 0, got -1"):
+        learner(-1)
+    with pytest.raises(InputError, match=r"total_steps must be a whole number >= 0, got 0\.5"):
+        made.learn(0.5)  # type: ignore[arg-type]
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no device that is always full")
+
+    def fill(*_: object) -> None:
+        (tmp_path / "run" / "monitor.csv").unlink(missing_ok=True)
+        (tmp_path / "run" / "monitor.csv").symlink_to("/dev/full")
+
+    with pytest.raises(InputError, match=r"monitor\.csv cannot be written: No space left"):
+        learner().learn(300, fill, out=tmp_path / "run")
+
+
+def test_a_tracker_follows_generation_by_generation(tmp_path: Path) -> None:
+    class Tracker:
+        def __init__(self) -> None:
+            self.calls: list[tuple[object, ...]] = []
+
+        def start(self, run: Run) -> None:
+            self.calls.append(("start", run.path))
+
+        def log(self, step: int, values: Mapping[str, Any]) -> None:
+            self.calls.append((step, dict(values)))
+
+        def finish(self, status: str) -> None:
+            self.calls.append(("finish", status))
+
+    tracker = Tracker()
+    learner().learn(200, out=tmp_path / "run", log=[tracker])
+    assert tracker.calls[0] == ("start", tmp_path / "run") and tracker.calls[-1] == ("finish", "finished")
+    rows = Run.read(tmp_path / "run").metrics()
+    assert [{"step": step, **values} for step, values in tracker.calls[1:-1]] == rows and rows  # type: ignore[dict-item]
+    with pytest.raises(InputError, match="run folder"):
+        learner().learn(200, log=[tracker])
 
 
 def test_a_kill_right_after_the_last_checkpoint_costs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,11 +401,67 @@ def test_the_command_line_trains_goes_on_evaluates_and_draws(
     assert main(["plot", "nothing", "--out", "plots"]) == 2
 
 
+COMMAND = (
+    "train --env Pendulum-v1 --steps 1000 --hidden 8 8 --population 4 --elite 0.25 --injected 1 --sac-episodes 1 "
+    "--start-steps 200 --batch-size 8 --eval-episodes 1 --final-episodes 2"
+)
+
+
+def test_the_command_line_takes_the_settings_of_an_earlier_run_or_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*COMMAND.split(), "--out", "first", "--sigma", "0.05", "--workers", "1"]) == 0
+    assert main(["train", "--config", "first", "--out", "again", "--workers", "0", "--final-episodes", "2"]) == 0
+    assert (tmp_path / "again" / "best.npz").read_bytes() == (tmp_path / "first" / "best.npz").read_bytes()
+    recorded = [json.loads((tmp_path / name / "config.json").read_text())["config"] for name in ("first", "again")]
+    assert recorded[1] == {**recorded[0], "config": {**recorded[0]["config"], "workers": 0}}
+    lines = ['env = "InvertedPendulum-v5"', "preset = false", "steps = 100", "final-episodes = 1", "[config]",
+             "sac_every = 1", "population = 2", "elite = 0.5", "injected = 1", "eval_episodes = 1"]  # fmt: skip
+    (tmp_path / "run.toml").write_text("\n".join(lines))
+    assert main(["train", "--config", "run.toml", "--steps", "60", "--out", "third", "--hidden", "8"]) == 0
+    found = json.loads((tmp_path / "third" / "config.json").read_text())["config"]
+    assert found["env"] == "InvertedPendulum-v5" and found["steps"] == 60 and found["config"]["hidden"] == [8]
+    assert found["config"]["sigma"] == ESACConfig().sigma  # not the preset's
+    capsys.readouterr()
+    (tmp_path / "run.toml").write_text("sigmas = 1")
+    assert main(["train", "--config", "run.toml", "--out", "fourth"]) == 2
+    told = capsys.readouterr().err
+    assert "sigmas is not an option" in told and "sigma" in told and len(told.splitlines()) == 1
+
+
+def test_the_command_line_s_tracker_is_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboardX")
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.chdir(tmp_path)
+    assert main([*COMMAND.split(), "--out", "run", "--log", "tensorboard"]) == 0
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    written = [(e.step, e.value) for e in events.Scalars("es/sigma")]
+    rows = Run.read("run").metrics()
+    assert written == [(row["step"], pytest.approx(row["es/sigma"], rel=1e-6)) for row in rows] and rows
+
+
+def test_a_missing_tracker_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert main([*COMMAND.split(), "--out", str(tmp_path / "run"), "--log", "wandb"]) == 2
+    assert "sextet-common[wandb]" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_saved_learner_starts_no_workers(tmp_path: Path) -> None:
+    made = learner(workers=2, timeout=5.0, checkpoint_every=70)
+    made.save(tmp_path / "x")
+    assert ESAC.load(tmp_path / "x").config == learner(checkpoint_every=70).config
+
+
 def test_a_preset_is_the_command_line_s_default(capsys: pytest.CaptureFixture[str]) -> None:
     from esac.commands import _default_config
 
     assert _default_config(["train", "--env", "Ant-v5"]).sac_episodes == 10
     assert _default_config(["train", "--env=Ant-v5", "--no-preset"]) == ESACConfig()
+    assert _default_config(["--env", "Swimmer-v5", "--env", "Ant-v5"]).sac_episodes == 10
 
 
 def test_the_scaling_model_simulates_what_a_loop_over_time_does() -> None:

@@ -403,7 +403,7 @@ def test_flipped_bytes_never_bring_about_another_error(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     for name in ("evaluations.npz", "config.json", "metrics.jsonl"):
         whole = (folder / name).read_bytes()
-        refused = 0
+        noticed = 0
         for _ in range(100):
             damaged = np.frombuffer(whole, dtype=np.uint8).copy()
             damaged[random.integers(len(whole), size=3)] = random.integers(256, size=3)
@@ -411,9 +411,10 @@ def test_flipped_bytes_never_bring_about_another_error(tmp_path: Path) -> None:
             try:
                 [record] = records.read([folder])
                 record.steps()
+                noticed += len(record.rows) < 3  # a damaged line of metrics is left out
             except InputError:
-                refused += 1
-        assert refused > 20, name
+                noticed += 1
+        assert noticed > 20, name
         (folder / name).write_bytes(whole)
 
 
@@ -427,7 +428,7 @@ def test_flipped_bytes_never_bring_about_another_error(tmp_path: Path) -> None:
         ("config.json", '{"job": "x", "config": {"env": "a", "seed": [0], "config": {"mode": "es"}}}', "has seed"),
         ("config.json", '{"job": "x", "config": {"env": 3, "seed": 0, "config": {"mode": "es"}}}', "is named 3"),
         ("config.json", '{"job": "x", "config": {"env": "\\ud800", "seed": 0, "config": {"mode": "es"}}}', "is named"),
-        ("metrics.jsonl", "[1]", "metrics.jsonl cannot be read"),
+        ("metrics.jsonl", "[1]", "has no es/sigma in its metrics.jsonl"),
         ("metrics.jsonl", "[" * 100_000, "metrics.jsonl cannot be read"),
         ("metrics.jsonl", '{"step": 1, "es/sigma": 1, "time/env_steps": "many"}', "time/env_steps is 'many'"),
         ("metrics.jsonl", '{"step": 1, "es/sigma": null, "time/env_steps": 1}', "es/sigma is None"),

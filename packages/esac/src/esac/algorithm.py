@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 import torch
-from sextet_common import checkpoint, training
+from sextet_common import checkpoint, checks, loggers, training
 from sextet_common.errors import STRUCTURE, InputError, reading
 
-from esac.config import changed
+from esac.config import ESACConfig, changed
 from esac.engines.serial import Engine
 from esac.evaluation import Which
 from esac.generation import Generation, GenerationJob
@@ -29,6 +29,8 @@ Callback = Callable[["ESAC", Generation], bool | None]
 """Called with the learner and the generation that ended; returning False stops learning."""
 
 _KIND, _REPLAY_KIND = "esac", "esac replay"
+_SETTINGS = {"config": ESACConfig, "steps": "running", "device": "running"}  # what may differ on resuming
+_OF_A_MACHINE = {"workers", "engine", "timeout"}  # a file starts no processes
 
 
 class ESAC(Learner):
@@ -63,6 +65,7 @@ class ESAC(Learner):
         *,
         progress_bar: bool = True,
         engine: Engine | None = None,
+        log: Sequence[loggers.Name | loggers.Logger] = (),
     ) -> ESAC:
         """Learn, and return the learner itself.
 
@@ -73,11 +76,13 @@ class ESAC(Learner):
         callback
             Called after every generation; returning False stops.
         out
-            Run folder; a stopped run resumes bit-identically.
+            Run folder; a stopped run resumes bit-identically, also with more steps or other ``Running`` settings.
         progress_bar
             Show a progress bar if there is a terminal.
         engine
             Evaluates the population; by default the engine that the configuration names.
+        log
+            Trackers that follow the run: tensorboard, wandb, mlflow, or objects of their three methods.
 
         Raises
         ------
@@ -86,12 +91,14 @@ class ESAC(Learner):
         KeyboardInterrupt
             After Ctrl-C or SIGTERM, once the generation is saved and all workers have ended.
         """
-        job = GenerationJob(self, total_steps, lambda done: callback(self, done) if callback else None, engine)
+        checks.check("total_steps", total_steps, checks.Natural)
+        job = GenerationJob(self, int(total_steps), lambda done: callback(self, done) if callback else None, engine)
         cadence = training.Cadence(log=0, checkpoint=self.config.checkpoint_every)
         with _torch_threads(self.config.threads), contextlib.closing(job):
             training.run(
-                job, name="esac train", out=out, record=self.record(), cadence=cadence, label="ESAC", bar=progress_bar
-            )
+                job, name="esac train", out=out, record={**self.record(), "steps": job.steps, "device": self.device},
+                settings=_SETTINGS, cadence=cadence, label="ESAC", bar=progress_bar, log=log,
+            )  # fmt: skip
         return self
 
     def predict(
@@ -151,7 +158,7 @@ class ESAC(Learner):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], env: EnvSource | None = None) -> ESAC:
-        """Read a saved learner.
+        """Read a saved learner; it evaluates in this process, whatever workers it had.
 
         ``env`` is needed if it was a function or if its name contains a module; other names are in the file.
         """
@@ -160,7 +167,7 @@ class ESAC(Learner):
             record = dict(meta["config"])
             if env is None:
                 env = name_from_file(record["env"], path)
-            config = changed(record["config"])
+            config = changed({key: value for key, value in record["config"].items() if key not in _OF_A_MACHINE})
             units = sum(config.hidden) + sum(a * b for a, b in itertools.pairwise(config.hidden))
             if units > arrays["best"].numel():  # before allocating the networks
                 raise InputError(f"{path} has layers of {config.hidden}", f"{arrays['best'].numel()} weights")

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sextet_common import checks
+from sextet_common import checks, files
 from sextet_common.checks import Count
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class SaveEvery:
         """Save the learner if it is time."""
         if model.steps // self.every > self._saved:
             self._saved = model.steps // self.every
-            self.folder.mkdir(parents=True, exist_ok=True)
+            with files.writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
             model.save(self.folder / f"esac-{model.steps}.safetensors", replay=self.replay)
 
 

@@ -48,7 +48,7 @@ def _train_command(default: ESACConfig) -> Callable[..., None]:
         device: str = "cpu",
         compat: Literal["none", "release"] = "none",
         preset: bool = True,
-        tensorboard: bool = False,
+        log: tuple[loggers.Name, ...] = (),
         final_episodes: int = 10,
         config: ESACConfig = default,
     ) -> None:
@@ -70,22 +70,21 @@ def _train_command(default: ESACConfig) -> Callable[..., None]:
             release: behave like the paper's public code, including its bugs.
         preset
             Use the preset of the environment.
-        tensorboard
-            Write TensorBoard events at the end (extra tensorboard of sextet-common).
+        log
+            Trackers that follow the run: tensorboard, wandb, mlflow (extras of sextet-common of the same names).
         final_episodes
             Episodes of the final evaluation, from resets that training did not use.
         config
             Settings.
         """
+        loggers.open(log)  # a missing extra is told before the work
         from esac.algorithm import ESAC
 
         model = ESAC(env, presets.release(config) if compat == "release" else config, seed=seed, device=device)
-        model.learn(presets.preset(env).steps if steps is None else steps, out=out)
+        model.learn(presets.preset(env).steps if steps is None else steps, out=out, log=log)
         report = {"env": env, "seed": seed, "steps": model.steps, "seconds": model.seconds}
         report |= _final_evaluation(model, final_episodes)
         files.write_text(out / "eval.json", json.dumps(report, indent=2) + "\n")
-        if tensorboard:
-            print(loggers.export_tensorboard(Run.read(out)))
 
     return train
 
@@ -222,7 +221,8 @@ def bench(
     for number, seconds in zip(table["workers"], table["predicted"], strict=True):
         print(f"{number} workers, each on its own core: predicted {seconds:.3f} s")
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        with files.writing(out):
+            out.mkdir(parents=True, exist_ok=True)
         report = {"env": env, "machine": describe(), "rates": dataclasses.asdict(rates), **table}
         files.write_text(out / "scaling.json", json.dumps(report, indent=1) + "\n")
         plotting.scaling(table, out / "scaling.png")

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, Literal
 
 from sextet_common import checks
-from sextet_common.checks import Count, Natural, NonNegative, Positive, Share
+from sextet_common.checks import Count, Natural, NonNegative, Positive, Running, Share
 from sextet_common.errors import InputError
 from sextet_common.options import Advanced
 
@@ -23,7 +23,10 @@ Optimizer = Literal["adam", "sgd", "clipup"]
 
 @dataclasses.dataclass(frozen=True)
 class ESACConfig:
-    """Settings of ESAC; the defaults are those of the paper's public code, with its bugs fixed."""
+    """Settings of ESAC; the defaults are those of the paper's public code, with its bugs fixed.
+
+    Those marked ``Running`` may differ when a run is resumed.
+    """
 
     mode: Mode = "esac"
     """esac, or one of its halves: es (no gradients), sac (no population)."""
@@ -87,21 +90,21 @@ class ESACConfig:
     """Units of the hidden layers."""
     on_nan: Advanced[OnNan] = "penalise"
     """What non-finite numbers of an environment do: penalise the episode, or raise."""
-    most_failed: Advanced[Share] = 0.5
+    most_failed: Advanced[Running[Share]] = 0.5
     """Largest share of a generation's episodes that may fail before the run stops."""
     eval_every: Count = 10_000
     """Environment steps between two evaluations; the first one follows the first generation."""
     eval_episodes: Count = 10
     """Episodes of an evaluation."""
-    checkpoint_every: Count = 50_000
+    checkpoint_every: Running[Count] = 50_000
     """Counted steps between two checkpoints: a kill loses at most these and one generation."""
-    workers: Natural = 0
+    workers: Running[Natural] = 0
     """Workers that evaluate the population; 0 evaluates in this process."""
-    engine: Literal["processes", "ray"] = "processes"
+    engine: Running[Literal["processes", "ray"]] = "processes"
     """What workers are: processes of this machine, or actors of a Ray cluster (extra ray)."""
-    threads: Count = 1
+    threads: Running[Count] = 1
     """Threads of torch: a second one helps networks of this size little, and is very slow on a busy machine."""
-    timeout: Advanced[Positive] = 600.0
+    timeout: Advanced[Running[Positive]] = 600.0
     """Seconds that an episode may take in a worker."""
 
     def __post_init__(self) -> None:

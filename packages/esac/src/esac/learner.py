@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium
 import torch
-from sextet_common import runs
+from sextet_common import checks, runs
 from sextet_common.errors import InputError
 from sextet_common.seeding import generator
 
@@ -24,7 +24,6 @@ from esac.sac.update import SAC
 
 _COUNTERS = ("generation", "steps", "episodes", "seconds", "cpu_seconds")
 _NUMBERS = (*_COUNTERS, "sac_steps", "updates", "sigma")
-_UNRECORDED = {"workers", "timeout", "engine"}  # settings that change no result
 
 
 class Learner:
@@ -49,8 +48,9 @@ class Learner:
         device: str = "cpu",
         options: dict[str, Any] | None = None,
     ) -> None:
-        self.config, self.seed, self.device = config or ESACConfig(), seed, device
-        config = self.config
+        checks.check("seed", seed, checks.Natural)
+        self.config, self.seed, self.device = config or ESACConfig(), int(seed), device
+        config, seed = self.config, self.seed
         self.job = Job(env, dict(options or {}), config.hidden, seed, config.on_nan, action=config.es_action)
         evaluator = Evaluator(self.job)
         self.env, self.shape, self.horizon = evaluator.env, evaluator.policy.shape, evaluator.horizon
@@ -86,10 +86,9 @@ class Learner:
         return self.evaluation.history
 
     def record(self) -> dict[str, Any]:
-        """Return what identifies a run: environment, seed and the settings that change results."""
+        """Return what a run folder and a saved learner record: environment, seed and settings."""
         name = self.job.env if isinstance(self.job.env, str) else getattr(self.job.env, "__qualname__", "own")
-        settings = {k: v for k, v in runs.to_json(self.config).items() if k not in _UNRECORDED}
-        return {"env": name, "options": self.job.options, "seed": self.seed, "config": settings}
+        return {"env": name, "options": self.job.options, "seed": self.seed, "config": runs.to_json(self.config)}
 
     def state(self, *, replay: bool = True) -> dict[str, Any]:
         """Return everything that learning resumes from as arrays, tensors and plain values.

@@ -103,7 +103,7 @@ class Outputs:
 
     def append(self, generation: int, seconds: float, episodes: Sequence[tuple[str, Episode]]) -> None:
         """Append the episodes of a generation, each with its origin."""
-        with open(self.monitor, "a", encoding="utf-8") as file:
+        with files.writing(self.monitor), open(self.monitor, "a", encoding="utf-8") as file:
             for origin, e in episodes:
                 file.write(f"{e.total:.6f},{e.length},{seconds:.3f},{generation},{origin}\n")
 

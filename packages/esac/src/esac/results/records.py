@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float
 from sextet_common import npy
-from sextet_common.errors import InputError, reading
+from sextet_common.errors import STRUCTURE, InputError, reading
 from sextet_common.runs import Run
 
 from esac.results.statistics import Band, band, on_grid
@@ -177,7 +177,7 @@ def _evaluations(path: Path) -> dict[str, Float[np.ndarray, " n"]]:
         raise InputError(f"{path} is not a file", expected)
     names = ("timesteps", "results")
     arrays = npy.read_npz(path, names, [name for name in _STORED if name not in names], expected=expected)
-    with reading(path, expected):
+    with reading(path, expected, *STRUCTURE):
         columns = {ours: _numbers(arrays[name]) for name, ours in _STORED.items() if name in arrays}
         count, results = len(columns["steps"]), columns["mean"]
         if results.ndim != 2 or not results.shape[1]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from sextet_common import checks
-from sextet_common.checks import Count, Positive, Share
+from sextet_common.checks import Count, Positive, Running, Share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class SACConfig:
     """Transitions of an update."""
     capacity: Count = 1_000_000
     """Transitions in the replay buffer."""
-    compile: bool = False
+    compile: Running[bool] = False
     """Compile the losses with torch.compile."""
 
     def __post_init__(self) -> None:
