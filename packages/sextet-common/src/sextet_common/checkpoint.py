@@ -121,17 +121,7 @@ def save_step(
     arrays: Mapping[str, np.ndarray | torch.Tensor],
     meta: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write ``folder/step-00000042.safetensors``, of which no other process writes any; keep only the newest two.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = tempfile.mkdtemp()
-    >>> for step in (10, 20, 30):
-    ...     _ = save_step(folder, step, {"x": np.zeros(2)})
-    >>> latest(folder).name, len(list(Path(folder).iterdir()))
-    ('step-00000030.safetensors', 2)
-    """
+    """Write ``folder/step-00000042.safetensors``, of which no other process writes any; keep only the newest two."""
     checks.check("step", step, checks.Natural)
     folder = Path(folder)
     files.remove_leftovers(folder)

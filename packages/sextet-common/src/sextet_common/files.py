@@ -86,15 +86,6 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a new, empty folder that replaces ``path`` at the end, as :func:`replacing` replaces a file.
 
     ``path`` is absent for the moment between two renames; after a kill there, the next write brings the old one back.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> target = Path(tempfile.mkdtemp()) / "set"
-    >>> with replacing_folder(target) as folder:
-    ...     _ = (folder / "a.txt").write_text("whole")
-    >>> [file.name for file in target.iterdir()], [file.name for file in target.parent.iterdir()]
-    (['a.txt'], ['set'])
     """
     with _replacing(Path(path), folder=True) as temporary:
         temporary.mkdir()

@@ -85,7 +85,7 @@ def state(optimizer: Optimizer, prefix: str = "optimizer") -> dict[str, Tensor]:
 def restore(optimizer: Optimizer, arrays: Mapping[str, Tensor], prefix: str = "optimizer") -> None:
     """Restore what `state` returned of an optimizer of the same parameters; names without the prefix are ignored.
 
-    The tensors are checked against the parameters' shapes and, for Adam, AdamW and SGD, against what these keep.
+    Tensors of another shape are refused, and for Adam, AdamW and SGD any but those that these keep.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     loaded: dict[int, dict[str, Any]] = {}

@@ -146,8 +146,7 @@ class Run:
     def log(self, step: int, **values: Any) -> None:
         """Append a step and named numbers or words as one line to metrics.jsonl.
 
-        Arrays and tensors without axes are numbers. Non-finite numbers, which JSON lacks, are stored as the words NaN,
-        Infinity and -Infinity; :meth:`metrics` returns them as numbers.
+        Arrays and tensors without axes are numbers. Non-finite numbers, which JSON lacks, are stored as words.
 
         Examples
         --------
@@ -197,13 +196,7 @@ class Run:
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """Convert a dataclass or mapping to plain JSON values: paths become strings, tuples become lists.
-
-    Examples
-    --------
-    >>> to_json({"out": Path("runs"), "sizes": (1, 2)})
-    {'out': 'runs', 'sizes': [1, 2]}
-    """
+    """Convert a dataclass or mapping to plain JSON values: paths become strings, tuples become lists."""
     is_instance = dataclasses.is_dataclass(config) and not isinstance(config, type)
     plain = dataclasses.asdict(config) if is_instance else dict(config)
     try:
