@@ -14,6 +14,8 @@ from sextet_common import data
 from sextet_common.errors import InputError
 from sextet_common.image_folders import scan
 
+UNUSED = "images without a label or outside of the training and test sets are ignored"
+
 
 def write(folder: Path, *names: str) -> Path:
     """Create empty files; a scan opens none of them."""
@@ -31,8 +33,8 @@ def classes_of(paths: tuple[str, ...], labels: list[int], names: tuple[str, ...]
     return {os.path.basename(path): names[label] for path, label in zip(paths, labels, strict=True)}
 
 
-@pytest.mark.parametrize("test", ["test", "val", "valid", "validation", "TEST", "Val", "testing", "eval", "dev"])
-@pytest.mark.parametrize("train", ["train", "Train", "TRAINING"])
+@pytest.mark.parametrize("test", ["test", "val", "valid", "validation", "TEST", "Val"])
+@pytest.mark.parametrize("train", ["train", "Train", "TRAIN"])
 def test_usual_names_of_splits_in_any_letter_case(tmp_path: Path, train: str, test: str) -> None:
     write(tmp_path, f"{train}/b/2.PNG", f"{train}/a/1.jpg", f"{test}/a/3.gif", f"{test}/b/4.tif")
     found = scan(tmp_path)
@@ -53,16 +55,15 @@ def test_of_two_test_sets_the_first_usual_name_is_used_and_the_other_said(tmp_pa
     found = scan(str(tmp_path))
     assert listed(tmp_path, found.test) == ["test/a/3.png"]
     assert found.notes == (
-        f"{tmp_path}: folders beside those of training and test images are ignored (1: 'notes')",
         f"{tmp_path}: files that are not images are ignored (1: 'README.md')",
-        f"{tmp_path}: test sets without labels or after the first one are ignored (1: 'val')",
+        f"{tmp_path}: {UNUSED} (2: 'notes/x.png', 'val/a/2.png')",
     )
 
 
 def test_a_test_folder_without_classes_leaves_the_place_to_the_validation_set(tmp_path: Path) -> None:
     write(tmp_path, "train/a/1.png", "val/a/2.png", "test/3.png", "test/4.png")
     found = scan(tmp_path)
-    assert listed(tmp_path, found.test) == ["val/a/2.png"] and "(1: 'test')" in found.notes[0]
+    assert listed(tmp_path, found.test) == ["val/a/2.png"] and "(2: 'test/3.png', 'test/4.png')" in found.notes[0]
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ def test_what_the_system_leaves_is_ignored_and_counted(tmp_path: Path) -> None:
     assert listed(tmp_path, found.train) == ["a/1.png", "b/2.png"]
     assert {note.removeprefix(f"{tmp_path}: ") for note in found.notes} == {
         "hidden and system files are ignored (6: '.DS_Store', '.git', '__MACOSX' and 3 more)",
-        "images outside of class folders are ignored (1: 'loose.png')",
+        f"{UNUSED} (1: 'loose.png')",
         "files that are not images are ignored (4: 'a/notes.txt', 'b/2.txt', 'b/3.txt' and 1 more)",
         "dangling links and special files are ignored (2: 'a/gone.png', 'b/pipe.png')",
     }
@@ -123,7 +124,8 @@ def test_tiny_imagenet_is_read_as_distributed(tmp_path: Path) -> None:
     assert all(f"/{found.classes[label]}/" in path for path, label in zip(found.train, found.train_labels, strict=True))
     assert classes_of(found.test, found.test_labels.tolist(), found.classes) == truth
     said = " ".join(found.notes)
-    assert "(5: 'train/n01443537/n01443537_boxes.txt'" in said and "(1: 'test')" in said
+    assert "(5: 'wnids.txt', 'words.txt', 'train/n01443537/n01443537_boxes.txt' and 2 more)" in said
+    assert "(4: 'test/images/test_0.JPEG', 'test/images/test_1.JPEG', 'test/images/test_2.JPEG' and 1 more)" in said
 
 
 def as_metadata(path: Path, rows: list[dict[str, object]]) -> None:
@@ -170,46 +172,38 @@ def test_metadata_is_read_as_by_hugging_face(
 @FORMS
 def test_metadata_at_the_top(tmp_path: Path, form: str) -> None:
     write(tmp_path, "train/1.png", "train/2.png", "Val/3.png", "train/4.png")
-    rows = [{"file_name": f"{name}.png", "Category": k % 2} for k, name in enumerate(("train/2", "train/1", "Val/3"))]
+    rows = [{"file_name": f"{name}.png", "category": k % 2} for k, name in enumerate(("train/2", "train/1", "Val/3"))]
     as_metadata(tmp_path / f"Metadata.{form}", rows)
     found = scan(tmp_path)
     assert listed(tmp_path, found.train) == ["train/2.png", "train/1.png"] and found.train_labels.tolist() == [0, 1]
     assert listed(tmp_path, found.test) == ["Val/3.png"] and found.classes == ("0", "1")
-    assert found.notes == (f"{tmp_path}: images without a row in the metadata are ignored (1: 'train/4.png')",)
+    assert found.notes == (f"{tmp_path}: {UNUSED} (1: 'train/4.png')",)
 
 
 @FORMS
-def test_metadata_may_have_a_column_of_splits_or_none(tmp_path: Path, form: str) -> None:
+def test_metadata_beside_images_without_splits(tmp_path: Path, form: str) -> None:
     write(tmp_path, *(f"images/{k}.png" for k in range(4)))
-    rows = [{"image_file_name": f"images/{k}.png", "class": "ab"[k % 2]} for k in range(4)]
+    rows = [{"file_name": f"images/{k}.png", "class": "ab"[k % 2]} for k in range(4)]
     as_metadata(tmp_path / f"metadata.{form}", rows)
     found = scan(tmp_path)
     assert len(found.train) == 4 and found.test == () and found.train_labels.tolist() == [0, 1, 0, 1]
-    splits = ["train", "train", "validation", "test"]
-    as_metadata(tmp_path / f"metadata.{form}", [row | {"split": s} for row, s in zip(rows, splits, strict=True)])
+
+
+def test_numbers_in_csv_are_sorted_as_numbers(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{k}.png" for k in range(3)))
+    (tmp_path / "metadata.csv").write_bytes(b"\xef\xbb\xbffile_name,label\r\n0.png,1\r\n1.png, 10 \r\n2.png,2\r\n")
     found = scan(tmp_path)
-    assert len(found.train) == 2 and listed(tmp_path, found.test) == ["images/3.png"]
-    assert found.notes[0].endswith("test sets without labels or after the first one are ignored (1: 'validation')")
+    assert found.classes == ("1", "2", "10") and found.train_labels.tolist() == [0, 2, 1]
 
 
-def test_numbers_with_and_without_a_fraction_are_one_class(tmp_path: Path) -> None:
-    write(tmp_path, *(f"{k}.png" for k in range(4)))
-    (tmp_path / "metadata.csv").write_bytes(
-        b"\xef\xbb\xbffile_name,label\r\n0.png,1.0\r\n1.png,1\r\n2.png, 10 \r\n3.png,2\r\n"
-    )
-    found = scan(tmp_path)
-    assert found.classes == ("1", "2", "10") and found.train_labels.tolist() == [0, 0, 2, 1]
-
-
-@pytest.mark.parametrize("hidden", [None, -1])
-def test_a_test_set_with_hidden_labels_is_said(tmp_path: Path, hidden: int | None) -> None:
+def test_a_test_set_with_hidden_labels_is_said(tmp_path: Path) -> None:
     write(tmp_path, "train/1.png", "train/2.png", "test/1.png", "validation/1.png")
     as_metadata(tmp_path / "train/metadata.jsonl", [{"file_name": f"{k}.png", "label": k} for k in (1, 2)])
-    as_metadata(tmp_path / "test/metadata.jsonl", [{"file_name": "1.png", "label": hidden}])
+    as_metadata(tmp_path / "test/metadata.jsonl", [{"file_name": "1.png", "label": -1}])
     as_metadata(tmp_path / "validation/metadata.jsonl", [{"file_name": "1.png", "label": 2}])
     found = scan(tmp_path)
     assert listed(tmp_path, found.test) == ["validation/1.png"] and found.test_labels.tolist() == [1]
-    assert "(1: 'test')" in found.notes[0]
+    assert "(1: 'test/1.png')" in found.notes[0]
 
 
 def test_captions_leave_the_class_folders_as_they_are(tmp_path: Path) -> None:
@@ -239,17 +233,18 @@ ROW = {"file_name": "1.png", "label": "a"}
         ([ROW | {"file_name": ""}], "is not an image in"),
         ([ROW | {"file_name": ["1.png"]}], "is not an image in"),
         ([ROW, ROW], r"row 2: '1\.png' has two rows"),
-        ([ROW | {"label": None}], r"row 1: '1\.png' has no label"),
-        ([ROW | {"label": " "}], r"row 1: '1\.png' has no label"),
-        ([ROW | {"label": ["a", "b"]}], r"has the label \['a', 'b'\]; expected: one number or name"),
-        ([ROW | {"label": 0.5}], r"has the labels 0\.5; expected: class numbers or names"),
-        ([ROW | {"label": "1" * 5000}], "has the labels 1111"),
-        ([ROW | {"split": "fold 1"}], "row 1: the split is 'fold 1'; expected: one of train"),
-        ([ROW | {"split": "test"}], "has no training image in its metadata"),
-        ([{"file_name": "1.png", "text": "x"}], r"has the columns 'file_name', 'text'; expected: file_name and label"),
-        ([{"image": "1.png", "label": "x"}], "has the columns 'image', 'label'; expected: file_name and label"),
-        ([{"a_file_name": "1.png", "b_file_name": "1.png", "label": "x"}], "has the columns"),
-        ([["1.png", "a"]], "one JSON object per line"),
+        ([ROW | {"label": None}], r"row 1: '1\.png' has the label None; expected: a class number or name"),
+        ([ROW | {"label": " "}], r"row 1: '1\.png' has the label ' '"),
+        ([ROW | {"label": ["a", "b"]}], r"has the label \['a', 'b'\]; expected: a class number or name"),
+        ([ROW | {"label": 0.5}], r"has the label 0\.5"),
+        (
+            [ROW | {"split": "test"}],
+            r"has .*'split'; expected: columns file_name and label, in folders train",
+        ),
+        ([{"file_name": "1.png", "text": "x"}], r"has 'file_name', 'text'; expected: columns file_name and label"),
+        ([{"image": "1.png", "label": "x"}], "has 'image', 'label'; expected: columns file_name and label"),
+        ([{"image_file_name": "1.png", "label": "x"}], "has 'image_file_name', 'label'"),
+        ([["1.png", "a"]], "a line is not a JSON object; expected: metadata.csv with a header"),
     ],
 )
 def test_metadata_that_is_unclear_is_refused(tmp_path: Path, rows: list[dict[str, object]], message: str) -> None:
@@ -265,16 +260,18 @@ def test_metadata_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=match):
             scan(tmp_path)
 
-    write(tmp_path, "1.png", "metadata.parquet")
-    fails(r"metadata\.parquet cannot be read; expected: metadata\.csv, metadata\.jsonl, or the data set of")
-    write(tmp_path, "metadata.csv")
-    fails("has two metadata files")
+    write(tmp_path, "1.png")
+    (tmp_path / "metadata.parquet").write_bytes(b"PAR1 \x15\xa0")
+    fails(r"metadata\.parquet cannot be read: .*; expected: metadata\.csv with a header, or metadata\.jsonl with one")
     (tmp_path / "metadata.parquet").unlink()
-    fails(r"metadata\.csv has no rows")
+    as_metadata(tmp_path / "metadata.csv", [ROW])
+    as_metadata(tmp_path / "metadata.jsonl", [ROW])
+    fails(r"metadata\.jsonl, row 1: '1\.png' has two rows")
+    (tmp_path / "metadata.jsonl").unlink()
     (tmp_path / "metadata.csv").write_bytes(b"\xff\xfe\0")
     fails(r"metadata\.csv cannot be read")
     (tmp_path / "metadata.csv").write_text("file_name,label\n")
-    fails(r"metadata\.csv has no rows; expected: one row per image")
+    fails(r"metadata\.csv has no rows; expected: columns file_name and label")
     (tmp_path / "metadata.csv").rename(tmp_path / "metadata.jsonl")
     fails(r"metadata\.jsonl cannot be read")
     (tmp_path / "metadata.jsonl").write_text("[" * 100_000)
@@ -296,12 +293,12 @@ def test_folders_that_are_unclear_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=match):
             scan(tmp_path / folder)
 
-    write(tmp_path, "a/train/x/1.png", "a/Train/x/1.png", "a/test/x/1.png")
-    fails("a", "are one split in different letter case")
+    write(tmp_path, "a/training/x/1.png", "a/test/x/1.png")
+    fails("a", "has no training folder beside .*test; expected: a folder named train")
     write(tmp_path, "b/val/x/1.png", "b/test/x/1.png")
     fails("b", "has no training folder beside .*test; expected: a folder named train")
-    write(tmp_path, "c/train/x/1.png", "c/training/x/1.png")
-    fails("c", "has two training folders")
+    write(tmp_path, "c/test/x/1.png", "c/other/x/1.png")
+    fails("c", "has no training folder beside .*test")
     write(tmp_path, "d/train/x/1.png", "d/train/y/1.png", "d/test/x/1.png")
     fails("d", "class 'y' is not in both .*train and .*test")
     write(tmp_path, "e/train/x/1.png", "e/test/X/1.png")

@@ -6,24 +6,22 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from jaxtyping import Integer
 
 from sextet_common.errors import InputError, reading
-from sextet_common.image_files import IMAGE_SUFFIXES
+from sextet_common.image_files import IMAGE_SUFFIXES, some
 
-_TRAIN = ("train", "training")
-_TEST = ("test", "testing", "eval", "evaluation", "val", "valid", "validation", "dev")  # the first with labels is used
+_TEST = ("test", "val", "valid", "validation")  # the first with labels is used
 _SYSTEM = ("__macosx", "thumbs.db", "desktop.ini")  # and names that start with a dot
-_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _ANNOTATIONS = "val_annotations.txt"  # TinyImageNet
-_FILE_COLUMNS = ("file_name", "image_file_name")
-_LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "fine_label")
-_NOT_IMAGES, _LOOSE = "files that are not images", "images outside of class folders"
+_TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet", _ANNOTATIONS)
+_LABELS = ("label", "labels", "class", "class_name", "category", "target", "fine_label")
+_USED = ("folders", "images", "tables")  # kinds of paths; those of any other kind are ignored
 
 
 @dataclass(frozen=True)
@@ -38,234 +36,158 @@ class Listing:
     notes: tuple[str, ...]
 
 
-_Items = list[tuple[str, str]]  # path and class name
-
-
 def scan(path: str | os.PathLike[str]) -> Listing:
     """List the images of a folder in one of the usual conventions, without opening them.
 
     - ``train/CLASS/*`` with ``test``, ``val``, ``valid`` or ``validation`` (any letter case), or without a test set
     - ``CLASS/*``; folders inside a class count as the class, in torchvision's order
-    - Hugging Face's imagefolder: ``metadata.csv`` or ``metadata.jsonl`` with the columns ``file_name`` and ``label``
-      (and perhaps ``split``), in each of these folders or at the top
+    - Hugging Face's imagefolder: ``metadata.csv`` or ``metadata.jsonl`` with the columns ``file_name`` and ``label``,
+      in each of these folders or at the top
     - TinyImageNet as distributed
 
     What is ignored is counted in the notes.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> for name in ("train/cat/1.png", "train/dog/2.png", "Test/cat/3.png", "Test/dog/Thumbs.db", "Test/dog/4.png"):
-    ...     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    ...     (folder / name).touch()
-    >>> listing = scan(folder)
-    >>> listing.classes, listing.test_labels.tolist()
-    (('cat', 'dog'), [0, 1])
     """
-    root = os.fspath(path)
+    root = str(Path(path))
     if not os.path.isdir(root):
         raise InputError(f"{root} is not a folder", "a folder with one folder of images per class")
-    return _Scan(root).listing()
+    found = _Scan(root)
+    train = found.labels_of(found.training)
+    if not train:
+        raise InputError(f"{found.training} has no class folders", "one folder of images per class")
+    classes = set(train.values())
+    test = found.test_labels(classes)
+    # Class numbers in a table are sorted as numbers, names of folders as torchvision sorts them.
+    numeric = found.rows.keys() >= train.keys() and all(map(str.isdecimal, classes))
+    width = max(map(len, classes)) if numeric else 0
+    number = {name: at for at, name in enumerate(sorted(classes, key=lambda name: (name.zfill(width), name)))}
+    labels = [np.array([number[name] for name in part.values()], dtype=np.int64) for part in (train, test)]
+    unused = [image for image in found.paths["images"] if image not in train and image not in test]
+    found.paths["images without a label or outside of the training and test sets"] = unused
+    ignored = {kind: paths for kind, paths in found.paths.items() if paths and kind not in _USED}
+    top = os.path.join(root, "")
+    notes = tuple(f"{root}: {kind} are ignored ({some(paths, top)})" for kind, paths in ignored.items())
+    return Listing(tuple(train), labels[0], tuple(test), labels[1], tuple(number), notes)
 
 
-@dataclass
 class _Scan:
-    """One reading of a folder; ``ignored`` holds paths by reason, once each."""
+    """What is below a folder: its ``paths`` by kind, and the labels of images (``rows``) in tables."""
 
-    root: str
-    ignored: dict[str, set[str]] = field(default_factory=dict)
-    has_rows: bool = False  # labels come from a table, not from the names of folders
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.paths: dict[str, list[str]] = defaultdict(list)
+        self.rows: dict[str, str] = {}
+        self._seen = {os.path.realpath(root)}
+        with reading(root, "a folder that can be listed"):
+            for folder, folders, files in os.walk(root, onerror=_raise, followlinks=True):
+                kinds = {name: self._kind(os.path.join(folder, name)) for name in sorted(folders + files)}
+                folders[:] = [name for name, kind in kinds.items() if kind == "folders"]  # to walk through
+                for name, kind in kinds.items():
+                    self.paths[kind].append(os.path.join(folder, name))
+        self.training, self.tests = self._parts()
+        for table in self.paths["tables"]:
+            self._read(table)
 
-    def listing(self) -> Listing:
-        folders, loose, others = self.entries(self.root)
-        rows = self.rows(self.root, folders, others)
-        splits: dict[str, _Items] = {}
-        if rows is not None:
-            for path, label, split in rows:
-                splits.setdefault(split, []).append((path, label))
-            if "train" not in splits:
-                raise InputError(f"{self.root} has no training image in its metadata", "rows of the split train")
-            training, *tests = ["train", *(name for name in _TEST if name in splits)]
-        elif separate := self.splits(folders):
-            training, *tests = separate
-            self.ignore("folders beside those of training and test images", *set(folders).difference(separate))
-            self.ignore(_LOOSE, *loose)
-            self.ignore(_NOT_IMAGES, *others)
-        else:
-            training, tests = self.root, []
-        train = splits.get(training) or self.part(training) or []
-        by_number = self.has_rows and all(label.lstrip("-").isdecimal() for _, label in train)
-        classes = sorted({label for _, label in train}, key=int if by_number else str)
-        test: _Items = []
-        for name in tests:
-            items = [] if test else splits.get(name) or self.part(name, required=False)
-            if not items:
-                self.ignore("test sets without labels or after the first one", os.path.join(self.root, name))
+    def _kind(self, path: str) -> str:
+        name = os.path.basename(path).lower()
+        if name.startswith(".") or name in _SYSTEM:
+            return "hidden and system files"
+        if os.path.isdir(path):
+            target = os.path.realpath(path)
+            if target in self._seen:
+                return "folders linked to twice"
+            self._seen.add(target)
+            return "folders"
+        if not os.path.isfile(path):
+            return "dangling links and special files"
+        if name in _TABLES:
+            return "tables"
+        return "images" if name.endswith(IMAGE_SUFFIXES) else "files that are not images"
+
+    def folders_in(self, folder: str) -> list[str]:
+        return [path for path in self.paths["folders"] if os.path.dirname(path) == folder]
+
+    def _parts(self) -> tuple[str, list[str]]:
+        """Return the folder of training images, and those of test images in the order of preference."""
+        top = {os.path.basename(folder).lower(): folder for folder in self.folders_in(self.root)}
+        tests = [top[name] for name in _TEST if name in top]
+        if "train" not in top:
+            if tests:
+                raise InputError(f"{self.root} has no training folder beside {tests[0]}", "a folder named train")
+            return self.root, []
+        if not tests and len(top) > 1 and top["train"] in map(os.path.dirname, self.paths["images"]):
+            return self.root, []  # train is a class, beside bus and car
+        return top["train"], tests
+
+    def _read(self, table: str) -> None:
+        """Read the labels in a table."""
+        folder = os.path.dirname(table)
+        if folder not in (self.root, self.training, *self.tests):
+            raise InputError(f"{table} is not at the top of the data", f"{folder} as the data's path")
+        rows = _rows(table)
+        columns = list(rows[0]) if rows else []
+        column = next((name for name in _LABELS if name in columns), None)
+        if rows and column is None and (len(self.folders_in(folder)) > 1 or folder in self.tests):
+            self.paths["metadata files without a column of labels"].append(table)
+            return
+        if column is None or "file_name" not in columns or "split" in columns:
+            names = ", ".join(map(repr, columns)) or "no rows"
+            raise InputError(f"{table} has {names}", "columns file_name and label, in folders train and test")
+        images = set(self.paths["images"])
+        for number, row in enumerate(rows, start=1):
+            name, label = row.get("file_name"), row.get(column)
+            path = os.path.join(folder, *PurePosixPath(str(name)).parts)
+            where = f"{table}, row {number}: {name!r}"
+            if path not in images:
+                raise InputError(f"{where} is not an image in {folder}", "the relative path of an image file")
+            if path in self.rows:
+                raise InputError(f"{where} has two rows", "one label")
+            if not isinstance(label, str | int) or not str(label).strip():
+                raise InputError(f"{where} has the label {label!r}", "a class number or name")
+            self.rows[path] = str(label).strip()
+
+    def labels_of(self, part: str) -> dict[str, str]:
+        """Return the images of a part with their classes: those in tables, or else those in the part's folders."""
+        top = os.path.join(part, "")
+        rows = {image: label for image, label in self.rows.items() if image.startswith(top)}
+        if rows:
+            return rows
+        below = [image for image in self.paths["images"] if image.startswith(top) and os.path.dirname(image) != part]
+        named = {image: image.removeprefix(top).split(os.sep)[0] for image in below}
+        empty = set(self.folders_in(part)).difference(os.path.join(part, name) for name in named.values())
+        if empty:
+            raise InputError(f"{min(empty)} has no image", "at least one of " + ", ".join(IMAGE_SUFFIXES))
+        return dict(sorted(named.items(), key=lambda item: (item[1], os.path.split(item[0]))))
+
+    def test_labels(self, classes: set[str]) -> dict[str, str]:
+        """Return the images of the first test folder that has labels."""
+        hidden = {"images", "-1"} - classes  # of TinyImageNet and of Hugging Face
+        for folder in self.tests:
+            test = self.labels_of(folder)
+            names = set(test.values())
+            if names <= hidden:
                 continue
-            test, names = items, {label for _, label in items}
-            wrong = sorted(names.difference(classes) if self.has_rows else names.symmetric_difference(classes))
+            wrong = names - classes or (classes - names if self.rows.keys().isdisjoint(test) else set())
             if wrong:
-                raise InputError(f"class {wrong[0]!r} is not in both {training} and {name}", "the same classes")
-        number = {name: number for number, name in enumerate(classes)}
-        paths = [tuple(path for path, _ in items) for items in (train, test)]
-        labels = [np.array([number[label] for _, label in items], dtype=np.int64) for items in (train, test)]
-        return Listing(paths[0], labels[0], paths[1], labels[1], tuple(classes), tuple(self.notes()))
-
-    def notes(self) -> Iterator[str]:
-        for reason, paths in self.ignored.items():
-            names = sorted(os.path.relpath(path, self.root) for path in paths)
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            yield f"{self.root}: {reason} are ignored ({len(names)}: {', '.join(map(repr, names[:3]))}{more})"
-
-    def ignore(self, reason: str, *paths: str) -> None:
-        if paths:
-            self.ignored.setdefault(reason, set()).update(paths)
-
-    def splits(self, folders: Sequence[str]) -> list[str] | None:
-        """Return the training folder and the test folders, the preferred one first, or None if there is no split."""
-        named: dict[str, str] = {}
-        for folder in folders:
-            other = named.setdefault(os.path.basename(folder).lower(), folder)
-            if other != folder and os.path.basename(folder).lower() in (*_TRAIN, *_TEST):
-                raise InputError(f"{other} and {folder} are one split in different letter case", "one of them")
-        training, tests = ([named[name] for name in names if name in named] for names in (_TRAIN, _TEST))
-        if not training and len(tests) == len(folders) > 0:
-            raise InputError(f"{self.root} has no training folder beside {tests[0]}", "a folder named train")
-        if len(training) > 1:
-            raise InputError(f"{self.root} has two training folders", "train or training")
-        if not training or (not tests and len(folders) > 1 and _Scan(training[0]).entries(training[0])[1]):
-            return None  # such as classes of vehicles: bus, car, train
-        return training + tests
-
-    def part(self, folder: str, required: bool = True) -> _Items | None:
-        """Return the labelled images of a folder of one split; None if there are no labels and none are required."""
-        folders, loose, others = self.entries(folder)
-        rows = self.rows(folder, folders, others, required)
-        if rows is not None:
-            return [(path, label) for path, label, _ in rows]
-        if not required and [os.path.basename(name) for name in folders] in ([], ["images"]):
-            return None
-        self.ignore(_LOOSE, *loose)
-        self.ignore(_NOT_IMAGES, *others)
-        if not folders:
-            raise InputError(f"{folder} has no class folders", "one folder of images per class")
-        items = []
-        for name in folders:
-            images = self.images(name)
-            if not images:
-                raise InputError(f"{name} has no image", "at least one of " + ", ".join(IMAGE_SUFFIXES))
-            items += [(image, os.path.basename(name)) for image in images]
-        return items
-
-    def entries(self, folder: str) -> tuple[list[str], list[str], list[str]]:
-        """Return the paths of a folder's visible folders, images and other files in the order of their names."""
-        sorted_out: tuple[list[str], list[str], list[str]] = ([], [], [])
-        with reading(folder, "a folder that can be listed"), os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-        for entry in found:
-            link = entry.is_symlink()  # the entry's own tests raise for a loop of links
-            if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
-                self.ignore("hidden and system files", entry.path)
-            elif os.path.isdir(entry.path) if link else entry.is_dir():
-                sorted_out[0].append(entry.path)
-            elif os.path.isfile(entry.path) if link else entry.is_file():
-                is_image = entry.name.lower().endswith(IMAGE_SUFFIXES)
-                sorted_out[1 if is_image else 2].append(entry.path)
-            else:
-                self.ignore("dangling links and special files", entry.path)
-        return sorted_out
-
-    def images(self, folder: str, used: str = "") -> list[str]:
-        """Return the images of a folder and the folders in it, in the order of torchvision's ImageFolder."""
-        seen, pending, images = set(), [folder], []
-        while pending:
-            current = pending.pop()
-            status = os.stat(current)
-            if (status.st_dev, status.st_ino) in seen:
-                self.ignore("folders linked to twice", current)
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            folders, here, others = self.entries(current)
-            pending += reversed(folders)
-            images += here
-            for path in others:
-                if os.path.basename(path).lower() in _METADATA and path != used:
-                    raise InputError(f"{path} is not at the top of the data", f"{current} as the data's path")
-            self.ignore(_NOT_IMAGES, *(path for path in others if path != used))
-        return sorted(images, key=os.path.split)
-
-    def rows(
-        self, folder: str, folders: Sequence[str], others: Sequence[str], required: bool = True
-    ) -> list[tuple[str, str, str]] | None:
-        """Return the path, class and split of every row of a folder's metadata; None without metadata or labels."""
-        tables = [path for path in others if os.path.basename(path).lower() in (*_METADATA, _ANNOTATIONS)]
-        if len(tables) > 1:
-            raise InputError(f"{folder} has two metadata files", "one of " + ", ".join(_METADATA[:2]))
-        if not tables:
-            return None
-        table = _table(tables[0])
-        if not table:
-            raise InputError(f"{tables[0]} has no rows", "one row per image")
-        columns = {str(name).lower(): name for row in table for name in row}
-        exact = [name for name in _FILE_COLUMNS if name in columns]
-        paths = exact[:1] or [name for name in columns if name.endswith("_file_name")]
-        labels = [name for name in _LABEL_COLUMNS if name in columns]
-        if not labels and (len(folders) > 1 or not required):
-            self.ignore("metadata files without a column of labels", tables[0])
-            return None
-        if not labels or len(paths) != 1:
-            raise InputError(f"{tables[0]} has the columns {', '.join(map(repr, columns))}", "file_name and label")
-        classes = _class_names([row.get(columns[labels[0]]) for row in table], tables[0])
-        if not required and set(classes) <= {"", "-1"}:  # Hugging Face's values for hidden labels
-            return None
-        self.has_rows = True
-        known, rows = dict.fromkeys(self.images(folder, tables[0])), {}
-        for number, (row, label) in enumerate(zip(table, classes, strict=True), start=1):
-            name, where = row.get(columns[paths[0]]), f"{tables[0]}, row {number}"
-            parts = PurePosixPath(str(name).replace("\\", "/")).parts
-            path = os.path.join(folder, *parts)
-            if ".." in parts or path not in known:
-                raise InputError(f"{where}: {name!r} is not an image in {folder}", "the relative path of an image file")
-            if path in rows or not label:
-                raise InputError(f"{where}: {name!r} has {'two rows' if path in rows else 'no label'}", "one label")
-            top = str(row.get(columns.get("split", "split"), parts[0])).lower()
-            if "split" in columns and top not in (*_TRAIN, *_TEST):
-                raise InputError(f"{where}: the split is {top!r}", "one of " + ", ".join((*_TRAIN, *_TEST)))
-            rows[path] = (path, label, top if top in _TEST else "train")
-        self.ignore("images without a row in the metadata", *(path for path in known if path not in rows))
-        return list(rows.values())
+                parts = f"{self.training} and {folder}"
+                raise InputError(f"class {min(wrong)!r} is not in both {parts}", "the same classes")
+            return test
+        return {}
 
 
-def _table(path: str) -> list[dict[str, object]]:
-    """Read a metadata file as one dictionary per row."""
-    if path.lower().endswith(".parquet"):
-        accepted = "metadata.csv, metadata.jsonl, or the data set of load_dataset('imagefolder', data_dir=...)"
-        raise InputError(f"{path} cannot be read", accepted)
-    with reading(path, "a table with a header, or one JSON object per line"):
-        text = Path(path).read_text(encoding="utf-8-sig")
-        if os.path.basename(path).lower() == _ANNOTATIONS:
+def _rows(table: str) -> list[dict[str, object]]:
+    """Read a table as one dictionary per row."""
+    with reading(table, "metadata.csv with a header, or metadata.jsonl with one JSON object per line"):
+        text = Path(table).read_text(encoding="utf-8-sig")
+        if os.path.basename(table).lower() == _ANNOTATIONS:
             lines = csv.reader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
             return [{"file_name": f"images/{name}", "label": label} for name, label, *_ in lines]
-        if path.lower().endswith(".csv"):
+        if table.lower().endswith(".csv"):
             return list(csv.DictReader(io.StringIO(text, newline="")))
         rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-    for row in rows:
-        if not isinstance(row, dict):
-            raise InputError(f"{path} has the line {str(row)[:80]!r}", "one JSON object per line")
-    return rows
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError("a line is not a JSON object")
+        return rows
 
 
-def _class_names(labels: Sequence[object], path: str) -> list[str]:
-    """Return labels as text; numbers without a fraction, such as 1 and 1.0, are one class."""
-    for label in labels:
-        if isinstance(label, (list, dict)):
-            raise InputError(f"{path} has the label {str(label)[:80]}", "one number or name per image")
-    names = ["" if label is None else str(label).strip() for label in labels]
-    try:
-        numbers = [float(name) for name in names if name]
-    except ValueError:
-        return names
-    if not all(map(float.is_integer, numbers)):
-        raise InputError(f"{path} has the labels {', '.join(names[:3])}", "class numbers or names")
-    return [str(int(name) if name.lstrip("+-").isdecimal() else int(float(name))) if name else "" for name in names]
+def _raise(error: OSError) -> None:
+    raise error
