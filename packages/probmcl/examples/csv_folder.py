@@ -15,10 +15,11 @@ from probmcl.scenes import compose, digits
 
 folder = Path(tempfile.mkdtemp())
 scenes = compose(digits(), sizes=(60, 2, 2)).train
-lines = ["image,labels"]
+lines = ["image,labels,split"]
 for number, (pixels, labels) in enumerate(zip(scenes.inputs, scenes.labels, strict=True)):
     Image.fromarray((255 * pixels[0]).astype(np.uint8)).save(folder / f"{number}.png")
-    lines.append(f"{number}.png,{'|'.join(str(digit) for digit in np.flatnonzero(labels))}")
+    part = "train" if number % 5 else "test"
+    lines.append(f"{number}.png,{'|'.join(str(digit) for digit in np.flatnonzero(labels))},{part}")
 (folder / "labels.csv").write_text("\n".join(lines) + "\n")
 
 data = load(f"csv:{folder}", size=32)

@@ -9,7 +9,7 @@ from PIL import Image
 from probmcl import load
 from probmcl.data.assembly import FileOptions
 from probmcl.data.objects import VOC_LABELS, voc
-from sextet_common.errors import InputError
+from sextet_common.errors import DataWarning, InputError
 
 
 def picture(path: Path, value: int) -> None:
@@ -28,7 +28,10 @@ ROWS = "".join(f"{n}.png,{n % 2},{int(n > 4)}\n" for n in range(10))
 
 
 def test_a_table_of_zeros_and_ones_is_read(tmp_path: Path) -> None:
-    data = load(f"csv:{table(tmp_path, 'image,odd,large' + chr(10) + ROWS)}", size=4)
+    source = f"csv:{table(tmp_path, 'image,odd,large' + chr(10) + ROWS)}"
+    with pytest.warns(DataWarning, match="has no test part: 2 of 10 training rows are held out") as told:
+        data = load(source, size=4)
+    assert [str(warning.message) for warning in told] == list(data.notes) and len(data.test) == 2
     assert data.label_names == ("odd", "large") and data.input_shape == (3, 4, 4)
     assert sum(map(len, (data.train, data.validation, data.test))) == 10
     for part in (data.train, data.validation, data.test):
@@ -42,7 +45,7 @@ def test_lists_of_names_and_splits_are_read(tmp_path: Path) -> None:
     lines = ["image,labels,split", "0.png,cat|dog,train", "1.png,,train", "2.png,dog,validation", "3.png,cat,test"]
     data = load(f"csv:{table(tmp_path, chr(10).join(lines))}", size=4)
     assert data.label_names == ("cat", "dog")
-    assert data.train.labels.tolist() == [[1, 1], [0, 0]]
+    assert data.train.labels.tolist() == [[1, 1], [0, 0]] and data.notes == ()
     assert (data.validation.labels.tolist(), data.test.labels.tolist()) == ([[0, 1]], [[1, 0]])
 
 
@@ -207,11 +210,16 @@ def test_adps_layout_is_read_at_every_level(tmp_path: Path) -> None:
     assert load(f"adp:{tmp_path}@L3Only", size=4).label_names == ("E.M.S",)
     with pytest.raises(InputError, match="the level of ADP is 'L4'; expected: L1, L2, L3, L3Only"):
         load(f"adp:{tmp_path}@L4")
+    np.save(tmp_path / "splits" / "test.npy", np.array([11]))
+    with pytest.warns(DataWarning, match="splits: 1 of 12 patches are in no part and not used"):
+        assert [path.stem for path in load(f"adp:{tmp_path}", size=4).test.paths] == ["011"]
     np.save(tmp_path / "splits" / "test.npy", np.array([10, 12]))
     with pytest.raises(InputError, match="holds no row numbers below 12"):
         load(f"adp:{tmp_path}")
 
 
 def test_adp_without_its_split_files_is_shared_out(tmp_path: Path) -> None:
-    data = load(f"adp:{adp_folder(tmp_path, splits=False)}", size=4)
-    assert len(data.train) + len(data.validation) + len(data.test) == 12
+    source = f"adp:{adp_folder(tmp_path, splits=False)}"
+    with pytest.warns(DataWarning, match="has no test part: 2 of 12 training rows are held out"):
+        data = load(source, size=4)
+    assert len(data.test) == 2 and len(data.train) + len(data.validation) + len(data.test) == 12

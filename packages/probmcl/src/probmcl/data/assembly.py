@@ -65,6 +65,8 @@ def assemble(
             training = np.flatnonzero(part_of == "train")
             _, held = held_out(len(training), source)
             part_of[training[held]] = part
+            if part == "test":
+                notes += (f"{source} has no test part: {len(held)} of {len(training)} training rows are held out",)
     if not (part_of == "train").any():
         raise InputError(f"{source} has no training image", "at least one")
     rows_of = {part: np.flatnonzero(part_of == part) for part in PARTS}

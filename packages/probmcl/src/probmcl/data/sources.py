@@ -55,7 +55,8 @@ def load(
         - ``npz:PATH``: arrays trainval_features, trainval_labels, test_features, test_labels.
         - ``csv:FOLDER``: FOLDER/labels.csv and images. The column ``image`` names files inside the folder. Either
           every other column is a label of zeros and ones, or a column ``labels`` lists names separated by ``|``. A
-          column ``split`` says train, validation or test; without it a fixed draw assigns the rows.
+          column ``split`` says train, validation or test; without it a fixed draw assigns the rows,
+          which a DataWarning says.
         - ``folder:FOLDER`` or a path: images with a metadata.jsonl or metadata.csv as Hugging Face's imagefolder reads
           them, with ``file_name`` and a list of ``labels`` (in CSV separated by ``|``) or ``objects``.
         - ``coco:FOLDER``: MS-COCO 2017 or 2014 (extra ``coco``), ``voc:FOLDER`` or ``voc:FOLDER@2012``: Pascal VOC.

@@ -70,13 +70,16 @@ def adp(spec: str, options: FileOptions) -> MultiLabelSet:
     paths = tuple(inside(root / "img_res_1um_bicubic", file) for file in table.files)
     check_all_exist(paths)
     parts: list[str] | None = None
+    notes: tuple[str, ...] = ()
     if (root / "splits").is_dir():
         parts = [""] * len(paths)
         for part, stem in zip(PARTS, ("train", "valid", "test"), strict=True):
             for row in _row_numbers(root / "splits" / f"{stem}.npy", len(paths)):
                 parts[row] = part
+        if unused := parts.count(""):
+            notes = (f"{root / 'splits'}: {unused} of {len(paths)} patches are in no part and not used",)
     labels = checked_labels(table.labels[:, chosen], len(chosen), str(path))
-    return assemble(paths, labels, tuple(table.names[c] for c in chosen), parts, options, f"adp:{spec}")
+    return assemble(paths, labels, tuple(table.names[c] for c in chosen), parts, options, f"adp:{spec}", notes)
 
 
 def _row_numbers(path: Path, rows: int) -> list[int]:
