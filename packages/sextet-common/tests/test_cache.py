@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import signal
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sextet_common import cache, data, image_files, runs
+from sextet_common import cache, checkpoint, data, image_files, runs
 from sextet_common.errors import DataWarning, InputError
 
 
@@ -52,7 +51,7 @@ def test_a_cached_set_equals_the_decoded_one_and_is_mapped_without_decoding(fold
     assert isinstance(second.train_images, np.memmap) and not second.train_images.flags.writeable
     arrays = (plain.train_images, plain.train_labels, plain.test_images, plain.test_labels)
     assert second.fingerprint == runs.fingerprint(*arrays)
-    assert entries(tmp_path / "cache" / entries(tmp_path / "cache")[0]) == ["images.npy", "labels.npy", "meta.json"]
+    assert entries(tmp_path / "cache" / entries(tmp_path / "cache")[0]) == ["images.npy", "rest.safetensors"]
 
 
 def test_the_entry_follows_content_names_and_settings_not_the_place(folder: Path, tmp_path: Path) -> None:
@@ -90,13 +89,27 @@ def test_notes_are_said_at_every_load_and_skipped_images_are_left_out(folder: Pa
         same(seen[-1], seen[0])
 
 
+def relabel(entry: Path) -> None:
+    """Write other labels of another length, with their checksum."""
+    rest = checkpoint.load(entry / cache.REST)
+    checkpoint.save(entry / cache.REST, {**rest.arrays, "train_labels": np.zeros(99, np.int64)}, rest.meta)
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 1
+    file.write_bytes(content)
+
+
 DAMAGE = {
     "cut": lambda entry: os.truncate(entry / "images.npy", 500),
-    "labels": lambda entry: np.save(entry / "labels.npy", np.zeros(16, dtype=np.int64)),
-    "no meta": lambda entry: (entry / "meta.json").unlink(),
-    "meta": lambda entry: (entry / "meta.json").write_text('{"train": "x"}'),
-    "other json": lambda entry: (entry / "meta.json").write_text("[1]"),
     "type": lambda entry: np.save(entry / "images.npy", np.zeros((16, 3, 6, 8), np.float32)),
+    "channels": lambda entry: np.save(entry / "images.npy", np.zeros((16, 1, 6, 8), np.uint8)),
+    "more labels": relabel,
+    "a bit": lambda entry: flip(entry / cache.REST),
+    "no labels": lambda entry: (entry / cache.REST).unlink(),
+    "text": lambda entry: (entry / cache.REST).write_text('{"train": "x"}'),
+    "other arrays": lambda entry: checkpoint.save(entry / cache.REST, {"x": np.zeros(3)}),
     "empty": lambda entry: [file.unlink() for file in entry.iterdir()],
 }
 
@@ -116,7 +129,9 @@ def test_a_damaged_entry_is_rebuilt_and_that_is_said(kind: str, folder: Path, tm
 def test_a_place_that_cannot_be_written_is_one_line(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError, match=r"cache .*file.* cannot be written: .*; expected: a writable folder"):
+        with pytest.raises(
+            InputError, match=r"file.* cannot be written: .*; expected: a name whose parents are folders"
+        ):
             data.load(folder, cache=place)
 
 
@@ -183,11 +198,9 @@ def test_random_batches_of_a_large_entry_keep_little_memory(folder: Path, tmp_pa
     images, count = entry / "images.npy", 30_000  # 369 MB
     np.lib.format.open_memmap(images, mode="w+", dtype=np.uint8, shape=(count, 3, 64, 64))
     labels = np.arange(count) % 2
-    np.save(entry / "labels.npy", labels)
-    meta = json.loads((entry / "meta.json").read_text())
-    (entry / "meta.json").write_text(
-        json.dumps({**meta, "train": count - 10, "test": 10, "labels": runs.fingerprint(labels)})
-    )
+    rest = checkpoint.load(entry / cache.REST)
+    halves = {"train_labels": labels[:-10], "test_labels": labels[-10:]}
+    checkpoint.save(entry / cache.REST, {**rest.arrays, **halves}, rest.meta)
     program = f"""
 import numpy as np
 from pathlib import Path

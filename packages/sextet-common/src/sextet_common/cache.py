@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from sextet_common import files, npy, pixels, progress
+from sextet_common import checkpoint, files, npy, pixels, progress
 from sextet_common.errors import InputError, reading
 
-_FORMAT = 1  # of an entry; part of its key
-_META, _IMAGES, _LABELS = "meta.json", "images.npy", "labels.npy"
+_FORMAT = 2  # of an entry and of decoded pixels; part of its key
+IMAGES, REST = "images.npy", "rest.safetensors"
 _Create = Callable[[tuple[int, ...]], np.ndarray]
 
 
@@ -39,33 +39,27 @@ def load(folder: Path, name: str, build: Callable[[_Create], pixels.Parts]) -> p
     ``build`` decodes into one array from the function that it is given, training images first. Of several processes one
     builds and the others wait. A killed builder leaves temporary files, which the next one deletes.
     """
-    entry = folder / name
-    found = _read(entry)
-    if found is not None:
-        return found
-    lock = folder / f".{name}.lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
-            try:
-                damaged = entry.exists() and _read(entry) is None
-                if damaged or not entry.exists():
-                    with files.replacing_folder(entry) as temporary:
-                        _write(temporary, build)
-            finally:
-                lock.unlink(missing_ok=True)  # a process that waits for it finds the entry
-    except OSError as error:
-        detail = error.strerror or str(error)
-        raise InputError(
-            f"cache {folder} cannot be written: {detail}", "a writable folder with enough space"
-        ) from error
-    found = _read(entry)
-    if found is None:
+    entry, lock, damaged = folder / name, folder / f".{name}.lock", False
+    parts = _read(entry)
+    if parts is None:
+        with files.writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(lock):
+                try:
+                    parts = _read(entry)  # of another process
+                    if parts is None:
+                        damaged = entry.exists()
+                        with files.replacing_folder(entry) as temporary:
+                            _write(temporary, build)
+                        parts = _read(entry)
+                finally:
+                    lock.unlink(missing_ok=True)  # a process that waits for it finds the entry
+    if parts is None:
         raise InputError(f"{entry} was changed while it was read", "a cache that only these programs write")
     if damaged:
         note = f"the cache entry {entry} was damaged and has been rebuilt"
-        return dataclasses.replace(found, notes=(*found.notes, note))
-    return found
+        return dataclasses.replace(parts, notes=(*parts.notes, note))
+    return parts
 
 
 def _digest(path: str) -> str:
@@ -75,51 +69,32 @@ def _digest(path: str) -> str:
 
 def _write(folder: Path, build: Callable[[_Create], pixels.Parts]) -> None:
     def create(shape: tuple[int, ...]) -> np.ndarray:
-        array = np.lib.format.open_memmap(folder / _IMAGES, mode="w+", dtype=np.uint8, shape=shape)
+        array = np.lib.format.open_memmap(folder / IMAGES, mode="w+", dtype=np.uint8, shape=shape)
         if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a signal while writing to the map
-            with open(folder / _IMAGES, "rb+") as file:
+            with open(folder / IMAGES, "rb+") as file:
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         return array
 
     parts = build(create)
-    (train, train_labels), (test, test_labels) = parts.train, parts.test
-    npy.write(folder / _LABELS, np.concatenate([train_labels, test_labels]).astype(np.int64))
-    mean, std = pixels.statistics(train)
-    meta = {
-        "classes": parts.classes,
-        "notes": parts.notes,
-        "train": len(train),
-        "test": len(test),
-        "mean": mean.tolist(),
-        "std": std.tolist(),
-        "labels": pixels.fingerprint(train_labels, test_labels),
-        "fingerprint": pixels.fingerprint(train, train_labels, test, test_labels),
-    }
-    (folder / _META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
-    for file in (_IMAGES, _LABELS, _META):
-        with open(folder / file, "rb+") as opened:
-            os.fsync(opened.fileno())
+    with open(folder / IMAGES, "rb+") as file:
+        os.fsync(file.fileno())
+    mean, std = pixels.statistics(parts.train[0])
+    arrays = {"train_labels": parts.train[1], "test_labels": parts.test[1], "mean": mean, "std": std}
+    fingerprint = pixels.fingerprint(*parts.train, *parts.test)
+    meta = {"classes": parts.classes, "notes": parts.notes, "fingerprint": fingerprint}
+    checkpoint.save(folder / REST, arrays, meta)
 
 
 def _read(entry: Path) -> pixels.Parts | None:
     """Map an entry into memory without reading its images; return None if it is absent or damaged."""
     try:
-        meta = json.loads((entry / _META).read_text(encoding="utf-8"))
-        images, labels = npy.read_npy(entry / _IMAGES, mapped=True), npy.read_npy(entry / _LABELS)
-        train, total = int(meta["train"]), int(meta["train"]) + int(meta["test"])
-        halves = [(images[part], labels[part]) for part in (slice(0, train), slice(train, total))]
-        whole = images.dtype == np.uint8 and images.ndim == 4 and len(images) >= total == len(labels)
-        if not whole or pixels.fingerprint(labels[:train], labels[train:]) != meta["labels"]:
-            return None
-        moments = tuple(np.array(meta[name], dtype=np.float32).reshape(images.shape[1]) for name in ("mean", "std"))
-        return pixels.Parts(
-            halves[0],
-            halves[1],
-            tuple(map(str, meta["classes"])),
-            "",
-            tuple(map(str, meta["notes"])),
-            statistics=(moments[0], moments[1]),
-            fingerprint=str(meta["fingerprint"]),
-        )
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError):  # InputError is a ValueError
+        images, rest = npy.read_npy(entry / IMAGES, mapped=True), checkpoint.load(entry / REST)
+        train, test, mean, std = (rest.arrays[name] for name in ("train_labels", "test_labels", "mean", "std"))
+        classes, notes, fingerprint = (rest.meta[name] for name in ("classes", "notes", "fingerprint"))
+    except (InputError, KeyError):
         return None
+    total = len(train) + len(test)  # an entry without skipped files has as many images
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:2] != mean.shape or len(images) < total:
+        return None
+    halves = (images[: len(train)], train), (images[len(train) : total], test)
+    return pixels.Parts(*halves, tuple(classes), "", tuple(notes), statistics=(mean, std), fingerprint=fingerprint)
