@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
-from sextet_common import commands, data, pixels as arrays
+from sextet_common import data, pixels as arrays
+from sextet_common.__main__ import main
 from sextet_common.errors import DataWarning, InputError
 
 
@@ -215,7 +216,9 @@ def test_every_error_in_a_jpeg_archive_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"set-train\.npz: offsets do not cut jpeg"):
         data.load(f"npz-jpeg:{tmp_path / 'set'}")
     jpegs(train, 3, sizes=(8, 16))
-    with pytest.raises(InputError, match=r"set-train\.npz has images of several sizes"):
+    with pytest.raises(
+        InputError, match=r"image 1 of .*set-train\.npz is .*; expected: images of one type and shape, or size=N"
+    ):
         data.load(f"npz-jpeg:{tmp_path / 'set'}")
     jpegs(train, 3)
     with np.load(train) as archive:
@@ -223,7 +226,7 @@ def test_every_error_in_a_jpeg_archive_names_the_file(tmp_path: Path) -> None:
     arrays["jpeg"] = arrays["jpeg"].copy()
     arrays["jpeg"][arrays["offsets"][1] : arrays["offsets"][1] + 20] = 0
     np.savez(train, **arrays)
-    with pytest.raises(InputError, match=r"set-train\.npz, image 1 is not an image file that can be read"):
+    with pytest.raises(InputError, match=r"image 1 of .*set-train\.npz is not an image file that can be read"):
         data.load(f"npz-jpeg:{tmp_path / 'set'}")
 
 
@@ -353,6 +356,7 @@ print(peak() - before)
 def test_the_command_describes_a_folder_of_bytes(folder: Path, tmp_path_factory, capsys) -> None:
     place = tmp_path_factory.mktemp("other")
     for _ in range(2):  # built, mapped
-        commands.data(str(folder), size=4, channels=1, cache=place / "c", picture=place / "p.png")
+        arguments = ["--size", "4", "--channels", "1", "--cache", str(place / "c"), "--picture", str(place / "p.png")]
+        assert main(["data", str(folder), *arguments]) == 0
         assert capsys.readouterr().out.startswith("6 training and 4 test images, 1x4x4\ncat ")
     assert np.asarray(Image.open(place / "p.png")).max() < 255  # bytes were converted, not clipped

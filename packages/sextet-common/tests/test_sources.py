@@ -178,9 +178,12 @@ def columns(**features: Any) -> datasets.Dataset:
 
 LABEL = datasets.ClassLabel(names=list(CLASSES))
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "stream": (Stream, "without a length|is of type Stream"),
+    "stream": (Stream, "is of type Stream; expected: a map-style dataset of .* with a length"),
     "loader": (lambda: DataLoader(items(picture)[0]), "is of type DataLoader"),
-    "streaming": (lambda: hugging_face(TRAIN, TRAIN_LABELS).to_iterable_dataset(), "without a length"),
+    "streaming": (
+        lambda: hugging_face(TRAIN, TRAIN_LABELS).to_iterable_dataset(),
+        "is of type IterableDataset; expected: .* with a length",
+    ),
     "number": (lambda: 3, "is of type int"),
     "array": (lambda: TRAIN, "is of type ndarray; expected: a map-style dataset"),
     "none": (lambda: None, "is of type NoneType"),
@@ -190,12 +193,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "normalised": (lambda: (items(lambda x: torch.randn(3, 4, 4))[0],) * 2, r"values outside \[0, 1\]"),
     "counts": (lambda: (TRAIN, TRAIN_LABELS[:5]), "12 images and 5 labels"),
     "empty": (lambda: Items([]), "has no image"),
-    "int64": (lambda: items(lambda x: x.astype(np.int64)), "image 0 of the given Items is int64"),
+    "int64": (lambda: items(lambda x: x.astype(np.int64)), "image 0 of the given Items: images of int64"),
     "two labels": (
         lambda: columns(image=datasets.Image(), fine=LABEL, coarse=LABEL),
-        r"has 2 label columns among .*coarse",
+        r"has 1 image and 2 label columns among .*coarse",
     ),
-    "no image column": (lambda: columns(label=LABEL), r"has 0 image columns among label \(ClassLabel\)"),
+    "no image column": (lambda: columns(label=LABEL), r"has 0 image and 1 label columns among label \(ClassLabel\)"),
     "text": (lambda: Items([("a.png", 1)]), "image 0 of the given Items"),
 }
 

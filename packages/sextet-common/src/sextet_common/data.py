@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -16,30 +14,18 @@ from jaxtyping import Float, Integer, UInt8
 
 from sextet_common import checks, pixels, sources
 from sextet_common.errors import DataWarning, InputError
-from sextet_common.image_files import IMAGE_SUFFIXES as IMAGE_SUFFIXES, decode as decode
+from sextet_common.image_files import OnBadImage, decode as decode
 from sextet_common.pixels import take as take, to_float as to_float
-from sextet_common.sources import ACCEPTED as ACCEPTED
 
 
 @dataclass(frozen=True)
 class ImageSet:
     """Labelled images, split into training and test; the arrays are read-only.
 
-    Parameters
-    ----------
-    train_images, test_images
-        uint8 in 0..255 or float32 in [0, 1], shape (images, channels, height, width), in memory or memory-mapped.
-        :func:`take` copies a batch of rows, :func:`to_float` converts it.
-    train_labels, test_labels
-        Class numbers, int64, shape (images,).
-    classes
-        Class names by class number.
-    mean, std
-        Per channel over the training images in [0, 1], float32, shape (channels,). A constant channel has std 1.
-    source
-        The specification that was passed to :func:`load`.
-    notes
-        What was ignored, skipped or split while loading, one sentence each.
+    Images are uint8 in 0..255 or float32 in [0, 1], in memory or memory-mapped: :func:`take` copies a batch of rows,
+    :func:`to_float` converts it. Labels are class numbers, int64. Mean and standard deviation are those of a channel's
+    training pixels in [0, 1]; a constant channel has 1. ``notes`` say what was ignored, skipped or split by
+    :func:`load`, in one sentence each.
     """
 
     train_images: Float[np.ndarray, "train channels height width"] | UInt8[np.ndarray, "train channels height width"]
@@ -66,17 +52,9 @@ class ImageSet:
     ) -> ImageSet:
         """Build and check a set from plain arrays in any usual layout.
 
-        Parameters
-        ----------
-        train_images, test_images
-            uint8 in 0..255 or floats in [0, 1]; (n, h, w), (n, c, h, w) or (n, h, w, c) with 1 or 3 channels.
-            Contiguous uint8 and float32 arrays of the second form, memory maps too, are used without a copy.
-        train_labels, test_labels
-            Class numbers from 0, shape (n,) or (n, 1).
-        classes
-            Class names; by default the numbers.
-        source
-            Name of the data, used in error messages.
+        Images are uint8 in 0..255 or floats in [0, 1] of shape (n, h, w), (n, c, h, w) or (n, h, w, c) with 1 or 3
+        channels; contiguous uint8 and float32 arrays of the second form, memory maps too, are used without a copy.
+        Labels are numbers from 0, (n,) or (n, 1). Classes are named by their numbers unless ``classes`` names them.
 
         Examples
         --------
@@ -84,8 +62,7 @@ class ImageSet:
         >>> ImageSet.of(pixels, np.array([0, 1, 0, 1]), pixels, np.array([0, 1, 0, 1])).image_shape
         (1, 8, 8)
         """
-        parts = pixels.Parts((train_images, train_labels), (test_images, test_labels), classes, source, notes)
-        return _checked(parts)
+        return _checked(pixels.Parts((train_images, train_labels), (test_images, test_labels), classes, source, notes))
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -121,13 +98,14 @@ def load(
     channels: int | None = None,
     download: bool = False,
     cache: str | os.PathLike[str] | None = None,
-    on_bad_image: Literal["refuse", "skip"] = "refuse",
+    on_bad_image: OnBadImage = "refuse",
     workers: int | None = None,
 ) -> ImageSet:
     """Load labelled images.
 
-    What is ignored, skipped or split is said once by a :class:`~sextet_common.errors.DataWarning` and kept in
-    ``notes``. A source without test images gives a fifth of every class, always the same, to the test set.
+    A source without test images gives a fifth of every class, always the same, to the test set. This, and what is
+    ignored or skipped, is said once by a :class:`~sextet_common.errors.DataWarning` and kept in ``notes``. The options
+    are those of :class:`DataOptions`; ``workers`` is the number of processes that decode image files.
 
     Parameters
     ----------
@@ -135,8 +113,7 @@ def load(
         One of:
 
         - ``digits``: the 1797 handwritten digits that ship with scikit-learn, 1437 of them for training
-        - ``folder:PATH`` or a path: ``PATH/train/CLASS/*.png`` and ``PATH/test/CLASS/*.png``, or ``PATH/CLASS/*.png``,
-          and the other forms of :func:`sextet_common.image_files.scan`
+        - ``folder:PATH`` or a path, in one of the forms of :func:`sextet_common.image_folders.scan`
         - ``npz:PATH`` with train_images, train_labels, test_images, test_labels and optionally classes
         - ``npz-jpeg:PREFIX``: ``PREFIX-train.npz`` and ``PREFIX-test.npz`` with JPEG files in one array (``jpeg``,
           ``offsets``, ``labels``, optionally ``classes``)
@@ -145,18 +122,6 @@ def load(
         - ``(train, test)`` or ``{"train": ..., "test": ...}`` of these, a ``DatasetDict``, or
           ``(train_images, train_labels, test_images, test_labels)``
         - an :class:`ImageSet`, which is returned as it is
-    size
-        Scale and crop every image to a square of this many pixels a side.
-    channels
-        1 for gray images, 3 for colour; by default what the files have.
-    download
-        Let torchvision download what is missing.
-    cache
-        A folder for the decoded images of a folder. Later loads of the same files map them into memory.
-    on_bad_image
-        ``skip`` leaves out the image files of a folder that cannot be read, and says which.
-    workers
-        Processes that decode image files; by default one per processor.
 
     Examples
     --------
@@ -168,13 +133,9 @@ def load(
         return source
     checks.check("size", size, checks.Count | None)
     checks.check("channels", channels, Literal[1, 3, None])
-    checks.check("on_bad_image", on_bad_image, Literal["refuse", "skip"])
+    checks.check("on_bad_image", on_bad_image, OnBadImage)
     options = sources.Options(size, channels, download, None if cache is None else Path(cache), on_bad_image, workers)
-    parts = sources.read(source, options)
-    if cache is not None and not parts.statistics:
-        note = f"{parts.source} is not a folder of images: the cache is not used"
-        parts = dataclasses.replace(parts, notes=(*parts.notes, note))
-    loaded = _checked(parts, size, channels)
+    loaded = _checked(sources.read(source, options), options)
     for note in loaded.notes:
         warnings.warn(note, DataWarning, stacklevel=2)
     return loaded
@@ -194,61 +155,58 @@ class DataOptions:
     """Let torchvision download missing files."""
     cache: Path | None = None
     """Keep the decoded images of a folder here; later loads map them into memory."""
-    on_bad_image: Literal["refuse", "skip"] = "refuse"
+    on_bad_image: OnBadImage = "refuse"
     """Refuse a folder with an image file that cannot be read, or skip such files."""
 
     def load(self) -> ImageSet:
         """Load the images."""
-        options: Mapping[str, Any] = {name: value for name, value in vars(self).items() if name != "data"}
+        options = {name: getattr(self, name) for name in ("size", "channels", "download", "cache", "on_bad_image")}
         return load(self.data, **options)
 
 
-def _checked(parts: pixels.Parts, size: int | None = None, channels: int | None = None) -> ImageSet:
-    """Check images and labels, and compute the statistics."""
-    source = parts.source
-    halves = (("training", parts.train), ("test", parts.test))
-    images = [pixels.as_nchw(half[0], f"{source}, {part}", owned=parts.owned) for part, half in halves]
-    images = [sources.fitted(array, source, size, channels) for array in images]
-    labels = [pixels.as_labels(half[1], f"{source}, {part}") for part, half in halves]
-    for (part, _), x, y in zip(halves, images, labels, strict=True):
+def _checked(parts: pixels.Parts, options: sources.Options | None = None) -> ImageSet:
+    """Check what a source holds; with options, fit the images to them and split off a test set where there is none."""
+    source, notes = parts.source, parts.notes
+    arrays = []
+    for part, (images, labels) in (("training", parts.train), ("test", parts.test)):
+        x = pixels.as_nchw(images, f"{source}, {part}", owned=parts.owned)
+        y = pixels.as_labels(labels, f"{source}, {part}")
         if len(x) != len(y):
             raise InputError(f"{source}, {part}: {len(x)} images and {len(y)} labels", "as many of each")
-    if not len(labels[0]):
+        arrays += [sources.fitted(x, source, options.size, options.channels) if options else x, y]
+    train, train_labels, test, test_labels = arrays
+    if not len(train_labels):
         raise InputError(f"{source} has no training image", "at least one image per class")
-    if images[0].shape[1:] != images[1].shape[1:]:
-        raise InputError(
-            f"{source}: training images are {images[0].shape[1:]}, test images {images[1].shape[1:]}",
-            "one (channels, height, width) for all",
-        )
-    names = _checked_classes(labels, parts.classes, source)
-    moments = parts.statistics or pixels.statistics(images[0])
-    x, y, test_x, test_y, mean, std = (_read_only(a) for a in (images[0], labels[0], images[1], labels[1], *moments))
-    result = ImageSet(x, y, test_x, test_y, names, mean, std, source, parts.notes)
+    if options and not len(test_labels):
+        rows, held_out, note = sources.split(train_labels, parts.classes, source)
+        test, test_labels = pixels.take(train, held_out), train_labels[held_out]
+        train, train_labels, notes = pixels.take(train, rows), train_labels[rows], (*notes, note)
+    if options and options.cache is not None and not parts.statistics:
+        notes = (*notes, f"{source} is not a folder of images: the cache is not used")
+    if train.shape[1:] != test.shape[1:]:
+        given = f"{source}: training images are {train.shape[1:]}, test images {test.shape[1:]}"
+        raise InputError(given, "one (channels, height, width) for all")
+    classes = _class_names(parts.classes, train_labels, test_labels, source)
+    arrays = [train, train_labels, test, test_labels, *(parts.statistics or pixels.statistics(train))]
+    views = [array.view() for array in arrays]
+    for view in views:
+        view.setflags(write=False)
+    result = ImageSet(*views[:4], classes, *views[4:], source, notes)
     if parts.fingerprint:
         vars(result)["fingerprint"] = parts.fingerprint
     return result
 
 
-def _read_only(array: np.ndarray) -> np.ndarray:
-    view = array.view()
-    view.setflags(write=False)
-    return view
-
-
-def _checked_classes(labels: list[np.ndarray], classes: tuple[str, ...] | None, source: str) -> tuple[str, ...]:
+def _class_names(classes: tuple[str, ...] | None, train: np.ndarray, test: np.ndarray, source: str) -> tuple[str, ...]:
     """Return the class names; refuse labels out of range and classes without training images."""
-    # A class is absent; a huge label must not create as many names.
-    if classes is None and labels[0].max() >= len(labels[0]):
-        absent = min(set(range(len(labels[0]))) - set(labels[0].tolist()))
-        raise InputError(f"{source}: class '{absent}' has no training image", "at least one per class")
-    names = tuple(classes or (str(k) for k in range(int(labels[0].max(initial=0)) + 1)))
-    for part, y in zip(("training", "test"), labels, strict=True):
-        wrong = np.flatnonzero((y < 0) | (y >= len(names)))
+    # Of more classes than images one is absent: a huge label must not create as many names.
+    names = classes or tuple(map(str, range(min(int(train.max()), len(train)) + 1)))
+    absent = np.setdiff1d(np.arange(len(names)), train)
+    if absent.size:
+        raise InputError(f"{source}: class {names[absent[0]]!r} has no training image", "at least one per class")
+    for part, labels in (("training", train), ("test", test)):
+        wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
         if wrong.size:
-            raise InputError(
-                f"{source}, {part}: label {y[wrong[0]]} of image {wrong[0]} is out of range", f"0 to {len(names) - 1}"
-            )
-    empty = np.flatnonzero(np.bincount(labels[0], minlength=len(names)) == 0)
-    if empty.size:
-        raise InputError(f"{source}: class {names[empty[0]]!r} has no training image", "at least one per class")
+            given = f"{source}, {part}: label {labels[wrong[0]]} of image {wrong[0]} is out of range"
+            raise InputError(given, f"0 to {len(names) - 1}")
     return names
