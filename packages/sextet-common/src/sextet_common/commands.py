@@ -58,13 +58,7 @@ def data(
 
 
 def verify(file: tyro.conf.Positional[Path], /) -> None:
-    """Verify a checkpoint's checksum and print its arrays and description.
-
-    Parameters
-    ----------
-    file
-        A file that checkpoint.save wrote.
-    """
+    """Verify the checksum of a checkpoint file and print its arrays and description."""
     saved = checkpoint.load(file)
     for name, array in sorted(saved.arrays.items()):
         print(f"{text.terminal(name, text.SHORT):40} {array.dtype!s:10} {array.shape}")
@@ -73,11 +67,5 @@ def verify(file: tyro.conf.Positional[Path], /) -> None:
 
 @cli.needs("tensorboard")
 def tensorboard(run: tyro.conf.Positional[Path], /) -> None:
-    """Write a run's metrics as TensorBoard events.
-
-    Parameters
-    ----------
-    run
-        The run folder.
-    """
+    """Write the metrics of a run folder as TensorBoard events."""
     print(loggers.export_tensorboard(runs.Run.read(run)))

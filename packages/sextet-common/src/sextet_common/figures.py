@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -22,15 +21,14 @@ if TYPE_CHECKING:
 COLOURS = ("#0b6e99", "#d1495b", "#66a182", "#edae49", "#5f4b8b", "#8d99ae")
 _BACKGROUND = 0.6  # grey, to set black and white images off from the gaps
 _STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "font.size": 9}
+Images: TypeAlias = Float[np.ndarray, "images channels height width"]
+"""Images with 1 or 3 channels; values are clipped to [0, 1], which distilled pixels may leave."""
+Curve: TypeAlias = tuple[Sequence[float], Sequence[float]]
+"""Values of x and y; non-finite points are not drawn."""
 
 
-def grid(
-    images: Float[np.ndarray, "images channels height width"], columns: int | None = None, *, gap: int = 1
-) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Arrange images in rows on a grey background.
-
-    Images have 1 or 3 channels; values are clipped to [0, 1], which distilled pixels may leave. The result is one RGB
-    picture with ``columns`` images a row, by default nearly square, and ``gap`` pixels between images.
+def grid(images: Images, columns: int | None = None, *, gap: int = 1) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Arrange images in rows of ``columns``, by default in a square, on grey with ``gap`` pixels between them.
 
     Examples
     --------
@@ -50,11 +48,7 @@ def grid(
 
 
 def save_grid(
-    images: Float[np.ndarray, "images channels height width"],
-    path: str | os.PathLike[str],
-    columns: int | None = None,
-    *,
-    scale: int | None = None,
+    images: Images, path: str | os.PathLike[str], columns: int | None = None, *, scale: int | None = None
 ) -> None:
     """Save a :func:`grid` as PNG; each image pixel becomes ``scale`` screen pixels, by default about 64 per image."""
     picture = grid(images, columns)
@@ -65,19 +59,12 @@ def save_grid(
         enlarged.save(temporary, format="png")
 
 
-def save_panels(
-    panels: Mapping[str, Float[np.ndarray, "images channels height width"]],
-    path: str | os.PathLike[str],
-    columns: int,
-    *,
-    title: str = "",
-) -> None:
+def save_panels(panels: Mapping[str, Images], path: str | os.PathLike[str], columns: int, *, title: str = "") -> None:
     """Save one :func:`grid` per title as PNG, from top to bottom."""
     pictures = {name: grid(images, columns) for name, images in panels.items()}
     ratios = [picture.shape[0] / picture.shape[1] for picture in pictures.values()]
-    width = 7.0
-    height = sum(width * ratio + 0.35 for ratio in ratios) + (0.35 if title else 0)
-    with figure_file(path, (width, height), title=title) as figure:
+    height = sum(7 * ratio + 0.35 for ratio in ratios) + (0.35 if title else 0)
+    with figure_file(path, (7.0, height), title=title) as figure:
         axes = figure.subplots(len(pictures), 1, squeeze=False, gridspec_kw={"height_ratios": ratios})[:, 0]
         for axis, (name, picture) in zip(axes, pictures.items(), strict=True):
             axis.imshow(picture, interpolation="nearest")
@@ -86,41 +73,30 @@ def save_panels(
 
 
 def save_curves(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    path: str | os.PathLike[str],
-    *,
-    x_label: str,
-    y_label: str,
-    title: str = "",
+    curves: Mapping[str, Curve], path: str | os.PathLike[str], *, x_label: str, y_label: str, title: str = ""
 ) -> None:
-    """Save named curves as PNG.
-
-    ``curves`` maps names to (x values, y values); non-finite points are not drawn. The axis labels include units.
-    """
+    """Save named curves as PNG; the axis labels include units."""
     with figure_file(path, (6.0, 3.4), title=title) as figure:
         axis = figure.subplots()
-        for (name, (x, y)), colour in zip(curves.items(), itertools.cycle(COLOURS), strict=False):
-            axis.plot(x, y, color=colour, label=text.label(name), linewidth=1.4)
-        axis.set_xlabel(x_label)
-        axis.set_ylabel(y_label)
+        axis.set(xlabel=x_label, ylabel=y_label)
+        axis.set_prop_cycle(color=COLOURS)
+        for name, (x, y) in curves.items():
+            axis.plot(x, y, label=text.label(name), linewidth=1.4)
         if len(curves) > 1:
             axis.legend(frameon=False)
 
 
 @contextmanager
 def figure_file(path: str | os.PathLike[str], inches: tuple[float, float], *, title: str = "") -> Iterator[Figure]:
-    """Yield an empty matplotlib figure of a size in inches; save it as PNG unless the block raises.
-
-    The figure is independent of pyplot's global state.
+    """Yield an empty matplotlib figure, apart from pyplot's global state; save it as PNG unless the block raises.
 
     Examples
     --------
     >>> import tempfile
-    >>> from pathlib import Path
-    >>> path = Path(tempfile.mkdtemp()) / "line.png"
+    >>> path = tempfile.mkdtemp() + "/line.png"
     >>> with figure_file(path, (3.0, 2.0), title="a line") as figure:
     ...     _ = figure.subplots().plot([0, 1], [0, 1], color=COLOURS[0])
-    >>> path.exists()
+    >>> os.path.exists(path)
     True
     """
     matplotlib: Any = require("matplotlib", package="sextet-common", extra="figures")
