@@ -277,7 +277,6 @@ def test_the_command_line_takes_a_hierarchy_a_cache_and_folders(
         main(["bits", "--data", f"folder:{tmp_path / 'one'}", "--hierarchy", str(tmp_path / "h.json"), *options]) == 0
     )
     first, second = capsys.readouterr().out.splitlines()
-    assert first == second and first.startswith(
-        "label entropy: 1.000 bits"
-    )  # two subclasses of equal size in each class
+    # Two subclasses of equal size in each class.
+    assert first == second and first.startswith("label entropy: 1.0000 bits")
     assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 2
