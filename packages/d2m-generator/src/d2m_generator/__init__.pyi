@@ -1,6 +1,7 @@
 from .generators.diffusion import DiffusionGenerator
 from .generators.gan import ConditionalGAN
 from .generators.generator import Generator, ImageGenerator, ModuleGenerator
+from .generators.hub_folder import export_hub
 from .generators.storage import load_generator, save_generator
 from .images.evaluation import GeneratorEvaluation, evaluate_generator
 from .images.quality import Judge, Quality, frechet_distance, inception_fid
@@ -30,6 +31,7 @@ __all__ = [
     "Quality",
     "StreamedSet",
     "evaluate_generator",
+    "export_hub",
     "frechet_distance",
     "inception_fid",
     "load_generator",

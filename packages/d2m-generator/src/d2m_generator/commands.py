@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from attention_matching import Architecture, EvaluateConfig, evaluate_random_real
-from sextet_common import checks, files
+from attention_matching import Architecture, EvaluateConfig, Evaluation, evaluate_random_real, export_hub as export_set
+from sextet_common import checks, files, loggers
 from sextet_common.data import DataOptions, ImageSet
 from sextet_common.errors import STRUCTURE, InputError, reading
+from sextet_common.options import Advanced
 
 from d2m_generator.generators.gan import ConditionalGAN
 from d2m_generator.generators.generator import ImageGenerator
+from d2m_generator.generators.hub_folder import export_hub
 from d2m_generator.generators.storage import load_generator
 from d2m_generator.images.evaluation import Protocol, evaluate_generator
-from d2m_generator.images.quality import Judge
+from d2m_generator.images.quality import Judge, Quality
 from d2m_generator.images.samples import save_samples
 from d2m_generator.images.stream import stream
 from d2m_generator.images.synthesize import Selection, synthesize as synthesize_set
@@ -47,6 +49,7 @@ def pretrain(
     kind: Kind = "gan",
     width: int = 32,
     judged: bool = True,
+    log: tuple[loggers.Name, ...] = (),
 ) -> None:
     """Train a generator on real images; the same command resumes a stopped run.
 
@@ -62,10 +65,13 @@ def pretrain(
         Channels of the first or last block; of a dit, of its tokens.
     judged
         Print measures of the generated images.
+    log
+        Trackers that follow the job: tensorboard, wandb, mlflow (extras of the same names).
     """
+    loggers.open(log)  # a missing extra is told before the work
     data = images.load()
     generator = _untrained(kind, data, width)
-    pretrain_generator(generator, data, config, out)
+    pretrain_generator(generator, data, config, out, log=log)
     print(f"{out / 'generator'}\n{out / 'samples.png'}")
     if judged:
         _judge(generator, data, out)
@@ -79,13 +85,14 @@ def distill(
     images: RunData,
     rank: int = 4,
     judged: bool = True,
+    log: tuple[loggers.Name, ...] = (),
 ) -> None:
     """Distill a data set into a pre-trained generator; the same command resumes a stopped run.
 
     Parameters
     ----------
     run
-        Folder of the generator, such as the run folder of pretrain.
+        Folder of the generator: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
     out
         The run folder.
     config
@@ -94,7 +101,10 @@ def distill(
         Rank of the adapters, with --parameters lora.
     judged
         Print measures of the generated images.
+    log
+        Trackers that follow the job: tensorboard, wandb, mlflow (extras of the same names).
     """
+    loggers.open(log)  # a missing extra is told before the work
     data = images.of(run)
     generator = load_generator(run)
     if config.parameters == "lora":
@@ -103,7 +113,7 @@ def distill(
         if not isinstance(generator, DiffusionGenerator):
             raise InputError("adapters in a GAN", "--parameters all, last or classes, or a diffusion model")
         generator.add_lora(rank)
-    D2M(config).fit(generator, data, out)
+    D2M(config).fit(generator, data, out, log=log)
     print(f"{out / ('lora.safetensors' if config.parameters == 'lora' else 'generator')}\n{out / 'samples.png'}")
     if judged:
         _judge(generator, data, out)
@@ -118,15 +128,17 @@ def synthesize(
     seed: int = 0,
     selection: Selection = "random",
     lora: Path | None = None,
+    export: Literal["hub", "hub-imagefolder"] | None = None,
 ) -> None:
     """Generate any number of images per class, as a distilled set or as a folder of bytes for large numbers.
 
     Parameters
     ----------
     run
-        Folder of the generator.
+        Folder of the generator: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
     out
-        A .safetensors file, which attention-matching reads, or a new folder, which is written batch by batch.
+        A .safetensors file, which attention-matching reads, or a new folder, which is written batch by batch; with
+        --export, the new folder for the Hub.
     ipc
         Images per class.
     seed
@@ -135,9 +147,14 @@ def synthesize(
         random, herding or diverse.
     lora
         Adapters that distill wrote, for a folder of a diffusion model.
+    export
+        Write a folder for the Hugging Face Hub, which datasets.load_dataset opens: hub (parquet) or hub-imagefolder.
     """
     generator, data = _loaded(run, lora), images.of(run)
-    if out.suffix == ".safetensors":
+    if export is not None:
+        layout: Literal["parquet", "imagefolder"] = "parquet" if export == "hub" else "imagefolder"
+        export_set(synthesize_set(generator, ipc, seed, selection, data=data), out, layout=layout)
+    elif out.suffix == ".safetensors":
         synthesize_set(generator, ipc, seed, selection, data=data).save(out)
     elif selection != "random":
         raise InputError(f"selection {selection} into a folder", "random, or a .safetensors file")
@@ -156,15 +173,16 @@ def evaluate(
     architectures: tuple[Architecture, ...] = (),
     selection: Selection = "random",
     random_real: bool = True,
-    noise_seed: int = 0,
+    noise_seed: Advanced[int] = 0,
     lora: Path | None = None,
+    out: Path | None = None,
 ) -> None:
     """Print the test accuracy of fresh networks trained on generated images; the same command resumes.
 
     Parameters
     ----------
     run
-        Folder of the generator.
+        Folder of the generator: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
     config
         The networks and their training.
     ipc
@@ -181,23 +199,27 @@ def evaluate(
         Seed of the images' noise.
     lora
         Adapters that distill wrote, for a folder of a diffusion model.
+    out
+        Folder of the results; by default that of the generator or of its adapters.
     """
     generator, data = _loaded(run, lora), images.of(run)
-    home = run if lora is None else lora.parent
+    home = out or (run if lora is None else lora.parent)
+    if out is None and not home.is_dir():
+        raise InputError(f"no folder for the results of {run}", "--out FOLDER")
     rows: list[dict[str, Any]] = []
     checks.check("architectures", architectures, tuple[Architecture, ...])
     for architecture in architectures or (config.architecture,):
         settings = dataclasses.replace(config, architecture=architecture)
         for count in ipc:
-            out = home / "evaluation" / f"{protocol}-{selection}-{architecture}-{count}-{noise_seed}"
+            folder = home / "evaluation" / f"{protocol}-{selection}-{architecture}-{count}-{noise_seed}"
             result = evaluate_generator(
-                generator, data, count, settings, out, protocol=protocol, selection=selection, seed=noise_seed
+                generator, data, count, settings, folder, protocol=protocol, selection=selection, seed=noise_seed
             )
             row = {"architecture": architecture, "ipc": count, "protocol": protocol,
                    "generated": list(result.evaluation.accuracies)}  # fmt: skip
             line = f"{architecture:9} ipc {count:4}  generated {result.evaluation} ({protocol})"
             if random_real:
-                real = evaluate_random_real(data, count, settings, out.with_name(f"real-{architecture}-{count}"))
+                real = evaluate_random_real(data, count, settings, folder.with_name(f"real-{architecture}-{count}"))
                 row["random_real"] = list(real.accuracies)
                 line += f"  random real {real}"
             print(line)
@@ -218,9 +240,9 @@ def show(
     Parameters
     ----------
     run
-        Folder of the generator.
+        Folder of the generator: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
     out
-        The PNG file; by default shown.png in the folder.
+        The PNG file; by default shown.png in the folder of the generator.
     seed
         Seed of the noise.
     columns
@@ -228,7 +250,40 @@ def show(
     lora
         Adapters that distill wrote, for a folder of a diffusion model.
     """
-    print(save_samples(_loaded(run, lora), out or run / "shown.png", seed=seed, columns=columns))
+    generator = _loaded(run, lora)
+    if out is None and not run.is_dir():
+        raise InputError(f"no folder for a picture of {run}", "--out FILE.png")
+    print(save_samples(generator, out or run / "shown.png", seed=seed, columns=columns))
+
+
+def export(
+    run: tyro.conf.Positional[Path],
+    /,
+    to: Path,
+    images: RunData,
+    license: str = "unknown",
+    lora: Path | None = None,
+) -> None:
+    """Write a folder for the Hugging Face Hub: a model card and the generator, in the format of diffusers if it is one.
+
+    Parameters
+    ----------
+    run
+        Folder of the generator: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
+    to
+        The folder, new or empty.
+    images
+        Data whose class names come into the card, with --data; by default the card has none.
+    license
+        Licence of the generator, an identifier of the Hub such as mit.
+    lora
+        Adapters that distill wrote, for a folder of a diffusion model; they are merged into it.
+    """
+    generator = _loaded(run, lora, merged=True)
+    classes = images.load().classes if images.data else ()
+    scores = _scores(run if lora is None else lora.parent)
+    export_hub(generator, to, classes=classes, scores=scores, license=license)
+    print(to)
 
 
 def _untrained(kind: Kind, images: ImageSet, width: int) -> ImageGenerator:
@@ -242,7 +297,7 @@ def _untrained(kind: Kind, images: ImageSet, width: int) -> ImageGenerator:
     return make(images.n_classes, images.image_shape, width=width)
 
 
-def _loaded(run: Path, lora: Path | None) -> ImageGenerator:
+def _loaded(run: Path, lora: Path | None, *, merged: bool = False) -> ImageGenerator:
     generator = load_generator(run)
     if lora is None:
         return generator
@@ -250,13 +305,30 @@ def _loaded(run: Path, lora: Path | None) -> ImageGenerator:
 
     if not isinstance(generator, DiffusionGenerator):
         raise InputError(f"adapters for a {type(generator).__name__}", "the folder of a diffusion model")
-    return generator.load_lora(lora)
+    generator.load_lora(lora)
+    return generator.merge_lora() if merged else generator
 
 
 def _source(run: Path) -> str:
     """Return the data of a generator's run."""
     with reading(run / "config.json", "--data, or a run folder that records its images", *STRUCTURE):
         return str(json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["data"])
+
+
+def _scores(run: Path) -> dict[str, str]:
+    """Return the measures that distill or pretrain and evaluate left in a run folder."""
+    scores: dict[str, str] = {}
+    if (run / "quality.json").is_file():
+        with reading(run / "quality.json", "the measures that the run wrote", *STRUCTURE):
+            quality = Quality(**json.loads((run / "quality.json").read_text(encoding="utf-8")))
+            scores["Fréchet distance (real images)"] = f"{quality.frechet:.2f} ({quality.frechet_real:.2f})"
+            scores["images of their class, by a classifier"] = f"{100 * quality.agreement:.1f} %"
+    if (run / "evaluation.json").is_file():
+        with reading(run / "evaluation.json", "the results that evaluate wrote", *STRUCTURE):
+            for row in json.loads((run / "evaluation.json").read_text(encoding="utf-8")):
+                name = f"test accuracy of {row['architecture']}, {row['ipc']} images per class, {row['protocol']}"
+                scores[name] = str(Evaluation(tuple(row["generated"])))
+    return scores
 
 
 def _judge(generator: ImageGenerator, images: ImageSet, out: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import diffusers
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -38,17 +39,36 @@ class Parts(NamedTuple):
     settings: dict[str, Any]
 
 
-def write_parts(folder: Path, parts: Parts) -> None:
+def replace_parts(folder: Path, parts: Parts) -> None:
     """Write a folder atomically; a folder of another kind is refused."""
     if folder.exists() and any(folder.iterdir()) and not (folder / SETTINGS).is_file():
         raise InputError(f"{folder} holds something else", "a new folder")
     with files.replacing_folder(folder) as part:
-        (name,) = (name for name, kind in _MODELS.items() if isinstance(parts.model, kind))
-        parts.model.save_pretrained(part / name)
-        parts.scheduler.save_pretrained(part / "scheduler")
-        if parts.vae is not None:
-            parts.vae.save_pretrained(part / "vae")
-        files.write_text(part / SETTINGS, json.dumps(parts.settings, indent=1) + "\n")
+        write_parts(part, parts)
+
+
+def write_parts(folder: Path, parts: Parts) -> None:
+    """Write the files into an empty folder, with model_index.json where a pipeline of diffusers opens them."""
+    named = {"scheduler": parts.scheduler} if parts.vae is None else {"scheduler": parts.scheduler, "vae": parts.vae}
+    named |= {name: parts.model for name, kind in _MODELS.items() if isinstance(parts.model, kind)}
+    for name, part in named.items():
+        part.save_pretrained(folder / name)
+    files.write_text(folder / SETTINGS, json.dumps(parts.settings, indent=1) + "\n")
+    pipeline = pipeline_of(parts)
+    if pipeline is not None:
+        index = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__}
+        index |= {name: ["diffusers", type(part).__name__] for name, part in sorted(named.items())}
+        files.write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
+
+
+def pipeline_of(parts: Parts) -> str | None:
+    """Return the name of the pipeline of diffusers that generates images of given labels from these parts, if any."""
+    consistency = isinstance(parts.scheduler, CMStochasticIterativeScheduler)
+    if not isinstance(parts.model.config["sample_size"], int):
+        return None
+    if isinstance(parts.model, UNet2DModel):
+        return "ConsistencyModelPipeline" if consistency and parts.vae is None else None
+    return "DiTPipeline" if parts.vae is not None and not consistency else None
 
 
 def read_parts(folder: Path) -> Parts:

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import torch
 from diffusers import AutoencoderKL, CMStochasticIterativeScheduler, DiTTransformer2DModel
 from jaxtyping import Float
-from sextet_common import checks
+from sextet_common import checks, hub
 from sextet_common.errors import InputError, reading
 from sextet_common.seeding import torch_seed
 from torch import Tensor
 
 from d2m_generator.generators import architectures, lora, sampling
-from d2m_generator.generators.diffusers_folder import Model, Parts, Scheduler, read_parts, write_parts
+from d2m_generator.generators.diffusers_folder import Model, Parts, Scheduler, read_parts, replace_parts
 from d2m_generator.generators.generator import Groups, ImageGenerator, Images, Labels, Noise
 
 Kind = Literal["consistency", "ddim"]
@@ -238,23 +238,31 @@ class DiffusionGenerator(ImageGenerator):
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Save in the folder format of diffusers, with d2m.json for the sampling, atomically; returns the folder.
 
-        `UNet2DModel.from_pretrained(folder, subfolder="unet")` and its like open the parts. Adapters must be merged.
+        `UNet2DModel.from_pretrained(folder, subfolder="unet")` and its like open the parts; `DiffusionPipeline` opens
+        the folder of a consistency model or of a DiT with a VAE. Adapters must be merged.
         """
+        replace_parts(Path(folder), self.parts())
+        return Path(folder)
+
+    def parts(self) -> Parts:
+        """Return what `save_pretrained` saves."""
         if lora.has(self.model):
             raise InputError("a model with adapters", "merge_lora() first, or save_lora for the adapters alone")
         settings = {"n_classes": self.n_classes, "steps": self.steps, "grad_steps": self.grad_steps,
                     "guidance": self.guidance}  # fmt: skip
-        write_parts(Path(folder), Parts(self.model, self.scheduler, self.vae, settings))
-        return Path(folder)
+        return Parts(self.model, self.scheduler, self.vae, settings)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], **settings: Any) -> DiffusionGenerator:
-        """Load a generator from a local folder in the format of diffusers; nothing is downloaded.
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike[str], *, revision: str | None = None, **settings: Any
+    ) -> DiffusionGenerator:
+        """Load a generator from a folder in the format of diffusers, or from OWNER/NAME on the Hugging Face Hub.
 
         The folder holds unet/ or transformer/, scheduler/, and optionally vae/ and d2m.json, whose steps, grad_steps,
-        guidance and n_classes the settings override.
+        guidance and n_classes the settings override. ``revision`` is a branch, tag or commit of a repository.
         """
-        parts = read_parts(Path(folder))
+        folder = hub.local_folder(name_or_path, revision=revision)
+        parts = read_parts(folder)
         with reading(folder, "complete files of one model", TypeError):
             return cls(parts.model, parts.scheduler, vae=parts.vae, **{**parts.settings, **settings})
 

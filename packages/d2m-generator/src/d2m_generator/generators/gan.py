@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from sextet_common import checkpoint, checks
+from sextet_common import checkpoint, checks, hub
 from sextet_common.errors import InputError, reading
 from sextet_common.seeding import torch_seed
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from d2m_generator.generators.generator import Groups, ImageGenerator, Images, Labels, Noise
 
+FILE = "generator.safetensors"
 _KIND = "conditional gan"
 
 
@@ -108,6 +109,11 @@ class ConditionalGAN(ImageGenerator):
         """Save as one safetensors file, atomically; `meta` is stored beside the settings."""
         state = {name: tensor.cpu() for name, tensor in self.state_dict().items()}
         checkpoint.save(path, state, {"kind": _KIND, "settings": self.settings, "meta": meta or {}})
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike[str], *, revision: str | None = None) -> ConditionalGAN:
+        """Load the generator of a folder with generator.safetensors, or of OWNER/NAME on the Hugging Face Hub."""
+        return cls.load(hub.local_folder(name_or_path, revision=revision, only=[FILE]) / FILE)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ConditionalGAN:

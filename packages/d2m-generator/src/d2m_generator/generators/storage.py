@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from sextet_common import hub
 from sextet_common.errors import InputError
 
-from d2m_generator.generators.gan import ConditionalGAN
+from d2m_generator.generators.gan import FILE, ConditionalGAN
 from d2m_generator.generators.generator import ImageGenerator
-
-GAN_FILE = "generator.safetensors"
 
 
 def save_generator(generator: ImageGenerator, folder: str | os.PathLike[str]) -> Path:
@@ -20,7 +19,7 @@ def save_generator(generator: ImageGenerator, folder: str | os.PathLike[str]) ->
     """
     folder = Path(folder)
     if isinstance(generator, ConditionalGAN):
-        generator.save(folder / GAN_FILE)
+        generator.save(folder / FILE)
         return folder
     from d2m_generator.generators.diffusion import DiffusionGenerator
 
@@ -29,19 +28,22 @@ def save_generator(generator: ImageGenerator, folder: str | os.PathLike[str]) ->
     return generator.save_pretrained(folder)
 
 
-def load_generator(folder: str | os.PathLike[str]) -> ImageGenerator:
+def load_generator(name_or_path: str | os.PathLike[str], *, revision: str | None = None) -> ImageGenerator:
     """Load a generator onto the CPU, in evaluation mode.
 
-    The folder is one that `save_generator` wrote, or a run folder of pretrain or distill.
+    The folder is one that `save_generator` or `export_hub` wrote, or a run folder of pretrain or distill. OWNER/NAME is
+    a repository of the Hugging Face Hub (extra ``hub``), and ``revision`` a branch, tag or commit of it.
     """
-    folder = Path(folder)
+    folder = Path(name_or_path)
+    if not folder.exists() and not folder.is_absolute() and len(folder.parts) == 2:
+        folder = hub.local_folder(folder, revision=revision)
     if (folder / "generator").is_dir():
         folder = folder / "generator"
-    if (folder / GAN_FILE).is_file():
-        return ConditionalGAN.load(folder / GAN_FILE)
+    if (folder / FILE).is_file():
+        return ConditionalGAN.load(folder / FILE)
     if (folder / "d2m.json").is_file():
         from d2m_generator.generators.diffusion import DiffusionGenerator
 
         return DiffusionGenerator.from_pretrained(folder)
-    accepted = f"a run folder, or a folder with {GAN_FILE} or with d2m.json beside files of diffusers"
+    accepted = f"a run folder, or a folder with {FILE} or with d2m.json beside files of diffusers"
     raise InputError(f"{folder} holds no generator", accepted)

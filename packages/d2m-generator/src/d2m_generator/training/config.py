@@ -8,6 +8,7 @@ from typing import Literal
 from sextet_common import checks
 from sextet_common.checks import Count, Natural, Positive, Running, ShareBelowOne
 from sextet_common.errors import InputError
+from sextet_common.options import Advanced
 
 from d2m_generator.training.matching import MatchingLoss
 from d2m_generator.training.pool import PoolConfig
@@ -26,17 +27,17 @@ class PretrainConfig:
     """Images per step."""
     lr: Positive = 5e-4
     """Adam's learning rate for the generator or the denoising network."""
-    discriminator_lr: Positive = 1e-3
+    discriminator_lr: Advanced[Positive] = 1e-3
     """Adam's learning rate for the discriminator of a GAN."""
-    discriminator_steps: Count = 1
+    discriminator_steps: Advanced[Count] = 1
     """Steps of the discriminator per step of the generator."""
-    discriminator_width: Count | None = None
+    discriminator_width: Advanced[Count | None] = None
     """Channels of its first block; by default twice the generator's width, at least 64."""
-    ema: ShareBelowOne = 0.995
+    ema: Advanced[ShareBelowOne] = 0.995
     """Decay of the exponential moving average of the weights, which is the result."""
-    label_dropout: ShareBelowOne = 0.1
+    label_dropout: Advanced[ShareBelowOne] = 0.1
     """Share of labels that a diffusion model with a null class replaces by it, for guidance."""
-    augment: bool = True
+    augment: Advanced[bool] = True
     """Apply the siamese augmentation to the real and generated images that a GAN's discriminator sees."""
     seed: Natural = 0
     """Seed of all random numbers except the initial weights."""
@@ -44,7 +45,7 @@ class PretrainConfig:
     """Steps between pictures of samples."""
     checkpoint_every: Running[Count] = 250
     """Steps between checkpoints: the most that a killed run loses."""
-    precision: Precision = "float32"
+    precision: Advanced[Precision] = "float32"
     """Precision of the networks, by autocast."""
     device: Running[str] = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
@@ -71,17 +72,17 @@ class D2MConfig:
     """Real images per class and step."""
     classes: Count | None = None
     """Classes per step, in turn; all by default. Fewer need less memory."""
-    accumulate: Count = 1
+    accumulate: Advanced[Count] = 1
     """Parts into which the classes of a step are split: less memory, the same step."""
     loss: MatchingLoss = dataclasses.field(default_factory=MatchingLoss)
     """What is matched."""
     pool: PoolConfig = dataclasses.field(default_factory=PoolConfig)
     """The networks that embed the images."""
-    augment: bool = True
+    augment: Advanced[bool] = True
     """Apply the same siamese augmentation to the real and generated images of a class."""
-    ema: ShareBelowOne = 0.99
+    ema: Advanced[ShareBelowOne] = 0.99
     """Decay of the exponential moving average of the weights, which is the result."""
-    clip: Positive = 1.0
+    clip: Advanced[Positive] = 1.0
     """Largest norm of the gradient."""
     seed: Natural = 0
     """Seed of all random numbers."""
@@ -89,7 +90,7 @@ class D2MConfig:
     """Steps between pictures of samples."""
     checkpoint_every: Running[Count] = 100
     """Steps between checkpoints: the most that a killed run loses."""
-    precision: Precision = "float32"
+    precision: Advanced[Precision] = "float32"
     """Precision of the generator, by autocast; networks and losses use float32."""
     device: Running[str] = "auto"
     """auto, cpu, cuda, cuda:N or mps."""

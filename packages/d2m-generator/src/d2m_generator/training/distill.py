@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from attention_matching import FeatureNetwork, Preprocessing, augmentation_for
-from sextet_common import data as image_data, device, runs, seeding, training
+from sextet_common import data as image_data, device, loggers, runs, seeding, training
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 from sextet_common.seeding import torch_generator
@@ -47,12 +47,18 @@ class D2M:
         self.config, self._preprocessing = config or D2MConfig(), preprocessing
 
     def fit(
-        self, generator: ImageGenerator, data: image_data.Source, out: str | os.PathLike[str] | None = None
+        self,
+        generator: ImageGenerator,
+        data: image_data.Source,
+        out: str | os.PathLike[str] | None = None,
+        *,
+        log: Sequence[loggers.Name | loggers.Logger] = (),
     ) -> ImageGenerator:
         """Distill in place, and return the generator with the averaged weights.
 
         ``out`` is a run folder for checkpoints, metrics.jsonl, pictures of samples and the generator. A stopped run
-        resumes from its newest checkpoint, bit-identically.
+        resumes from its newest checkpoint, bit-identically. ``log`` are trackers that follow it: tensorboard, wandb,
+        mlflow, or any `sextet_common.loggers.Logger`.
 
         Raises
         ------
@@ -65,7 +71,7 @@ class D2M:
             raise InputError(f"classes must be at most {data.n_classes}, as in the data, got {config.classes}")
         generator.to(device.pick(config.device)).eval()
         job = DistillationJob(generator, data, config, self._preprocessing or Preprocessing.fit(data))
-        folder = run(job, "distill", data, config, out)
+        folder = run(job, "distill", data, config, out, log)
         job.finish()
         generator.requires_grad_(True)
         if folder is not None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from attention_matching import Preprocessing
-from sextet_common import checks, data as image_data, optimizers, pixels, runs, seeding, training
+from sextet_common import checks, data as image_data, loggers, optimizers, pixels, runs, seeding, training
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 from sextet_common.networks import device_of
@@ -113,6 +113,7 @@ def run(
     data: ImageSet,
     config: PretrainConfig | D2MConfig,
     out: str | os.PathLike[str] | None,
+    log: Sequence[loggers.Name | loggers.Logger] = (),
 ) -> runs.Run | None:
     """Run or resume a job; its run folder belongs to the settings, the initial weights and the images."""
     record = {
@@ -131,6 +132,7 @@ def run(
         settings=marks | {"steps": "growing"} if job.may_grow else marks,
         cadence=training.Cadence(_LOG_EVERY, config.checkpoint_every, config.sample_every),
         label=name,
+        log=log,
     )
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from sextet_common import checks
 from sextet_common.checks import Count, NonNegative, Positive
 from sextet_common.errors import InputError
+from sextet_common.options import Advanced
 from torch import Tensor
 from torch.nn import functional
 
@@ -57,13 +58,13 @@ class MatchingLoss:
     """
 
     maps: Maps = "channel"
-    power: Count = 4
-    feature_weight: NonNegative = 1.0
+    power: Advanced[Count] = 4
+    feature_weight: Advanced[NonNegative] = 1.0
     prediction: Prediction = "kl"
     prediction_weight: NonNegative = 1.0
     temperature: Positive = 4.0
-    reduction: Reduction = "class"
-    temperature_squared: bool = False
+    reduction: Advanced[Reduction] = "class"
+    temperature_squared: Advanced[bool] = False
 
     def __post_init__(self) -> None:
         checks.check_fields(self)

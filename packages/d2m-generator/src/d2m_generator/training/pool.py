@@ -18,6 +18,7 @@ from attention_matching import (
 from sextet_common import checks, data as image_data, seeding
 from sextet_common.checks import Count, Natural, Share
 from sextet_common.data import ImageSet
+from sextet_common.options import Advanced
 from sextet_common.seeding import torch_seed
 from torch import Tensor
 
@@ -28,21 +29,21 @@ class PoolConfig:
 
     networks: Count = 8
     """Networks at a time; a step uses a random one of them."""
-    untrained: Share = 0.8
+    untrained: Advanced[Share] = 0.8
     """Share of networks with random weights: their features are informative, their logits are not."""
     epochs: Count = 20
     """Largest number of epochs on `trained_on` images for the others; each draws its own number."""
-    trained_on: Count = 1000
+    trained_on: Advanced[Count] = 1000
     """Real images that a network is trained on, drawn for each network."""
-    refresh_every: Natural = 5
+    refresh_every: Advanced[Natural] = 5
     """Steps after which a new network replaces the oldest; 0 keeps all."""
     architecture: Architecture = "convnet"
     """Architecture of the networks."""
     width: Count | None = None
     """Channels of a ConvNet."""
-    depth: Count | None = None
+    depth: Advanced[Count | None] = None
     """Blocks of a ConvNet."""
-    norm: Norm = "instance"
+    norm: Advanced[Norm] = "instance"
     """Normalisation layers."""
 
     def __post_init__(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
-from sextet_common import data as image_data, device
+from sextet_common import data as image_data, device, loggers
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 
@@ -22,12 +23,15 @@ def pretrain(
     data: image_data.Source,
     config: PretrainConfig | None = None,
     out: str | os.PathLike[str] | None = None,
+    *,
+    log: Sequence[loggers.Name | loggers.Logger] = (),
 ) -> ImageGenerator:
     """Train a generator on real images in place, and return it with the averaged weights, in evaluation mode.
 
     The generator is a `ConditionalGAN` or a `DiffusionGenerator`. ``out`` is a run folder for checkpoints,
     metrics.jsonl, pictures of samples and the generator. A stopped run resumes from its newest checkpoint,
-    bit-identically.
+    bit-identically. ``log`` are trackers that follow it: tensorboard, wandb, mlflow, or any
+    `sextet_common.loggers.Logger`.
 
     Raises
     ------
@@ -43,7 +47,7 @@ def pretrain(
     check_fit(generator, data)
     generator.to(device.pick(config.device))
     job = _job(generator, data, config)
-    folder = run(job, "pretrain", data, config, out)
+    folder = run(job, "pretrain", data, config, out, log)
     job.finish()
     generator.eval()
     if folder is not None:
