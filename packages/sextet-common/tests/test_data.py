@@ -230,6 +230,24 @@ def test_every_error_in_a_jpeg_archive_names_the_file(tmp_path: Path) -> None:
         data.load(f"npz-jpeg:{tmp_path / 'set'}")
 
 
+def test_a_source_whose_test_part_is_empty_is_split(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 3)).astype(np.uint8)
+    labels = np.arange(10) % 2
+    test = {"test_images": pixels[:0], "test_labels": labels[:0]}
+    np.savez(tmp_path / "x.npz", train_images=pixels, train_labels=labels, **test)
+    with pytest.warns(DataWarning, match="no test images: 2 of 10 images"):
+        found = data.load(tmp_path / "x.npz")
+    assert np.bincount(found.test_labels).tolist() == [1, 1] and found.test_images.shape == (2, 3, 4, 4)
+
+
+def test_as_many_labels_as_encoded_files_are_needed(tmp_path: Path) -> None:
+    jpegs(tmp_path / "set-test.npz", 4)
+    for wrong in (3, 7):
+        jpegs(tmp_path / "set-train.npz", 6, labels=np.arange(wrong) % 2)
+        with pytest.raises(InputError, match=f"set, training: 6 images and {wrong} labels"):
+            data.load(f"npz-jpeg:{tmp_path / 'set'}")
+
+
 def write_idx(path: Path, array: np.ndarray) -> None:
     header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
     path.write_bytes(header + array.tobytes())
