@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -151,6 +153,61 @@ def test_a_stream_that_the_disk_cannot_hold_or_that_fails_leaves_nothing(
     for job in (lambda: stream(broken, 5, tmp_path / "s"), lambda: synthesize(broken, 5)):
         with pytest.raises(InputError, match="a pixel of class 2 is not finite"):
             job()
+    assert list(tmp_path.iterdir()) == []
+
+
+FULL = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_synthesize import InputError, perfect, shutil, stream
+from collections import namedtuple
+shutil.disk_usage = lambda path: namedtuple("usage", "total used free")(0, 0, 2**40)  # as if others filled it since
+try:
+    stream(perfect(), 4000, Path(sys.argv[2]) / "s")
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_is_full_meanwhile_is_one_error_and_no_signal(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    try:
+        mounted = subprocess.run(["mount", *options], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        command = [sys.executable, "-c", FULL, str(Path(__file__).parent), str(disk)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr  # minus 7 after a bus error
+        assert "s cannot be written: No space left on device; expected: free space there" in result.stdout
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("name", ["images.npy", "soft_labels.npy"])
+def test_space_is_reserved_before_any_image_is_generated(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int, start: int, size: int) -> None:
+        assert size == os.fstat(handle).st_size > 0
+        if os.path.basename(os.readlink(f"/proc/self/fd/{handle}")) == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    class Forbidden(Columns):
+        def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
+            assert len(labels) == 1, "generates images"  # the adapter tries one
+            return super().forward(noise, labels)
+
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(InputError, match="s cannot be written: No space left on device; expected: free space there"):
+        stream(ModuleGenerator(Forbidden(), 3, (1, 8, 8), (64,)), 2, tmp_path / "s", teacher=teacher)
     assert list(tmp_path.iterdir()) == []
 
 
