@@ -373,7 +373,7 @@ def test_a_command_made_for_its_options_sees_those_of_the_file(tmp_path, capsys)
     @cli.from_options
     def made(options):
         """Greet."""
-        default = options[options.index("--name") + 1].upper()
+        default = next((word.partition("=")[2] for word in options), "").upper()
 
         def greet(name: str = "", again: str = default) -> None:
             print(name, again)

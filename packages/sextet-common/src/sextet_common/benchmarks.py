@@ -14,7 +14,7 @@ from sextet_common.errors import InputError
 
 
 def machine() -> str:
-    """Return :func:`sextet_common.device.describe` as one line."""
+    """Return what `device.describe` says, on one line."""
     return ", ".join(f"{name} {value}" for name, value in describe().items())
 
 
@@ -26,17 +26,7 @@ def store(folder: str | os.PathLike[str], name: str, report: Mapping[str, Any]) 
 
 
 def into_readme(page: str | os.PathLike[str], name: str, text: str) -> None:
-    r"""Replace the text between ``<!-- NAME -->`` and ``<!-- /NAME -->``, each on its own line, in a Markdown file.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> page = Path(tempfile.mkdtemp()) / "README.md"
-    >>> _ = page.write_text("Speed\n<!-- speed -->\nold\n<!-- /speed -->\nEnd\n")
-    >>> into_readme(page, "speed", "new")
-    >>> page.read_text().splitlines()
-    ['Speed', '<!-- speed -->', 'new', '<!-- /speed -->', 'End']
-    """
+    """Replace the text between ``<!-- NAME -->`` and ``<!-- /NAME -->``, each on its own line, in a Markdown file."""
     head, mark, rest = Path(page).read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
     _, end, tail = rest.partition(f"<!-- /{name} -->")
     if not (mark and end):

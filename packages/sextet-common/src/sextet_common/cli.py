@@ -29,20 +29,11 @@ Commands = str | Mapping[str, Command]
 
 
 def run(program: str, commands: Commands, arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line, run one command and return the exit code.
+    """Parse the command line, run one command of a distribution's program and return the exit code.
 
-    ``program`` is the name of the distribution and of its command. ``commands`` are typed functions whose parameters
-    are the options (dataclasses are spread out) and whose docstrings are the help: by name, or the name of a module
-    whose public functions they are (``map_`` becomes ``map``); it is imported only when one of them runs.
-
-    Examples
-    --------
-    >>> def greet(name: str, times: int = 1) -> None:
-    ...     \"\"\"Say hello.\"\"\"
-    ...     print("hello " * times + name)
-    >>> run("sextet-common", {"greet": greet}, ["greet", "--name", "you", "--times", "2"])
-    hello hello you
-    0
+    ``commands`` are typed functions whose parameters are the options (dataclasses are spread out) and whose docstrings
+    are the help: by name, or the name of a module whose public functions they are (``map_`` becomes ``map``), which is
+    imported only when one of them runs.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     summaries = _summaries(commands)
@@ -76,12 +67,9 @@ def _run(program: str, commands: Commands, summaries: Mapping[str, str], name: s
         command = getattr(module, function, None) or getattr(module, f"{function}_")
     else:
         command = commands[name]
-    extras = getattr(command, "needs", ())
-    if hasattr(command, "command_of"):
-        command = command.command_of(parsing.with_config(words))
     called = parsing.parse(f"{program} {name}", command, words)
     if called is not None:
-        for extra in extras:
+        for extra in getattr(command, "needs", ()):
             require_extra(program, extra)
         printable: Any = _Printable(sys.stdout)
         with contextlib.redirect_stdout(printable):
@@ -132,9 +120,10 @@ def _one_line_warnings(program: str) -> Iterator[None]:
 
     def line(message: Warning | str, *_: Any, **__: Any) -> str:
         sentence = f"{program}: warning: {terminal(' '.join(str(message).split()))}\n"
-        known = sentence in said
+        if sentence in said:
+            return ""
         said.add(sentence)
-        return "" if known else sentence
+        return sentence
 
     warnings.formatwarning = line
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,12 +30,9 @@ def pick(name: str = "auto") -> torch.device:
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
-    try:
-        chosen = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"device {name!r} is unknown", ACCEPTED) from error
-    if chosen.type not in available:
+    if not re.fullmatch(r"cpu|mps|cuda(:[1-9]?\d)?", name):
         raise InputError(f"device {name!r} is unknown", ACCEPTED)
+    chosen = torch.device(name)
     if not available[chosen.type]:
         present = ", ".join(kind for kind, is_present in available.items() if is_present)
         raise InputError(f"device {name!r} is not available", f"auto or one of: {present}")
@@ -44,10 +42,7 @@ def pick(name: str = "auto") -> torch.device:
 
 
 def describe() -> dict[str, str | int]:
-    """Describe this machine, for benchmark tables.
-
-    The keys are ``cpu`` (model), ``cores`` (usable), ``system``, ``python``, ``numpy`` and, if torch is installed,
-    ``torch`` and ``gpu`` (model, or "none").
+    """Describe this machine, for benchmark tables: cpu, usable cores, system, python, numpy, and torch and gpu if any.
 
     Examples
     --------
@@ -75,8 +70,6 @@ def describe() -> dict[str, str | int]:
 def _cpu_model() -> str:
     """Return the processor's model: Linux lists it in /proc, other systems in `platform`."""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.exists() else ""
+    named = re.search(r"^model name\s*:\s*(.+?)\s*$", text, re.MULTILINE)
+    return named[1] if named else platform.processor() or platform.machine()

@@ -38,41 +38,34 @@ Advanced = Annotated[T, Group("advanced")]
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One option; ``path`` is the parameter, and the fields in it, that its value goes to."""
+    """One option: the ways to write it (``flags``; a positional one has none), and where its value goes (``path``)."""
 
-    path: tuple[str, ...]
     name: str
+    flags: tuple[str, ...]
+    path: tuple[str, ...]
     kind: Any
     default: Any
     doc: str
     group: str
-    positional: bool
-    aliases: tuple[str, ...]
-
-    @property
-    def is_flag(self) -> bool:
-        """Whether it takes no value."""
-        return _bare(self.kind) is bool
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """The ways to write it on a command line; none of a positional one."""
-        long = () if self.positional else (f"--{self.name}", f"--no-{self.name}")
-        return (*self.aliases, *long[: 2 if self.is_flag else 1])
 
     @property
     def metavar(self) -> str:
         """What stands for the value in `--help`."""
-        return self.name.upper() if self.positional else _type_name(self.kind)
+        return _type_name(self.kind) if self.flags else self.name.upper()
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it takes no value."""
+        return f"--no-{self.name}" in self.flags
 
     @property
     def help(self) -> str:
-        """Its documentation, choices and default."""
+        """Its documentation, its choices where the metavar has no room for them, and its default."""
         choices = [str(word) for part in _parts(self.kind) if get_origin(part) is Literal for word in get_args(part)]
         listed = f"One of: {', '.join(choices)}." if choices and "{" not in self.metavar else ""
         shown = " ".join(map(str, self.default)) if isinstance(self.default, tuple) else self.default
-        default = "" if shown in (None, "") else f"(default: {terminal(shown, SHORT)})"
-        return " ".join(filter(None, (self.doc, listed, "(required)" if self.default is REQUIRED else default)))
+        default = "(required)" if shown is REQUIRED else f"(default: {terminal(shown, SHORT)})"
+        return " ".join(filter(None, (self.doc, listed, "" if shown in (None, "") else default)))
 
 
 def of_command(owner: Any, given: Any = None, above: tuple[str, ...] = (), group: str = "") -> Iterator[Option]:
@@ -80,38 +73,36 @@ def of_command(owner: Any, given: Any = None, above: tuple[str, ...] = (), group
     import tyro
 
     hints, docs, fields = get_type_hints(owner, include_extras=True), _docs(owner), _fields(owner)
-    for name, parameter in inspect.signature(owner).parameters.items():
-        kind, path = hints[name], (*above, name)
-        default = fields.get(name, parameter.default) if given is None else getattr(given, name)
+    for field, parameter in inspect.signature(owner).parameters.items():
+        kind, path = hints[field], (*above, field)
+        default = fields.get(field, parameter.default) if given is None else getattr(given, field)
         if dataclasses.is_dataclass(_bare(kind)):
-            instance = None if default is REQUIRED else default
-            yield from of_command(_bare(kind), instance, path, group if name == "config" else name.replace("_", " "))
+            heading = group if field == "config" else field.replace("_", " ")
+            yield from of_command(_bare(kind), None if default is REQUIRED else default, path, heading)
             continue
         marks = marks_of(kind)
         said: Any = next((mark for mark in marks if isinstance(mark, type(tyro.conf.arg()))), tyro.conf.arg())
+        name = (said.name or field).replace("_", "-")
+        flags = (*(said.aliases or ()), f"--{name}")
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            flags = ()
+        elif _bare(kind) is bool and default is not REQUIRED:
+            flags = (*flags, f"--no-{name}")
         heading = "running" if checks.Setting("running") in marks else group
-        yield Option(
-            path=path,
-            name=(said.name or name).replace("_", "-"),
-            kind=kind,
-            default=default,
-            doc=" ".join((said.help or docs.get(name, "")).split()),
-            group=next((mark.name for mark in marks if isinstance(mark, Group)), heading),
-            positional=parameter.kind is parameter.POSITIONAL_ONLY,
-            aliases=said.aliases or (),
-        )
+        heading = next((mark.name for mark in marks if isinstance(mark, Group)), heading)
+        yield Option(name, flags, path, kind, default, " ".join((said.help or docs.get(field, "")).split()), heading)
 
 
 def help_page(program: str, command: Callable[..., Any], options: Sequence[Option]) -> str:
     """Return what `--help` prints: everyday options first, then one section per heading."""
-    positional = "".join(f" {option.metavar}" for option in options if option.positional)
+    usage = " ".join([program, "[OPTIONS]", *(option.metavar for option in options if not option.flags)])
     about = (inspect.getdoc(command) or "").partition("\n\nParameters\n")[0]
-    page = argparse.ArgumentParser(usage=f"{program} [OPTIONS]{positional}", description=about.replace("%", "%%"))
+    page = argparse.ArgumentParser(usage=usage, description=about.replace("%", "%%"))
     for group in sorted({option.group: None for option in options}, key=lambda name: _PLACES.get(name, 1)):
         section = page.add_argument_group(f"{group} options") if group else page
         for option in options:
             if option.group == group:
-                shape: dict[str, Any] = {"action": "store_true"} if option.is_flag else {"metavar": option.metavar}
+                shape: dict[str, Any] = {"action": "store_true"} if option.is_switch else {"metavar": option.metavar}
                 section.add_argument(*option.flags or [option.name], help=option.help.replace("%", "%%"), **shape)
     page.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
     return page.format_help()

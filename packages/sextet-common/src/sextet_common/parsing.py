@@ -24,44 +24,37 @@ _RECORDED = ("network", "generator", "objective", "options", "kind", "protocol")
 
 def parse(program: str, command: Callable[..., Any], words: Sequence[str]) -> Callable[[], Any] | None:
     """Return the call that the words ask for; None after `--help`. ``program`` ends with the command's name."""
-    options = list(of_command(command))
-    words, file = split_config(words)
-    given = _flags(words)
-    for flag in given - {"-h", "--help"}:
-        _check_known(flag, flag, program, options)
+    made_for = getattr(command, "command_of", lambda _: command)
+    words, file = _split_config(words)
+    if file is not None:
+        place = next((k for k, word in enumerate(words) if word.startswith("-")), len(words))
+        words[place:place] = _words_of_file(file, program, list(of_command(made_for(words))), _flags(words))
+    command = made_for(words)
+    options, given = list(of_command(command)), _flags(words)
+    unknown = given.difference(("-h", "--help"), *(option.flags for option in options))
+    if unknown:
+        raise _unknown(min(unknown), min(unknown), program, options)
     if given & {"-h", "--help"}:
         print(help_page(program, command, options), end="")
         return None
-    if file is not None:
-        place = next((k for k, word in enumerate(words) if word.startswith("-")), len(words))
-        words[place:place] = _words_of_file(file, program, options, given)  # positional words stay first
-    needed = [o for o in options if o.default is REQUIRED and not o.positional and _flags(words).isdisjoint(o.flags)]
+    needed = [o for o in options if o.default is REQUIRED and o.flags and given.isdisjoint(o.flags)]
     if needed:
         names = terminal(", ".join(f"--{option.name} {option.metavar}" for option in needed), 80)
         raise InputError(f"{program.split()[-1]} needs {names} (see {program} --help)")
-    return _parsed(program, command, words, {f"--{option.name}": option.metavar for option in options})
+    return _parsed(program, command, words, options)
 
 
-def split_config(words: Sequence[str]) -> tuple[list[str], Path | None]:
+def _split_config(words: Sequence[str]) -> tuple[list[str], Path | None]:
     """Take ``--config FILE`` out of the words."""
     rest, file, waiting = list[str](), None, iter(words)
     for word in waiting:
-        if word == "--config" or word.startswith("--config="):
-            value = word.partition("=")[2] or next(waiting, "")
-            if not value:
-                raise InputError("--config needs a file", "a TOML file, a run folder or its config.json")
-            file = Path(value).expanduser()
-        else:
+        if word != "--config" and not word.startswith("--config="):
             rest.append(word)
-    return rest, file
-
-
-def with_config(words: Sequence[str]) -> list[str]:
-    """Put the words and numbers of the ``--config`` file before the other words, for `cli.from_options`."""
-    words, file = split_config(words)
-    table = _table(file)[0] if file is not None else {}
-    plain = {f"--{key.replace('_', '-')}": str(v) for key, v in table.items() if isinstance(v, str | int | float)}
-    return [*(word for pair in plain.items() for word in pair), *words]
+            continue
+        file = word.partition("=")[2] or next(waiting, "")
+        if not file:
+            raise InputError("--config needs a file", "a TOML file, a run folder or its config.json")
+    return rest, Path(file).expanduser() if file else None
 
 
 def _flags(words: Sequence[str]) -> set[str]:
@@ -70,18 +63,16 @@ def _flags(words: Sequence[str]) -> set[str]:
     return {word.partition("=")[0].replace("_", "-") if word.startswith("--") else word[:2] for word in options}
 
 
-def _check_known(name: str, flag: str, program: str, options: Sequence[Option]) -> None:
-    """Refuse a name that is no option, with the nearest ones."""
-    known = sorted(known for option in options for known in option.flags)
-    if flag not in known and not flag.startswith("--tyro-"):
-        close = difflib.get_close_matches(flag, known, 2)
-        hint = f"; did you mean {' or '.join(close)}?" if close else f" (see {program} --help)"
-        raise InputError(f"{terminal(name, 40)} is not an option of {program.split()[-1]}{hint}")
+def _unknown(name: str, flag: str, program: str, options: Sequence[Option]) -> InputError:
+    """Return the error about a name that is no option, with the nearest ones."""
+    close = difflib.get_close_matches(flag, sorted(known for option in options for known in option.flags), 2)
+    hint = f"; did you mean {' or '.join(close)}?" if close else f" (see {program} --help)"
+    return InputError(f"{terminal(name, 40)} is not an option of {program.split()[-1]}{hint}")
 
 
 def _parsed(
-    program: str, command: Callable[..., Any], words: Sequence[str], metavars: Mapping[str, str]
-) -> Callable[[], Any] | None:
+    program: str, command: Callable[..., Any], words: Sequence[str], options: Sequence[Option]
+) -> Callable[[], Any]:
     """Let tyro parse the words; say what it complains about, in a box of many lines, in one sentence."""
     import tyro
 
@@ -89,40 +80,38 @@ def _parsed(
     def call(*values: Any, **named: Any) -> Callable[[], Any]:
         return functools.partial(command, *values, **named)
 
-    shown, complaint = io.StringIO(), io.StringIO()
     spread: Any = tyro.conf.OmitArgPrefixes
-    try:
-        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(complaint):
+    complaint = io.StringIO()
+    try:  # tyro draws its box for stdout: plain where that is no terminal
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(complaint):
             return tyro.cli(call, prog=program, args=words, config=(spread,))
     except SystemExit as stop:
-        if not stop.code:  # a script of completions
-            print(shown.getvalue(), end="")
-            return None
         error: BaseException | None = stop
     while error is not None and not isinstance(error, InputError):  # of a dataclass that refused its values
         error = error.__context__
     title, *sections = re.split(r" -{3,} *", complaint.getvalue())
     sentence = " ".join((sections or [title])[0].split())
-    about = re.match(r"Error parsing (--[\w-]+): [^'\"\[]*", sentence)
-    if about:
-        sentence = f"{about[1]} must be {metavars.get(about[1], '')}, got {sentence[about.end() :]}"
+    for option in options:  # what follows is a complaint of Python that ends with the value
+        sentence = re.sub(
+            rf"^Error parsing (--{option.name}): [^'\"\[]*", rf"\1 must be {option.metavar}, got ", sentence
+        )
     raise error or InputError(f"{terminal(sentence, 110)} (see {program} --help)")
 
 
 def _words_of_file(file: Path, program: str, options: Sequence[Option], given: set[str]) -> Iterator[str]:
     """Yield the words that stand for the settings of a file, without those that the command line gives."""
     named = {option.name: option for option in options}
-    nested = {tuple(name.replace("_", "-") for name in option.path[-2:]): option for option in options}
+    nested = {".".join(option.path[-2:]).replace("_", "-"): option for option in options}
     table, is_run = _table(file)
     for keys, value in _leaves(table):
         if is_run and (keys[-1].endswith("sha256") or keys[0] in _RECORDED):
             continue
-        key, name = keys[-1].replace("_", "-"), ".".join(keys)
-        option = nested.get(tuple(k.replace("_", "-") for k in keys[-2:])) or named.get(key)
+        name, key = ".".join(keys), keys[-1].replace("_", "-")
+        option = nested.get(".".join(keys[-2:]).replace("_", "-")) or named.get(key)
         try:
             if option is None:
-                _check_known(name, f"--{key}", program, options)
-            elif not option.positional and not (is_run and key == "out") and given.isdisjoint(option.flags):
+                raise _unknown(name, f"--{key}", program, options)
+            if option.flags and given.isdisjoint(option.flags) and not (is_run and key == "out"):
                 checks.check(name, value, option.kind)
                 yield from _words(option, value)
         except InputError as error:
@@ -133,7 +122,7 @@ def _words(option: Option, value: Any) -> list[str]:
     """Return the words of a command line that give an option this value."""
     import tyro
 
-    if option.is_flag:
+    if option.is_switch:
         return [f"--{option.name}" if value else f"--no-{option.name}"]
     if isinstance(value, list) and tyro.conf.UseAppendAction not in marks_of(option.kind):
         return [f"--{option.name}", *map(str, value)]

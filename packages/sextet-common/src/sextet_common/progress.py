@@ -23,19 +23,16 @@ class Bar:
 
     def advance(self, steps: int = 1, **values: float) -> None:
         """Advance the bar by some steps and show values beside it, such as ``loss=0.31``."""
-        if self._display is None or self._task is None:
-            return
-        self._display.advance(self._task, steps)
-        if values:
+        if self._display is not None and self._task is not None:
+            self._display.advance(self._task, steps)
             shown = "  ".join(f"{text.terminal(name, text.SHORT)} {value:.4g}" for name, value in values.items())
-            self._display.update(self._task, values=shown)
+            if shown:
+                self._display.update(self._task, values=shown)
 
 
 @contextmanager
 def bar(description: str, total: int, *, done: int = 0) -> Iterator[Bar]:
-    """Show a progress bar on stderr while the block runs; without a terminal, print nothing.
-
-    ``done`` is the number of steps that an earlier, interrupted run completed.
+    """Show a progress bar on stderr while the block runs; ``done`` steps are of an earlier, interrupted run.
 
     Examples
     --------
@@ -50,17 +47,11 @@ def bar(description: str, total: int, *, done: int = 0) -> Iterator[Bar]:
     if not console.is_terminal:
         yield Bar(None, None)
         return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[values]}", markup=False),
-    )
-    with Progress(*columns, console=console) as display:
-        yield Bar(
-            display, display.add_task(text.terminal(description, text.SHORT), total=total, completed=done, values="")
-        )
+    name, values = (TextColumn(f"{{task.{what}}}", markup=False) for what in ("description", "fields[values]"))
+    time = TimeRemainingColumn(elapsed_when_finished=True)
+    with Progress(name, BarColumn(), MofNCompleteColumn(), time, values, console=console) as display:
+        title = text.terminal(description, text.SHORT)
+        yield Bar(display, display.add_task(title, total=total, completed=done, values=""))
 
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:

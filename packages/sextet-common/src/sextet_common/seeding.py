@@ -1,8 +1,7 @@
 """Random numbers of an experiment, derived from one seed.
 
 Every random decision has a key: ``generator(seed, "augment", step, label)`` gives the same stream wherever and in
-whatever order it is created. Results therefore do not depend on the number of workers, and a resumed job needs its
-step but no saved generator state.
+whatever order it is created, so results depend neither on the number of workers nor on interruptions.
 """
 
 from __future__ import annotations
@@ -25,32 +24,19 @@ Key = int | str
 def derive(seed: int, *keys: Key) -> int:
     """Derive the seed of one purpose: the first 63 bits of the SHA-256 of seed and keys, equal on all machines.
 
-    Parameters
-    ----------
-    seed
-        The experiment's seed, at least 0.
-    keys
-        Names and numbers that identify the purpose.
-
     Examples
     --------
     >>> derive(0, "network", 3) == derive(0, "network", 3), derive(0, "network", 3) == derive(0, "network", 4)
     (True, False)
     """
     checks.check("seed", seed, checks.Natural)
-    # repr distinguishes 1 from "1" and never contains the separator.
-    text = "\0".join([repr(int(seed)), *(repr(k) if isinstance(k, str) else repr(int(k)) for k in keys)])
+    # repr distinguishes 1 from "1" and never contains the separator; int, as keys may be NumPy's.
+    text = "\0".join(repr(key if isinstance(key, str) else int(key)) for key in (seed, *keys))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
 def generator(seed: int, *keys: Key) -> np.random.Generator:
-    """Return a new NumPy generator (PCG64) seeded by :func:`derive`.
-
-    Examples
-    --------
-    >>> float(generator(0, "batch", 5).random()) == float(generator(0, "batch", 5).random())
-    True
-    """
+    """Return a new NumPy generator (PCG64) seeded by :func:`derive`."""
     return np.random.default_rng(derive(seed, *keys))
 
 
@@ -65,18 +51,7 @@ def torch_generator(seed: int, *keys: Key, device: str | torch.device = "cpu") -
 def torch_seed(seed: int, *keys: Key) -> Iterator[None]:
     """Seed torch's global CPU generator by :func:`derive` inside a block, then restore it.
 
-    Use it for code that only draws from the global generator, such as the initialisation of layers. Build modules on
-    the CPU and move them afterwards, so that they have the same weights on any device.
-
-    Examples
-    --------
-    >>> import torch
-    >>> with torch_seed(0, "network", 1):
-    ...     a = torch.nn.Linear(2, 2)
-    >>> with torch_seed(0, "network", 1):
-    ...     b = torch.nn.Linear(2, 2)
-    >>> bool((a.weight == b.weight).all())
-    True
+    It is for the initialisation of layers. Build them on the CPU and move them afterwards: equal weights on any device.
     """
     import torch
 

@@ -1,12 +1,9 @@
 r"""User-provided names as text for a terminal, Markdown, HTML, CSV and matplotlib.
 
 Class names, file names and labels come from data that others made. Each function returns text that its medium shows
-as it is: no control sequence, no tag, no formula, no mathematics. Characters that cannot be seen (control characters,
-bidirectional overrides, lone surrogates) appear as Python's escapes, such as ``\x1b``. With ``limit``, longer text is
-shortened in the middle; that is for display, never for files that are read back.
-
-Files for programs (JSON, ``metadata.csv``, ``progress.csv``) hold names unchanged: a program that reads them back must
-find the same name.
+as it is: no control sequence, no tag, no formula, no mathematics. Characters that cannot be seen appear as Python's
+escapes, such as ``\x1b``. With ``limit``, longer text is shortened in the middle. Files for programs hold names as they
+are.
 
 Examples
 --------
@@ -20,12 +17,12 @@ from __future__ import annotations
 
 import html as _html
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from numbers import Number
 
 SHORT = 60  # characters of a name in a list or a table
-_JOINERS = "\u200c\u200d"  # invisible, but part of the spelling of Persian, of Indian languages and of emoji
+_SPACES = (0x00A0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000)
+_SPELLING = {*map(chr, _SPACES), "\u200c", "\u200d"}  # invisible, but part of words, of Persian and of emoji
 _SPECIAL = str.maketrans(
     {c: "\\" + c for c in "\\`*[]{}#"} | {c: _html.escape(c) for c in "<>&"} | {c: f"&#{ord(c)};" for c in "|~$"}
 )
@@ -33,20 +30,13 @@ _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # the last four are the 
 
 
 def terminal(value: object, limit: int | None = None) -> str:
-    r"""Return text on one line without control characters.
-
-    Examples
-    --------
-    >>> print(terminal("two\nlines"), terminal("a" * 500, limit=9))
-    two\nlines aaaa…aaaa
-    """
+    """Return text on one line without control characters, bidirectional overrides and lone surrogates."""
     text = str(value)
     if not text.isprintable():
-        text = "".join(c if c.isprintable() or _is_spelling(c) else ascii(c)[1:-1] for c in text)
-    if limit is not None and len(text) > limit:
-        head = limit // 2
-        text = f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
-    return text
+        text = "".join(c if c.isprintable() or c in _SPELLING else ascii(c)[1:-1] for c in text)
+    if limit is None or len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}…{text[len(text) - (limit - 1) // 2 :]}"
 
 
 def markdown(value: object, limit: int | None = None) -> str:
@@ -59,15 +49,7 @@ def markdown(value: object, limit: int | None = None) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table of cells that are shown as they are; ``head`` is Markdown already.
-
-    Examples
-    --------
-    >>> print(markdown_table(("class", "images"), [("a|b", 3)]))
-    | class | images |
-    | --- | --- |
-    | a&#124;b | 3 |
-    """
+    """Return a Markdown table of cells that are shown as they are; ``head`` is Markdown already."""
     lines = [head, ["---"] * len(head), *([markdown(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -78,11 +60,7 @@ def html(value: object, limit: int | None = None) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """Return the value of a cell of a table for people, for :func:`csv.writer`, which adds the quotes.
-
-    A spreadsheet takes text that begins with ``=``, ``+``, ``-`` or ``@`` as a formula: it gets a leading ``'``.
-    Numbers stay numbers.
-    """
+    """Return a cell for `csv.writer`: a number, or text that no spreadsheet takes as a formula."""
     if isinstance(value, Number):
         return value
     text = terminal(value)
@@ -90,13 +68,6 @@ def csv_cell(value: object) -> object:
 
 
 def label(value: object, limit: int | None = SHORT) -> str:
-    r"""Return a label for matplotlib, which takes text between dollar signs as mathematics.
-
-    It leaves labels that begin with ``_`` out of legends; such a label gets an invisible first character.
-    """
+    r"""Return a label for matplotlib, without mathematics and shown in legends even if it begins with ``_``."""
     text = terminal(value, limit).replace("$", r"\$")
     return f"\u200b{text}" if text.startswith("_") else text
-
-
-def _is_spelling(character: str) -> bool:
-    return character in _JOINERS or unicodedata.category(character) == "Zs"
