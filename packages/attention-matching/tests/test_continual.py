@@ -100,7 +100,7 @@ def test_a_network_knows_buffers_and_is_tested_on_exactly_the_classes_that_have_
     for t in trainings:
         arrived = order[: t["head"]]
         for inputs, labels, each in ((t["inputs"], t["targets"], 2), (t["test_inputs"], t["test_labels"], 3)):
-            pixels = inputs.numpy() * std + mean
+            pixels = inputs[:].numpy() * std + mean
             classes = np.round(pixels[:, 0, 0, 0] * 7).astype(int).tolist()
             assert sorted(classes) == sorted(arrived * each)
             assert [arrived[label] for label in labels.tolist()] == classes  # the head's outputs in order of arrival
@@ -261,13 +261,25 @@ def test_a_run_folder_holds_the_numbers_and_a_picture(tmp_path: Path, shades: da
         assert values.shape == (2, 3, 2) and np.array_equal(report["accuracies"][name], values)
     with Image.open(tmp_path / "continual.png") as picture:
         assert picture.size == (832, 494)  # 6.4 x 3.8 inches of 130 dots
-    with pytest.raises(InputError, match="holds a run with orders=2, not 3"):
-        continual(shades, dataclasses.replace(config, orders=3), tmp_path)
+    with pytest.raises(InputError, match="holds a run with networks=2, not 1"):
+        continual(shades, dataclasses.replace(config, networks=1), tmp_path)
     other = data.ImageSet.of(
         1 - shades.train_images, shades.train_labels, shades.test_images, shades.test_labels, shades.classes
     )
     with pytest.raises(InputError, match="data_sha256"):
         continual(other, config, tmp_path)
+
+
+def test_more_orders_continue_a_run_and_fewer_are_refused(
+    tmp_path: Path, shades: data.ImageSet, uninterrupted: ContinualResult
+) -> None:
+    continual(shades, dataclasses.replace(SMALL, orders=1), tmp_path)
+    longer = continual(shades, SMALL, tmp_path)
+    assert longer.orders == uninterrupted.orders
+    for name, values in uninterrupted.accuracies.items():
+        assert np.array_equal(longer.accuracies[name], values)
+    with pytest.raises(InputError, match="orders"):
+        continual(shades, dataclasses.replace(SMALL, orders=1), tmp_path)
 
 
 def test_the_table_has_means_and_deviations_over_orders_and_the_paired_gain() -> None:

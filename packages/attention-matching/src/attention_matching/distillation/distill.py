@@ -66,8 +66,8 @@ class Distiller:
         """Distill into ``ipc`` images of each class, class after class.
 
         The run folder ``out`` receives checkpoints, metrics.jsonl, the result (distilled.safetensors) and its pictures.
-        An unfinished run with the same settings and data is resumed, bit-identically; more steps continue a finished
-        one. ``log`` names trackers that follow the run folder: tensorboard, wandb, mlflow, or objects. Ctrl-C or SIGTERM
+        An unfinished run with the same settings and data is resumed, bit-identically; more steps continue one that is
+        done. ``log`` names trackers that follow the run: tensorboard, wandb, mlflow, or objects. Ctrl-C or SIGTERM
         raises KeyboardInterrupt once the step is done and saved.
         """
         data = image_data.load(data)
