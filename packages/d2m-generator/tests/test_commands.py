@@ -69,6 +69,30 @@ def test_a_judged_run_says_how_near_it_is(tmp_path: Path, capsys: pytest.Capture
     assert json.loads((tmp_path / "g" / "quality.json").read_text())["frechet"] > 0
 
 
+def test_trackers_follow_a_run_and_unknown_ones_are_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboardX")
+    assert main(["pretrain", "--out", str(tmp_path / "g"), *PRE, "--log", "tensorboard"]) == 0
+    assert list((tmp_path / "g" / "tensorboard").glob("events*"))
+    out = tmp_path / "d"
+    assert main(["distill", str(tmp_path / "g"), "--out", str(out), *DISTILL, "--log", "tensorboard"]) == 0
+    assert list((out / "tensorboard").glob("events*"))
+    capsys.readouterr()
+    assert main(["pretrain", "--out", str(tmp_path / "x"), *PRE, "--log", "tensorbord"]) == 2
+    assert "tensorboard" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+def test_rarely_used_options_stand_last_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, everyday, advanced in (
+        ("pretrain", ("--steps", "--lr", "--kind", "--log"), ("--discriminator-lr", "--label-dropout", "--precision")),
+        ("distill", ("--steps", "--images", "--parameters", "--log"), ("--clip", "--power", "--refresh-every")),
+    ):
+        assert main([command, "--help"]) == 0
+        head, _, tail = capsys.readouterr().out.partition("advanced options")
+        assert all(f"{word} " in head for word in everyday) and all(f"{word} " in tail for word in advanced)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

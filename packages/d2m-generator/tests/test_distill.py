@@ -9,7 +9,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +19,10 @@ import torch
 from attention_matching import Preprocessing, SiameseAugmentation
 from d2m_generator.generators.diffusion import DiffusionGenerator
 from d2m_generator.generators.gan import ConditionalGAN
+from d2m_generator.generators.generator import ImageGenerator
 from d2m_generator.generators.storage import load_generator
 from d2m_generator.training.config import D2MConfig, PretrainConfig
-from d2m_generator.training.distill import D2M
+from d2m_generator.training.distill import D2M, learning_rate
 from d2m_generator.training.matching import MatchingLoss
 from d2m_generator.training.pool import Pool, PoolConfig
 from d2m_generator.training.pretrain import pretrain
@@ -90,6 +93,79 @@ def test_a_run_in_two_parts_is_the_run_in_one(job: str, tmp_path: Path) -> None:
     assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == sorted(
         {json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()}
     )
+
+
+@pytest.mark.parametrize("make", [gan, lambda: DiffusionGenerator.denoising(3, (1, 8, 8), width=8, steps=2)])
+def test_more_steps_continue_a_pretraining_bit_identically(make: Callable[[], ImageGenerator], tmp_path: Path) -> None:
+    short = pretrain(make(), data(), dataclasses.replace(PRE, steps=2), tmp_path)
+    again = pretrain(make(), data(), PRE, tmp_path)
+    whole = pretrain(make(), data(), PRE)
+    assert same(again, whole) and not same(again, short) and same(load_generator(tmp_path), whole)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["config"]["steps"] == 4 and config["earlier"] == [{"steps_done": 2, "config": {"steps": 2}}]
+    with pytest.raises(InputError, match="has 4 steps done, not 3; expected: steps >= 4"):
+        pretrain(make(), data(), dataclasses.replace(PRE, steps=3), tmp_path)
+
+
+def test_where_a_schedule_depends_on_the_steps_their_number_identifies_the_run(tmp_path: Path) -> None:
+    def consistency(steps: int) -> None:
+        generator = DiffusionGenerator.consistency(3, (1, 8, 8), width=8)
+        pretrain(generator, data(), dataclasses.replace(PRE, steps=steps), tmp_path / "c")
+
+    def distill(steps: int) -> None:
+        D2M(dataclasses.replace(FAST, steps=steps)).fit(gan(), data(), tmp_path / "d")
+
+    for job in (consistency, distill):
+        job(1)
+        with pytest.raises(InputError, match="steps=1, not 2"):
+            job(2)
+    steps, done = (learning_rate(1e-3, 5, steps) for steps in (6, 12))
+    assert steps != done  # the reason: a step of the longer run has another learning rate
+
+
+def test_running_settings_may_change_and_the_others_may_not(tmp_path: Path) -> None:
+    first = D2M(dataclasses.replace(FAST, steps=1)).fit(gan(), data(), tmp_path / "d")
+    other = dataclasses.replace(FAST, steps=1, checkpoint_every=7, sample_every=9, device="auto")
+    assert same(D2M(other).fit(gan(), data(), tmp_path / "d"), first)
+    pretrain(gan(), data(), PRE, tmp_path / "p")
+    pretrain(gan(), data(), dataclasses.replace(PRE, checkpoint_every=7, sample_every=9, device="auto"), tmp_path / "p")
+    for changes in ({"lr": 0.1}, {"seed": 1}, {"ema": 0.5}, {"precision": "bfloat16"}):
+        with pytest.raises(InputError, match=f"holds a run with .*{next(iter(changes))}"):
+            D2M(dataclasses.replace(FAST, steps=1, **changes)).fit(gan(), data(), tmp_path / "d")  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=f"holds a run with .*{next(iter(changes))}"):
+            pretrain(gan(), data(), dataclasses.replace(PRE, **changes), tmp_path / "p")  # type: ignore[arg-type]
+
+
+class Recorder:
+    """A tracker that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def start(self, run: Any) -> None:
+        self.told.append(("start", run.path.name))
+
+    def log(self, step: int, values: Any) -> None:
+        self.told.append((step, dict(values)))
+
+    def finish(self, status: str) -> None:
+        self.told.append(("finish", status))
+
+
+def test_trackers_are_told_what_the_run_folder_holds(tmp_path: Path) -> None:
+    for name in ("p", "d"):
+        recorder = Recorder()
+        if name == "p":
+            pretrain(gan(), data(), PRE, tmp_path / name, log=(recorder,))
+        else:
+            D2M(FAST).fit(gan(), data(), tmp_path / name, log=(recorder,))
+        rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        expected = [(row.pop("step"), {key: row[key] for key in row if "loss" in key}) for row in rows]
+        told = [(step, {key: values[key] for key in values if "loss" in key}) for step, values in recorder.told[1:-1]]
+        assert told == expected and len(told) >= 2
+        assert recorder.told[0] == ("start", name) and recorder.told[-1] == ("finish", "finished")
+    with pytest.raises(InputError, match="log without a run folder"):
+        pretrain(gan(), data(), PRE, log=("tensorboard",))
 
 
 @pytest.mark.parametrize("job", ["pretrain", "distill"])
