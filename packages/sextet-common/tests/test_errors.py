@@ -192,10 +192,10 @@ def resume(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("read", "module", "name"),
     [
-        (read_a_checkpoint, checkpoint, "_digest"),
+        (read_a_checkpoint, checkpoint, "_verify"),
         (read_a_checkpoint, checkpoint, "_read_arrays"),
         (read_arrays, npy, "_read_member"),
-        (read_arrays, npy, "_read_header"),
+        (read_arrays, npy, "_check_header"),
         (read_an_image, image_files.files, "check_growth"),
         (read_metrics, runs.Run, "metrics"),
         (resume, Average, "load_state"),

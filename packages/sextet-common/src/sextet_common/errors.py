@@ -28,16 +28,9 @@ STRUCTURE = (KeyError, IndexError, TypeError, AttributeError)
 
 
 class InputError(ValueError):
-    """Invalid input: says what was given and what is accepted. A command line prints it as one line and exits with 2.
+    """Invalid input: what is wrong, with the value, file or option, and the accepted form or next step, if any.
 
-    ``given`` is what is wrong, with the offending value, file or option. ``expected`` is the accepted form or the next
-    step; it may be empty.
-
-    Examples
-    --------
-    >>> raise InputError("ipc is 0", "a whole number >= 1")
-    Traceback (most recent call last):
-    sextet_common.errors.InputError: ipc is 0; expected: a whole number >= 1
+    A command prints it as one line and exits with 2.
     """
 
     def __init__(self, given: str, expected: str = "") -> None:
@@ -51,13 +44,7 @@ class DataWarning(UserWarning):
 
 
 def require(module: str, *, package: str, extra: str) -> ModuleType:
-    """Import an optional dependency; if it is missing, name the extra that installs it.
-
-    Examples
-    --------
-    >>> require("json", package="sextet-common", extra="figures").__name__
-    'json'
-    """
+    """Import an optional dependency; if it is missing, name the extra that installs it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -70,9 +57,8 @@ def require(module: str, *, package: str, extra: str) -> ModuleType:
 def reading(path: str | os.PathLike[str], expected: str, *also: type[Exception]) -> Iterator[None]:
     """Convert what parsers raise for missing, damaged or malicious files to one InputError that names the file.
 
-    Converted are disk errors, ``ValueError``, exhausted memory or recursion, the parsers' own exceptions, and those in
-    ``also``. An InputError passes unchanged. So does any other exception, such as a missing attribute of anything but
-    plain data: it is a bug, not bad input. Keep the block as small as the parsing.
+    An InputError passes unchanged; so does any exception that is not a parser's or in ``also``, such as a missing
+    attribute of anything but plain data: it is a bug, not bad input. Keep the block as small as the parsing.
 
     Examples
     --------
@@ -85,10 +71,9 @@ def reading(path: str | os.PathLike[str], expected: str, *also: type[Exception])
         yield
     except InputError:
         raise
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename or path} does not exist", expected) from None
-    except IsADirectoryError as error:
-        raise InputError(f"{error.filename or path} is a folder", expected) from None
+    except (FileNotFoundError, IsADirectoryError) as error:
+        fault = "is a folder" if isinstance(error, IsADirectoryError) else "does not exist"
+        raise InputError(f"{error.filename or path} {fault}", expected) from None
     except Exception as error:
         if not isinstance(error, (*_PARSING, *_of_imported_parsers(), *also)) or _is_of_our_objects(error):
             raise
