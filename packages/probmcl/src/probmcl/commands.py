@@ -28,8 +28,6 @@ from probmcl.training.config import Config
 _RUN_HELP = "Run folder, an exported folder, or OWNER/NAME of the Hugging Face Hub."
 RunFolder = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(help=_RUN_HELP)]]
 Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda, cuda:N or mps.")]
-
-
 Log = Annotated[
     tuple[loggers.Name, ...], tyro.conf.arg(help="Trackers that follow the training: tensorboard, wandb, mlflow.")
 ]

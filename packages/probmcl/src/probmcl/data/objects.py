@@ -65,9 +65,8 @@ def voc(spec: str, options: FileOptions, *, difficult: bool = False) -> MultiLab
 
     ``spec`` is the folder that holds VOCdevkit, followed by ``@YEAR`` for a year other than 2007. The parts are VOC's
     own train, val and test. Years other than 2007 have no test part: val is then the test set, and a share of train
-    becomes the validation part. ``options`` say how images are
-    read. ``difficult`` counts objects
-    that are marked difficult; without them an image may have no label.
+    becomes the validation part. ``options`` say how images are read. ``difficult`` counts
+    objects that are marked difficult; without them an image may have no label.
     """
     name, _, year = spec.partition("@")
     root, year = Path(name).expanduser(), year or "2007"
