@@ -274,18 +274,18 @@ def test_mlflow_obeys_the_environment(tmp_path, offline, monkeypatch):
 
 
 def test_a_tracker_that_failed_is_sent_what_it_missed_when_the_run_is_resumed(tmp_path, offline, monkeypatch):
-    pytest.importorskip("mlflow")
-    send = loggers._MLflow._send
+    client = pytest.importorskip("mlflow").MlflowClient
+    send = client.log_batch
 
-    def unreachable(self, step, values):
-        if step >= 3:
+    def unreachable(self, run_id, metrics, tags):
+        if metrics[0].step >= 3:
             raise ConnectionError("no route to host")
-        send(self, step, values)
+        send(self, run_id, metrics=metrics, tags=tags)
 
-    monkeypatch.setattr(loggers._MLflow, "_send", unreachable)
+    monkeypatch.setattr(client, "log_batch", unreachable)
     with pytest.warns(RuntimeWarning, match="mlflow failed and is off until the run is resumed: no route to host"):
         count(tmp_path / "run", ["mlflow"])
-    monkeypatch.setattr(loggers._MLflow, "_send", send)
+    monkeypatch.setattr(client, "log_batch", send)
     count(tmp_path / "run", ["mlflow"])
     client = mlflow_client(tmp_path / "run")
     known = json.loads((tmp_path / "run" / "mlflow.json").read_text())

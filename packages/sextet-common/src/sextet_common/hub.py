@@ -20,25 +20,12 @@ from sextet_common.errors import InputError, require
 
 Kind = Literal["model", "dataset"]
 _UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")  # YAML takes them as escapes only
+_ON_THE_HUB = ("a folder, or a repository that exists, a branch, tag or commit of it, a token with access to it "
+               "(hf auth login) and a connection to the Hub (HF_HUB_OFFLINE unset)")  # fmt: skip
 
 
 def card(front_matter: Mapping[str, Any], body: str) -> str:
-    """Return a README.md: front matter in YAML, one line per key, and a body in Markdown.
-
-    The values are plain JSON values. Names from data that others made pass through `sextet_common.text.markdown` before
-    they come into the body; in the front matter they are quoted.
-
-    Examples
-    --------
-    >>> print(card({"license": "mit", "tags": ["a", "b: c"]}, "# Title"))
-    ---
-    license: "mit"
-    tags: ["a", "b: c"]
-    ---
-    <BLANKLINE>
-    # Title
-    <BLANKLINE>
-    """
+    """Return a README.md: JSON values as front matter in YAML, and Markdown, escaped by `sextet_common.text`."""
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}" for key, value in front_matter.items()]
     escaped = [_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", line) for line in lines]
     return "\n".join(["---", *escaped, "---", "", body.strip()]) + "\n"
@@ -61,43 +48,34 @@ def write_images(
     classes: Sequence[str],
     *,
     layout: Literal["parquet", "imagefolder"] = "parquet",
-    split: str = "train",
 ) -> dict[str, Any]:
-    """Write labelled images that ``datasets.load_dataset(folder)`` opens, and return the front matter that says where.
+    """Write images that ``datasets.load_dataset(folder)`` opens as its split train, and return the front matter for it.
 
-    ``parquet`` keeps any class names. In an ``imagefolder``, SPLIT/CLASS/00000.png, they are those of the folders: see
-    :func:`folder_names`.
+    Parquet keeps any class names; those of an image folder, train/CLASS/00000.png, are `folder_names`.
     """
-    labels = np.asarray(labels)
     pngs = (_png(image) for image in images)
     if layout == "imagefolder":
-        names, numbers = folder_names(classes), [itertools.count() for _ in classes]
-        for label, png in zip(labels.tolist(), pngs, strict=True):
-            file = folder / split / names[label] / f"{next(numbers[label]):05d}.png"
+        pattern, names, numbers = "train/**", folder_names(classes), [itertools.count() for _ in classes]
+        for label, png in zip(np.asarray(labels).tolist(), pngs, strict=True):
+            file = folder / "train" / names[label] / f"{next(numbers[label]):05d}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(png)
-        return _configs(split, f"{split}/**")
-    arrow: Any = require("pyarrow", package="sextet-common", extra="hub")
-    parquet: Any = require("pyarrow.parquet", package="sextet-common", extra="hub")
-    features = {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}}
-    image = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
-    schema = arrow.schema(
-        [("image", image), ("label", arrow.int64())], {"huggingface": json.dumps({"info": {"features": features}})}
-    )
-    columns = {"image": [{"bytes": png, "path": None} for png in pngs], "label": labels.tolist()}
-    (folder / "data").mkdir(exist_ok=True)
-    parquet.write_table(arrow.table(columns, schema), folder / "data" / f"{split}-00000-of-00001.parquet")
-    return _configs(split, f"data/{split}-*.parquet")
+    else:
+        pattern = "data/train-*.parquet"
+        arrow: Any = require("pyarrow", package="sextet-common", extra="hub")
+        parquet: Any = require("pyarrow.parquet", package="sextet-common", extra="hub")
+        features = {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}}
+        image = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
+        known = {"huggingface": json.dumps({"info": {"features": features}})}
+        schema = arrow.schema([("image", image), ("label", arrow.int64())], known)
+        columns = {"image": [{"bytes": png, "path": None} for png in pngs], "label": np.asarray(labels)}
+        (folder / "data").mkdir(exist_ok=True)
+        parquet.write_table(arrow.table(columns, schema), folder / "data" / "train-00000-of-00001.parquet")
+    return {"configs": [{"config_name": "default", "data_files": [{"split": "train", "path": pattern}]}]}
 
 
 def folder_names(classes: Sequence[str]) -> tuple[str, ...]:
-    """Return a folder name for each class, in an order that sorting them does not change.
-
-    Examples
-    --------
-    >>> folder_names(("cat", "dog")), folder_names(("dog", "../cat"))
-    (('cat', 'dog'), ('0_dog', '1_cat'))
-    """
+    """Return a folder name for each class, in an order that sorting them does not change."""
     usable = all(re.fullmatch(r"\w([\w .-]*[\w-])?", name) and len(name) <= 100 for name in classes)
     distinct = len({name.casefold() for name in classes}) == len(classes)  # some file systems ignore case
     if usable and distinct and list(classes) == sorted(classes):
@@ -108,57 +86,36 @@ def folder_names(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def local_folder(
-    name_or_path: str | os.PathLike[str],
-    *,
-    kind: Kind = "model",
-    revision: str | None = None,
-    only: Sequence[str] | None = None,
+    name_or_path: str | os.PathLike[str], *, kind: Kind = "model", revision: str | None = None, only: Sequence[str] = ()
 ) -> Path:
     """Return an existing folder, or that of the Hub's repository OWNER/NAME, downloaded (extra ``hub``).
 
-    ``revision`` is a branch, tag or commit; ``only`` are patterns of the files to download.
+    ``revision`` is a branch, tag or commit; ``only`` are patterns of the files to download, by default all.
     """
-    path = Path(name_or_path).expanduser()
+    path, name = Path(name_or_path).expanduser(), Path(name_or_path).as_posix()
     if path.is_dir():
         return path
-    name = Path(name_or_path).as_posix()
     if path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise InputError(f"{name_or_path} is no folder", "a folder, or OWNER/NAME of a repository on the Hub")
-    hub: Any = require("huggingface_hub", package="sextet-common", extra="hub")
-    errors: Any = require("huggingface_hub.errors", package="sextet-common", extra="hub")
-    advice = {
-        errors.GatedRepoError: "a token with access to it (hf auth login)",
-        errors.RepositoryNotFoundError: "a folder, or a repository that exists and that your token may read",
-        errors.RevisionNotFoundError: "a branch, tag or commit of it",
-    }
-    try:
-        options = {"revision": revision, "allow_patterns": None if only is None else list(only)}
-        return Path(hub.snapshot_download(name, repo_type=kind, **options))
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ValueError) as error:
-        expected = next((text for type_, text in advice.items() if isinstance(error, type_)), "")
-        detail = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"{name} is no folder here, and cannot be fetched from the Hub: {detail}",
-            expected or "a folder, or a connection to the Hub (HF_HUB_OFFLINE unset)",
-        ) from error
+    download = require("huggingface_hub", package="sextet-common", extra="hub").snapshot_download
+    try:  # all of its errors are OSError or ValueError
+        return Path(download(name, repo_type=kind, revision=revision, allow_patterns=[*only] or None))
+    except (OSError, ValueError) as error:
+        said = f"{name} is no folder here, and cannot be fetched from the Hub: {str(error).strip()}"
+        raise InputError(said.partition("\n")[0], _ON_THE_HUB) from error
 
 
 def push(folder: str | os.PathLike[str], name: str, *, kind: Kind = "model", private: bool = True) -> str:
     """Upload an exported folder to the repository OWNER/NAME, created if it does not exist; return its address."""
     if not (Path(folder) / "README.md").is_file():
         raise InputError(f"{folder} has no README.md", "a folder that an export to the Hub wrote")
-    hub: Any = require("huggingface_hub", package="sextet-common", extra="hub")
-    address = hub.HfApi().create_repo(name, repo_type=kind, private=private, exist_ok=True)
-    hub.HfApi().upload_folder(repo_id=name, folder_path=str(folder), repo_type=kind)
+    client = require("huggingface_hub", package="sextet-common", extra="hub").HfApi()
+    address = client.create_repo(name, repo_type=kind, private=private, exist_ok=True)
+    client.upload_folder(repo_id=name, folder_path=str(folder), repo_type=kind)
     return str(address)
 
 
 def _png(image: np.ndarray) -> bytes:
-    image_module: Any = require("PIL.Image", package="sextet-common", extra="images")
-    content = io.BytesIO()
-    image_module.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(content, format="png")
+    content, pillow = io.BytesIO(), require("PIL.Image", package="sextet-common", extra="images")
+    pillow.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(content, format="png")
     return content.getvalue()
-
-
-def _configs(split: str, pattern: str) -> dict[str, Any]:
-    return {"configs": [{"config_name": "default", "data_files": [{"split": split, "path": pattern}]}]}

@@ -1,7 +1,6 @@
 """Experiment trackers that follow a running job: TensorBoard, Weights & Biases, MLflow, or an object of three methods.
 
-``metrics.jsonl`` in the run folder is the record; a tracker is a copy of it. A tracker that fails is switched off with
-a warning and the job continues; the next resume sends it what it missed.
+They copy ``metrics.jsonl``: one that fails is off, with a warning, and the next resume sends it what it missed.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from sextet_common.errors import InputError, require
 from sextet_common.runs import Run
@@ -43,20 +42,20 @@ class Loggers:
     """Several trackers as one."""
 
     def __init__(self, loggers: Sequence[Logger]) -> None:
-        self._active = list(loggers)
+        self._loggers = list(loggers)
 
     @contextmanager
     def running(self, run: Run) -> Iterator[None]:
         """Start the trackers, and finish them with the status of how the block ended."""
         status: Status = "failed"
-        waiting, self._active = self._active, []
+        waiting, self._loggers = self._loggers, []
         try:
             for logger in waiting:
                 try:
                     logger.start(run)
                 except Exception as error:
-                    raise InputError(f"{_describe(logger)} cannot start: {error}", "a tracker that works") from error
-                self._active.append(logger)
+                    raise InputError(f"{_name(logger)} cannot start: {error}", "a tracker that works") from error
+                self._loggers.append(logger)
             yield
             status = "finished"
         except KeyboardInterrupt:
@@ -70,33 +69,23 @@ class Loggers:
         self._each("log", step, dict(values))
 
     def _each(self, method: str, *arguments: Any) -> None:
-        for logger in tuple(self._active):
+        for logger in tuple(self._loggers):
             try:
                 getattr(logger, method)(*arguments)
             except Exception as error:
-                self._active.remove(logger)
-                failed = f"{_describe(logger)} failed and is off until the run is resumed: {error}"
+                self._loggers.remove(logger)
+                failed = f"{_name(logger)} failed and is off until the run is resumed: {error}"
                 warnings.warn(failed, RuntimeWarning, stacklevel=3)
 
 
 def open(log: Sequence[Name | Logger]) -> Loggers:
-    """Return the trackers of a job, once their libraries are known to be installed.
-
-    Examples
-    --------
-    >>> open(["tensorbord"])
-    Traceback (most recent call last):
-    sextet_common.errors.InputError: logger 'tensorbord' is unknown; expected: tensorboard, wandb, ...
-    """
-    adapters: dict[Any, Any] = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
+    """Return the trackers of a job, once their libraries are known to be installed."""
     for each in log:
-        if each not in adapters if isinstance(each, str) else not isinstance(each, Logger):
-            accepted = f"{', '.join(get_args(Name))} or an object with start, log and finish"
-            raise InputError(f"logger {each!r} is unknown", accepted)
+        if each not in _BACKENDS if isinstance(each, str) else not isinstance(each, Logger):
+            raise InputError(f"logger {each!r} is unknown", f"{', '.join(_BACKENDS)} or an object of three methods")
         if isinstance(each, str):
             require("tensorboardX" if each == "tensorboard" else each, package="sextet-common", extra=each)
-    different = [each for number, each in enumerate(log) if each not in log[:number]]
-    return Loggers([adapters[each]() if isinstance(each, str) else each for each in different])
+    return Loggers([_Adapter(each) if isinstance(each, str) else each for each in log])
 
 
 def export_tensorboard(run: Run) -> Path:
@@ -105,120 +94,88 @@ def export_tensorboard(run: Run) -> Path:
         return run.path / "tensorboard"
 
 
-class _TensorBoard:
-    """Event files in the folder ``tensorboard``, rewritten from the metrics on start: a resumed run repeats no step."""
+class _Adapter:
+    """A tracker of `_BACKENDS`: they return the id of the run, or None if it is empty, and how to log and to finish.
 
-    def start(self, run: Run) -> None:
-        from tensorboardX import SummaryWriter
-
-        logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)  # it reports each NaN
-        for old in (run.path / "tensorboard").glob("events.*"):
-            old.unlink()
-        self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=0)  # an open viewer forgets what it read
-        for row in run.metrics():
-            self.log(row["step"], row)
-
-    def log(self, step: int, values: Mapping[str, Any]) -> None:
-        for name, value in _numbers(values).items():
-            self._writer.add_scalar(name, value, step)
-
-    def finish(self, status: Status) -> None:
-        self._writer.close()
-
-
-class _Growing:
-    """A tracker that cannot delete: NAME.json in the run folder holds its run's id and the last step sent to it.
-
-    Steps that a resumed job repeats are not sent again; steps of metrics.jsonl that the tracker lacks are.
+    NAME.json holds an id and the last step that was sent: what a resumed job repeats is not sent again.
     """
 
-    name: str
+    def __init__(self, name: Name) -> None:
+        self.name = name
 
     def start(self, run: Run) -> None:
         self._file = run.path / f"{self.name}.json"
-        known = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
-        self._last = int(known.get("step", -1))
-        self._id = self._begin(run, known.get("id"))
+        known = json.loads(self._file.read_text("utf-8")) if self._file.exists() else {"id": None, "step": -1}
+        self._last = int(known["step"])
+        self._id, self._send, self.finish = _BACKENDS[self.name](run, known["id"])
         for row in run.metrics():
             self.log(row["step"], row)
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         if step > self._last:
-            self._send(step, {name: value for name, value in values.items() if name != "step" and value is not None})
+            plain = {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}
+            self._send(step, {name: value for name, value in plain.items() if name != "step" and value is not None})
             self._last = step
-            temporary = self._file.with_suffix(".json.tmp")  # renamed but not flushed: that for every step is too slow
-            temporary.write_text(json.dumps({"id": self._id, "step": step}), encoding="utf-8")
-            os.replace(temporary, self._file)
-
-    def _begin(self, run: Run, known: str | None) -> str:
-        raise NotImplementedError
-
-    def _send(self, step: int, values: dict[str, Any]) -> None:
-        raise NotImplementedError
+            if self._id is not None:
+                temporary = self._file.with_suffix(".tmp")  # renamed but not flushed: that for every step is too slow
+                temporary.write_text(json.dumps({"id": self._id, "step": step}), encoding="utf-8")
+                os.replace(temporary, self._file)
 
 
-class _WandB(_Growing):
-    """Weights & Biases; its WANDB_ variables choose the server, the project, or offline mode."""
+def _tensorboard(run: Run, known: str | None) -> tuple[Any, ...]:
+    from tensorboardX import SummaryWriter
 
-    name = "wandb"
+    logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)  # it reports each NaN
+    for old in (run.path / "tensorboard").glob("events.*"):
+        old.unlink()
+    writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=0)  # an open viewer forgets what it read
 
-    def _begin(self, run: Run, known: str | None) -> str:
-        import wandb
+    def send(step: int, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                writer.add_scalar(name, float(value), step)
 
-        ours = {"project": run.job.split()[0], "name": run.path.resolve().name, "dir": str(run.path)}
-        options: dict[str, Any] = {key: os.environ.get(f"WANDB_{key.upper()}", value) for key, value in ours.items()}
-        options |= {"config": run.config, "allow_val_change": True, "settings": wandb.Settings(console="off")}
-        self._run = wandb.init(id=known, resume="allow", reinit="create_new", **options)
-        return str(self._run.id)
-
-    def _send(self, step: int, values: dict[str, Any]) -> None:
-        self._run.log(values, step=step)
-
-    def finish(self, status: Status) -> None:
-        self._run.finish(exit_code=0 if status == "finished" else 1)
+    return None, send, lambda status: writer.close()
 
 
-class _MLflow(_Growing):
-    """MLflow; MLFLOW_TRACKING_URI chooses the store, by default files in the folder ``mlruns`` of the run folder."""
+def _wandb(run: Run, known: str | None) -> tuple[Any, ...]:
+    import wandb
 
-    name = "mlflow"
+    ours = {"project": run.job.split()[0], "name": run.path.resolve().name, "dir": str(run.path)}
+    options: dict[str, Any] = {key: os.environ.get(f"WANDB_{key.upper()}", value) for key, value in ours.items()}
+    options |= {"config": run.config, "allow_val_change": True, "settings": wandb.Settings(console="off")}
+    tracked: Any = wandb.init(id=known, resume="allow", reinit="create_new", **options)
+    return tracked.id, lambda step, values: tracked.log(values, step), lambda s: tracked.finish(int(s != "finished"))
 
-    def _begin(self, run: Run, known: str | None) -> str:
-        mlflow: Any = importlib.import_module("mlflow")
-        uri = None
-        if not mlflow.is_tracking_uri_set():
-            uri = (run.path.resolve() / "mlruns").as_uri()
-            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 asks for consent
-        self._client = mlflow.MlflowClient(tracking_uri=uri)
-        if known is not None:
-            self._client.update_run(known, status="RUNNING")
-            return known
+
+def _mlflow(run: Run, known: str | None) -> tuple[Any, ...]:
+    mlflow, entities = map(importlib.import_module, ("mlflow", "mlflow.entities"))
+    elsewhere = mlflow.is_tracking_uri_set()
+    if not elsewhere:
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 asks for consent
+    client = mlflow.MlflowClient(None if elsewhere else (run.path.resolve() / "mlruns").as_uri())
+    if known is None:
         title = os.environ.get("MLFLOW_EXPERIMENT_NAME", run.job)
-        found = self._client.get_experiment_by_name(title)
-        experiment = self._client.create_experiment(title) if found is None else found.experiment_id
-        created = str(self._client.create_run(experiment, run_name=run.path.resolve().name).info.run_id)
+        found = client.get_experiment_by_name(title)
+        experiment = client.create_experiment(title) if found is None else found.experiment_id
+        known = str(client.create_run(experiment, run_name=run.path.resolve().name).info.run_id)
         for key, value in run.config.items():
-            self._client.log_param(created, key, str(value)[:500])
-        return created
+            client.log_param(known, key, str(value)[:500])
+    client.update_run(known, status="RUNNING")
 
-    def _send(self, step: int, values: dict[str, Any]) -> None:
-        from mlflow.entities import Metric, RunTag
+    def send(step: int, values: dict[str, Any]) -> None:
+        items = [(re.sub(r"[^\w\-. :/]", "_", name), value) for name, value in values.items()]
+        now, number = int(1000 * time.time()), int | float
+        metrics = [entities.Metric(name, float(v), now, step) for name, v in items if isinstance(v, number)]
+        tags = [entities.RunTag(name, str(v)) for name, v in items if not isinstance(v, number)]
+        client.log_batch(known, metrics=metrics, tags=tags)
 
-        now, numbers = int(1000 * time.time()), _numbers(values)
-        accepted = {name: re.sub(r"[^\w\-. :/]", "_", name) for name in values}
-        metrics = [Metric(accepted[name], value, now, step) for name, value in numbers.items()]
-        tags = [RunTag(accepted[name], str(value)) for name, value in values.items() if name not in numbers]
-        self._client.log_batch(self._id, metrics=metrics, tags=tags)
-
-    def finish(self, status: Status) -> None:
-        end = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
-        self._client.set_terminated(self._id, end)
+    ends = {"finished": "FINISHED", "interrupted": "KILLED"}
+    return known, send, lambda status: client.set_terminated(known, ends.get(status, "FAILED"))
 
 
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    plain = {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}
-    return {name: float(v) for name, v in plain.items() if name != "step" and isinstance(v, int | float)}
+_BACKENDS = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
 
 
-def _describe(logger: Logger) -> str:
-    return str(getattr(logger, "name", type(logger).__name__.strip("_")))
+def _name(logger: Logger) -> str:
+    return str(getattr(logger, "name", type(logger).__name__))
