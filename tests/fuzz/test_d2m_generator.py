@@ -30,7 +30,7 @@ from harness import EXAMPLES, fuzz, holds
 from hostile import checkpoints, documents, npy, npy_files
 from hypothesis import given, settings, strategies as st
 from run_folders import gone_on_from, left_by
-from sextet_common import checkpoint
+from sextet_common import checkpoint, text
 from sextet_common.data import ImageSet
 
 FEW = settings(fuzz, max_examples=max(1, EXAMPLES // 3))
@@ -201,11 +201,29 @@ def test_what_a_generator_was_made_from(content: bytes) -> None:
     holds(command._source, {"config.json": content}, "run", sound=lambda found: found.encode())
 
 
+MEASURED: dict[str, Any] = {
+    "quality.json": {"frechet": 1.0, "frechet_real": 0.5, "agreement": 0.9},
+    "evaluation.json": [{"architecture": "convnet", "ipc": 1, "protocol": "fixed", "generated": [0.5, 0.25]}],
+}
+
+
+def as_table(found: dict[str, str]) -> None:
+    text.markdown_table(("measure", "value"), list(found.items())).encode()
+
+
+@pytest.mark.parametrize("name", MEASURED)
+@fuzz
+@given(data=st.data())
+def test_measures_for_a_card(name: str, data: st.DataObject) -> None:
+    holds(command._scores, {name: data.draw(documents(MEASURED[name]))}, "run", sound=as_table)
+
+
 def test_what_the_fuzz_starts_from_is_valid() -> None:
     for read, content, name in (
         (ConditionalGAN.load, gan(), "gan.safetensors"),
         (load_generator, diffusion(), "generator"),
         (StreamedSet.open, STREAMED, "set"),
+        (command._scores, {name: json.dumps(table).encode() for name, table in MEASURED.items()}, "run"),
         *((go_on, left(job), "run") for job, go_on in JOBS.items()),
     ):
         valid: Any = holds(read, content, name, valid=True)  # type: ignore[arg-type]
