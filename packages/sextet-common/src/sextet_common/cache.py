@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,40 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from sextet_common import checkpoint, files, npy, pixels, progress
+from sextet_common import checkpoint, files, image_files, npy, pixels, progress
 from sextet_common.errors import InputError, reading
 
 _FORMAT = 2  # of an entry and of decoded pixels; part of its key
 IMAGES, REST = "images.npy", "rest.safetensors"
 _Create = Callable[[tuple[int, ...]], np.ndarray]
+
+
+def decoded(
+    paths: Sequence[str],
+    labels: np.ndarray,
+    n_train: int,
+    *,
+    root: Path,
+    folder: Path | None,
+    classes: tuple[str, ...] = (),
+    workers: int | None = None,
+    **decoding: Any,
+) -> pixels.Parts:
+    """Decode image files, the first ``n_train`` of them for training, or take them from the cache in a folder.
+
+    ``decoding`` are the options of :func:`image_files.read_images` that decide about the pixels.
+    """
+
+    def build(create: _Create) -> pixels.Parts:
+        read = image_files.read_images(paths, workers=workers, create=create, **decoding)
+        kept, n = labels[read.rows], int(np.searchsorted(read.rows, n_train))
+        return pixels.Parts((read.images[:n], kept[:n]), (read.images[n:], kept[n:]), classes, "", read.notes)
+
+    if folder is None:
+        return build(lambda shape: np.empty(shape, np.uint8))
+    return load(
+        folder.expanduser(), key({**decoding, "classes": classes, "train": n_train}, paths, root, labels), build
+    )
 
 
 def key(settings: Mapping[str, Any], paths: Iterable[str], root: Path, labels: np.ndarray) -> str:

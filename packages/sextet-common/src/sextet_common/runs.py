@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import hashlib
 import json
 import math
 import os
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from sextet_common import checkpoint, checks, files
+from sextet_common import checkpoint, checks, files, pixels
 from sextet_common.errors import STRUCTURE, InputError, reading
 
 if TYPE_CHECKING:
@@ -213,10 +212,7 @@ def fingerprint(*arrays: np.ndarray | torch.Tensor) -> str:
     >>> fingerprint(np.zeros(2, dtype=np.float32), np.zeros(1, dtype=np.int64))[:12]
     '374708fff771'
     """
-    content = hashlib.sha256()
-    for array in arrays:
-        content.update(np.ascontiguousarray(array if isinstance(array, np.ndarray) else array.cpu().numpy()).data)
-    return content.hexdigest()
+    return pixels.fingerprint(*(np.atleast_1d(a if isinstance(a, np.ndarray) else a.cpu().numpy()) for a in arrays))
 
 
 def _line(row: Mapping[str, Any]) -> str:

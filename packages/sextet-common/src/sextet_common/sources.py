@@ -113,7 +113,7 @@ def _torchvision(name: str, path: Path, options: Options) -> Parts:
     halves = []
     for half in _HALVES:
         chosen = {"split": half} if name == "SVHN" else {"train": half == "train"}
-        with reading(source, "the data on disk, or --download", RuntimeError, LookupError, TypeError):
+        with reading(source, "the data on disk, or --download", RuntimeError, LookupError, TypeError, AssertionError):
             dataset = getattr(kind, name)(str(path), download=options.download, **chosen)
         labels = dataset.labels if name == "SVHN" else dataset.targets
         halves.append((np.asarray(dataset.data), np.asarray(labels, dtype=np.int64)))
@@ -129,25 +129,16 @@ def _folder(path: Path, options: Options) -> Parts:
         train, test, note = split(labels, listing.classes, source)
         order, n_train = np.concatenate([train, test]), len(train)
         paths, labels, notes = tuple(paths[row] for row in order), labels[order], (*notes, note)
-    settings = {"size": options.size, "channels": options.channels, "on_bad_image": options.on_bad_image}
-
-    def decode(create: Callable[[tuple[int, ...]], np.ndarray]) -> Parts:
-        read = image_files.read_images(paths, workers=options.workers, create=create, **settings)
-        kept, n = labels[read.rows], int(np.searchsorted(read.rows, n_train))
-        halves = (read.images[:n], kept[:n]), (read.images[n:], kept[n:])
-        return Parts(*halves, listing.classes, source, read.notes)
-
-    if options.cache is None:
-        parts = decode(lambda shape: np.empty(shape, np.uint8))
-    else:
-        name = cache.key({**settings, "classes": listing.classes, "train": n_train}, paths, path, labels)
-        parts = cache.load(options.cache.expanduser(), name, decode)
+    parts = cache.decoded(
+        paths, labels, n_train, root=path, folder=options.cache, classes=listing.classes, workers=options.workers,
+        size=options.size, channels=options.channels, on_bad_image=options.on_bad_image,
+    )  # fmt: skip
     return replace(parts, source=source, notes=(*notes, *parts.notes))
 
 
 def _read_npz(path: Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
     arrays = npy.read_npz(path, names, ("classes",))
-    with reading(path, "classes of shape (n,)"):
+    with reading(path, "classes of shape (n,)", TypeError):
         return arrays, tuple(map(str, arrays["classes"])) if "classes" in arrays else None
 
 
