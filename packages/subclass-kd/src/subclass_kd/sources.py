@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from sextet_common import cache as image_cache, data as image_data, image_files, image_folders, pixels
+from sextet_common import cache as image_cache, data as image_data, image_folders
 from sextet_common.checks import Count, check
 from sextet_common.errors import DataWarning, InputError, reading
 
@@ -248,19 +248,11 @@ def _decoded(train: Part, test: Part, options: _Options, root: Path) -> tuple[Pa
     """Return parts with their files decoded, in memory or mapped from the cache, and notes about the files."""
     assert isinstance(train.images, tuple) and isinstance(test.images, tuple)
     paths = [str(path) for path in (*train.images, *test.images)]
-    decoding: dict[str, Any] = {"size": train.size, "channels": train.channels, "on_bad_image": options.on_bad_image}
-
-    def build(create: Callable[[tuple[int, ...]], np.ndarray]) -> pixels.Parts:
-        read = image_files.read_images(paths, create=create, **decoding)
-        n = int(np.searchsorted(read.rows, len(train)))
-        # The numbers of the files stand for the labels: they tell which files were skipped.
-        return pixels.Parts((read.images[:n], read.rows[:n]), (read.images[n:], read.rows[n:]), (), "", read.notes)
-
-    if options.cache is None:
-        parts = build(lambda shape: np.empty(shape, np.uint8))
-    else:
-        name = image_cache.key({**decoding, "train": len(train)}, paths, root, np.arange(len(paths)))
-        parts = image_cache.load(options.cache, name, build)
+    # The numbers of the files stand for the labels: they tell which files were skipped.
+    parts = image_cache.decoded(
+        paths, np.arange(len(paths)), len(train), root=root, folder=options.cache,
+        size=train.size, channels=train.channels, on_bad_image=options.on_bad_image,
+    )  # fmt: skip
     found = []
     for part, (images, rows), first in ((train, parts.train, 0), (test, parts.test, len(train))):
         chosen = part.rows(rows - first)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from sextet_common import cache as image_cache, image_files, pixels
+from sextet_common import cache as image_cache
 from sextet_common.errors import DataWarning, InputError, reading
 
 from probmcl.data.sets import ArraySplit, FileSplit, MultiLabelSet, Split, held_out
@@ -95,22 +94,12 @@ def _decoded(
     order = np.concatenate([rows_of[part] for part in PARTS])
     files = [str(paths[row]) for row in order]
     train = len(rows_of["train"])
-    decoding: dict[str, Any] = {
-        "size": options.size, "channels": options.channels or 3, "on_bad_image": options.on_bad_image,
-    }  # fmt: skip
-
-    def build(create: Callable[[tuple[int, ...]], np.ndarray]) -> pixels.Parts:
-        read = image_files.read_images(files, create=create, **decoding)
-        n = int(np.searchsorted(read.rows, train))
-        # The numbers of the files stand for the labels: they tell which files were skipped.
-        return pixels.Parts((read.images[:n], read.rows[:n]), (read.images[n:], read.rows[n:]), (), "", read.notes)
-
-    if options.cache is None:
-        found = build(lambda shape: np.empty(shape, np.uint8))
-    else:
-        root = Path(os.path.commonpath([os.path.dirname(file) for file in files]))
-        name = image_cache.key({**decoding, "train": train}, files, root, np.arange(len(files)))
-        found = image_cache.load(options.cache, name, build)
+    root = Path(os.path.commonpath([os.path.dirname(file) for file in files]))
+    # The numbers of the files stand for the labels: they tell which files were skipped.
+    found = image_cache.decoded(
+        files, np.arange(len(files)), train, root=root, folder=options.cache,
+        size=options.size, channels=options.channels or 3, on_bad_image=options.on_bad_image,
+    )  # fmt: skip
     (images, first), (others, second) = found.train, found.test
     cut = int(np.searchsorted(second, train + len(rows_of["validation"])))
     arrays = {
