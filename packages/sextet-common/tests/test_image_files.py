@@ -303,7 +303,8 @@ def test_nothing_is_left_after_an_interrupt(tmp_path: Path, number: int) -> None
     script = (
         f"import sys; sys.path[:] = {sys.path!r}\n"
         "from sextet_common import image_files\n"
-        "import subprocess\n"
+        "import signal, subprocess\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "class Popen(subprocess.Popen):\n"
         "    def __init__(self, *arguments, **options):\n"
         "        super().__init__(*arguments, **options)\n"
