@@ -35,6 +35,7 @@ def card(front_matter: Mapping[str, Any], body: str) -> str:
 def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder that takes the place of ``path`` at the end; ``path`` is new, or an empty folder."""
     target = Path(path)
+    files.remove_leftovers(target.parent, target.name)  # of a killed writer
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise InputError(f"{target} exists", "a new folder, or an empty one")
     with files.replacing_folder(target) as temporary:
