@@ -300,9 +300,9 @@ def test_a_run_folder_holds_the_numbers_and_a_picture(
         assert picture.size == (689, 676)  # two columns: 5.3 x 5.2 inches of 130 dots
     with pytest.raises(InputError, match="holds a run with networks=1, not 2"):
         search(sides, proxies, dataclasses.replace(SMALL, networks=2), tmp_path)
-    with pytest.raises(InputError, match="holds a run with proxies.four="):
+    with pytest.raises(InputError, match=r"holds a run with proxies\.four="):
         search(sides, {**proxies, "four": random_real(search_data(sides, SMALL), 4, seed=9)}, SMALL, tmp_path)
-    with pytest.raises(InputError, match="holds a run with proxies.four="):
+    with pytest.raises(InputError, match=r"holds a run with proxies\.four="):
         soft = dataclasses.replace(proxies["four"], soft_labels=torch.full((8, 2), 0.5))
         search(sides, {**proxies, "four": soft}, SMALL, tmp_path)
 
