@@ -191,7 +191,8 @@ def _checked(parts: pixels.Parts, options: sources.Options | None = None) -> Ima
     views = [array.view() for array in arrays]
     for view in views:
         view.setflags(write=False)
-    result = ImageSet(*views[:4], classes, *views[4:], source, notes)
+    train, train_labels, test, test_labels, mean, std = views
+    result = ImageSet(train, train_labels, test, test_labels, classes, mean, std, source, notes)
     if parts.fingerprint:
         vars(result)["fingerprint"] = parts.fingerprint
     return result

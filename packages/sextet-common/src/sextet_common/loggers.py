@@ -105,7 +105,9 @@ class _Adapter:
 
     def start(self, run: Run) -> None:
         self._file = run.path / f"{self.name}.json"
-        known = json.loads(self._file.read_text("utf-8")) if self._file.exists() else {"id": None, "step": -1}
+        known: dict[str, Any] = {"id": None, "step": -1}
+        if self._file.exists():
+            known = json.loads(self._file.read_text("utf-8"))
         self._last = int(known["step"])
         self._id, self._send, self.finish = _BACKENDS[self.name](run, known["id"])
         for row in run.metrics():
