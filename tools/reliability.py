@@ -256,16 +256,16 @@ class Combination:
 
 def files_of(folder: Path) -> dict[str, Any]:
     """Return the content of all files, hidden ones too; a run's settings without those that may differ."""
-    found: dict[str, Any] = {}
+    contents: dict[str, Any] = {}
     for path in folder.rglob("*"):
         if path.is_file() or path.is_symlink():
             name = str(path.relative_to(folder))
-            found[name] = content(path) if not _is_hidden(path, folder) else None
+            contents[name] = content(path) if not _is_hidden(path, folder) else None
             if path.name == "config.json":
-                found[name] = {k: v for k, v in found[name].items() if k != "earlier"}
+                contents[name] = {k: v for k, v in contents[name].items() if k != "earlier"}
                 for changeable in ("threads",):
-                    found[name]["config"].pop(changeable, None)
-    return found
+                    contents[name]["config"].pop(changeable, None)
+    return contents
 
 
 def _keep_newest_checkpoint(files: dict[str, Any]) -> None:

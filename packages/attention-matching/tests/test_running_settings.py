@@ -128,7 +128,7 @@ def test_a_second_distillation_in_the_folder_of_a_running_one_is_refused_and_har
 
 
 class Recorder:
-    """A tracker that keeps what it is told."""
+    """A tracker that keeps what it receives."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []

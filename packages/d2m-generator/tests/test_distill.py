@@ -137,7 +137,7 @@ def test_running_settings_may_change_and_the_others_may_not(tmp_path: Path) -> N
 
 
 class Recorder:
-    """A tracker that keeps what it is told."""
+    """A tracker that keeps what it receives."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []

@@ -88,7 +88,7 @@ def test_running_settings_may_change_and_the_schedules_epochs_may_not(run: Path)
 
 
 class Recorder:
-    """A tracker that keeps what it is told."""
+    """A tracker that keeps what it receives."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []

@@ -207,7 +207,7 @@ def test_two_writers_of_one_file_never_delete_each_others_temporary_file(tmp_pat
         assert first.exists() and second.exists()
         other = f"from sextet_common import files; files.write_text({str(tmp_path / 'a')!r}, 'third')"
         subprocess.run([sys.executable, "-c", other], check=True)
-    assert (tmp_path / "a").read_text() == "first"  # whoever ends last
+    assert (tmp_path / "a").read_text() == "first"  # the last to end
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 

@@ -143,7 +143,7 @@ def test_a_comparison_goes_on_with_more_seeds(tmp_path: Path) -> None:
 
 
 class Recorder:
-    """A tracker that keeps what it is told."""
+    """A tracker that keeps what it receives."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []

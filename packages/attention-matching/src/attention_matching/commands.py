@@ -41,7 +41,7 @@ def distill(out: Path, config: DistillConfig, images: DataOptions, log: tuple[lo
     log
         Trackers that follow the run: tensorboard, wandb, mlflow (extras of the same names).
     """
-    loggers.open(log)  # a missing extra is told before the data is read
+    loggers.open(log)  # refuses a missing extra before the data is read
     Distiller(config).fit(images.load(), out, log=log)
     if is_first():
         print(f"{result_path(out)}\n{out / 'images.png'}")

@@ -68,7 +68,7 @@ def pretrain(
     log
         Trackers that follow the job: tensorboard, wandb, mlflow (extras of the same names).
     """
-    loggers.open(log)  # a missing extra is told before the work
+    loggers.open(log)  # refuses a missing extra before the work
     data = images.load()
     generator = _untrained(kind, data, width)
     pretrain_generator(generator, data, config, out, log=log)
@@ -104,7 +104,7 @@ def distill(
     log
         Trackers that follow the job: tensorboard, wandb, mlflow (extras of the same names).
     """
-    loggers.open(log)  # a missing extra is told before the work
+    loggers.open(log)  # refuses a missing extra before the work
     data = images.of(run)
     generator = load_generator(run)
     if config.parameters == "lora":

@@ -77,7 +77,7 @@ def _train_command(default: ESACConfig) -> Callable[..., None]:
         config
             Settings.
         """
-        loggers.open(log)  # a missing extra is told before the work
+        loggers.open(log)  # refuses a missing extra before the work
         from esac.algorithm import ESAC
 
         model = ESAC(env, presets.release(config) if compat == "release" else config, seed=seed, device=device)

@@ -86,7 +86,7 @@ def train(
     weights
         Local file of pre-trained weights for the encoder.
     """
-    loggers.open(log)  # a missing extra is told before the work
+    loggers.open(log)  # refuses a missing extra before the work
     dataset = data.read("digits")
     chosen = encoder or ("mlp" if len(dataset.input_shape) == 1 else "convnet")
     model = ProbMCL(chosen, dataset.n_labels, config, width=width, weights=weights).fit(dataset, out, log=log)

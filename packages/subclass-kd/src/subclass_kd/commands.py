@@ -91,7 +91,7 @@ _Log = Annotated[
 def compare(out: Path, config: _CompareConfig, data: _Data, log: _Log = ()) -> None:
     """Compare students alone, with conventional and with subclass distillation.
 
-    An interrupted comparison resumes with the same command, and goes on with more seeds.
+    An interrupted comparison resumes with the same command, and continues with more seeds.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def compare(out: Path, config: _CompareConfig, data: _Data, log: _Log = ()) -> N
     data
         The images.
     """
-    loggers.open(log)  # a missing extra is told before the work
+    loggers.open(log)  # refuses a missing extra before the work
     comparison = compare_methods(data.read(), config, out, log=log)
     print(comparison.table())
     for name, cost in comparison.cost.items():

@@ -39,7 +39,7 @@ class CompareConfig:
     """alone, alone-subclass, kd, dkd, skd, skd-curriculum, discovered."""
     seeds: Growing[Count] = 5
     """Number of seeds: of teachers, students, batches, and of the draw of labels if they are scarce. A finished
-    comparison goes on with more."""
+    comparison continues with more."""
     teacher: str = "convnet-deep"
     """Name of the teacher's network."""
     student: str = "convnet"
