@@ -433,3 +433,18 @@ def test_what_a_command_prints_cannot_act_on_the_terminal(capsys) -> None:
 
     assert cli.run("sextet-common", {"show": show}, ["show"]) == 0
     assert capsys.readouterr().out == "a\tb\n\\x1b]0;x\\x07\\u202e\\ud800\n"
+
+
+def test_a_locked_run_folder_is_refused_before_the_module_of_the_commands_is_imported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "slow_commands.py"
+    source.write_text('def train(out: str = "") -> None:\n    """Train."""\n    raise RuntimeError\nprint("imported")\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with Run.open(tmp_path / "run", "demo", {}):
+        assert cli.run("sextet-common", "slow_commands", ["train", "--out", str(tmp_path / "run")]) == 2
+        shown, complaint = capsys.readouterr()
+        assert not shown and "is in use by process" in complaint
+        assert cli.run("sextet-common", "slow_commands", ["train", "--out", str(tmp_path / "run"), "--help"]) == 0
+    with pytest.raises(RuntimeError):
+        cli.run("sextet-common", "slow_commands", ["train", "--out", str(tmp_path / "run")])

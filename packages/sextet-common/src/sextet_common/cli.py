@@ -9,6 +9,7 @@ import ast
 import contextlib
 import difflib
 import inspect
+import itertools
 import os
 import re
 import sys
@@ -19,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sextet_common import parsing
+from sextet_common import files, parsing
 from sextet_common.errors import InputError
 from sextet_common.text import terminal
 
@@ -62,6 +63,7 @@ def _run(program: str, commands: Commands, summaries: Mapping[str, str], name: s
         close = difflib.get_close_matches(name, summaries, 2)
         hint = f"did you mean {' or '.join(close)}?" if close else f"one of {', '.join(summaries)}"
         raise InputError(f"{terminal(name, 40)!r} is not a command; {terminal(hint, 80)} (see {program} --help)")
+    _refuse_locked(*words)
     if isinstance(commands, str):
         module, function = import_module(commands), name.replace("-", "_")
         command = getattr(module, function, None) or getattr(module, f"{function}_")
@@ -74,6 +76,17 @@ def _run(program: str, commands: Commands, summaries: Mapping[str, str], name: s
         printable: Any = _Printable(sys.stdout)
         with contextlib.redirect_stdout(printable):
             called()
+
+
+def _refuse_locked(*words: str) -> None:
+    """Refuse a run folder in which another job runs, before torch is imported."""
+    out = next((folder for option, folder in itertools.pairwise(words) if option == "--out"), "")
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun, one locks the folder
+    if is_first and Path(out, ".lock").exists() and not {"--help", "-h"} & {*words}:
+        with contextlib.suppress(OSError):
+            lock = files.lock(out)
+            if lock is not None:
+                lock.release()
 
 
 def from_options(factory: Callable[[Sequence[str]], Command]) -> Command:
