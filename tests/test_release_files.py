@@ -58,7 +58,7 @@ def test_the_public_ci_runs_exactly_the_sessions_of_the_noxfile(sessions: set[st
 
 def test_the_public_ci_tests_and_builds_every_package_on_every_python() -> None:
     cells = {(job["python"], job["session"], job.get("package")) for job in jobs()}
-    pythons = ("3.11", "3.12", "3.13")
+    pythons = ("3.11", "3.12", "3.13", "3.14")
     assert {(p, s, n) for p in pythons for s in ("tests", "build") for n in PACKAGES} <= cells
     assert {("3.11", "lowest", name) for name in PACKAGES} <= cells
     assert {(python, "together", None) for python in pythons} <= cells
