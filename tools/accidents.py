@@ -23,6 +23,7 @@ from typing import Any
 
 # Before NumPy is imported: threads do not survive a fork.
 os.environ |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
+os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # pyarrow's allocator starts a thread
 os.environ["GMR_METRIC_NUMBA"] = "0"  # its compilation takes longer than the job
 
 LIMIT = 120.0  # seconds after which a job is considered hung, even on a busy machine
