@@ -439,7 +439,9 @@ def test_a_locked_run_folder_is_refused_before_the_module_of_the_commands_is_imp
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "slow_commands.py"
-    source.write_text('def train(out: str = "") -> None:\n    """Train."""\n    raise RuntimeError\nprint("imported")\n')
+    source.write_text(
+        'def train(out: str = "") -> None:\n    """Train."""\n    raise RuntimeError\nprint("imported")\n'
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     with Run.open(tmp_path / "run", "demo", {}):
         assert cli.run("sextet-common", "slow_commands", ["train", "--out", str(tmp_path / "run")]) == 2
