@@ -203,10 +203,11 @@ META_OF_WEIGHTS = {
 @example(json.dumps(META_OF_WEIGHTS | {"architecture": {"network": 3, "width": "x"}}).encode())
 @example(json.dumps(META_OF_WEIGHTS | {"class_of": [0, 0, 10**30]}).encode())
 @example(json.dumps(META_OF_WEIGHTS | {"input_shape": [10**6, 8, 8]}).encode())
+@example(100_000 * b"[")
 def test_shared_networks(content: bytes) -> None:
     try:
         meta = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):  # lists nested too deeply
         return
     if isinstance(meta, dict):
         with TemporaryDirectory() as folder:

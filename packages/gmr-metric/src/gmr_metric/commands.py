@@ -251,7 +251,7 @@ def _options(words: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"option {word!r}", "NAME=VALUE")
         try:
             options[name] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             options[name] = value
     return options
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from sextet_common.errors import InputError, require
+from sextet_common.errors import STRUCTURE, InputError, reading, require
 from sextet_common.runs import Run
 
 Name = Literal["tensorboard", "wandb", "mlflow"]
@@ -107,8 +107,10 @@ class _Adapter:
         self._file = run.path / f"{self.name}.json"
         known: dict[str, Any] = {"id": None, "step": -1}
         if self._file.exists():
-            known = json.loads(self._file.read_text("utf-8"))
-        self._last = int(known["step"])
+            with reading(self._file, "the state that the logger wrote", *STRUCTURE):
+                known = {"id": None} | json.loads(self._file.read_text("utf-8"))
+                known["step"] = int(known["step"])
+        self._last = known["step"]
         self._id, self._send, self.finish = _BACKENDS[self.name](run, known["id"])
         for row in run.metrics():
             self.log(row["step"], row)
