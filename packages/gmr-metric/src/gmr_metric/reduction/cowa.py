@@ -9,7 +9,7 @@ import numpy as np
 from gmr_metric.density.gaussian import log_gaussian
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances.inner import log_kernels
-from gmr_metric.reduction.greedy import Groups
+from gmr_metric.reduction.groups import Groups
 from gmr_metric.reduction.outcome import Outcome, Step
 from gmr_metric.reduction.west import Dissimilarity, LightestFirst, Weighting, finite_exp
 

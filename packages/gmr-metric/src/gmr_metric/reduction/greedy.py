@@ -18,12 +18,13 @@ from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.loops import vectorised
 from gmr_metric.loops.choice import implementation
 from gmr_metric.loops.columns import RUNNALLS, SALMOND, SQUARED_CHANGE, whitened
-from gmr_metric.reduction.outcome import Outcome, Step
+from gmr_metric.reduction.groups import Groups
+from gmr_metric.reduction.outcome import Outcome
+from gmr_metric.reduction.rounds import merge_neighbours
 
 MANY = 5000  # with more components only neighbours are candidates by default
 NEIGHBOURS = 16
 _TABLE = 2**23  # costs that are held without numba: 64 MiB, about 2900 components
-_ROUND = 0.12  # largest share of the components that one round merges between neighbours
 
 
 class PairCost(ABC):
@@ -111,28 +112,6 @@ class SquaredChange(PairCost):
         return vectorised.ise_costs(i, j, self.components, self.own, self.log_scale)
 
 
-class Groups:
-    """The groups of merged original components, each identified by its lowest one."""
-
-    def __init__(self, n: int) -> None:
-        self._leader = np.arange(n)
-        self._left = n
-        self.history: list[Step] = []
-
-    def merge(self, i: int, j: int, cost: float) -> None:
-        """Merge group j into group i < j."""
-        self._leader[j] = i
-        self._left -= 1
-        self.history.append(Step("merge", (int(i), int(j)), self._left, max(0.0, float(cost))))
-
-    def outcome(self) -> Outcome:
-        """Return the groups, in the order of their lowest components."""
-        leader = self._leader
-        while np.any(leader != leader[leader]):
-            leader = leader[leader]
-        return Outcome(np.unique(leader, return_inverse=True)[1], history=tuple(self.history))
-
-
 def merge_greedily(cost: PairCost, n_components: int, neighbours: int | None = None) -> Outcome:
     """Merge the cheapest pair until n_components are left.
 
@@ -146,7 +125,7 @@ def merge_greedily(cost: PairCost, n_components: int, neighbours: int | None = N
     if neighbours is None:
         neighbours = NEIGHBOURS if n > MANY else 0
     if neighbours:
-        names = _merge_neighbours(cost, max(n_components, min(MANY // 2, 2 * n_components)), neighbours, groups)
+        names = merge_neighbours(cost, max(n_components, min(MANY // 2, 2 * n_components)), neighbours, groups)
     if len(names) <= n_components:
         return groups.outcome()
     kernels = implementation(len(names))
@@ -218,40 +197,6 @@ class _Search:
         self._bound, self._stale, self._alive = self._bound[kept], self._stale[kept], self._alive[kept]
         if self._table is not None:
             self._table = self._table[np.ix_(kept, kept)]
-
-
-def _merge_neighbours(cost: PairCost, n_components: int, neighbours: int, groups: Groups) -> np.ndarray:
-    """Merge cheap pairs of neighbours in rounds of disjoint pairs; return the names of what is left.
-
-    A round takes the pairs in the order of their costs, each component once, and at most an eighth of the
-    components, so that pairs that become cheap by a merge are seen before much dearer ones are merged.
-    """
-    from scipy.spatial import cKDTree
-
-    names = np.arange(len(cost.own))
-    while len(names) > n_components:
-        n = len(names)
-        points = cost.components.means.T
-        _, near = cKDTree(points).query(points, k=min(neighbours + 1, n))
-        first, second = np.repeat(np.arange(n), near.shape[1]), near.ravel()
-        couples = np.unique(np.sort(np.column_stack([first, second])[first != second], axis=1), axis=0)
-        costs = cost.pairs(couples[:, 0], couples[:, 1])
-        order = np.argsort(costs, kind="stable")
-        most = min(n - n_components, max(1, int(_ROUND * n)))
-        free, chosen = np.ones(n, dtype=bool), []
-        for at, (i, j) in zip(order.tolist(), couples[order].tolist(), strict=True):
-            if free[i] and free[j]:
-                free[i] = free[j] = False
-                chosen.append(at)
-                groups.merge(names[i], names[j], costs[at])
-                if len(chosen) == most:
-                    break
-        i, j = couples[chosen].T
-        cost.merge(i, j)
-        kept = np.setdiff1d(np.arange(n), j)
-        cost.keep(kept)
-        names = names[kept]
-    return names
 
 
 def salmond(mixture: GaussianMixture, n_components: int, *, neighbours: int | None = None) -> Outcome:

@@ -14,7 +14,8 @@ from sextet_common.checks import check
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances.metrics import distance
 from gmr_metric.loops.columns import columns, whitened
-from gmr_metric.reduction.greedy import Groups, runnalls
+from gmr_metric.reduction.greedy import runnalls
+from gmr_metric.reduction.groups import Groups
 from gmr_metric.reduction.merging import merge_groups
 from gmr_metric.reduction.outcome import Outcome, Step, nearest_centres, nearest_kept
 from gmr_metric.reduction.refinement import refine as refine_all

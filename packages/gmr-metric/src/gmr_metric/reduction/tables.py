@@ -16,7 +16,8 @@ from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.loops import vectorised
 from gmr_metric.loops.choice import implementation
 from gmr_metric.loops.columns import Columns, whitened
-from gmr_metric.reduction.greedy import Groups, SquaredChange, merge_greedily
+from gmr_metric.reduction.greedy import SquaredChange, merge_greedily
+from gmr_metric.reduction.groups import Groups
 from gmr_metric.reduction.outcome import Outcome
 
 Reference = Literal["original", "current"]

@@ -11,7 +11,7 @@ from sextet_common.checks import check
 from gmr_metric.density.algebra import log_of
 from gmr_metric.density.gaussian import log_determinants, log_gaussian, log_self_kernels
 from gmr_metric.density.mixture import GaussianMixture
-from gmr_metric.reduction.greedy import Groups
+from gmr_metric.reduction.groups import Groups
 from gmr_metric.reduction.outcome import Outcome
 
 Dissimilarity = Literal["kl", "ise"]
