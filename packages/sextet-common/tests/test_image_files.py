@@ -1,14 +1,10 @@
-"""Pixels of image files: NumPy-written images of every kind, bad files, and processes that decode."""
+"""Pixels of image files: NumPy-written images of every kind, bad files, and threads that decode."""
 
 from __future__ import annotations
 
 import io
-import os
-import signal
 import struct
-import subprocess
-import sys
-import time
+import threading
 import warnings
 import zlib
 from pathlib import Path
@@ -264,66 +260,21 @@ def test_gray_photographs_stored_as_rgb_are_offered_one_channel(tmp_path: Path) 
     assert read_images(paths).notes == ()
 
 
-def test_workers_import_neither_torch_nor_the_main_module(tmp_path: Path) -> None:
-    paths, _ = write(tmp_path, 600)
-    script = tmp_path / "job.py"  # without the usual guard of the main module
-    script.write_text(
-        f"import sys\nprint('started', flush=True)\nsys.path[:] = {sys.path!r}\n"
-        f"from sextet_common import image_files\nprint(image_files.read_images({paths!r}, workers=2).images.shape)\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.split("\n") == ["started", "(600, 3, 6, 5)", ""] and done.stderr == ""
+def test_reading_ahead_is_bounded_and_ends_with_the_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, _ = write(tmp_path, 60)
+    decoded: list[str] = []
+    decode_block = image_files._decode_block
 
+    def noted(block: list[str], **options: Any) -> Any:
+        decoded.extend(block)
+        return decode_block(block, **options)
 
-def test_the_end_of_a_worker_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths, _ = write(tmp_path, 600)
-    monkeypatch.setattr(image_files, "_BLOCK", 1)
-    started = []
-
-    class SecondOneEnds(subprocess.Popen[bytes]):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            started.append(self)
-            if len(started) == 2:
-                self.kill()
-
-    monkeypatch.setattr(subprocess, "Popen", SecondOneEnds)
-    with pytest.raises(
-        InputError, match=r"a process that decoded .*png and the files after it ended; expected: enough"
-    ):
-        read_images(paths, workers=2)
-    assert all(process.poll() is not None for process in started)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_nothing_is_left_after_an_interrupt(tmp_path: Path, number: int) -> None:
-    paths, _ = write(tmp_path, 4)
-    script = (
-        f"import sys; sys.path[:] = {sys.path!r}\n"
-        "from sextet_common import image_files\n"
-        "import signal, subprocess\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
-        "class Popen(subprocess.Popen):\n"
-        "    def __init__(self, *arguments, **options):\n"
-        "        super().__init__(*arguments, **options)\n"
-        "        print(self.pid, flush=True)\n"
-        "subprocess.Popen = Popen\n"
-        f"image_files._BLOCK = 1\nimage_files.read_images({paths!r} * 100_000, workers=2)\n"
-    )
-    job = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    workers = [int(job.stdout.readline()) for _ in range(2)]
-    time.sleep(0.5)
-    job.send_signal(number)
-    _, errors = job.communicate(timeout=30)
-    assert errors.count("Traceback") == (number == signal.SIGINT)
-    for _ in range(100):
-        if not any(os.path.exists(f"/proc/{worker}") for worker in workers):
-            break
-        time.sleep(0.1)
-    else:
-        pytest.fail("a worker is left")
+    monkeypatch.setattr(image_files, "_decode_block", noted)
+    options = {"size": None, "channels": None, "skip": False, "first": paths[0], "shape": (3, 6, 5)}
+    before, blocks = threading.active_count(), image_files._decoded([[path] for path in paths], options, 2)
+    assert next(blocks)[1] == [0] and len(decoded) <= 5
+    blocks.close()
+    assert len(decoded) <= 5 and threading.active_count() == before
 
 
 def test_no_warning_reaches_the_reader(tmp_path: Path) -> None:

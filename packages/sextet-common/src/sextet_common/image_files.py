@@ -1,23 +1,17 @@
-"""Image files on disk: decoding one, and decoding many into one array, in parallel processes where it pays."""
+"""Image files on disk: decoding one, and decoding many into one array, in parallel threads where it pays."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
-import itertools
-import json
 import math
 import os
-import signal
-import subprocess
-import sys
-import tempfile
-import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Integer
@@ -33,7 +27,7 @@ _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 # What Pillow's decoders raise for damaged files, besides the exceptions that `reading` knows; they check little.
 _PILLOW = (SyntaxError, RuntimeError, ArithmeticError, *STRUCTURE)
 _BLOCK = 4 << 20  # bytes of pixels that are decoded at once
-_PARALLEL_FROM = 2000  # files; starting the processes takes longer than decoding fewer
+_PARALLEL_FROM = 2000  # files
 _IN_MEMORY = functools.partial(np.empty, dtype=np.uint8)
 _TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262  # tags
 
@@ -104,7 +98,7 @@ def read_images(
 ) -> Pixels:
     """Decode images of one size in the order of their paths; the number of workers changes no pixel.
 
-    ``on_bad_image`` says what to do with a file that :func:`decode` refuses. ``workers`` is the number of processes, by
+    ``on_bad_image`` says what to do with a file that :func:`decode` refuses. ``workers`` is the number of threads, by
     default 1 for fewer than 2000 files, else one per core, at most 16. ``create`` returns the array to fill, given the
     shape for all paths; a memory-mapped one is written in blocks that memory holds one at a time.
     """
@@ -123,8 +117,8 @@ def read_images(
     blocks = [list(paths[start : start + step]) for start in range(0, len(paths), step)]
     images = create((len(paths), *shape))
     gray, done, rows = shape[0] == 3 and channels is None, 0, list[int]()
-    with progress.bar("decode images", len(paths)) as bar, contextlib.ExitStack() as stack:
-        for block, (pixels, kept) in zip(blocks, _decoded(blocks, options, workers, stack), strict=True):
+    with progress.bar("decode images", len(paths)) as bar:
+        for block, (pixels, kept) in zip(blocks, _decoded(blocks, options, workers), strict=True):
             images[len(rows) : len(rows) + len(kept)] = pixels
             release(images)
             rows += [done + at for at in kept]
@@ -172,55 +166,22 @@ def _decode_block(paths: Sequence[str], first: str, shape: Sequence[int], skip: 
     return images[: len(kept)], kept
 
 
-def _decoded(
-    blocks: Sequence[Sequence[str]], options: dict[str, Any], workers: int | None, stack: contextlib.ExitStack
-) -> Iterator[_Block]:
-    """Yield the decoded blocks in order. Processes that decode them end with the stack."""
+def _decoded(blocks: Sequence[Sequence[str]], options: dict[str, Any], workers: int | None) -> Iterator[_Block]:
+    """Yield the decoded blocks in order, a few of them ahead of the reader. Pillow decodes without holding the GIL."""
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = min(cores, 16) if sum(map(len, blocks)) >= _PARALLEL_FROM else 1
-    workers = min(workers, len(blocks))
-    if workers <= 1 or not sys.executable:
+    if workers <= 1:
         yield from (_decode_block(block, **options) for block in blocks)
         return
-    pipes = [_start({"blocks": blocks[number::workers], "options": options}, stack) for number in range(workers)]
-    for block, pipe in zip(blocks, itertools.cycle(pipes), strict=False):
+    with ThreadPoolExecutor(workers) as threads:
+        waiting = deque[Future[_Block]]()
         try:
-            kept, error = json.loads(pipe.readline())
-            shape = len(kept), *options["shape"]
-            pixels = np.frombuffer(pipe.read(math.prod(shape)), np.uint8).reshape(shape)
-        except ValueError:  # the pipe ended
-            given = f"a process that decoded {block[0]} and the files after it ended"
-            raise InputError(given, "enough free memory, or workers=1") from None
-        if error:
-            raise InputError(*error)
-        yield pixels, kept
-
-
-def _start(request: dict[str, Any], stack: contextlib.ExitStack) -> IO[bytes]:
-    """Start a process that answers a request; unlike multiprocessing's, it does not run the program's main module."""
-    code = f"import sys; sys.path[:] = {sys.path!r}; from sextet_common import image_files; image_files._serve()"
-    command = [sys.executable, "-c", code]
-    with files.writing("a temporary file"), tempfile.TemporaryFile() as file:
-        file.write(json.dumps(request).encode())
-        file.seek(0)
-        process = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    stack.enter_context(process)
-    stack.callback(process.kill)
-    assert process.stdout is not None
-    return process.stdout
-
-
-def _serve() -> None:
-    """Answer the request on stdin: for every block, a line of JSON and the pixels. It ends when nobody reads them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
-    warnings.simplefilter("ignore")
-    request = json.load(sys.stdin)
-    for block in request["blocks"]:
-        pixels, kept, error = np.empty(0, np.uint8), list[int](), list[str]()
-        try:
-            pixels, kept = _decode_block(block, **request["options"])
-        except InputError as refused:
-            error = [refused.given, refused.expected]
-        sys.stdout.buffer.write(json.dumps([kept, error]).encode() + b"\n" + pixels.tobytes())
-        sys.stdout.buffer.flush()
+            for block in blocks:
+                waiting.append(threads.submit(_decode_block, block, **options))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            threads.shutdown(cancel_futures=True)
