@@ -197,3 +197,29 @@ def test_the_module_runs_as_a_program(folder: Path) -> None:
     assert program("distance", "mixture.json", "mixture.json").stdout == "0\n"
     failed = program("distance", "mixture.json", "missing.json")
     assert failed.returncode == 2 and failed.stderr.count("\n") == 1
+
+
+def test_levels_write_one_file_each_from_one_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("reduce mixture.json --levels 2,7,4 --method runnalls --out r.npz") == 0
+    assert capsys.readouterr().out.endswith("; r-7.npz, r-4.npz, r-2.npz\n")
+    for count in (7, 4, 2):
+        expected = reduce(GaussianMixture.load("mixture.json"), count, "runnalls").mixture
+        np.testing.assert_array_equal(GaussianMixture.load(f"r-{count}.npz").covariances, expected.covariances)
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("--levels 3,x --method runnalls --out r.npz", "levels are '3,x'"),
+        ("--levels 3,0 --method runnalls --out r.npz", "levels are '3,0'"),
+        ("--levels 3 --method runnalls", "levels without a file"),
+        ("--levels 3 -k 2 --method runnalls --out r.npz", "levels without a file, or with another number"),
+        ("--levels 3,11 --method runnalls --out r.npz", "level 11 of 10 components"),
+        ("--levels 3,5 --out r.npz", "levels of oggmr"),
+        ("--levels 3,5 --method cowa --out r.npz", "levels of cowa"),
+    ],
+)
+def test_bad_levels_are_refused(words: str, error: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(f"reduce mixture.json {words}") != 0
+    assert error in capsys.readouterr().err
+    assert not list(folder.glob("r*"))

@@ -31,6 +31,7 @@ def reduce(
     method: str = "oggmr",
     max_distance: float | None = None,
     option: _Repeated = (),
+    levels: str = "",
     out: Path | None = None,
     trace: Path | None = None,
     plot: Path | None = None,
@@ -49,6 +50,10 @@ def reduce(
         The largest angle to the original, in radians: keep the fewest components within it.
     option
         An option of the method, NAME=VALUE; may be repeated.
+    levels
+        Several numbers of components, separated by commas, instead of one, from one run of a method that only merges:
+        runnalls, salmond, west, williams, or oggmr with the option refine=none. A file is written for each, such as
+        NAME-100.npz if --out is NAME.npz; trace, plot and what is printed are those of the fewest.
     out
         File for the reduced mixture, .json, .npz or .safetensors.
     trace
@@ -60,14 +65,21 @@ def reduce(
     _check_suffix(plot, ".png")
     if plot is not None:
         cli.require_extra("gmr-metric", "plot")
+    options = _options(option)
+    counts = _levels(levels, n_components, max_distance, method, options, out)
     original = _load(mixture)
-    reduction = api.reduce(original, n_components, method, max_distance=max_distance, **_options(option))
+    if counts and counts[0] > len(original):
+        raise InputError(f"level {counts[0]} of {len(original)} components", f"1 to {len(original)}")
+    fewest = counts[-1] if counts else n_components
+    reduction = api.reduce(original, fewest, method, max_distance=max_distance, **options)
     if out is None:
         arrays = {name: getattr(reduction.mixture, name) for name in ("weights", "means", "covariances")}
         print(storage.to_json(arrays))
     else:
-        with _writing(out):
-            reduction.mixture.save(out)
+        mixtures = {out.with_stem(f"{out.stem}-{count}"): reduction.cut(count).mixture for count in counts}
+        for path, level in (mixtures or {out: reduction.mixture}).items():
+            with _writing(path):
+                level.save(path)
     if trace is not None:
         steps = [step._asdict() for step in reduction.history]
         table = {"assignment": reduction.assignment.tolist(), "distance": reduction.distance, "history": steps}
@@ -79,10 +91,11 @@ def reduce(
         with _writing(plot):
             plot_reduction(reduction, plot)
     if out is not None:
-        counts = f"{len(original)} components to {len(reduction.mixture)}"
+        sizes = f"{len(original)} components to {len(reduction.mixture)}"
         ise = metrics.distance(original, reduction.mixture, "ise")
-        written = ", ".join(str(path) for path in (out, trace, plot) if path is not None)
-        print(f"{counts}: angle {reduction.distance:.6g}, ISE {ise:.6g}, {reduction.seconds:.3g} s; {written}")
+        numbers = f"angle {reduction.distance:.6g}, ISE {ise:.6g}, {reduction.seconds:.3g} s"
+        written = ", ".join(str(path) for path in (*(mixtures or (out,)), trace, plot) if path is not None)
+        print(f"{sizes}: {numbers}; {written}")
 
 
 def export(mixture: _File, /, to: Path, license: str = "unknown") -> None:
@@ -207,6 +220,26 @@ def kde(samples: _File, /, out: Path, bandwidth: str = "scott") -> None:
     with _writing(out):
         mixture.save(out)
     print(f"{len(mixture)} components in {mixture.dim} dimensions; {out}")
+
+
+def _levels(
+    words: str,
+    n_components: int | None,
+    max_distance: float | None,
+    method: str,
+    options: dict[str, Any],
+    out: Path | None,
+) -> list[int]:
+    """Read the numbers of components, descending; refuse what does not go with them."""
+    if not words:
+        return []
+    if not all(word.isdecimal() and int(word) for word in words.split(",")):
+        raise InputError(f"levels are {words!r}", "whole numbers >= 1, separated by commas")
+    if out is None or n_components is not None or max_distance is not None:
+        raise InputError("levels without a file, or with another number of components", "--levels and --out alone")
+    if method in api.BUILT_IN and not api.merges_alone(method, options):
+        raise InputError(f"levels of {method}", api.MERGING)
+    return sorted({int(word) for word in words.split(",")}, reverse=True)
 
 
 def _load(path: Path) -> GaussianMixture:

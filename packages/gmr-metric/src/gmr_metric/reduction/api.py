@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,7 @@ from gmr_metric.reduction.clustering import ctd, gmrc
 from gmr_metric.reduction.cowa import cowa
 from gmr_metric.reduction.exhaustive import brute_force
 from gmr_metric.reduction.greedy import runnalls, salmond
+from gmr_metric.reduction.groups import History, groups_after, merges_only, renamed
 from gmr_metric.reduction.merging import merge_groups
 from gmr_metric.reduction.oggmr import oggmr
 from gmr_metric.reduction.outcome import Outcome, Step, nearest_kept
@@ -44,6 +45,7 @@ BUILT_IN: dict[str, Method] = {
     "oggmr": oggmr,
 }
 _METHODS = dict(BUILT_IN)
+MERGING = "runnalls, salmond, west, williams, or oggmr with refine='none'"  # those whose history gives all levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +53,16 @@ class Reduction:
     """A reduced mixture, and how it was obtained.
 
     ``assignment``, shape (N,), is the reduced component that each original one went to. ``history`` holds the method's
-    steps in order, and ``seconds`` its running time.
+    steps in order, and ``seconds`` its running time. ``merges`` tells whether the reduced components are the
+    moment-preserving merges of their groups.
     """
 
     mixture: GaussianMixture
     assignment: Integer[np.ndarray, " components"]
-    history: tuple[Step, ...]
+    history: Sequence[Step] = field(repr=False)
     seconds: float
     original: GaussianMixture = field(repr=False)
+    merges: bool = False
 
     @cached_property
     def distance(self) -> float:
@@ -67,6 +71,42 @@ class Reduction:
         It is computed on first access, because it costs a number of kernels quadratic in N.
         """
         return distance(self.original, self.mixture)
+
+    def cut(self, n_components: int) -> Reduction:
+        """Return the reduction to more components that the first of these merges make; groups of all levels are nested.
+
+        The method must only merge: runnalls, salmond, west, williams, or oggmr with ``refine="none"``. Up to 5000
+        components, or with ``neighbours=0``, the result is that of the method itself with ``n_components``, from the
+        number of reduced to that of original components.
+
+        Examples
+        --------
+        >>> line = GaussianMixture(np.full(4, 0.25), [[0.0], [0.5], [3.0], [9.0]], np.ones((4, 1, 1)))
+        >>> reduction = reduce(line, 1, method="runnalls")
+        >>> [reduction.cut(k).assignment.tolist() for k in (1, 2, 3)]
+        [[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 2]]
+        """
+        check("n_components", n_components, Annotated[int, Bounds(len(self.mixture), len(self.original))])
+        start = time.perf_counter()
+        part, _, nearest = self._positive
+        steps = max(0, len(part) - int(n_components))
+        groups = groups_after(self._pairs[:steps], len(part))
+        mixture, history = merge_groups(part, groups), self.history[:steps]
+        return Reduction(mixture, groups[nearest], history, time.perf_counter() - start, self.original, merges=True)
+
+    @cached_property
+    def _positive(self) -> tuple[GaussianMixture, np.ndarray, np.ndarray]:
+        return _positive(self.original)
+
+    @cached_property
+    def _pairs(self) -> np.ndarray:
+        """The groups that were merged, shape (M, 2), among the components of positive weight."""
+        history = self.history
+        if not self.merges or not merges_only(history):
+            raise InputError("a reduction that is more than merges has no other levels", f"one by {MERGING}")
+        pairs = history.pairs if isinstance(history, History) else [step.components for step in history]
+        found: np.ndarray = np.searchsorted(self._positive[1], np.array(pairs, dtype=np.intp).reshape(-1, 2))
+        return found
 
 
 def reduce(
@@ -117,7 +157,7 @@ def reduce(
                 best, enough = trial, len(trial.mixture)
             else:
                 too_few = middle
-    return Reduction(best.mixture, best.assignment, best.history, time.perf_counter() - start, mixture)
+    return replace(best, seconds=time.perf_counter() - start)
 
 
 def reduce_many(
@@ -176,6 +216,11 @@ def check_method(name: str) -> None:
         raise InputError(f"method {name!r} is unknown", ", ".join(available_methods()))
 
 
+def merges_alone(name: str, options: dict[str, Any]) -> bool:
+    """Return whether a built-in method with these options only merges, so that its result can be cut."""
+    return name in ("runnalls", "salmond", "west", "williams") or (name, options.get("refine")) == ("oggmr", "none")
+
+
 def _method(name: str, options: dict[str, Any]) -> Method:
     check_method(name)
     own = list(inspect.signature(_METHODS[name]).parameters)[2:]
@@ -188,16 +233,20 @@ def _method(name: str, options: dict[str, Any]) -> Method:
 def _run(method: Method, mixture: GaussianMixture, n_components: int, options: dict[str, Any]) -> Reduction:
     """Run a method on the components of positive weight, and assign the others to the nearest of them."""
     start = time.perf_counter()
-    heavy = np.flatnonzero(mixture.weights > 0)
-    whole = len(heavy) == len(mixture)
-    part = mixture if whole else mixture.subset(heavy)
+    part, heavy, nearest = _positive(mixture)
     outcome = method(part, min(n_components, len(part)), **options)
     assignment = np.asarray(outcome.assignment)
+    merges = outcome.mixture is None
     reduced = merge_groups(part, assignment) if outcome.mixture is None else outcome.mixture
-    history = tuple(outcome.history)
-    if not whole:
-        assignment = assignment[nearest_kept(mixture, heavy)]
-        history = tuple(
-            Step(s.action, tuple(int(heavy[c]) for c in s.components), s.n_components, s.cost) for s in history
-        )
-    return Reduction(reduced, assignment, history, time.perf_counter() - start, mixture)
+    history: Sequence[Step] = outcome.history if isinstance(outcome.history, History) else tuple(outcome.history)
+    if len(part) < len(mixture):
+        history = renamed(history, heavy)
+    return Reduction(reduced, assignment[nearest], history, time.perf_counter() - start, mixture, merges)
+
+
+def _positive(mixture: GaussianMixture) -> tuple[GaussianMixture, np.ndarray, np.ndarray]:
+    """Return the components of positive weight, their indices, and the nearest of them to each component (N,)."""
+    heavy = np.flatnonzero(mixture.weights > 0)
+    if len(heavy) == len(mixture):
+        return mixture, heavy, heavy
+    return mixture.subset(heavy), heavy, nearest_kept(mixture, heavy)

@@ -35,7 +35,7 @@ def cowa(
     [0.6, 0.4]
     """
     components = LightestFirst(mixture, dissimilarity, weighting)
-    groups, names = Groups(len(mixture)), np.arange(len(mixture))
+    groups, names, history = Groups(len(mixture)), np.arange(len(mixture)), list[Step]()
     fit = _WeightFit(mixture)
     while len(names) > n_components:
         i, j, cost = components.merge_lightest()
@@ -43,9 +43,9 @@ def cowa(
         names = np.delete(names, j)
         fit.merged(i, j, components)
         components.weights, error = fit.weights(components.weights)
-        groups.history.append(Step("refine", (), len(names), error))
+        history += (groups.history[-1], Step("refine", (), len(names), error))
     fitted = GaussianMixture(components.weights, components.means, components.covariances, normalize=True)
-    return Outcome(groups.outcome().assignment, fitted, tuple(groups.history))
+    return Outcome(groups.outcome().assignment, fitted, history)
 
 
 class _WeightFit:

@@ -131,8 +131,7 @@ def merge_greedily(cost: PairCost, n_components: int, neighbours: int | None = N
     kernels = implementation(len(names))
     if cost.kind is not None and kernels is not vectorised:
         pairs, values = kernels.merge_pairs(cost.kind, n_components, cost.components, cost.own, cost.log_scale)
-        for (i, j), value in zip(names[pairs].tolist(), values.tolist(), strict=True):
-            groups.merge(i, j, value)
+        groups.merge(names[pairs[:, 0]], names[pairs[:, 1]], values)
     else:
         _Search(cost, names, groups).merge_until(n_components)
     return groups.outcome()

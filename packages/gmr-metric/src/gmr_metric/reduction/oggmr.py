@@ -103,7 +103,7 @@ def _largest(mixture: GaussianMixture, n_components: int) -> Outcome:
 
 def _refined_each(mixture: GaussianMixture, n_components: int) -> Outcome:
     """Alternate between merging the best pair of the current mixture and refining it."""
-    groups, names, current = Groups(len(mixture)), np.arange(len(mixture)), mixture
+    groups, names, current, history = Groups(len(mixture)), np.arange(len(mixture)), mixture, list[Step]()
     while len(names) > n_components:
         i, j, cost = Tables(whitened(mixture), whitened(current, mixture), "angle").cheapest()
         groups.merge(names[i], names[j], cost)
@@ -111,5 +111,5 @@ def _refined_each(mixture: GaussianMixture, n_components: int) -> Outcome:
         joined = np.arange(len(current)) - (np.arange(len(current)) > j)
         joined[j] = i
         current = refine_all(mixture, merge_groups(current, joined))
-        groups.history.append(Step("refine", (), len(names), distance(mixture, current)))
-    return Outcome(nearest_centres(mixture, current), current, tuple(groups.history))
+        history += (groups.history[-1], Step("refine", (), len(names), distance(mixture, current)))
+    return Outcome(nearest_centres(mixture, current), current, history)
