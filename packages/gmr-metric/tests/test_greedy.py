@@ -74,13 +74,13 @@ METHODS: dict[str, tuple[Callable[..., Outcome], Cost]] = {
 
 
 @pytest.mark.parametrize(
-    ("small", "table"), [(0, 0), (32, 2**23), (32, 0)], ids=["compiled", "vectorised", "vectorised, no table"]
+    ("long", "table"), [(0.0, 0), (1.0, 2**23), (1.0, 0)], ids=["compiled", "vectorised", "vectorised, no table"]
 )
 @pytest.mark.parametrize("name", METHODS)
 def test_the_same_pairs_as_computing_everything_anew(
-    make, name: str, small: int, table: int, monkeypatch: pytest.MonkeyPatch
+    make, name: str, long: float, table: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "SMALL", small)
+    monkeypatch.setattr(choice, "LONG", long)
     monkeypatch.setattr(greedy, "_TABLE", table)
     method, cost = METHODS[name]
     for seed, (n, d) in enumerate([(2, 1), (5, 1), (8, 2), (12, 1), (12, 3), (12, 2)]):
@@ -94,6 +94,7 @@ def test_compiled_and_vectorised_loops_merge_alike(make, cost: type, monkeypatch
     for seed, n, d in ((0, 33, 1), (1, 150, 2), (2, 200, 4)):
         mixture = make(seed, n, d)
         histories = []
+        monkeypatch.setattr(choice, "LONG", 0.0)
         for numba, table in (("1", 0), ("0", 2**23), ("0", 0)):
             monkeypatch.setenv("GMR_METRIC_NUMBA", numba)
             monkeypatch.setattr(greedy, "_TABLE", table)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from types import ModuleType
 
 import numpy as np
@@ -13,6 +15,7 @@ from gmr_metric.loops import choice, compiled, numba_kernels, vectorised
 from gmr_metric.loops.choice import implementation
 from gmr_metric.loops.columns import columns, whitened, whitening
 from gmr_metric.reduction.merging import merge
+from gmr_metric.reduction.tables import SHORT, seconds_against_original, williams
 from hypothesis import given, settings, strategies as st
 from scipy.stats import multivariate_normal
 
@@ -151,10 +154,32 @@ def test_whitening_gives_the_unit_covariance_and_zero_mean(make) -> None:
     np.testing.assert_allclose(white.affine(factor, mean).means, mixture.means, rtol=1e-12)
 
 
-def test_numba_is_kept_out_where_asked_and_for_small_mixtures(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert implementation(choice.SMALL) is compiled and implementation(choice.SMALL - 1) is vectorised
+def test_numba_is_kept_out_where_asked_and_for_short_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert implementation(1.1) is compiled and implementation(0.9) is vectorised
     monkeypatch.setenv("GMR_METRIC_NUMBA", "0")
     assert implementation(10_000) is vectorised
     monkeypatch.delenv("GMR_METRIC_NUMBA")
     monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
     assert implementation(10_000) is vectorised
+
+
+def test_the_estimate_grows_with_the_work_and_the_reference_follows_it(make) -> None:
+    estimates = [seconds_against_original(columns(make(0, n, d))) for n, d in ((60, 2), (60, 6), (120, 6), (120, 20))]
+    assert estimates == sorted(estimates) and estimates[2] == pytest.approx(8 * estimates[1])
+    assert estimates[0] < SHORT < estimates[-1]
+    mixture = make(0, 120, 20)
+    assert williams(mixture, 119).history == williams(mixture, 119, reference="current").history
+
+
+def test_a_short_job_loads_neither_numba_nor_torch() -> None:
+    """The command runs in its own process, since this one has loaded both."""
+    words = """
+import sys, numpy as np, gmr_metric
+draw = np.random.default_rng(0)
+mixture = gmr_metric.GaussianMixture(np.full(60, 1 / 60), draw.normal(size=(60, 2)), np.tile(np.eye(2), (60, 1, 1)))
+for method in ("runnalls", "williams", "oggmr"):
+    gmr_metric.reduce(mixture, 10, method)
+print(sorted({"numba", "llvmlite", "torch"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -17,7 +17,7 @@ from gmr_metric.checks import same_dim
 from gmr_metric.density.algebra import log_of
 from gmr_metric.density.gaussian import log_gaussian
 from gmr_metric.density.mixture import GaussianMixture
-from gmr_metric.loops.choice import implementation
+from gmr_metric.loops.choice import implementation, numpy_seconds
 from gmr_metric.loops.columns import columns
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def log_inner_product(f: GaussianMixture, g: GaussianMixture) -> float:
         return _log_squared_norms[f]
     first = columns(f).bounded(log_weights=True)
     second = first if same else columns(g).bounded(log_weights=True)
-    value = float(implementation(min(len(f), len(g))).log_inner(first, second, same))
+    seconds = numpy_seconds(len(f) * len(g) / (1 + same), first)
+    value = float(implementation(seconds).log_inner(first, second, same))
     if same:
         _log_squared_norms[f] = value
     return value

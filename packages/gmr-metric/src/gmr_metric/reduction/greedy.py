@@ -16,7 +16,7 @@ from sextet_common.checks import Natural, check
 
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.loops import vectorised
-from gmr_metric.loops.choice import implementation
+from gmr_metric.loops.choice import implementation, numpy_seconds
 from gmr_metric.loops.columns import RUNNALLS, SALMOND, SQUARED_CHANGE, whitened
 from gmr_metric.reduction.groups import Groups
 from gmr_metric.reduction.outcome import Outcome
@@ -128,7 +128,7 @@ def merge_greedily(cost: PairCost, n_components: int, neighbours: int | None = N
         names = merge_neighbours(cost, max(n_components, min(MANY // 2, 2 * n_components)), neighbours, groups)
     if len(names) <= n_components:
         return groups.outcome()
-    kernels = implementation(len(names))
+    kernels = implementation(numpy_seconds(len(names) ** 2, cost.components))
     if cost.kind is not None and kernels is not vectorised:
         pairs, values = kernels.merge_pairs(cost.kind, n_components, cost.components, cost.own, cost.log_scale)
         groups.merge(names[pairs[:, 0]], names[pairs[:, 1]], values)

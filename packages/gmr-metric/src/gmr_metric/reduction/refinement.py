@@ -18,7 +18,7 @@ from gmr_metric.density.algebra import log_of
 from gmr_metric.density.gaussian import full, log_self_kernels, lower
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances.inner import log_inner_product
-from gmr_metric.loops.choice import implementation
+from gmr_metric.loops.choice import implementation, numpy_seconds
 from gmr_metric.loops.columns import Bounded, Gradients, whitened, whitening
 
 Objective = Literal["cauchy-schwarz", "ise"]
@@ -93,7 +93,7 @@ class _Problem:
         self._mean, self._factor = whitening(original)
         f = whitened(original)
         self._f = f.bounded()
-        self._kernels = implementation(len(original))
+        self._kernels = implementation(numpy_seconds(500 * len(original) * len(start), f))
         self._log_scale = float(f.log_self().max())
         self._cut = float(2 * self._f.reach.max()) - _NEGLIGIBLE
         volume = float(np.log(np.diagonal(self._factor)).sum())

@@ -14,15 +14,15 @@ from sextet_common.errors import InputError
 
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.loops import vectorised
-from gmr_metric.loops.choice import implementation
-from gmr_metric.loops.columns import Columns, whitened
+from gmr_metric.loops.choice import implementation, numpy_seconds
+from gmr_metric.loops.columns import Columns, columns, whitened
 from gmr_metric.reduction.greedy import SquaredChange, merge_greedily
 from gmr_metric.reduction.groups import Groups
 from gmr_metric.reduction.outcome import Outcome
 
 Reference = Literal["original", "current"]
 Criterion = Literal["angle", "ise"]
-FEW = 300  # up to this many components the original is the reference by default
+SHORT = 2.0  # seconds of work up to which the original is the reference by default
 
 
 def williams(
@@ -35,6 +35,11 @@ def williams(
     return merge_by(mixture, n_components, reference, neighbours, "ise")
 
 
+def seconds_against_original(mixture: Columns) -> float:
+    """Estimate NumPy's time for all merges against the original: about 2 N^3 kernels."""
+    return numpy_seconds(2.0 * len(mixture.weights) ** 3, mixture)
+
+
 def merge_by(
     mixture: GaussianMixture,
     n_components: int,
@@ -45,7 +50,7 @@ def merge_by(
     """Merge greedily by a criterion against the original or the current mixture."""
     check("reference", reference, Reference | None)
     if reference is None:
-        reference = "original" if len(mixture) <= FEW else "current"
+        reference = "original" if seconds_against_original(columns(mixture)) <= SHORT else "current"
     if reference == "current":
         return merge_greedily(SquaredChange(mixture), n_components, neighbours)
     if neighbours:
@@ -73,7 +78,7 @@ class Tables:
 
     def __init__(self, f: Columns, g: Columns, criterion: Criterion) -> None:
         self._f, self._g, self._criterion = f, g.take(np.arange(len(g.weights))), criterion
-        self._kernels = implementation(len(f.weights))
+        self._kernels = implementation(seconds_against_original(f))
         self._log_scale = float(f.log_self().max())
         n = len(g.weights)
         self._with_f = vectorised.overlaps(self._g, f, self._log_scale)
