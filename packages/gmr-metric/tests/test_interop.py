@@ -206,7 +206,7 @@ LINE = np.linspace(0, 1, 6)[:, None] * np.array([1.0, 0.3])
         (POINTS[:3], "scott", "the 3 samples of positive weight span 2 of 3 dimensions"),
         (np.zeros((1, 2)), 0.5, "the 1 samples of positive weight span 0 of 2"),
         (np.full((20, 1), 0.1), "scott", "span 0 of 1"),  # whose rounded mean is another number
-        (np.zeros(3), "scott", r"samples must have shape \(any, any\), got \(3,\)"),
+        (np.zeros((1, 1, 3)), "scott", r"samples must have shape \(any, any\), got \(1, 1, 3\)"),
         (np.zeros((0, 2)), "scott", r"samples have shape \(0, 2\)"),
         ([[np.nan, 1.0]], "scott", r"samples\[0, 0\] must be finite, got nan"),
         ([["a"]], "scott", "samples must be an array of numbers"),

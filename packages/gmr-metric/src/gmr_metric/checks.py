@@ -6,17 +6,31 @@ from typing import Any
 
 import numpy as np
 from sextet_common.errors import InputError
+from sextet_common.seeding import generator
 
 _SYMMETRY = 1e-8  # largest asymmetry of a matrix, relative to its largest entry
 
 
-def as_floats(name: str, values: Any, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Return a new, finite, read-only float64 array of a shape, in which None stands for any length."""
-    try:
-        array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{name} must be an array of numbers: {error}") from error
-    if array.ndim != len(shape) or any(n not in (None, size) for n, size in zip(shape, array.shape, strict=True)):
+def as_floats(name: str, values: Any, shape: tuple[int | None, ...] | None = None) -> np.ndarray:
+    """Return a finite, read-only float64 array of a shape, in which None stands for any length.
+
+    It is a copy, unless the values are such an array already.
+    """
+    if (
+        isinstance(values, np.ndarray)
+        and values.dtype == np.float64
+        and not values.flags.writeable
+        and values.base is None
+    ):
+        array = values
+    else:
+        try:
+            array = np.array(values, dtype=np.float64, order="C")
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"{name} must be an array of numbers: {error}") from error
+    if shape is not None and (
+        array.ndim != len(shape) or any(n not in (None, size) for n, size in zip(shape, array.shape, strict=True))
+    ):
         sizes = ", ".join("any" if size is None else str(size) for size in shape)
         raise InputError(f"{name} must have shape ({sizes}{',' * (len(shape) == 1)}), got {array.shape}")
     if not np.isfinite(array).all():
@@ -37,6 +51,21 @@ def symmetric(name: str, matrices: np.ndarray) -> np.ndarray:
     if not np.isfinite(mean).all():
         raise InputError(f"{name} entries must not overflow when doubled, got {np.abs(matrices).max():g}")
     return mean
+
+
+def drawing(
+    seed: int | np.random.Generator,
+    random_state: int | np.random.Generator | np.random.RandomState | None,
+    purpose: str,
+) -> np.random.Generator:
+    """Return a generator of random numbers: of a seed, one stream per purpose, or the one given.
+
+    ``random_state`` is scikit-learn's name; if it is not None it replaces the seed.
+    """
+    chosen = seed if random_state is None else random_state
+    if isinstance(chosen, np.random.RandomState):
+        return np.random.default_rng(chosen.randint(2**31, size=4))
+    return chosen if isinstance(chosen, np.random.Generator) else generator(chosen, purpose)
 
 
 def same_dim(first: int, second: int) -> None:

@@ -13,6 +13,7 @@ from sextet_common.errors import InputError, require
 
 from gmr_metric.checks import as_floats, symmetric
 from gmr_metric.density.algebra import Arrays, log_of
+from gmr_metric.density.kinds import CovarianceType, covariance_type
 
 if TYPE_CHECKING:
     import torch
@@ -28,29 +29,23 @@ def from_sklearn(model: Any) -> Arrays:
         raise InputError(f"a {type(model).__name__}", "a GaussianMixture or BayesianGaussianMixture of scikit-learn")
     if not hasattr(model, "means_"):
         raise InputError(f"this {type(model).__name__} is not fitted", "a fitted model")
-    n, d = model.means_.shape
-    kind, given = model.covariance_type, np.asarray(model.covariances_, dtype=np.float64)
-    if kind == "full":
-        covariances = given
-    elif kind == "tied":
-        covariances = np.tile(given, (n, 1, 1))
-    elif kind == "diag":
-        covariances = given[:, :, None] * np.eye(d)
-    else:
-        covariances = given[:, None, None] * np.eye(d)
-    covariances = (covariances + np.swapaxes(covariances, 1, 2)) / 2  # fits in float32 are symmetric to 1e-7 only
+    covariances = np.asarray(model.covariances_, dtype=np.float64)
+    if model.covariance_type == "tied":
+        covariances = np.tile(covariances, (len(model.means_), 1, 1))
+    if covariances.ndim == 3:  # fits in float32 are symmetric to 1e-7 only
+        covariances = (covariances + np.swapaxes(covariances, 1, 2)) / 2
     return model.weights_, model.means_, covariances
 
 
 def to_sklearn(weights: np.ndarray, means: np.ndarray, covariances: np.ndarray, factors: np.ndarray) -> Any:
-    """Return a fitted scikit-learn mixture; factors are the covariances' Cholesky factors."""
+    """Return a fitted scikit-learn mixture; factors are the covariances' Cholesky factors or standard deviations."""
     mixture_module = require("sklearn.mixture", package="gmr-metric", extra="sklearn")
-    model = mixture_module.GaussianMixture(len(weights), covariance_type="full")
+    model = mixture_module.GaussianMixture(len(weights), covariance_type=covariance_type(covariances))
     model.weights_ = weights / weights.sum()  # scikit-learn's sampler refuses a sum above 1 + 1e-12
     model.means_, model.covariances_ = means.copy(), covariances.copy()
-    inverse = np.linalg.inv(factors)
-    model.precisions_cholesky_ = np.swapaxes(inverse, 1, 2)
-    model.precisions_ = np.matmul(np.swapaxes(inverse, 1, 2), inverse)
+    inverse = np.linalg.inv(factors) if factors.ndim == 3 else 1 / factors
+    model.precisions_cholesky_ = np.swapaxes(inverse, 1, 2) if factors.ndim == 3 else inverse
+    model.precisions_ = np.matmul(np.swapaxes(inverse, 1, 2), inverse) if factors.ndim == 3 else inverse**2
     model.converged_, model.n_iter_, model.n_features_in_ = True, 0, means.shape[1]
     return model
 
@@ -73,7 +68,7 @@ def from_torch(distribution: MixtureSameFamily) -> Arrays:
         if not isinstance(normal, d.Normal):
             raise InputError(f"components are {type(normal).__name__}", expected)
         means, deviations = (_floats(t).reshape(len(t), -1) for t in (normal.loc, normal.scale))
-        covariances = deviations[:, :, None] ** 2 * np.eye(means.shape[1])
+        covariances = deviations**2
     return _floats(distribution.mixture_distribution.probs), means, covariances
 
 
@@ -84,22 +79,27 @@ def to_torch(
     dtype: torch.dtype | None,
     device: torch.device | str | None,
 ) -> MixtureSameFamily:
-    """Return a torch mixture; factors are the covariances' Cholesky factors."""
+    """Return a torch mixture; factors are the covariances' Cholesky factors or standard deviations."""
     torch = require("torch", package="gmr-metric", extra="torch")
     d = require("torch.distributions", package="gmr-metric", extra="torch")
 
     def tensor(array: np.ndarray) -> Any:
         return torch.tensor(array, dtype=dtype or torch.float64, device=device)
 
-    components = d.MultivariateNormal(tensor(means), scale_tril=tensor(factors))
+    if factors.ndim == 3:
+        components = d.MultivariateNormal(tensor(means), scale_tril=tensor(factors))
+    else:
+        deviations = np.broadcast_to(factors.reshape(len(means), -1), means.shape).copy()
+        components = d.Independent(d.Normal(tensor(means), tensor(deviations)), 1)
     # Logits, because torch clips small probabilities.
     mixture: MixtureSameFamily = d.MixtureSameFamily(d.Categorical(logits=tensor(log_of(weights))), components)
     return mixture
 
 
-def from_kde(samples: Any, bandwidth: Any, weights: Any) -> Arrays:
+def from_kde(samples: Any, bandwidth: Any, weights: Any, kind: CovarianceType) -> Arrays:
     """Return the arrays of a kernel density estimate."""
-    points = as_floats("samples", samples, (None, None))
+    points = as_floats("samples", samples)
+    points = as_floats("samples", points[:, None] if points.ndim == 1 else points, (None, None))
     n, d = points.shape
     shares = as_floats("weights", np.ones(n) if weights is None else weights, (None,))
     if not points.size or len(shares) != n:
@@ -109,13 +109,20 @@ def from_kde(samples: Any, bandwidth: Any, weights: Any) -> Arrays:
     shares = shares / shares.sum()
     if isinstance(bandwidth, str | Real):
         factor = _factor(bandwidth, 1 / float((shares**2).sum()), d)
-        kernel = factor**2 * _sample_covariance(points, shares)
+        kernel = factor**2 * (_sample_covariance if kind == "full" else _sample_variances)(points, shares)
     else:
-        kernel = _kernel(bandwidth, d)
-    return shares, points, np.tile(kernel, (n, 1, 1))
+        kernel = _kernel(bandwidth, d, kind)
+    if kind == "spherical":
+        return shares, points, np.full(n, kernel.mean())
+    return shares, points, np.tile(kernel, (n, *kernel.ndim * (1,)))
 
 
-def _kernel(bandwidth: Any, d: int) -> np.ndarray:
+def _kernel(bandwidth: Any, d: int, kind: CovarianceType) -> np.ndarray:
+    if kind != "full":
+        variances = as_floats("bandwidth", bandwidth, (d if kind == "diag" else 1,))
+        if not variances.min() > 0:
+            raise InputError(f"the least variance of the bandwidth is {variances.min():g}", "variances > 0")
+        return variances
     try:
         covariance: np.ndarray = symmetric("bandwidth", as_floats("bandwidth", bandwidth, (d, d))[None])[0]
         np.linalg.cholesky(covariance)
@@ -152,6 +159,16 @@ def _sample_covariance(points: np.ndarray, shares: np.ndarray) -> np.ndarray:
         )
     covariance: np.ndarray = offsets.T @ offsets / (1 - float((shares**2).sum()))
     return covariance
+
+
+def _sample_variances(points: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Return the unbiased variances of weighted samples that differ in every dimension."""
+    offsets = points - points[0]
+    variances: np.ndarray = shares @ (offsets - shares @ offsets) ** 2
+    flat = np.flatnonzero(variances == 0)
+    if flat.size:
+        raise InputError(f"the samples are all equal in dimension {flat[0]}", "samples that differ, or variances")
+    return variances / (1 - float((shares**2).sum()))
 
 
 def _floats(tensor: Any) -> np.ndarray:

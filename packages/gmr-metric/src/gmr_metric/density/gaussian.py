@@ -1,7 +1,8 @@
 """Gaussian densities in log space: the one place with the formula in NumPy.
 
-``log N(e; 0, P) = -(e^T P^-1 e + log |P| + d log 2 pi) / 2``. Matrices have shape (..., d, d). *Packed* matrices are
-lower triangles, row after row, of shape (d (d + 1) / 2, ...): one entry of many matrices is contiguous.
+``log N(e; 0, P) = -(e^T P^-1 e + log |P| + d log 2 pi) / 2``. Covariances have shape (..., d, d), (..., d) for diagonal
+ones or (...) for multiples of the identity; their factors have the same shape. *Packed* covariances (T, ...) hold one
+entry of many contiguously: T is d (d + 1) / 2 for lower triangles, row after row, d for variances, and 1 for one.
 """
 
 from __future__ import annotations
@@ -19,25 +20,33 @@ LOG_2PI = math.log(2 * math.pi)
 _FEW = 12  # dimensions up to which factors and solutions entry by entry are faster than one LAPACK call per matrix
 
 
-def log_gaussian(offsets: Float[np.ndarray, "... dim"], covariances: Float[np.ndarray, "... dim dim"]) -> np.ndarray:
-    """Log density of centred Gaussians at offsets; leading axes broadcast.
+def log_gaussian(offsets: Float[np.ndarray, "... dim"], covariances: Float[np.ndarray, "leading ..."]) -> np.ndarray:
+    """Log density of centred Gaussians at offsets, with as many leading axes as the covariances; these broadcast.
 
     A covariance that is not positive definite raises `numpy.linalg.LinAlgError`.
     """
-    if offsets.shape[-1] == 1:
-        variance = covariances[..., 0, 0]
-        if not (variance > 0).all():
+    d = offsets.shape[-1]
+    if covariances.ndim <= offsets.ndim or d == 1:
+        variances = covariances.reshape(*covariances.shape[: offsets.ndim - 1], -1)
+        if not (variances > 0).all():
             raise np.linalg.LinAlgError("a variance is not positive")
-        logs: np.ndarray = -0.5 * (np.log(2 * math.pi * variance) + offsets[..., 0] ** 2 / variance)
+        if d == 1:
+            squared, log_determinant = offsets[..., 0] ** 2 / variances[..., 0], np.log(variances[..., 0])
+        else:
+            squared = (offsets**2 / variances).sum(axis=-1)
+            log_determinant = np.log(variances).sum(axis=-1) * (d // variances.shape[-1])
+        logs: np.ndarray = -0.5 * (d * LOG_2PI + squared + log_determinant)
         return logs
     return log_gaussian_from_factors(offsets, np.linalg.cholesky(covariances))
 
 
 def log_gaussian_from_factors(
-    offsets: Float[np.ndarray, "... dim"], factors: Float[np.ndarray, "... dim dim"]
+    offsets: Float[np.ndarray, "... dim"], factors: Float[np.ndarray, "leading ..."]
 ) -> np.ndarray:
-    """Log density as in :func:`log_gaussian`, from the covariances' lower Cholesky factors."""
+    """Log density as in :func:`log_gaussian`, from the covariances' Cholesky factors or standard deviations."""
     d = offsets.shape[-1]
+    if factors.ndim <= offsets.ndim:
+        return log_gaussian(offsets, factors**2)
     half_log_determinant = np.log(np.diagonal(factors, axis1=-2, axis2=-1)).sum(axis=-1)
     if d > _FEW:
         white = np.moveaxis(np.matmul(np.linalg.inv(factors), offsets[..., None])[..., 0], -1, 0)
@@ -51,6 +60,10 @@ def log_gaussian_from_factors(
 def log_packed(offsets: Float[np.ndarray, "dim ..."], packed: Float[np.ndarray, "entries ..."]) -> np.ndarray:
     """Log density of centred Gaussians of packed covariances at offsets (d, ...); trailing axes broadcast."""
     d = len(offsets)
+    if len(packed) in (1, d):
+        squared = sum((offsets[r] ** 2 / packed[r % len(packed)] for r in range(d)), start=np.zeros(()))
+        of_variances: np.ndarray = -0.5 * (squared + packed_log_determinants(packed, d) + d * LOG_2PI)
+        return of_variances
     if d > _FEW:
         return log_gaussian(np.moveaxis(offsets, 0, -1), full(packed, d))
     rows, log_determinant = _packed_factors(packed, d)
@@ -72,23 +85,70 @@ def log_self_kernels(log_determinants: np.ndarray, dim: int) -> np.ndarray:
     return logs
 
 
-def log_determinants(covariances: Float[np.ndarray, "n dim dim"]) -> Float[np.ndarray, " n"]:
-    """Log determinants of positive definite matrices."""
-    factors = np.linalg.cholesky(covariances)
-    logs: np.ndarray = 2 * np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
-    return logs
+def log_determinants(covariances: Float[np.ndarray, "n ..."], dim: int) -> Float[np.ndarray, " n"]:
+    """Log determinants of positive definite covariances."""
+    if covariances.ndim == 3:
+        factors = np.linalg.cholesky(covariances)
+        logs: np.ndarray = 2 * np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
+        return logs
+    return packed_log_determinants(packed_covariances(covariances), dim)
 
 
 def packed_log_determinants(packed: Float[np.ndarray, "entries ..."], dim: int) -> np.ndarray:
-    """Log determinants of packed positive definite matrices."""
+    """Log determinants of packed positive definite covariances."""
+    if len(packed) == 1:
+        of_one: np.ndarray = dim * np.log(packed[0])
+        return of_one
+    if len(packed) == dim:
+        return sum((np.log(row) for row in packed), start=np.zeros(packed.shape[1:]))
     if dim <= _FEW:
         return _packed_factors(packed, dim)[1]
     logs: np.ndarray = np.linalg.slogdet(full(packed, dim))[1]
     return logs
 
 
+def packed_outer(offsets: Float[np.ndarray, "dim ..."], n_packed: int) -> Float[np.ndarray, "entries ..."]:
+    """Return the packed products ``e e^T``, projected to their diagonal or, for spheres, to its mean."""
+    d = len(offsets)
+    if n_packed == d:
+        return offsets**2
+    if n_packed == 1:
+        mean: np.ndarray = (offsets**2).mean(axis=0, keepdims=True)
+        return mean
+    rows, columns = lower(d)
+    products: np.ndarray = offsets[rows] * offsets[columns]
+    return products
+
+
+def packed_radii(packed: Float[np.ndarray, "entries n"], dim: int) -> Float[np.ndarray, " n"]:
+    """Return the largest eigenvalues of packed covariances."""
+    radii = packed.max(axis=0) if len(packed) in (1, dim) else np.linalg.eigvalsh(full(packed, dim))[:, -1].copy()
+    return radii  # contiguous, so that numba compiles once
+
+
+def packed_covariances(covariances: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "entries n"]:
+    """Return covariances packed: a new array."""
+    if covariances.ndim == 1:
+        return covariances[None].copy()
+    if covariances.ndim == 3:
+        rows, columns = lower(covariances.shape[1])
+        covariances = covariances[:, rows, columns]
+    return np.array(covariances.T, order="C")
+
+
+def unpacked(packed: Float[np.ndarray, "entries n"], dim: int) -> Float[np.ndarray, "n ..."]:
+    """Return packed covariances in the shape of a mixture's of the same type; in one dimension matrices."""
+    if dim == 1 or len(packed) not in (1, dim):
+        return full(packed, dim)
+    variances: np.ndarray = packed[0].copy() if len(packed) == 1 else np.ascontiguousarray(packed.T)
+    return variances
+
+
 def full(packed: Float[np.ndarray, "entries ..."], dim: int) -> Float[np.ndarray, "... dim dim"]:
-    """Return packed matrices as symmetric ones."""
+    """Return packed covariances of any type as matrices."""
+    if len(packed) in (1, dim):
+        scaled: np.ndarray = np.moveaxis(packed, 0, -1)[..., None] * np.eye(dim)
+        return scaled
     rows, columns = lower(dim)
     matrices = np.empty((*packed.shape[1:], dim, dim))
     matrices[..., rows, columns] = matrices[..., columns, rows] = np.moveaxis(packed, 0, -1)

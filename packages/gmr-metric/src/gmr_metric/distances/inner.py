@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 _BLOCK = 2**19  # floats that a block of summed covariances may hold
-_log_squared_norms: WeakKeyDictionary[GaussianMixture, float] = WeakKeyDictionary()  # a mixture never changes
+_NORM = "_log_squared_norm"  # kept in the mixture, which never changes
 
 
 class Gradients(NamedTuple):
@@ -64,14 +63,14 @@ def log_inner_product(f: GaussianMixture, g: GaussianMixture) -> float:
     """
     same_dim(f.dim, g.dim)
     same = g is f
-    if same and f in _log_squared_norms:
-        return _log_squared_norms[f]
+    if same and _NORM in vars(f):
+        return float(vars(f)[_NORM])
     first = columns(f).bounded(log_weights=True)
     second = first if same else columns(g).bounded(log_weights=True)
     seconds = numpy_seconds(len(f) * len(g) / (1 + same), first)
     value = float(implementation(seconds).log_inner(first, second, same))
     if same:
-        _log_squared_norms[f] = value
+        vars(f)[_NORM] = value
     return value
 
 

@@ -62,7 +62,7 @@ class LightestFirst:
         self._weighting = weighting
         self.weights, self.means = mixture.weights.copy(), mixture.means.copy()
         self.covariances = mixture.covariances.copy()
-        self._log_determinants = log_determinants(self.covariances)
+        self._log_determinants = log_determinants(self.covariances, mixture.dim)
         self._precisions = np.linalg.inv(self.covariances)
         self._radii = np.linalg.eigvalsh(self.covariances)[:, -1]
 
@@ -78,7 +78,7 @@ class LightestFirst:
         self.weights[i] = total
         self.means[i] += share * offset
         self.covariances[i] = within + share * (1 - share) * np.outer(offset, offset)
-        self._log_determinants[i] = log_determinants(self.covariances[[i]])[0]
+        self._log_determinants[i] = log_determinants(self.covariances[[i]], len(offset))[0]
         self._precisions[i] = np.linalg.inv(self.covariances[i])
         self._radii[i] = np.linalg.eigvalsh(self.covariances[i])[-1]
         for name in ("weights", "means", "covariances", "_log_determinants", "_precisions", "_radii"):
