@@ -97,32 +97,6 @@ def test_overlaps_with_merged_pairs_are_those_of_the_merged_components(make, ker
     assert not np.tril(table).any()
 
 
-@both
-@pytest.mark.parametrize(("n", "d"), SHAPES)
-def test_gradients_of_overlaps_are_the_finite_differences(make, kernels: ModuleType, n: int, d: int) -> None:
-    f, g = columns(make(6, n, d)), columns(make(7, 2, d))
-
-    def overlaps(means: np.ndarray, packed: np.ndarray) -> np.ndarray:
-        return vectorised.overlaps(g._replace(means=means, packed=packed), f, 0.1)
-
-    # kernels below exp(-200) are left out
-    values, by_mean, by_packed = kernels.overlap_gradients(f.bounded(), g.bounded(weighted=False), 0.1, -200.0)
-    np.testing.assert_allclose(values, overlaps(g.means, g.packed), rtol=1e-12)
-    rows, places = np.tril_indices(d)
-    step, largest = 1e-5, np.abs(values).max()
-    for at in range(0, d, max(1, d // 4)):
-        change = np.zeros_like(g.means)
-        change[at] = step
-        slope = (overlaps(g.means + change, g.packed) - overlaps(g.means - change, g.packed)) / (2 * step)
-        np.testing.assert_allclose(by_mean[at], slope, rtol=1e-6, atol=1e-7 * largest)
-    for at in range(0, len(g.packed), max(1, len(g.packed) // 6)):
-        change = np.zeros_like(g.packed)
-        change[at] = step
-        slope = (overlaps(g.means, g.packed + change) - overlaps(g.means, g.packed - change)) / (2 * step)
-        both_entries = 1 if rows[at] == places[at] else 2
-        np.testing.assert_allclose(both_entries * by_packed[at], slope, rtol=1e-6, atol=1e-7 * largest)
-
-
 @pytest.mark.parametrize("pivot", [1e-70, 1e70])
 def test_log_determinants_of_extreme_pivots_neither_overflow_nor_underflow(pivot: float) -> None:
     """Four such pivots stay within the range of floats, five do not: the product is reduced to a logarithm in time."""

@@ -8,42 +8,73 @@ import numpy as np
 import pytest
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances.metrics import distance
-from gmr_metric.loops import choice
-from gmr_metric.reduction import oggmr
+from gmr_metric.reduction import oggmr, refinement
 from gmr_metric.reduction.api import reduce
+from gmr_metric.reduction.charts import Point
+from gmr_metric.reduction.objective import Target
 from gmr_metric.reduction.outcome import nearest_centres
-from gmr_metric.reduction.refinement import _Problem, refine
+from gmr_metric.reduction.overlaps import _blocks, jets
+from gmr_metric.reduction.refinement import refine
 from hypothesis import example, given, settings, strategies as st
 from scipy.optimize import minimize
 from sextet_common.errors import InputError
 
 
-@pytest.mark.parametrize("long", [0.0, math.inf], ids=["compiled", "vectorised"])
+def target_and_point(mixture: GaussianMixture, n_components: int) -> tuple[Target, Point]:
+    """Return the original's side of a refinement, and a point near it."""
+    target = Target(mixture)
+    point = target.point(mixture.subset(np.arange(n_components)))
+    size = target.slope(point, 0.0, point).slope.shape
+    return target, point.moved(0.1 * np.random.default_rng(0).normal(size=size))
+
+
 @pytest.mark.parametrize("ise_weight", [0.0, 0.5, math.inf])
-def test_derivatives_are_the_finite_differences(
-    make, ise_weight: float, long: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(choice, "LONG", long)
-    for seed, n, d in ((0, 12, 1), (1, 20, 3)):
-        mixture = make(seed, n, d)
-        problem = _Problem(mixture, reduce(mixture, 4, "runnalls").mixture)
-        point = 0.1 * np.random.default_rng(seed).normal(size=problem.size)
-        gradient = problem._objective(point, ise_weight)[1]
-        for at, slope in enumerate(gradient):
-            step = np.zeros(problem.size)
-            step[at] = 1e-5
-            both = [problem._objective(point + sign * step, ise_weight)[0] for sign in (1, -1)]
-            assert slope == pytest.approx((both[0] - both[1]) / 2e-5, rel=1e-6, abs=1e-9)
+@pytest.mark.parametrize(
+    ("n", "d", "kind"), [(12, 1, "full"), (20, 3, "full"), (9, 13, "full"), (20, 3, "diag"), (20, 3, "spherical")]
+)
+def test_derivatives_are_the_finite_differences(make, n: int, d: int, kind: str, ise_weight: float) -> None:
+    target, point = target_and_point(make(n, n, d).convert(kind), 4)
+    found = target.slope(point, ise_weight, point)
+    for at in range(0, found.slope.size, 1 + found.slope.size // 60):
+        step = np.zeros(found.slope.shape)
+        step.flat[at] = 1e-5
+        above, below = (target.slope(point.moved(sign * step), ise_weight, point) for sign in (1, -1))
+        assert found.slope.flat[at] == pytest.approx((above.value - below.value) / 2e-5, rel=1e-6, abs=1e-9)
+        if d < 13:
+            second = target.curvature(point, ise_weight)
+            assert second.value == pytest.approx(found.value, rel=1e-12)
+            np.testing.assert_allclose(second.slope, found.slope, rtol=1e-9, atol=1e-12)
+            row = second.curvature[at]
+            np.testing.assert_allclose(row, (above.slope - below.slope).ravel() / 2e-5, rtol=1e-5, atol=1e-8)
 
 
 def test_the_errors_are_those_of_the_distances(make) -> None:
     mixture = make(2, 15, 2)
     start = reduce(mixture, 3, "salmond").mixture
-    problem = _Problem(mixture, start)
-    errors, squared_norm = problem.errors(np.zeros(problem.size)), np.exp(problem._log_norm)
-    assert errors.ise * squared_norm == pytest.approx(distance(mixture, start, "ise"), rel=1e-9)
-    divergence = errors.divergence + 0.5 * math.log(problem._norm)
-    assert divergence == pytest.approx(distance(mixture, start, "cauchy-schwarz"), rel=1e-9)
+    target = Target(mixture)
+    errors = target.errors(target.point(start))
+    assert errors.ise == pytest.approx(target.scaled(distance(mixture, start, "ise")), rel=1e-9)
+    assert errors.divergence == pytest.approx(distance(mixture, start, "cauchy-schwarz"), rel=1e-9)
+
+
+def test_many_kernels_are_screened_without_changing_the_sums(make) -> None:
+    """Far components are left out; each of the others is met, in blocks of all kernels and of chosen ones."""
+    draw = np.random.default_rng(0)
+    places = np.concatenate([draw.normal(size=(1000, 2)), 60 * draw.normal(size=(1000, 2))], axis=0)
+    mixture = GaussianMixture(np.ones(2000), places, np.tile(np.eye(2), (2000, 1, 1)), normalize=True)
+    target = Target(mixture)
+    point = target.point(mixture.subset(np.arange(0, 2000, 50)))
+    whole = jets(target._f, point.components(), order=2)
+    for order in (0, 1, 2):
+        found = jets(target._f, point.components(), order=order, reach=target._reach)
+        assert found.shift == pytest.approx(whole.shift, rel=1e-12)
+        size = found.entries.shape[1:]
+        np.testing.assert_allclose(found.entries, whole.entries[:, : size[0], : size[1]], rtol=1e-9, atol=1e-12)
+    kernels = sum(
+        (block.last - block.first) * 2000 if block.member is None else len(block.member)
+        for block in _blocks(target._f, point.components(), target._reach)
+    )
+    assert 0 < kernels < 0.6 * 40 * 2000
 
 
 def test_the_classic_mixtures_optima_are_those_of_the_literature(classic) -> None:
@@ -60,6 +91,19 @@ def test_the_classic_mixtures_optima_are_those_of_the_literature(classic) -> Non
         assert distance(classic, by_ise, "ise") <= known * (1 + 1e-3)
     worse = refine(classic, reduce(classic, 4, "runnalls").mixture)
     assert distance(classic, worse) == pytest.approx(0.23087068, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["diag", "spherical"])
+@pytest.mark.parametrize("objective", ["cauchy-schwarz", "ise"])
+def test_other_covariance_types_are_refined_within_their_type(make, kind: str, objective: str) -> None:
+    mixture = make(8, 30, 3).convert(kind)
+    start = mixture.subset(np.arange(4))
+    found = refine(mixture, start, objective=objective)
+    assert found.covariance_type == kind
+    metric = "angle" if objective == "cauchy-schwarz" else "ise"
+    assert distance(mixture, found, metric) < 0.9 * distance(mixture, start, metric)
+    whole = refine(mixture.convert("full"), found.convert("full"), objective=objective)
+    assert distance(mixture.convert("full"), whole, metric) < distance(mixture, found, metric)
 
 
 def test_one_component_is_where_a_generic_optimiser_finds_it(make) -> None:
@@ -149,21 +193,22 @@ def test_far_scales_and_places_change_nothing_but_the_coordinates(make) -> None:
     assert moved.distance == pytest.approx(reduce(mixture, 3).distance, rel=1e-5)
 
 
-def test_a_start_without_overlap_comes_back(make) -> None:
+def test_a_start_without_overlap_is_brought_to_the_original(make) -> None:
     mixture = make(6, 5, 2)
-    away = GaussianMixture([1.0], [[1e5, 0.0]], [np.eye(2)])
-    assert refine(mixture, away) is away
+    near = refine(mixture, reduce(mixture, 1, "runnalls").mixture)
+    away = GaussianMixture([1.0], [[1e3, 0.0]], [np.eye(2)])
+    assert distance(mixture, refine(mixture, away)) == pytest.approx(distance(mixture, near), rel=1e-4)
 
 
 def test_large_problems_have_one_start_and_few_steps(make, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
-    descend = _Problem.descend
+    descend = refinement.descend
 
-    def counting(self: _Problem, start: np.ndarray, ise_weight: float, max_iterations: int) -> np.ndarray:
+    def counting(target: Target, point: Point, ise_weight: float, max_iterations: int) -> Point:
         taken.append(max_iterations)
-        return descend(self, start, ise_weight, max_iterations)
+        return descend(target, point, ise_weight, max_iterations)
 
-    monkeypatch.setattr(_Problem, "descend", counting)
+    monkeypatch.setattr(refinement, "descend", counting)
     small = reduce(make(7, 20, 2), 4)
     assert len(taken) >= 3 and max(taken) == 500
     taken.clear()

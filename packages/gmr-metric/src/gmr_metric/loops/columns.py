@@ -34,17 +34,6 @@ class Bounded(NamedTuple):
     radii: np.ndarray
 
 
-class Gradients(NamedTuple):
-    """Inner products of a mixture with components (n,), and derivatives in their means (d, n) and packed covariances.
-
-    The latter, of shape (T, n), are off the diagonal those of one of the two equal entries.
-    """
-
-    values: np.ndarray
-    means: np.ndarray
-    packed: np.ndarray
-
-
 class Columns(NamedTuple):
     """Weights (n,), means (d, n) and packed covariances (T, n): the lower triangles, the variances or one of them."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from gmr_metric.loops import numba_merging, numba_overlaps
-from gmr_metric.loops.columns import Bounded, Columns, Gradients
+from gmr_metric.loops.columns import Bounded, Columns
 
 
 def merge_pairs(
@@ -54,13 +54,3 @@ def cheapest_pair(
 def log_inner(f: Bounded, g: Bounded, same: bool) -> float:
     """Log inner product of two mixtures with log weights; terms below exp(-60) of the largest may be left out."""
     return float(numba_overlaps.log_inner(tuple(f), tuple(g), same))
-
-
-def overlap_gradients(f: Bounded, g: Bounded, log_scale: float, cut: float) -> Gradients:
-    """Inner products of f with each component of g over the scale, and their derivatives.
-
-    Kernels with a bound below exp(cut) are left out.
-    """
-    values, means, packed = np.empty(g.means.shape[1]), np.empty_like(g.means), np.empty_like(g.packed)
-    numba_overlaps.overlap_gradients(tuple(f), tuple(g), log_scale, cut, values, means, packed)
-    return Gradients(values, means, packed)

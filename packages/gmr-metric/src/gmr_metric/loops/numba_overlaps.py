@@ -1,4 +1,4 @@
-"""Inner products with components and with merged pairs, and their gradients, compiled by numba.
+"""Inner products with components and with merged pairs, compiled by numba.
 
 Mixtures are tuples of weights (n,), means (d, n) and packed covariances (T, n); *bounded* ones also hold reach (n,) and
 radii (n,), see :class:`gmr_metric.loops.columns.Bounded`.
@@ -148,80 +148,3 @@ def log_inner(f, g, same):
                 for t in range(size):
                     total += math.exp(squares[t] - largest)
     return largest + math.log(total) if total > 0.0 else -np.inf
-
-
-@jit
-def _solve(s, z, kernel, v, size):
-    """Write v = S^-1 e by back substitution from z = L^-1 e, and replace z by the kernels over the pivots."""
-    d = z.shape[0]
-    for r in range(d - 1, -1, -1):
-        pivot = s[r * (r + 1) // 2 + r]
-        for t in range(size):
-            v[r, t] = z[r, t] * pivot[t]
-            z[r, t] = kernel[t] * pivot[t]
-        for k in range(r + 1, d):
-            low = k * (k + 1) // 2 + r
-            for t in range(size):
-                v[r, t] -= s[low, t] * v[k, t]
-
-
-@jit
-def _invert(s, x, d, size):
-    """Write x = L^-1, packed."""
-    for c in range(d):
-        for r in range(c, d):
-            at, row = r * (r + 1) // 2 + c, r * (r + 1) // 2
-            for t in range(size):
-                x[at, t] = 1.0 if r == c else 0.0
-            for k in range(c, r):
-                up = k * (k + 1) // 2 + c
-                for t in range(size):
-                    x[at, t] -= s[row + k, t] * x[up, t]
-
-
-@jit
-def _add_gradients(kernel, v, x, z, size, mean_gradient, packed_gradient):
-    """Add a block's derivatives: kernel times v, and times (v v^T - S^-1) / 2 with S^-1 from x and z."""
-    d = v.shape[0]
-    at = 0
-    for r in range(d):
-        total = 0.0
-        for t in range(size):
-            total += kernel[t] * v[r, t]
-        mean_gradient[r] += total
-        for c in range(r + 1):
-            total = 0.0
-            for t in range(size):
-                total += kernel[t] * v[r, t] * v[c, t]
-            for k in range(r, d):  # (S^-1)_rc = sum_k X_kr X_kc / D_k
-                left, right = k * (k + 1) // 2 + r, k * (k + 1) // 2 + c
-                for t in range(size):
-                    total -= z[k, t] * x[left, t] * x[right, t]
-            packed_gradient[at] += 0.5 * total
-            at += 1
-
-
-@jit
-def overlap_gradients(f, g, log_scale, cut, values, mean_gradients, packed_gradients):
-    """Write <f, g_j> over the scale and its derivatives in mean and packed covariance; kernels below e^cut are cut."""
-    _, means, packed, reach, _ = g
-    f_weights = f[0]
-    d, n_packed = means.shape[0], packed.shape[0]
-    e, z, s, logs, squares, kernel = workspace(d, n_packed)
-    v, x = np.empty((d, BLOCK)), np.empty((n_packed, BLOCK))
-    chosen = np.empty(f_weights.shape[0], dtype=np.int64)
-    values[:] = 0.0
-    mean_gradients[:] = 0.0
-    packed_gradients[:] = 0.0
-    for j in range(means.shape[1]):
-        count = _near(j, g, f, f_weights.shape[0], cut - reach[j], chosen)
-        for start in range(0, count, BLOCK):
-            size = min(BLOCK, count - start)
-            _gather(chosen[start:], size, f, g, j, e, s)
-            gaussians(s, e, z, logs, squares, log_scale, kernel, size)
-            for t in range(size):
-                kernel[t] *= f_weights[chosen[start + t]]
-                values[j] += kernel[t]
-            _solve(s, z, kernel, v, size)
-            _invert(s, x, d, size)
-            _add_gradients(kernel, v, x, z, size, mean_gradients[:, j], packed_gradients[:, j])

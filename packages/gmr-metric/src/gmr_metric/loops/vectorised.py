@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gmr_metric.density.gaussian import full, log_packed, lower, packed_log_determinants
-from gmr_metric.loops.columns import Bounded, Columns, Gradients
+from gmr_metric.density.gaussian import log_packed, lower, packed_log_determinants
+from gmr_metric.loops.columns import Bounded, Columns
 
 
 def _block(d: int) -> int:
@@ -152,23 +152,3 @@ def log_inner(f: Bounded, g: Bounded, same: bool) -> float:
             total = total * math.exp(largest - top) + float(np.exp(terms - top).sum())
             largest = top
     return largest + math.log(total) if total > 0 else -math.inf
-
-
-def overlap_gradients(f: Bounded, g: Bounded, log_scale: float, cut: float) -> Gradients:
-    """Inner products of f with each component of g over the scale, and their derivatives; every kernel is computed."""
-    d = len(g.means)
-    rows, columns = lower(d)
-    result = Gradients(np.empty(g.means.shape[1]), np.empty_like(g.means), np.empty_like(g.packed))
-    step = max(1, _block(d) // len(f.weights))
-    for start in range(0, len(result.values), step):
-        chosen = slice(start, start + step)
-        offsets = f.means[:, None] - g.means[:, chosen, None]
-        total = f.packed[:, None] + g.packed[:, chosen, None]
-        kernel = f.weights * np.exp(log_packed(offsets, total) - log_scale)
-        inverse = np.linalg.inv(full(total, d))
-        v = np.einsum("lnij,jln->iln", inverse, offsets)
-        result.values[chosen] = kernel.sum(axis=1)
-        result.means[:, chosen] = np.einsum("ln,iln->il", kernel, v)
-        outer = v[rows] * v[columns] - np.moveaxis(inverse[..., rows, columns], -1, 0)
-        result.packed[:, chosen] = 0.5 * (kernel * outer).sum(axis=2)
-    return result

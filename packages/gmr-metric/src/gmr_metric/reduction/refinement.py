@@ -1,29 +1,30 @@
-"""Quasi-Newton refinement of a reduced mixture: weights, means and covariances together.
+"""Refinement of a reduced mixture: weights, means and covariances together.
 
 The angle's gradient is singular where two mixtures agree, so we minimise the Cauchy-Schwarz divergence ``-log cos``,
-which has the same minimisers. The parameters are the log weights, and each component's shift and lower-triangular
-stretch in the coordinates of its own starting covariance, where all of them are of the order of one.
+which has the same minimisers. With few parameters by a damped Newton method with exact second derivatives, whose local
+coordinates move with the mixture; with many by L-BFGS in the coordinates of the start.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from sextet_common.checks import check
 
 from gmr_metric.checks import same_dim
-from gmr_metric.density.algebra import log_of
-from gmr_metric.density.gaussian import full, log_self_kernels, lower
 from gmr_metric.density.mixture import GaussianMixture
-from gmr_metric.distances.inner import log_inner_product
-from gmr_metric.loops.choice import implementation, numpy_seconds
-from gmr_metric.loops.columns import Bounded, Gradients, whitened, whitening
+from gmr_metric.reduction.charts import Point
+from gmr_metric.reduction.objective import Evaluation, Target
+from gmr_metric.reduction.overlaps import FEW
 
 Objective = Literal["cauchy-schwarz", "ise"]
-_NEGLIGIBLE = 45.0  # kernels below exp(-45) of the largest are left out
-_TOLERANCES = {"ftol": 1e-13, "gtol": 1e-9}
+_PARAMETERS = 600  # with more parameters L-BFGS is faster than Newton steps
+_TOLERANCE = 1e-12  # relative decrease of the objective that a Newton step must promise
+_ROUNDING = 1e-15  # of the objective
+_LONGEST = 2.0  # largest change of a log weight or log stretch in one step
+_DAMPING = 1e-2  # of the first Newton step, relative to the squared norm of each coordinate's change
 _ISE_WEIGHTS = (0.0, 0.01, 0.1, 1.0, 10.0, math.inf)
 _HALVINGS = 5
 
@@ -51,7 +52,7 @@ def refine(
         case a growing share of the error is added to the objective. A start above a user-defined limit is replaced by
         a mixture below it, even at a larger angle. Not specified in the paper.
     max_iterations
-        The largest number of L-BFGS steps for one share.
+        The largest number of steps for one share.
 
     Examples
     --------
@@ -62,167 +63,126 @@ def refine(
     """
     check("objective", objective, Objective)
     same_dim(original.dim, start.dim)
+    target = Target(original)
     try:
-        problem = _Problem(original, start)
-        first = problem.errors(np.zeros(problem.size))
-    except np.linalg.LinAlgError:  # the mixtures do not overlap beyond rounding: there is no gradient
+        point = target.point(start)
+        first = target.errors(point)
+    except (np.linalg.LinAlgError, ValueError):  # the mixtures do not overlap beyond rounding
         return start
     if objective == "ise":
-        parameters = problem.descend(np.zeros(problem.size), math.inf, max_iterations)
-        return problem.mixture(parameters) if problem.errors(parameters).ise < first.ise else start
-    limit = first.ise if max_ise is None else problem.scaled(max_ise)
-    parameters = problem.within(limit, max_iterations)
-    reached = problem.errors(parameters)
+        found = descend(target, point, math.inf, max_iterations)
+        return target.mixture(found) if target.errors(found).ise < first.ise else start
+    limit = first.ise if max_ise is None else target.scaled(max_ise)
+    found = within(target, point, limit, max_iterations)
+    reached = target.errors(found)
     if reached.ise <= limit and (first.ise > limit or reached.divergence < first.divergence):
-        return problem.mixture(parameters)
+        return target.mixture(found)
     return start
 
 
-class _Errors(NamedTuple):
-    """Errors of a mixture: -log cos up to a constant, and the ISE over the original's squared norm."""
+def within(target: Target, point: Point, limit: float, max_iterations: int) -> Point:
+    """Minimise the divergence with the relative ISE within a limit, or the ISE if the limit cannot be reached.
 
-    divergence: float
-    ise: float
-
-
-class _Problem:
-    """The errors of a parametrised mixture, in coordinates where the original is whitened."""
-
-    def __init__(self, original: GaussianMixture, start: GaussianMixture) -> None:
-        self._d, self._n = start.dim, len(start)
-        self._mean, self._factor = whitening(original)
-        f = whitened(original)
-        self._f = f.bounded()
-        self._kernels = implementation(numpy_seconds(500 * len(original) * len(start), f))
-        self._log_scale = float(f.log_self().max())
-        self._cut = float(2 * self._f.reach.max()) - _NEGLIGIBLE
-        volume = float(np.log(np.diagonal(self._factor)).sum())
-        self._log_norm = log_inner_product(original, original)
-        self._norm = math.exp(self._log_norm + volume - self._log_scale)
-        here = whitened(start, original)
-        self._log_start = np.log(np.maximum(here.weights, 1e-12))
-        self._means, self._roots = here.means.T, np.linalg.cholesky(here.covariances())
-        self._rows, self._places = lower(self._d)
-        self._diagonal = self._rows == self._places
-        self.size = self._n * (1 + self._d + len(self._rows))
-
-    def scaled(self, ise: float) -> float:
-        """Divide an integral squared error by the original's squared norm."""
-        return ise * math.exp(-self._log_norm)
-
-    def mixture(self, parameters: np.ndarray) -> GaussianMixture:
-        """Return the mixture with these parameters, in the original's coordinates."""
-        weights, means, roots, _ = self._parts(parameters)
-        spread = np.matmul(self._factor, roots)
-        covariances = np.matmul(spread, np.swapaxes(spread, 1, 2))
-        return GaussianMixture(weights, self._mean + means @ self._factor.T, covariances, normalize=True)
-
-    def errors(self, parameters: np.ndarray) -> _Errors:
-        """Return the errors of the mixture with these parameters."""
-        weights, means, roots, _ = self._parts(parameters)
-        across, within = self._overlaps(weights, means, roots)
-        return self._errors(float(weights @ across.values), float(weights @ within.values))
-
-    def within(self, limit: float, max_iterations: int) -> np.ndarray:
-        """Minimise the divergence with the ISE within a limit, or the ISE if the limit cannot be reached.
-
-        The share of the ISE in the objective grows until the limit is met; bisection then finds the least such share.
-        """
-        parameters, low = np.zeros(self.size), math.log(_ISE_WEIGHTS[1] / 10)
-        for ise_weight in _ISE_WEIGHTS:
-            parameters = self.descend(parameters, ise_weight, max_iterations)
-            if self.errors(parameters).ise <= limit:
-                break
-            low = math.log(ise_weight) if ise_weight else low
-        if ise_weight == 0:
-            return parameters
-        high = math.log(min(ise_weight, 100 * _ISE_WEIGHTS[-2]))
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            trial = self.descend(parameters, math.exp(middle), max_iterations)
-            if self.errors(trial).ise <= limit:
-                parameters, high = trial, middle
-            else:
-                low = middle
-        return parameters
-
-    def descend(self, start: np.ndarray, ise_weight: float, max_iterations: int) -> np.ndarray:
-        """Minimise the divergence plus a share of the ISE, or the ISE alone; return the best parameters evaluated."""
-        from scipy.optimize import minimize
-
-        best_value, best = math.inf, start
-
-        def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-            nonlocal best_value, best
-            try:
-                value, gradient = self._objective(parameters, ise_weight)
-            except np.linalg.LinAlgError:  # the step is far too long: the line search takes a shorter one
-                return abs(best_value) + 1e6, np.zeros_like(parameters)
-            if value < best_value:
-                best_value, best = value, parameters.copy()
-            return value, gradient
-
-        entries = [(-8.0, 8.0) if diagonal else (-3000.0, 3000.0) for diagonal in self._diagonal]
-        minimize(
-            objective,
-            start,
-            jac=True,
-            method="L-BFGS-B",
-            # Weights and axes stay within factors of e^20 and e^8 of the start, so that nothing over- or underflows.
-            bounds=self._n * [(-20.0, 20.0)] + self._n * self._d * [(-1e6, 1e6)] + self._n * entries,
-            options={"maxiter": max_iterations, "maxfun": 2 * max_iterations, "maxcor": 20, **_TOLERANCES},
-        )
-        return best
-
-    def _objective(self, parameters: np.ndarray, ise_weight: float) -> tuple[float, np.ndarray]:
-        """Return divergence + weight * ISE, or ISE alone at an infinite weight, and its derivatives."""
-        weights, means, roots, stretch = self._parts(parameters)
-        across, within = self._overlaps(weights, means, roots)
-        a, b = float(weights @ across.values), float(weights @ within.values)
-        errors = self._errors(a, b)
-        if math.isinf(ise_weight):
-            value, for_a, for_b = errors.ise, -2 / self._norm, 1 / self._norm
+    The share of the ISE in the objective grows until the limit is met; bisection then finds the least such share.
+    """
+    low = math.log(_ISE_WEIGHTS[1] / 10)
+    for ise_weight in _ISE_WEIGHTS:
+        point = descend(target, point, ise_weight, max_iterations)
+        if target.errors(point).ise <= limit:
+            break
+        low = math.log(ise_weight) if ise_weight else low
+    if ise_weight == 0:
+        return point
+    high = math.log(min(ise_weight, 100 * _ISE_WEIGHTS[-2]))
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        trial = descend(target, point, math.exp(middle), max_iterations)
+        if target.errors(trial).ise <= limit:
+            point, high = trial, middle
         else:
-            value = errors.divergence + ise_weight * errors.ise
-            for_a, for_b = -1 / a - 2 * ise_weight / self._norm, 0.5 / b + ise_weight / self._norm
-        by_weight, by_mean, by_packed = (for_a * x + 2 * for_b * y for x, y in zip(across, within, strict=True))
-        by_shift = weights[:, None] * np.einsum("nji,jn->ni", self._roots, by_mean)
-        by_root = 2 * weights[:, None, None] * np.matmul(full(by_packed, self._d), roots)
-        by_stretch = np.einsum("nji,njk->nik", self._roots, by_root)[:, self._rows, self._places]
-        by_stretch[:, self._diagonal] *= stretch[:, self._rows, self._places][:, self._diagonal]
-        by_log_weight = weights * (by_weight - weights @ by_weight)
-        return value, np.concatenate([by_log_weight, by_shift.ravel(), by_stretch.ravel()])
+            low = middle
+    return point
 
-    def _errors(self, a: float, b: float) -> _Errors:
-        if not (a > 0 and b > 0 and math.isfinite(a + b)):
-            raise np.linalg.LinAlgError("the mixtures do not overlap")
-        return _Errors(0.5 * math.log(b) - math.log(a), (b - 2 * a) / self._norm + 1)
 
-    def _parts(self, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return weights, means, roots of the covariances, and the stretches of the starting roots."""
-        n, d = self._n, self._d
-        logs = self._log_start + parameters[:n]
-        weights = np.exp(logs - logs.max())
-        means = self._means + np.einsum("nij,nj->ni", self._roots, parameters[n : n + n * d].reshape(n, d))
-        entries = parameters[n + n * d :].reshape(n, -1).copy()
-        entries[:, self._diagonal] = np.exp(entries[:, self._diagonal])
-        stretch = np.zeros((n, d, d))
-        stretch[:, self._rows, self._places] = entries
-        return weights / weights.sum(), means, np.matmul(self._roots, stretch), stretch
+def descend(target: Target, point: Point, ise_weight: float, max_iterations: int) -> Point:
+    """Minimise the divergence plus a share of the ISE, or the ISE alone; return the best point evaluated."""
+    n, d = point.means.shape
+    parameters = n * (1 + d + point.roots[0].size if point.roots.ndim == 2 else 1 + d + d * (d + 1) // 2)
+    second_order = parameters <= _PARAMETERS and (point.roots.ndim == 2 or d <= FEW)
+    method = _newton if second_order else _quasi_newton
+    return method(target, point, ise_weight, max_iterations)
 
-    def _overlaps(self, weights: np.ndarray, means: np.ndarray, roots: np.ndarray) -> tuple[Gradients, Gradients]:
-        """Return <f, g_l> and <g, g_l> with their derivatives in mean and packed covariance."""
-        covariances = np.matmul(roots, np.swapaxes(roots, 1, 2))
-        packed = np.ascontiguousarray(covariances[:, self._rows, self._places].T)
-        spectra = np.linalg.eigvalsh(covariances)
-        if not (spectra[:, 0] > self._d * np.finfo(float).eps * spectra[:, -1]).all():
-            raise np.linalg.LinAlgError("a covariance is singular to rounding")
-        log_determinants = 2 * np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(axis=1)
-        reach = 0.5 * log_self_kernels(log_determinants, self._d)
-        g = Bounded(weights, np.ascontiguousarray(means.T), packed, reach, spectra[:, -1].copy())
-        weighted = g._replace(reach=log_of(weights) + reach)
-        return self._gradients(self._f, g), self._gradients(weighted, g)
 
-    def _gradients(self, f: Bounded, g: Bounded) -> Gradients:
-        gradients: Gradients = self._kernels.overlap_gradients(f, g, self._log_scale, self._cut)
-        return gradients
+def _newton(target: Target, point: Point, ise_weight: float, max_iterations: int) -> Point:
+    """Minimise by Newton steps, damped until the Hessian is positive definite and the objective decreases."""
+    here, damping, growth = target.curvature(point, ise_weight), _DAMPING, 2.0
+    for _ in range(max_iterations):
+        step, predicted, damping = _damped(here, damping)
+        if not predicted > _TOLERANCE * abs(here.value) + _ROUNDING:
+            break
+        longest = max(np.abs(step[:, 0]).max(), np.abs(step[:, 1 + point.means.shape[1] :]).max())
+        trial_point = point.moved(step * min(1.0, _LONGEST / longest))
+        trial = _tried(target, trial_point, ise_weight)
+        if trial is None or not trial.value < here.value:
+            damping, growth = max(damping, 1e-6) * growth, 2 * growth
+            continue
+        gain = (here.value - trial.value) / predicted if longest <= _LONGEST else 0.5
+        if gain < 2:  # otherwise the model is poor: keep the damping
+            damping = max(1e-12, damping * max(0.1, 1 - (2 * gain - 1) ** 3))
+        point, here, growth = trial_point, trial, 2.0
+    return point
+
+
+def _tried(target: Target, point: Point, ise_weight: float) -> Evaluation | None:
+    """Evaluate a point; None if the step to it was far too long."""
+    try:
+        found = target.curvature(point, ise_weight)
+    except (np.linalg.LinAlgError, ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found.value) and np.isfinite(found.slope).all() else None
+
+
+def _damped(here: Evaluation, damping: float) -> tuple[np.ndarray, float, float]:
+    """Return a step, the decrease that it promises, and the damping at which the Hessian was positive definite."""
+    from scipy.linalg.lapack import dposv
+
+    assert here.curvature is not None and here.scale is not None
+    slope, scale = here.slope.ravel(), np.maximum(here.scale, 1e-12)
+    while True:
+        matrix = here.curvature.copy()
+        matrix.flat[:: len(matrix) + 1] += damping * scale
+        _, step, failed = dposv(matrix, -slope)
+        if not failed:
+            predicted = float(-slope @ step - 0.5 * step @ here.curvature @ step)
+            return step.reshape(here.slope.shape), predicted, damping
+        damping = max(4 * damping, 1e-6)
+
+
+def _quasi_newton(target: Target, start: Point, ise_weight: float, max_iterations: int) -> Point:
+    """Minimise by L-BFGS in the coordinates of the start."""
+    from scipy.optimize import minimize
+
+    best_value, best = math.inf, start
+
+    def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal best_value, best
+        point = start.moved(parameters.reshape(len(start.logs), -1))
+        try:
+            found = target.slope(point, ise_weight, start)
+        except (np.linalg.LinAlgError, ValueError, OverflowError):  # the step is far too long
+            return abs(best_value) + 1e6, np.zeros_like(parameters)
+        if found.value < best_value:
+            best_value, best = found.value, point
+        return found.value, found.slope.ravel()
+
+    # Weights and axes stay within factors of e^20 and e^8 of the start, so that nothing over- or underflows.
+    entries = start.limits(20.0, 8.0)
+    minimize(
+        objective,
+        np.zeros(entries.size),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=np.stack([-entries, entries], axis=-1).reshape(-1, 2),
+        options={"maxiter": max_iterations, "maxfun": 2 * max_iterations, "maxcor": 20, "ftol": 1e-13, "gtol": 1e-9},
+    )
+    return best
