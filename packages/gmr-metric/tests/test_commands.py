@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -223,3 +224,31 @@ def test_bad_levels_are_refused(words: str, error: str, folder: Path, capsys: py
     assert command(f"reduce mixture.json {words}") != 0
     assert error in capsys.readouterr().err
     assert not list(folder.glob("r*"))
+
+
+def test_a_stream_in_two_files_is_the_stream_in_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    points = np.random.default_rng(0).normal(size=(500, 2))
+    np.savetxt("all.csv", points, delimiter=",", header="a,b", comments="")
+    np.savetxt("first.csv", points[:321], delimiter=",")
+    np.save("rest.npy", points[321:])
+    settings = "-k 8 --forgetting 200 --bandwidth scott"
+    assert command(f"stream all.csv --out all.npz {settings}") == 0
+    assert capsys.readouterr().out == "500 samples, 8 components in 2 dimensions; all.npz\n"
+    assert command(f"stream first.csv --out some.npz --state s.npz {settings}") == 0
+    assert command("stream rest.npy --out parts.npz --state s.npz") == 0
+    np.testing.assert_array_equal(GaussianMixture.load("parts.npz").means, GaussianMixture.load("all.npz").means)
+    assert command("stream rest.npy --out parts.npz --state s.npz -k 9") == 2
+    assert "n_components is 9, but 8 in s.npz" in capsys.readouterr().err
+    assert command("stream rest.npy --out parts.npz --bandwidth best") == 2
+    assert "predictive, scott, silverman or a number > 0" in capsys.readouterr().err
+
+
+def test_a_stream_comes_from_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("x\n" + "\n".join(map(str, range(30)))))
+    assert command(f"stream - --out {tmp_path}/m.json -k 4") == 0
+    assert GaussianMixture.load(tmp_path / "m.json").mean()[0] == pytest.approx(14.5)

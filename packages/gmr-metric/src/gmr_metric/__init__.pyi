@@ -6,6 +6,7 @@ from .reduction.api import Reduction, available_methods, reduce, reduce_many, re
 from .reduction.merging import merge, merge_groups
 from .reduction.outcome import Outcome, Step
 from .reduction.refinement import refine
+from .streaming import StreamingDensity
 
 __all__ = [
     "Estimate",
@@ -14,6 +15,7 @@ __all__ = [
     "Outcome",
     "Reduction",
     "Step",
+    "StreamingDensity",
     "available_methods",
     "available_metrics",
     "distance",

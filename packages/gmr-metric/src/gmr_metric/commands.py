@@ -210,16 +210,72 @@ def kde(samples: _File, /, out: Path, bandwidth: str = "scott") -> None:
         scott, silverman, or a factor of the samples' standard deviations.
     """
     _check_suffix(out, *storage.SUFFIXES)
-    chosen: str | float = bandwidth
-    if bandwidth not in ("scott", "silverman"):
-        try:
-            chosen = float(bandwidth)
-        except ValueError:
-            raise InputError(f"bandwidth is {bandwidth!r}", "scott, silverman or a number > 0") from None
+    chosen = _bandwidth(bandwidth, "scott", "silverman")
     mixture = GaussianMixture.from_kde(storage.read_samples(samples), chosen)
     with _writing(out):
         mixture.save(out)
     print(f"{len(mixture)} components in {mixture.dim} dimensions; {out}")
+
+
+def stream(
+    samples: _File,
+    /,
+    out: Path,
+    n_components: _Components = None,
+    forgetting: float | None = None,
+    bandwidth: str | None = None,
+    method: str | None = None,
+    state: Path | None = None,
+) -> None:
+    """Estimate the density of a stream of samples in bounded memory, as a mixture.
+
+    Parameters
+    ----------
+    samples
+        A .csv file of numbers, with or without a header line, or a .npy file, one sample per row, read in parts; - for
+        a CSV on standard input.
+    out
+        File for the mixture, .json, .npz or .safetensors.
+    n_components
+        The largest number of components, 50 by default.
+    forgetting
+        The half-life of a sample's weight, in samples; by default all have the same weight.
+    bandwidth
+        predictive (the default), scott, silverman, or a factor of the samples' standard deviations.
+    method
+        The method of reduction, oggmr by default.
+    state
+        File for the state, .npz or .safetensors. If it exists, the estimate continues from it, with its settings.
+    """
+    from gmr_metric.streaming import STATES, StreamingDensity
+
+    _check_suffix(out, *storage.SUFFIXES)
+    _check_suffix(state, *STATES)
+    chosen = {"n_components": n_components, "forgetting": forgetting, "bandwidth": bandwidth, "method": method}
+    settings: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    if bandwidth is not None:
+        settings["bandwidth"] = _bandwidth(bandwidth, "predictive", "scott", "silverman")
+    if state is not None and state.exists():
+        density = StreamingDensity.load(state)
+        for name, value in settings.items():
+            if getattr(density, name) != value:
+                raise InputError(f"{name} is {value}, but {getattr(density, name)} in {state}", "the same, or none")
+    else:
+        density = StreamingDensity(**settings)
+    for chunk in storage.sample_chunks(samples):
+        density.update(chunk)
+    with _writing(out):
+        density.mixture.save(out)
+    if state is not None:
+        density.save(state)
+    print(f"{density.n_seen} samples, {len(density.mixture)} components in {density.mixture.dim} dimensions; {out}")
+
+
+def _bandwidth(word: str, *rules: str) -> str | float:
+    try:
+        return word if word in rules else float(word)
+    except ValueError:
+        raise InputError(f"bandwidth is {word!r}", f"{', '.join(rules)} or a number > 0") from None
 
 
 def _levels(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +64,30 @@ def read_samples(path: Path) -> np.ndarray:
         return _array(path) if path.suffix == ".npy" else _table(path)
 
 
+def sample_chunks(path: Path, rows: int = 10_000) -> Iterator[np.ndarray]:
+    """Yield samples as :func:`read_samples` reads them, some rows at a time; - is a CSV on standard input."""
+    with reading(path, "a .csv or .npy file of numbers"):
+        if path.suffix == ".npy":
+            array = npy.read_npy(path, mapped=True)
+            for start in range(0, len(array), rows):
+                yield _floats(array[start : start + rows])
+            return
+        with nullcontext(sys.stdin) if str(path) == "-" else open(path, encoding="utf-8") as file:
+            lines = (line for line in file if line.strip())
+            header = True
+            while chunk := list(itertools.islice(lines, rows)):
+                if header and not any(_is_number(word) for word in chunk[0].split(",")):
+                    del chunk[0]  # the columns' names
+                header = False
+                if chunk:
+                    yield np.loadtxt(chunk, delimiter=",", ndmin=2)
+
+
 def _array(path: Path) -> np.ndarray:
-    array = npy.read_npy(path)
+    return _floats(npy.read_npy(path))
+
+
+def _floats(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         raise ValueError(f"its numbers are {array.dtype}")
     return (array[:, None] if array.ndim == 1 else array).astype(np.float64)
