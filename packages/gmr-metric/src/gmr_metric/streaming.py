@@ -22,6 +22,7 @@ from gmr_metric.checks import as_floats, symmetric
 from gmr_metric.density.algebra import log_of
 from gmr_metric.density.gaussian import LOG_2PI
 from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.loops.choice import repeated
 from gmr_metric.reduction.api import reduce
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = ["StreamingDensity"]
 
 _FACTORS = 2.0 ** (np.arange(-12, 3) / 2)  # bandwidths that compete, as multiples of Scott's rule
 _FLAT = 1e-12  # smallest eigenvalue of the points' correlation matrix
+_LONG = 1000  # points from which a stream is worth loading numba
 _GONE = 1e-12  # share of the weight below which a forgotten group is dropped
 STATES = (".npz", ".safetensors")  # of files of a state
 _FORMAT = "gmr-metric stream"
@@ -138,7 +140,7 @@ class StreamingDensity:
             scores = self._scored(self._state, groups)
             kernel = self._kernel(groups, scores)
             if len(groups.shares) > self.n_components:
-                groups = self._merged(groups, kernel)
+                groups = self._merged(groups, kernel, self.n_seen)
             self._mixture = GaussianMixture(groups.shares, groups.means, groups.scatters + kernel, normalize=True)
         return self._mixture
 
@@ -226,7 +228,7 @@ class StreamingDensity:
         kept = groups.shares > _GONE
         groups = groups._replace(shares=groups.shares[kept], means=groups.means[kept], scatters=groups.scatters[kept])
         if len(groups.shares) > self.n_components:
-            groups = self._merged(groups, self._kernel(groups, scores))
+            groups = self._merged(groups, self._kernel(groups, scores), state.n_seen)
         return state._replace(
             weights=groups.shares * total,
             means=groups.means,
@@ -236,10 +238,11 @@ class StreamingDensity:
             buffer=state.buffer[:0],
         )
 
-    def _merged(self, groups: _Groups, kernel: np.ndarray) -> _Groups:
+    def _merged(self, groups: _Groups, kernel: np.ndarray, n_seen: int) -> _Groups:
         """Merge groups as the reduction of their smoothed mixture says."""
         smoothed = GaussianMixture(groups.shares, groups.means, groups.scatters + kernel, normalize=True)
-        assignment = reduce(smoothed, self.n_components, self.method, **self.options).assignment
+        with repeated(n_seen > _LONG):
+            assignment = reduce(smoothed, self.n_components, self.method, **self.options).assignment
         shares = np.bincount(assignment, groups.shares)
         within = (groups.shares / shares[assignment])[:, None]
         means = np.zeros((len(shares), groups.means.shape[1]))
