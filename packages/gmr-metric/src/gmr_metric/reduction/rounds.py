@@ -1,8 +1,13 @@
-"""Rounds of many merges between neighbours, for mixtures too large to consider all pairs."""
+"""Rounds of many merges between neighbours, for mixtures too large to consider all pairs.
+
+The candidates are the edges of a graph of nearest neighbours. A merge contracts an edge, so its component keeps the
+neighbours of both, and only their costs are computed again. The nearest neighbours are searched again whenever the
+number of components has fallen by half. Not specified in the papers.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -10,6 +15,8 @@ from gmr_metric.loops.columns import Columns
 from gmr_metric.reduction.groups import Groups
 
 _ROUND = 0.12  # largest share of the components that one round merges
+_REFRESH = 0.5  # share of the components at which the neighbours are searched again
+_CANDIDATES = 4  # cheapest edges per merge of a round that are sorted
 
 
 class Cost(Protocol):
@@ -28,35 +35,99 @@ class Cost(Protocol):
         """Drop all other components."""
 
 
+class _Edges(NamedTuple):
+    """Pairs of neighbours i < j, with their costs; arrays of shape (E,)."""
+
+    i: np.ndarray
+    j: np.ndarray
+    costs: np.ndarray
+
+
 def merge_neighbours(cost: Cost, n_components: int, neighbours: int, groups: Groups) -> np.ndarray:
     """Merge cheap pairs of neighbours in rounds of disjoint pairs; return the names of what is left.
 
     A round takes the pairs in the order of their costs, each component once, and at most an eighth of the
     components, so that pairs that become cheap by a merge are seen before much dearer ones are merged.
     """
+    names = np.arange(len(cost.own))
+    searched, edges = 0, _Edges(*np.empty((3, 0), dtype=np.intp))
+    while (n := len(names)) > n_components:
+        if not len(edges.i) or n <= _REFRESH * searched:
+            searched, edges = n, _searched(cost, edges, neighbours)
+        chosen = _disjoint(edges, n, min(n - n_components, max(1, int(_ROUND * n))))
+        i, j = edges.i[chosen], edges.j[chosen]
+        groups.merge(names[i], names[j], edges.costs[chosen])
+        cost.merge(i, j)
+        kept = np.ones(n, dtype=bool)
+        kept[j] = False
+        cost.keep(np.flatnonzero(kept))
+        edges, names = _contracted(cost, edges, i, j, kept), names[kept]
+    return names
+
+
+def _searched(cost: Cost, edges: _Edges, neighbours: int) -> _Edges:
+    """Add the pairs of each component with its nearest ones by the distance of their means."""
     from scipy.spatial import cKDTree
 
-    names = np.arange(len(cost.own))
-    while len(names) > n_components:
-        n = len(names)
-        points = cost.components.means.T
-        _, near = cKDTree(points).query(points, k=min(neighbours + 1, n))
-        first, second = np.repeat(np.arange(n), near.shape[1]), near.ravel()
-        couples = np.unique(np.sort(np.column_stack([first, second])[first != second], axis=1), axis=0)
-        costs = cost.pairs(couples[:, 0], couples[:, 1])
-        order = np.argsort(costs, kind="stable")
-        most = min(n - n_components, max(1, int(_ROUND * n)))
-        free, chosen = np.ones(n, dtype=bool), []
-        for at, (i, j) in zip(order.tolist(), couples[order].tolist(), strict=True):
-            if free[i] and free[j]:
-                free[i] = free[j] = False
-                chosen.append(at)
-                groups.merge(names[i], names[j], costs[at])
-                if len(chosen) == most:
-                    break
-        i, j = couples[chosen].T
-        cost.merge(i, j)
-        kept = np.setdiff1d(np.arange(n), j)
-        cost.keep(kept)
-        names = names[kept]
-    return names
+    n = len(cost.own)
+    points = np.ascontiguousarray(cost.components.means.T)
+    near = cKDTree(points).query(points, k=min(neighbours + 1, n), workers=-1)[1]
+    keys = _keys(np.repeat(np.arange(n), near.shape[1]), near.ravel(), n)
+    known = edges.i * n + edges.j
+    new = np.setdiff1d(keys, known, assume_unique=True)
+    i, j = new // n, new % n
+    return _joined(edges, _Edges(i, j, cost.pairs(i, j)))
+
+
+def _contracted(cost: Cost, edges: _Edges, i: np.ndarray, j: np.ndarray, kept: np.ndarray) -> _Edges:
+    """Return the edges between what is left after components i merged with j; costs that changed are computed again."""
+    place = np.cumsum(kept) - 1
+    place[j] = place[i]
+    changed = ~kept
+    changed[i] = True
+    touched = changed[edges.i] | changed[edges.j]
+    first, second = place[edges.i], place[edges.j]
+    n = len(cost.own)
+    keys = _keys(first[touched], second[touched], n)
+    rest = ~touched
+    same = _Edges(first[rest], second[rest], edges.costs[rest])
+    new_i, new_j = keys // n, keys % n
+    return _joined(same, _Edges(new_i, new_j, cost.pairs(new_i, new_j)))
+
+
+def _keys(i: np.ndarray, j: np.ndarray, n: int) -> np.ndarray:
+    """Return i * n + j of the different pairs i < j, ascending."""
+    keys = np.minimum(i, j) * n + np.maximum(i, j)
+    keys = keys[i != j]
+    keys.sort()
+    return keys[np.diff(keys, prepend=-1) > 0]
+
+
+def _joined(first: _Edges, second: _Edges) -> _Edges:
+    return _Edges(*(np.concatenate(both) for both in zip(first, second, strict=True)))
+
+
+def _disjoint(edges: _Edges, n: int, most: int) -> np.ndarray:
+    """Return at most this many disjoint edges, the same as if they were taken one by one in the order of costs.
+
+    Every component points to its cheapest edge; an edge to which both its ends point is taken, and the edges at
+    these ends are left out. It is repeated until no edges are left.
+    """
+    near = np.arange(len(edges.i))
+    if _CANDIDATES * most < len(near):
+        near = np.flatnonzero(edges.costs <= np.partition(edges.costs, _CANDIDATES * most)[_CANDIDATES * most])
+    order = near[np.argsort(edges.costs[near], kind="stable")]
+    i, j = edges.i[order], edges.j[order]
+    rank = np.arange(len(order))
+    cheapest, taken = np.empty(n, dtype=np.intp), []
+    while len(rank):
+        cheapest[i] = cheapest[j] = len(order)
+        np.minimum.at(cheapest, i, rank)
+        np.minimum.at(cheapest, j, rank)
+        mutual = (cheapest[i] == rank) & (cheapest[j] == rank)
+        taken.append(rank[mutual])
+        free = np.ones(n, dtype=bool)
+        free[i[mutual]] = free[j[mutual]] = False
+        left = free[i] & free[j]
+        i, j, rank = i[left], j[left], rank[left]
+    return order[np.sort(np.concatenate(taken))[:most]]
