@@ -43,7 +43,7 @@ class Columns(NamedTuple):
 
     def take(self, chosen: np.ndarray) -> Columns:
         """Keep the chosen components."""
-        return Columns(*(np.ascontiguousarray(array[..., chosen]) for array in self))
+        return Columns(*(array.take(chosen, axis=-1) for array in self))
 
     def merge(self, i: np.ndarray, j: np.ndarray) -> None:
         """Replace components i by their moment-preserving merges with j, projected to the type, pair by pair."""

@@ -24,9 +24,9 @@ def _merged(i: np.ndarray, j: np.ndarray, components: Columns) -> tuple[np.ndarr
     weights, means, packed = components
     share = weights[j] / (weights[i] + weights[j])
     rest = 1 - share
-    e = means[:, j] - means[:, i]
+    e = means.take(j, axis=1) - means.take(i, axis=1)  # packed[:, j] would be strided
     weighted = share * rest * e
-    merged = packed[:, j]
+    merged = packed.take(j, axis=1)
     merged *= share
     for at, (r, c) in enumerate(zip(*lower(len(means)), strict=True)):  # row by row, which stays in the cache
         merged[at] += rest * packed[at, i]
@@ -55,9 +55,10 @@ def ise_costs(
     for chosen, first, second in _pair_blocks(len(means), i, j):
         v, w = weights[first], weights[second]
         share, e, c = _merged(first, second, components)
-        across = np.exp(log_packed(e, packed[:, first] + packed[:, second]) - log_scale)
-        first_to_merged = np.exp(log_packed(share * e, packed[:, first] + c) - log_scale)
-        second_to_merged = np.exp(log_packed((1 - share) * e, packed[:, second] + c) - log_scale)
+        one, other = packed.take(first, axis=1), packed.take(second, axis=1)
+        across = np.exp(log_packed(e, one + other) - log_scale)
+        first_to_merged = np.exp(log_packed(share * e, one + c) - log_scale)
+        second_to_merged = np.exp(log_packed((1 - share) * e, other + c) - log_scale)
         merged = np.exp(log_packed(np.zeros_like(e), 2 * c) - log_scale)
         total = v + w
         costs[chosen] = (
