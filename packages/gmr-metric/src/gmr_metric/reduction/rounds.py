@@ -121,11 +121,10 @@ def _disjoint(edges: _Edges, n: int, most: int) -> np.ndarray:
     """
     tried = _CANDIDATES * most
     if tried < len(edges.i):
-        limit = np.partition(edges.costs, tried)[tried]
-        near = np.flatnonzero(edges.costs <= limit)
-        chosen = near[_matching(edges.i[near], edges.j[near], edges.costs[near], n)]
+        near = np.flatnonzero(edges.costs <= np.partition(edges.costs, tried)[tried])
+        chosen: np.ndarray = near[_matching(edges.i[near], edges.j[near], edges.costs[near], n)][:most]
         if 2 * len(chosen) >= most:
-            return chosen[:most]
+            return chosen
     return _matching(*edges, n)[:most]
 
 
