@@ -46,7 +46,7 @@ def ellipses(mixture: GaussianMixture) -> list[Ellipse]:
     """
     if mixture.dim != 2:
         raise InputError(f"a mixture of {mixture.dim} dimensions", "two dimensions")
-    values, vectors = np.linalg.eigh(mixture.covariances)
+    values, vectors = np.linalg.eigh(mixture.convert("full").covariances)
     angles = np.degrees(np.arctan2(vectors[:, 1, 1], vectors[:, 0, 1]))
     return [
         Ellipse(mean, (float(long), float(short)), float((angle + 90) % 180 - 90))
@@ -151,7 +151,7 @@ def _draw_line(axis: Axes, original: GaussianMixture, reduced: GaussianMixture) 
         (original, own[0], "-", _GREY, 0.6, "original components"),
         (reduced, own[1], "--", COLOURS[0], 1.0, "reduced components"),
     ):
-        deviation = np.sqrt(mixture.covariances[:, 0])
+        deviation = mixture.cholesky.reshape(-1, 1)
         peak = mixture.weights[:, None] / (math.sqrt(2 * math.pi) * deviation)
         y = peak * np.exp(-0.5 * ((x - mixture.means) / deviation) ** 2)
         # One line for all components, separated by gaps.
@@ -165,7 +165,7 @@ def _draw_line(axis: Axes, original: GaussianMixture, reduced: GaussianMixture) 
 
 def _component_points(mixture: GaussianMixture) -> np.ndarray:
     """Return points where each component has its weight, shape (components, 81)."""
-    points: np.ndarray = mixture.means + np.sqrt(mixture.covariances[:, 0]) * np.linspace(-_SIGMAS, _SIGMAS, 81)
+    points: np.ndarray = mixture.means + mixture.cholesky.reshape(-1, 1) * np.linspace(-_SIGMAS, _SIGMAS, 81)
     return points
 
 
@@ -213,7 +213,7 @@ def _draw_plane(axis: Axes, original: GaussianMixture, reduced: GaussianMixture,
 
 def _window(original: GaussianMixture, reduced: GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
     """Return the corners of a window with the whole reduced ellipses, and all but the original's outliers."""
-    spread, wide = (np.sqrt(np.diagonal(m.covariances, axis1=1, axis2=2)) for m in (original, reduced))
+    spread, wide = (np.sqrt(m.convert("diag").covariances) for m in (original, reduced))
     low = np.quantile(original.means - 2.5 * spread, 0.02, axis=0)
     high = np.quantile(original.means + 2.5 * spread, 0.98, axis=0)
     return np.minimum(low, (reduced.means - 2.2 * wide).min(axis=0)), np.maximum(

@@ -72,13 +72,22 @@ def converted(covariances: np.ndarray, d: int, kind: CovarianceType) -> np.ndarr
     return variances[:, :, None] * np.eye(d) if kind == "full" else variances
 
 
-def weighted_outer(weights: np.ndarray, offsets: np.ndarray, axes: int) -> np.ndarray:
-    """Return ``w e e^T`` of each offset (n, d), projected to the type of covariances with so many axes."""
+def outer(offsets: np.ndarray, axes: int) -> np.ndarray:
+    """Return ``e e^T`` of each offset (n, d), projected to the type of covariances with so many axes."""
     if axes == 3:
-        outer: np.ndarray = (weights[:, None] * offsets)[:, :, None] * offsets[:, None, :]
-        return outer
-    squares: np.ndarray = weights[:, None] * offsets**2
+        products: np.ndarray = offsets[:, :, None] * offsets[:, None, :]
+        return products
+    squares = offsets**2
     return squares if axes == 2 else squares.mean(axis=1)
+
+
+def traces(covariances: np.ndarray, d: int) -> np.ndarray:
+    """Return the traces of covariances in d dimensions."""
+    if covariances.ndim == 1:
+        return d * covariances
+    diagonals = covariances if covariances.ndim == 2 else np.diagonal(covariances, axis1=1, axis2=2)
+    sums: np.ndarray = diagonals.sum(axis=1)
+    return sums
 
 
 def matching(f: GaussianMixture, g: GaussianMixture) -> GaussianMixture:

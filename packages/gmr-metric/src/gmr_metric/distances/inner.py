@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gmr_metric.checks import same_dim
 from gmr_metric.density.algebra import log_of
 from gmr_metric.density.gaussian import log_gaussian
+from gmr_metric.density.kinds import matching
 from gmr_metric.density.mixture import GaussianMixture
+from gmr_metric.distances.screening import screened_log_inner
 from gmr_metric.loops.choice import implementation, numpy_seconds
 from gmr_metric.loops.columns import columns
 
@@ -27,10 +28,10 @@ _NORM = "_log_squared_norm"  # kept in the mixture, which never changes
 
 
 class Gradients(NamedTuple):
-    """Derivatives of an inner product in its first mixture's weights (N,), means (N, d) and covariances (N, d, d).
+    """Derivatives of an inner product in its first mixture's weights (N,), means (N, d) and covariances.
 
-    Those in the covariances are symmetric: the change of the inner product is the sum of entrywise products with a
-    symmetric change.
+    The latter have the covariances' shape. Those in matrices are symmetric: the change of the inner product is the sum
+    of entrywise products with a symmetric change.
     """
 
     weights: np.ndarray
@@ -61,14 +62,17 @@ def log_inner_product(f: GaussianMixture, g: GaussianMixture) -> float:
     >>> round(log_inner_product(near, far), 4)
     -2501.2655
     """
-    same_dim(f.dim, g.dim)
+    matching(f, g)
     same = g is f
     if same and _NORM in vars(f):
         return float(vars(f)[_NORM])
-    first = columns(f).bounded(log_weights=True)
-    second = first if same else columns(g).bounded(log_weights=True)
-    seconds = numpy_seconds(len(f) * len(g) / (1 + same), first)
-    value = float(implementation(seconds).log_inner(first, second, same))
+    if f.covariance_type != "full" and f.dim > 1:
+        value = screened_log_inner(f, g)
+    else:
+        first = columns(f).bounded(log_weights=True)
+        second = first if same else columns(g).bounded(log_weights=True)
+        seconds = numpy_seconds(len(f) * len(g) / (1 + same), first)
+        value = float(implementation(seconds).log_inner(first, second, same))
     if same:
         vars(f)[_NORM] = value
     return value
@@ -103,25 +107,42 @@ def log_inner_product_gradients(f: GaussianMixture, g: GaussianMixture) -> tuple
     The derivatives of ``log <f, g>`` neither vanish nor blow up for distant mixtures. By symmetry, the derivatives of
     ``log <f, f>`` are twice those with g = f.
     """
-    total = log_inner_product(f, g)
+    total, g = log_inner_product(f, g), matching(f, g)
     log_v = log_of(g.weights)
     gradients = Gradients(np.empty_like(f.weights), np.empty_like(f.means), np.empty_like(f.covariances))
     for rows, kernels in _row_blocks(f, g):
         share = np.exp(kernels + log_v - total)  # of <f, g>, per unit of w_i
-        inverse = np.linalg.inv(f.covariances[rows, None] + g.covariances)
-        pull = np.matmul(inverse, (f.means[rows, None] - g.means)[..., None])[..., 0]
-        weight = f.weights[rows, None]
+        offsets, covariances = f.means[rows, None] - g.means, f.covariances[rows, None] + g.covariances
+        pull, outer = (
+            _full_terms(share, offsets, covariances) if f.covariances.ndim == 3 else _terms(share, offsets, covariances)
+        )
+        weight = f.weights[rows]
         gradients.weights[rows] = share.sum(axis=1)
-        gradients.means[rows] = -weight * np.einsum("nm,nmd->nd", share, pull)
-        outer = np.einsum("nm,nmd,nme->nde", share, pull, pull) - np.einsum("nm,nmde->nde", share, inverse)
-        gradients.covariances[rows] = 0.5 * weight[..., None] * outer
+        gradients.means[rows] = -weight[:, None] * np.einsum("nm,nmd->nd", share, pull)
+        gradients.covariances[rows] = 0.5 * weight.reshape(-1, *(outer.ndim - 1) * (1,)) * outer
     return total, gradients
+
+
+def _full_terms(share: np.ndarray, offsets: np.ndarray, covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``u = S^-1 e`` of every pair, and the sums of ``u u^T - S^-1`` over the second components."""
+    inverse = np.linalg.inv(covariances)
+    pull = np.matmul(inverse, offsets[..., None])[..., 0]
+    return pull, np.einsum("nm,nmd,nme->nde", share, pull, pull) - np.einsum("nm,nmde->nde", share, inverse)
+
+
+def _terms(share: np.ndarray, offsets: np.ndarray, variances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same for variances (n, m, d), or (n, m) with the sum over dimensions."""
+    if variances.ndim == 3:
+        pull = offsets / variances
+        return pull, np.einsum("nm,nmd->nd", share, pull**2 - 1 / variances)
+    pull = offsets / variances[..., None]
+    return pull, (share * ((pull**2).sum(axis=2) - offsets.shape[2] / variances)).sum(axis=1)
 
 
 def _row_blocks(f: GaussianMixture, g: GaussianMixture) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield rows of the table of log kernels, so that no N x M x d x d array is ever held."""
-    same_dim(f.dim, g.dim)
-    step = max(1, _BLOCK // (len(g) * f.dim**2))
+    g = matching(f, g)
+    step = max(1, _BLOCK // (len(g) * f.dim ** (2 if f.covariances.ndim == 3 else 1)))
     for start in range(0, len(f), step):
         rows = slice(start, start + step)
         yield rows, log_gaussian(f.means[rows, None] - g.means, f.covariances[rows, None] + g.covariances)

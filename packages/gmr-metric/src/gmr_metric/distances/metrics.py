@@ -16,7 +16,8 @@ import numpy as np
 from sextet_common.checks import Bounds, check
 from sextet_common.errors import InputError
 
-from gmr_metric.checks import same_dim
+from gmr_metric.checks import drawing
+from gmr_metric.density.kinds import matching
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances.differences import Difference, difference
 from gmr_metric.distances.inner import log_inner_product
@@ -105,10 +106,18 @@ def pairwise_distances(mixtures: Sequence[GaussianMixture], metric: str = "angle
     return table
 
 
-def kl_divergence(f: GaussianMixture, g: GaussianMixture, *, samples: int = 10_000, seed: int = 0) -> Estimate:
+def kl_divergence(
+    f: GaussianMixture,
+    g: GaussianMixture,
+    *,
+    samples: int = 10_000,
+    seed: int | np.random.Generator = 0,
+    random_state: int | np.random.Generator | np.random.RandomState | None = None,
+) -> Estimate:
     """Kullback-Leibler divergence of g from f, by sampling from f.
 
-    The estimate is the mean of ``log f - log g`` over at least 2 samples, with its standard error.
+    The estimate is the mean of ``log f - log g`` over at least 2 samples, with its standard error. The seed may
+    be a generator; ``random_state`` is another name for it.
 
     Examples
     --------
@@ -118,8 +127,8 @@ def kl_divergence(f: GaussianMixture, g: GaussianMixture, *, samples: int = 10_0
     True
     """
     check("samples", samples, Annotated[int, Bounds(2)])
-    same_dim(f.dim, g.dim)
-    points = f.sample(samples, seed)
+    matching(f, g)
+    points = f.sample(samples, drawing(seed, random_state, "mixture sample"))
     ratios = f.logpdf(points) - g.logpdf(points)
     return Estimate(float(ratios.mean()), float(ratios.std(ddof=1) / math.sqrt(samples)))
 
@@ -128,8 +137,7 @@ class _Pair:
     """Two mixtures with their log inner products <f, g>, <f, f> and <g, g>, each computed when it is needed."""
 
     def __init__(self, f: GaussianMixture, g: GaussianMixture) -> None:
-        same_dim(f.dim, g.dim)
-        self.f, self.g = f, g
+        self.f, self.g = f, matching(f, g)
 
     @cached_property
     def logs(self) -> tuple[float, float, float]:

@@ -34,7 +34,7 @@ def _body(mixture: GaussianMixture) -> str:
     return f"""# Gaussian mixture of {len(mixture)} components in {mixture.dim} dimensions
 
 `{HUB_FILE}` holds the weights ({len(mixture)}), the means ({len(mixture)} x {mixture.dim}) and the covariances
-({len(mixture)} x {mixture.dim} x {mixture.dim}) in float64.
+of type {mixture.covariance_type} ({" x ".join(map(str, mixture.covariances.shape))}) in float64.
 
 If the mixture was estimated from data, describe the data and name its licence here: a density estimate with a component
 at each sample contains the samples.

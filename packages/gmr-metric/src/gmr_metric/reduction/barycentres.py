@@ -13,6 +13,7 @@ import numpy as np
 from sextet_common.checks import check
 from sextet_common.errors import InputError
 
+from gmr_metric.density.kinds import outer
 from gmr_metric.density.mixture import GaussianMixture
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _FAR = 5.0  # an extrapolation beyond this, in scaled roots or in logs of covari
 
 
 class Gaussian(NamedTuple):
-    """One Gaussian: mean (d,) and covariance (d, d)."""
+    """One Gaussian: mean (d,) and covariance (d, d), (d,) or (), by its type."""
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -41,6 +42,8 @@ def barycentre(
 ) -> Gaussian:
     """Find the Gaussian g that minimises the weighted sum of costs from a mixture's components to g.
 
+    It has the mixture's type of covariances: among diagonal or spherical Gaussians it is the minimiser.
+
     Parameters
     ----------
     kind
@@ -51,8 +54,8 @@ def barycentre(
         Weights to use instead of the mixture's, at least 0 and of any positive sum, shape (N,). Components of zero
         weight do not count, and a single component of positive weight is returned unchanged.
     start, tolerance
-        The covariance at which ``w2`` and ``cs`` start, shape (d, d), and the change of a step, relative to the
-        covariance, at which they stop.
+        The covariance at which ``w2`` and ``cs`` start, in the shape of one of the mixture's, and the change of a
+        step, relative to the covariance, at which they stop.
 
     Notes
     -----
@@ -81,6 +84,8 @@ def barycentre(
     if len(chosen) == 1:
         return Gaussian(mixture.means[chosen[0]].copy(), mixture.covariances[chosen[0]].copy())
     shares, means = shares[chosen] / total, mixture.means[chosen]
+    if mixture.covariances.ndim < 3:
+        return _of_variances(kind, shares, means, mixture.covariances[chosen], start, tolerance)
     if kind == "w2":
         return Gaussian(shares @ means, _wasserstein(shares, mixture.cholesky[chosen], start, tolerance))
     merged = _merged(shares, means, mixture.covariances[chosen])
@@ -152,6 +157,48 @@ def _cauchy_schwarz(
     back = outer @ _symmetric_map(np.exp, log / 2)
     mean = best_mean(_symmetric_map(np.exp, log))[0]
     return Gaussian(merged.mean + outer @ mean, back @ back.T)
+
+
+def _of_variances(
+    kind: Kind,
+    shares: np.ndarray,
+    means: np.ndarray,
+    variances: np.ndarray,
+    start: np.ndarray | None,
+    tolerance: float,
+) -> Gaussian:
+    """Return the barycentre of diagonal or spherical Gaussians, of variances (n, d) or (n,)."""
+    if kind == "w2":
+        return Gaussian(shares @ means, (shares @ np.sqrt(variances)) ** 2)
+    centre = shares @ means
+    merged = shares @ (variances + outer(means - centre, variances.ndim))
+    if kind == "kl":
+        return Gaussian(centre, merged)
+    scale = np.sqrt(merged)
+    points, unit = (means - centre) / scale, variances / scale**2
+    columns = unit.reshape(len(unit), -1)
+    shared = means.shape[1] // columns.shape[1]  # dimensions with one variance
+
+    def best_mean(current: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        inverses = 1 / (columns + current)
+        precision = shares @ inverses
+        return shares @ (inverses * points) / precision, inverses, precision
+
+    def step(log: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the cost and the next log variances: the steps of `_cauchy_schwarz` without its matrices."""
+        current = np.exp(log)
+        mean, inverses, precision = best_mean(current)
+        squares = (points - mean) ** 2
+        cost = 0.5 * shares @ ((squares * inverses).sum(axis=1) - shared * np.log(inverses).sum(axis=1))
+        second = shares @ (squares * (inverses * current) ** 2)
+        second = second if shared == 1 else second.mean(keepdims=True)
+        root = (0.25 + np.sqrt(0.0625 + precision * second)) / precision
+        return float(cost - 0.25 * shared * log.sum()), np.log(root)
+
+    first = np.zeros(columns.shape[1]) if start is None else np.log(np.ravel(start / scale**2))
+    log = _descended(step, first, tolerance)
+    covariance = np.exp(log).reshape(merged.shape) * scale**2
+    return Gaussian(centre + scale * best_mean(np.exp(log))[0], covariance)
 
 
 def _symmetric_map(function: Callable[[np.ndarray], np.ndarray], matrix: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sextet_common.errors import InputError
 
+from gmr_metric.density.kinds import outer
 from gmr_metric.density.mixture import GaussianMixture
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ def merge(mixture: GaussianMixture, i: int, j: int) -> GaussianMixture:
 def merge_groups(mixture: GaussianMixture, assignment: Integer[np.ndarray, " components"]) -> GaussianMixture:
     """Merge each group of components into one; the mixture's mean and covariance do not change.
 
+    Of ``diag`` covariances only the variances do not change, of ``spherical`` ones only their sum: the spread of the
+    means within a group is projected to its diagonal, or to the mean of that.
+
     ``assignment``, shape (N,), is each component's group: whole numbers from 0 to L - 1, each at least once. The result
     has L components, in this order.
 
@@ -51,17 +55,19 @@ def merge_groups(mixture: GaussianMixture, assignment: Integer[np.ndarray, " com
         )
     if set(groups.tolist()) != set(range(int(groups.max()) + 1)):
         raise InputError(f"groups are {sorted(set(groups.tolist()))}", "0 to L - 1, each at least once")
-    d, n_groups = mixture.dim, int(groups.max()) + 1
+    n_groups = int(groups.max()) + 1
     weights = np.bincount(groups, weights=mixture.weights, minlength=n_groups)
     sizes = np.bincount(groups, minlength=n_groups)
     # A group of total weight 0 has no moments of its own: its components count equally.
     empty = weights[groups] == 0
     share = np.where(empty, 1 / sizes[groups], mixture.weights / np.where(empty, 1.0, weights[groups]))
-    means = np.zeros((n_groups, d))
+    means = np.zeros((n_groups, mixture.dim))
     np.add.at(means, groups, share[:, None] * mixture.means)
-    offsets = mixture.means - means[groups]
     # Each term is positive semi-definite; E[x x^T] - m m^T would cancel far from the origin.
-    spread = mixture.covariances + offsets[:, :, None] * offsets[:, None, :]
-    covariances = np.zeros((n_groups, d, d))
-    np.add.at(covariances, groups, share[:, None, None] * spread)
+    axes = mixture.covariances.ndim
+    spread = outer(mixture.means - means[groups], axes)
+    spread += mixture.covariances
+    spread *= share.reshape(-1, *(axes - 1) * (1,))
+    covariances = np.zeros((n_groups, *spread.shape[1:]))
+    np.add.at(covariances, groups, spread)
     return GaussianMixture(weights, means, covariances, normalize=True)

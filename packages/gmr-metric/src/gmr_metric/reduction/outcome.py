@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from gmr_metric.density.kinds import matching
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances.costs import kullback_leibler
 
@@ -64,6 +65,7 @@ def nearest_centres(mixture: GaussianMixture, centres: GaussianMixture) -> Integ
     Distances are Kullback-Leibler divergences of the centre from the component. A centre that is nearest to none gets
     the component nearest to it among those that are not alone with theirs.
     """
+    centres = matching(mixture, centres)
     labels = _nearest(mixture, np.arange(len(mixture)), centres.means, centres.cholesky)
     for empty in np.setdiff1d(np.arange(len(centres)), labels).tolist():
         centre = GaussianMixture(np.ones(1), centres.means[[empty]], centres.covariances[[empty]])
@@ -80,6 +82,8 @@ def dispensable(labels: np.ndarray, n_groups: int) -> np.ndarray:
 
 def _nearest(mixture: GaussianMixture, chosen: np.ndarray, means: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Return the nearest centre of each chosen component; centres are given by means and Cholesky factors."""
+    if factors.ndim < 3:
+        return _nearest_by_variances(mixture, chosen, means, factors.reshape(len(means), -1) ** 2)
     whitening = np.linalg.inv(factors)
     precision = np.matmul(np.swapaxes(whitening, 1, 2), whitening)
     log_determinant = 2 * np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
@@ -97,5 +101,23 @@ def _nearest(mixture: GaussianMixture, chosen: np.ndarray, means: np.ndarray, fa
                 both = 1 if row == k else 2
                 twice += (both * precision[:, row, k]) * mixture.covariances[block, row, k, None]
             twice += white**2
+        result[start : start + step] = twice.argmin(axis=1)
+    return result
+
+
+def _nearest_by_variances(
+    mixture: GaussianMixture, chosen: np.ndarray, means: np.ndarray, variances: np.ndarray
+) -> np.ndarray:
+    """Return the same for variances (L, d), or (L, 1) of spheres."""
+    own = mixture.covariances.reshape(len(mixture), -1)
+    log_determinant = np.log(variances).sum(axis=1) * (mixture.dim // own.shape[1])
+    result = np.empty(len(chosen), dtype=np.intp)
+    step = max(1, _BLOCK // len(means))
+    for start in range(0, len(chosen), step):
+        block = chosen[start : start + step]
+        twice = np.tile(log_determinant, (len(block), 1))
+        for k in range(mixture.dim):
+            axis = k % own.shape[1]
+            twice += ((mixture.means[block, k, None] - means[:, k]) ** 2 + own[block, axis, None]) / variances[:, axis]
         result[start : start + step] = twice.argmin(axis=1)
     return result

@@ -45,7 +45,8 @@ def threshold(mixture: GaussianMixture, n_components: int, *, gate: float = 4.0)
     """
     if gate != math.inf:
         check("gate", gate, Positive)
-    inverse = np.linalg.inv(mixture.covariances)
+    is_full = mixture.covariances.ndim == 3
+    inverse = np.linalg.inv(mixture.covariances) if is_full else 1 / mixture.covariances.reshape(len(mixture), -1)
     leader_of = np.full(len(mixture), -1)
     history: list[Step] = []
     left = len(mixture)
@@ -54,7 +55,10 @@ def threshold(mixture: GaussianMixture, n_components: int, *, gate: float = 4.0)
             continue
         free = np.flatnonzero(leader_of < 0)
         offset = mixture.means[free] - mixture.means[heaviest]
-        squared = np.einsum("ni,nij,nj->n", offset, inverse[free], offset)
+        if is_full:
+            squared = np.einsum("ni,nij,nj->n", offset, inverse[free], offset)
+        else:
+            squared = (offset**2 * inverse[free]).sum(axis=1)
         near = squared <= gate
         leader_of[free[near]] = heaviest
         for member, cost in zip(free[near].tolist(), squared[near].tolist(), strict=True):

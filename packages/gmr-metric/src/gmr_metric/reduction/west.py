@@ -10,6 +10,7 @@ from sextet_common.checks import check
 
 from gmr_metric.density.algebra import log_of
 from gmr_metric.density.gaussian import log_determinants, log_gaussian, log_self_kernels
+from gmr_metric.density.kinds import outer, traces
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.reduction.groups import Groups
 from gmr_metric.reduction.outcome import Outcome
@@ -63,8 +64,7 @@ class LightestFirst:
         self.weights, self.means = mixture.weights.copy(), mixture.means.copy()
         self.covariances = mixture.covariances.copy()
         self._log_determinants = log_determinants(self.covariances, mixture.dim)
-        self._precisions = np.linalg.inv(self.covariances)
-        self._radii = np.linalg.eigvalsh(self.covariances)[:, -1]
+        self._precisions, self._radii = _inverses(self.covariances), _largest(self.covariances)
 
     def merge_lightest(self) -> tuple[int, int, float]:
         """Merge the lightest component i or j with its nearest, in the place of i < j; return i, j and the cost."""
@@ -77,10 +77,10 @@ class LightestFirst:
         within = (1 - share) * self.covariances[i] + share * self.covariances[j]
         self.weights[i] = total
         self.means[i] += share * offset
-        self.covariances[i] = within + share * (1 - share) * np.outer(offset, offset)
-        self._log_determinants[i] = log_determinants(self.covariances[[i]], len(offset))[0]
-        self._precisions[i] = np.linalg.inv(self.covariances[i])
-        self._radii[i] = np.linalg.eigvalsh(self.covariances[i])[-1]
+        self.covariances[i] = within + share * (1 - share) * outer(offset[None], self.covariances.ndim)[0]
+        merged = self.covariances[[i]]
+        self._log_determinants[i] = log_determinants(merged, len(offset))[0]
+        self._precisions[i], self._radii[i] = _inverses(merged)[0], _largest(merged)[0]
         for name in ("weights", "means", "covariances", "_log_determinants", "_precisions", "_radii"):
             setattr(self, name, np.delete(getattr(self, name), j, axis=0))
         return i, j, cost
@@ -91,16 +91,21 @@ class LightestFirst:
         if self._weighting == "determinant":
             modified = log_of(self.weights) - self._log_determinants
         elif self._weighting == "trace":
-            modified = self.weights / np.trace(self.covariances, axis1=1, axis2=2)
+            modified = self.weights / traces(self.covariances, self.means.shape[1])
         return modified
 
     def _nearest_by_divergence(self, i: int) -> tuple[int, float]:
         """Return the j with the smallest KL(f_i || f_j), and that divergence."""
         offsets = self.means - self.means[i]
-        pulls = np.matmul(self._precisions, offsets[:, :, None])[:, :, 0]
-        traces = self._precisions.reshape(len(offsets), -1) @ self.covariances[i].ravel()
+        precisions = self._precisions.reshape(len(offsets), -1)
+        if self._precisions.ndim == 3:
+            pulls = np.matmul(self._precisions, offsets[:, :, None])[:, :, 0]
+        else:
+            pulls = offsets * precisions
+        shared = offsets.shape[1] if self._precisions.ndim == 1 else 1  # dimensions with one variance
+        products = shared * (precisions @ self.covariances[i].ravel())
         logs = self._log_determinants - self._log_determinants[i]
-        divergences = 0.5 * (traces + (pulls * offsets).sum(axis=1) - offsets.shape[1] + logs)
+        divergences = 0.5 * (products + (pulls * offsets).sum(axis=1) - offsets.shape[1] + logs)
         divergences[i] = np.inf
         nearest = int(divergences.argmin())
         return nearest, max(0.0, float(divergences[nearest]))
@@ -129,6 +134,19 @@ class LightestFirst:
             start, size = start + size, 2 * size
         nearest = int(errors.argmin())
         return nearest, finite_exp(float(errors[nearest]))
+
+
+def _inverses(covariances: np.ndarray) -> np.ndarray:
+    inverses: np.ndarray = np.linalg.inv(covariances) if covariances.ndim == 3 else 1 / covariances
+    return inverses
+
+
+def _largest(covariances: np.ndarray) -> np.ndarray:
+    """Return the largest eigenvalues."""
+    if covariances.ndim == 3:
+        covariances = np.linalg.eigvalsh(covariances)
+    largest: np.ndarray = covariances.reshape(len(covariances), -1).max(axis=1)
+    return largest
 
 
 def finite_exp(value: float) -> float:
