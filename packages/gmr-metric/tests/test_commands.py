@@ -252,3 +252,31 @@ def test_a_stream_comes_from_standard_input(
     monkeypatch.setattr(sys, "stdin", io.StringIO("x\n" + "\n".join(map(str, range(30)))))
     assert command(f"stream - --out {tmp_path}/m.json -k 4") == 0
     assert GaussianMixture.load(tmp_path / "m.json").mean()[0] == pytest.approx(14.5)
+
+
+def test_convert_and_kde_write_other_types(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mixture = GaussianMixture([1.0], [[0.0, 1.0]], [[1.0, 3.0]])
+    mixture.save("diag.json")
+    assert main(["convert", "diag.json", "--to", "full.npz", "--covariance-type", "full"]) == 0
+    assert capsys.readouterr().out == "1 components in 2 dimensions, full; full.npz\n"
+    assert GaussianMixture.load("full.npz") == mixture.convert("full")
+    assert main(["convert", "full.npz", "--to", "one.json", "--covariance-type", "spherical"]) == 0
+    assert GaussianMixture.load("one.json").covariances.tolist() == [2.0]
+    assert main(["distance", "diag.json", "full.npz"]) == 2
+    assert "of type diag and full; expected: one type: convert one with .convert('full')" in capsys.readouterr().err
+    np.save("points.npy", np.random.default_rng(0).normal(size=(20, 2)))
+    assert main(["kde", "points.npy", "--out", "kde.json", "--covariance-type", "diag"]) == 0
+    assert GaussianMixture.load("kde.json").covariance_type == "diag"
+
+
+def test_a_distance_below_its_rounding_error_is_printed_with_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = GaussianMixture([0.3, 0.7], [0.0, 1.0], [1.0, 2.0])
+    whole.save("a.json")
+    weights = [0.1, 0.2, 0.7]
+    GaussianMixture(weights, [0.0, 1e-16, 1.0], [1.0, 1.0, 2.0]).save("b.json")
+    assert main(["distance", "a.json", "b.json"]) == 0
+    assert "(below its rounding error of " in capsys.readouterr().out
+    assert main(["distance", "a.json", "a.json"]) == 0
+    assert capsys.readouterr().out == "0\n"

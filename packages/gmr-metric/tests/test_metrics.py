@@ -9,7 +9,14 @@ import pytest
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances import differences, inner
 from gmr_metric.distances.inner import inner_product, log_inner_product, log_inner_product_gradients, log_kernels, norm
-from gmr_metric.distances.metrics import available_metrics, distance, kl_divergence, pairwise_distances, similarity
+from gmr_metric.distances.metrics import (
+    AccuracyWarning,
+    available_metrics,
+    distance,
+    kl_divergence,
+    pairwise_distances,
+    similarity,
+)
 from gmr_metric.loops import compiled, vectorised
 from gmr_metric.loops.columns import Bounded
 from gmr_metric.reduction.api import reduce
@@ -246,13 +253,17 @@ def test_many_dimensions_and_tiny_weights_stay_finite() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.filterwarnings("ignore:a covariance of condition")
 def test_covariances_of_condition_1e10_are_right(seed: int) -> None:
     draw = np.random.default_rng(seed)
     turn = np.linalg.qr(draw.normal(size=(3, 3)))[0]
     covariances = np.stack([turn @ np.diag(scale) @ turn.T for scale in ([1e5, 1.0, 1e-5], [2e5, 3.0, 1e-5])])
     f = GaussianMixture([0.5, 0.5], 1e-3 * draw.normal(size=(2, 3)), covariances)
     g = moment_gaussian(f)
-    assert distance(f, g) == pytest.approx(exact_angle(f, g), rel=1e-4)
+    with pytest.warns(AccuracyWarning, match=r"a covariance of condition \de\+.. makes the angle uncertain by up to"):
+        measured = distance(f, g, return_error=True)
+    assert measured.value == pytest.approx(exact_angle(f, g), rel=1e-4)
+    assert abs(measured.value - exact_angle(f, g)) < measured.error
     for factor in (1 + 1e-3, 1 + 1e-6, 1 + 1e-9):  # nearly equal, where norms of such mixtures agree by rounding alone
         near = GaussianMixture(f.weights, f.means, f.covariances * np.array([1.0, factor])[:, None, None])
         assert distance(f, near) == pytest.approx(exact_angle(f, near), rel=1e-4)
@@ -391,3 +402,71 @@ def test_bad_input_is_named(make) -> None:
         kl_divergence(f, f, samples=1)
     with pytest.raises(InputError, match="2 and 3 dimensions"):
         log_kernels(f, g)
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e4, 1e7, 1e9])
+@pytest.mark.parametrize("change", [None, 1e-1, 1e-6])
+@pytest.mark.filterwarnings("ignore:a covariance of condition")
+def test_the_error_of_an_angle_is_within_its_estimate(condition: float, change: float | None) -> None:
+    draw = np.random.default_rng(1)
+    turns = np.linalg.qr(draw.normal(size=(3, 3, 3)))[0]
+    covariances = (turns * np.geomspace(1, 1 / condition, 3)) @ turns.swapaxes(1, 2)
+    f = GaussianMixture([0.2, 0.3, 0.5], draw.normal(size=(3, 3)) * condition**-0.5, covariances)
+    g = GaussianMixture(f.weights[::-1], f.means, f.covariances)
+    if change is not None:
+        means = f.means + change * draw.normal(size=(3, 3)) * condition**-0.5
+        g = GaussianMixture(f.weights, means, f.covariances * (1 + change))
+    value, error = distance(f, g, return_error=True)
+    assert abs(value - exact_angle(f, g)) < error < 1e-4 * value
+
+
+def test_only_a_condition_that_spoils_the_angle_causes_a_warning() -> None:
+    scales = np.diag([1e9, 1.0])  # of variables in different units: no rounding error comes from it
+    f = GaussianMixture([1.0], np.zeros((1, 2)), scales[None])
+    g = GaussianMixture([1.0], np.ones((1, 2)), scales[None])
+    assert distance(f, g, return_error=True).error < 1e-13
+    turn = np.array([[0.6, -0.8], [0.8, 0.6]])
+    with pytest.warns(AccuracyWarning):
+        distance(f.affine(turn), g.affine(turn))
+
+
+@pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
+@pytest.mark.parametrize("size", [1e-3, 1e-6, 1e-9])
+def test_nearly_equal_mixtures_of_unlike_counts_keep_their_digits(make, kind: str, size: float) -> None:
+    f = make(3, 4, 2).convert(kind)
+    split = np.array([0, 0, 1, 2, 3])
+    weights, means = f.weights[split] * np.array([0.3, 0.7, 1, 1, 1]), f.means[split].copy()
+    means[0] += size
+    moved = GaussianMixture(weights, means, f.covariances[split])
+    means[1] -= 3 / 7 * size  # the halves keep their common mean: the difference is of second order
+    balanced = GaussianMixture(weights, means, f.covariances[split])
+    extra = [np.concatenate([x, x[:1]]) for x in (f.weights, f.means, f.covariances)]
+    extra[0][4], extra[1][4] = size, 5.0
+    added = GaussianMixture(*extra, normalize=True)
+    for g in (moved, balanced, added):
+        exact = exact_angle(f.convert("full"), g.convert("full"))
+        for pair in ((f, g), (g, f)):
+            value, error = distance(*pair, return_error=True)
+            assert abs(value - exact) < error < 1e-13 + 1e-12 * exact
+
+
+def test_an_angle_without_a_difference_form_is_reported_with_its_error() -> None:
+    # Each has a narrow component that is far from all of the other's, and of too little weight to count.
+    f = GaussianMixture([1 - 1e-20, 1e-20], [0.0, 9.0], [1.0, 0.1])
+    g = GaussianMixture([0.5, 0.5, 0.0], [0.0, 1e-9, 0.0], [1.0, 1.0, 1.0])
+    value, error = distance(f, g, return_error=True)
+    assert value <= error < 1e-7
+    for metric in ("l2", "mw2"):
+        with pytest.raises(InputError, match=f"return_error for {metric}; expected: angle, chord, sine, kl"):
+            distance(f, g, metric, return_error=True)
+    estimate = kl_divergence(f, g, samples=100)
+    assert distance(f, g, "kl", samples=100, return_error=True) == tuple(estimate)
+
+
+def test_kl_takes_generators_and_random_states(make) -> None:
+    f, g = make(1), make(2)
+    assert kl_divergence(f, g, samples=50, seed=3) == kl_divergence(f, g, samples=50, random_state=3)
+    draw = np.random.default_rng(3)
+    first, second = (kl_divergence(f, g, samples=50, seed=draw) for _ in range(2))
+    assert first != second
+    assert first == kl_divergence(f, g, samples=50, random_state=np.random.default_rng(3))

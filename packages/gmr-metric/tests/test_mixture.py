@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +182,54 @@ def test_other_shapes_are_refused_by_every_operation(make) -> None:
         mixture.product(make(1, d=3))
     with pytest.raises(InputError, match="size must be a whole number >= 0, got -1"):
         mixture.sample(-1)
+
+
+def test_weights_that_sum_to_one_in_single_precision_are_scaled() -> None:
+    weights = np.array([0.3, 0.3 + 4e-6, 0.4], dtype=np.float32)
+    exact = weights.astype(np.float64)
+    mixture = GaussianMixture(weights, np.zeros(3), np.ones(3))
+    np.testing.assert_allclose(mixture.weights, exact / exact.sum(), rtol=1e-15)
+    with pytest.raises(InputError, match="expected: 1 within 1e-08"):
+        GaussianMixture(exact, np.zeros(3), np.ones(3))
+    for dtype in (np.float32, np.float16):
+        with pytest.raises(InputError, match="expected: 1 within 1e-05"):
+            GaussianMixture(weights.astype(dtype) * dtype(1.01), np.zeros(3), np.ones(3))
+
+
+def test_means_in_one_dimension_may_be_flat() -> None:
+    flat = GaussianMixture([0.5, 0.5], [0.0, 1.0], [1.0, 2.0])
+    assert flat.means.shape == (2, 1)
+    assert flat == GaussianMixture([0.5, 0.5], [[0.0], [1.0]], [[[1.0]], [[2.0]]])
+
+
+def test_copies_and_pickles_are_equal_values_and_read_only(make) -> None:
+    mixture = make(1)
+    mixture.sample(1)  # fills a cache
+    for other in (copy.copy(mixture), copy.deepcopy(mixture), pickle.loads(pickle.dumps(mixture))):
+        assert other == mixture
+        assert hash(other) == hash(mixture)
+        assert not any(getattr(other, name).flags.writeable for name in ("weights", "means", "covariances"))
+    changed = GaussianMixture(mixture.weights, mixture.means + 1e-15, mixture.covariances)
+    assert changed != mixture
+    assert mixture != "a mixture"
+    assert mixture != mixture.subset([0])
+    assert GaussianMixture([1.0], [0.0], [1.0]) == GaussianMixture([1.0], [-0.0], [1.0])
+    assert len({GaussianMixture([1.0], [0.0], [1.0]), GaussianMixture([1.0], [-0.0], [1.0])}) == 1
+
+
+def test_an_array_that_nobody_can_change_is_not_copied(make) -> None:
+    mixture = make(1)
+    assert GaussianMixture(mixture.weights, mixture.means, mixture.covariances).means is mixture.means
+
+
+def test_seeds_generators_and_random_states_draw_alike(make) -> None:
+    mixture = make(1)
+    np.testing.assert_array_equal(mixture.sample(4, 3), mixture.sample(4, random_state=3))
+    first, second = np.random.default_rng(5), np.random.default_rng(5)
+    points = mixture.sample(4, first)
+    np.testing.assert_array_equal(points, mixture.sample(4, random_state=second))
+    assert not np.array_equal(points, mixture.sample(4, first))  # it has moved on
+    legacy = [mixture.sample(4, random_state=np.random.RandomState(7)) for _ in range(2)]
+    np.testing.assert_array_equal(*legacy)
+    with pytest.raises(InputError, match="seed must be a whole number >= 0, got -1"):
+        mixture.sample(4, random_state=-1)

@@ -14,6 +14,7 @@ from sextet_common import cli, files
 from sextet_common.errors import InputError
 
 from gmr_metric.density import storage
+from gmr_metric.density.kinds import CovarianceType
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances import metrics
 from gmr_metric.reduction import api
@@ -134,8 +135,13 @@ def distance(first: _File, second: _File, /, metric: str = "angle", samples: int
             estimate = metrics.kl_divergence(f, g, samples=samples)
             print(f"kl {estimate.value:.6g} +- {estimate.standard_error:.2g} (standard error)")
         else:
-            value = metrics.distance(f, g, name)
-            print(f"{name} {value:.12g}" if metric == "all" else f"{value:.12g}")
+            note = ""
+            if name in metrics.WITH_ERROR:
+                value, error = metrics.distance(f, g, name, return_error=True)
+                note = f" (below its rounding error of {error:.1g})" if value < error else ""
+            else:
+                value = metrics.distance(f, g, name)
+            print((f"{name} {value:.12g}" if metric == "all" else f"{value:.12g}") + note)
 
 
 def compare(
@@ -197,7 +203,28 @@ def compare(
             plot_comparison(drawn, plot, title=title)
 
 
-def kde(samples: _File, /, out: Path, bandwidth: str = "scott") -> None:
+def convert(mixture: _File, /, to: Path, covariance_type: CovarianceType | None = None) -> None:
+    """Write a mixture in another format, or with another type of covariances.
+
+    Parameters
+    ----------
+    mixture
+        The mixture, as for reduce.
+    to
+        File for the result, .json, .npz or .safetensors.
+    covariance_type
+        full, diag or spherical; unchanged by default. The result is exact from spherical over diag to full, and keeps
+        only the variances, or their mean, the other way.
+    """
+    _check_suffix(to, *storage.SUFFIXES)
+    loaded = _load(mixture)
+    converted = loaded.convert(covariance_type or loaded.covariance_type)
+    with _writing(to):
+        converted.save(to)
+    print(f"{len(converted)} components in {converted.dim} dimensions, {converted.covariance_type}; {to}")
+
+
+def kde(samples: _File, /, out: Path, bandwidth: str = "scott", covariance_type: CovarianceType = "full") -> None:
     """Estimate a density from samples, as a mixture with a Gaussian at each.
 
     Parameters
@@ -208,10 +235,12 @@ def kde(samples: _File, /, out: Path, bandwidth: str = "scott") -> None:
         File for the mixture, .json, .npz or .safetensors.
     bandwidth
         scott, silverman, or a factor of the samples' standard deviations.
+    covariance_type
+        Of the kernel: full, diag or spherical.
     """
     _check_suffix(out, *storage.SUFFIXES)
     chosen = _bandwidth(bandwidth, "scott", "silverman")
-    mixture = GaussianMixture.from_kde(storage.read_samples(samples), chosen)
+    mixture = GaussianMixture.from_kde(storage.read_samples(samples), chosen, covariance_type=covariance_type)
     with _writing(out):
         mixture.save(out)
     print(f"{len(mixture)} components in {mixture.dim} dimensions; {out}")

@@ -8,9 +8,10 @@ us; we take its metric to be the angle.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, overload
 
 import numpy as np
 from sextet_common.checks import Bounds, check
@@ -19,13 +20,16 @@ from sextet_common.errors import InputError
 from gmr_metric.checks import drawing
 from gmr_metric.density.kinds import matching
 from gmr_metric.density.mixture import GaussianMixture
-from gmr_metric.distances.differences import Difference, difference
+from gmr_metric.distances.differences import Difference, condition, difference
 from gmr_metric.distances.inner import log_inner_product
 from gmr_metric.distances.transport import mixture_wasserstein
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+WITH_ERROR = ("angle", "chord", "sine", "kl")  # the metrics that `return_error` accepts
+_ILL = 1e4  # condition number from which its effect is examined
+_INACCURATE = 1e-9  # an error that causes a warning
 _NEAR = 1 - 1e-3  # above this cosine, digits are lost that the mixtures' difference still has
 
 
@@ -34,6 +38,17 @@ class Estimate(NamedTuple):
 
     value: float
     standard_error: float
+
+
+class Measured(NamedTuple):
+    """A value, and an estimate of its error."""
+
+    value: float
+    error: float
+
+
+class AccuracyWarning(UserWarning):
+    """The condition of a covariance makes a result inaccurate."""
 
 
 def similarity(f: GaussianMixture, g: GaussianMixture) -> float:
@@ -50,11 +65,32 @@ def similarity(f: GaussianMixture, g: GaussianMixture) -> float:
     return _Pair(f, g).cosine
 
 
-def distance(f: GaussianMixture, g: GaussianMixture, metric: str = "angle", *, samples: int = 10_000) -> float:
+@overload
+def distance(
+    f: GaussianMixture, g: GaussianMixture, metric: str = "angle", *, samples: int = 10_000, return_error: Literal[True]
+) -> Measured: ...
+@overload
+def distance(
+    f: GaussianMixture,
+    g: GaussianMixture,
+    metric: str = "angle",
+    *,
+    samples: int = 10_000,
+    return_error: Literal[False] = False,
+) -> float: ...
+def distance(
+    f: GaussianMixture,
+    g: GaussianMixture,
+    metric: str = "angle",
+    *,
+    samples: int = 10_000,
+    return_error: bool = False,
+) -> float | Measured:
     """Distance between two mixtures of the same dimension, at least 0 (``kl`` may be negative by its sampling error).
 
-    Nearly equal mixtures with the same number of components are compared through their differences, so that distances
-    far below 1e-8 are accurate; other pairs have an absolute error of about 1e-8.
+    Nearly equal mixtures are compared through the differences of paired components, so that distances far below 1e-8
+    are accurate. If components of neither mixture can all be paired with nearest ones of the other, the absolute error
+    is about 1e-8. A rounding error above 1e-9 due to the condition of a covariance causes an `AccuracyWarning`.
 
     Parameters
     ----------
@@ -65,18 +101,30 @@ def distance(f: GaussianMixture, g: GaussianMixture, metric: str = "angle", *, s
         divergence of g from f, by sampling: :func:`kl_divergence`).
     samples
         Number of samples for ``kl``.
+    return_error
+        Return a `Measured` value, with its error: for ``angle``, ``chord`` and ``sine`` an estimate of the rounding
+        error from above (a smaller value may be zero), for ``kl`` the standard error.
 
     Examples
     --------
     >>> f, g = (GaussianMixture([1.0], [[x]], [[[1.0]]]) for x in (0.0, 1e-10))
     >>> f"{distance(f, g):.6e}"  # 1e-10 / sqrt(2)
     '7.071068e-11'
+    >>> distance(f, g, return_error=True).error < 1e-20
+    True
     """
-    if metric == "kl":
-        return kl_divergence(f, g, samples=samples).value
-    if metric not in _METRICS:
+    if metric not in available_metrics():
         raise InputError(f"metric {metric!r} is unknown", ", ".join(available_metrics()))
-    return _METRICS[metric](_Pair(f, g))
+    if return_error and metric not in WITH_ERROR:
+        raise InputError(f"return_error for {metric}", ", ".join(WITH_ERROR))
+    if metric == "kl":
+        estimate = kl_divergence(f, g, samples=samples)
+        return Measured(*estimate) if return_error else estimate.value
+    pair = _Pair(f, g)
+    value = _METRICS[metric](pair)
+    if metric != "mw2" and pair.condition > _ILL:
+        pair.warn()
+    return Measured(value, pair.error(pair.condition)) if return_error else value
 
 
 def available_metrics() -> tuple[str, ...]:
@@ -157,6 +205,28 @@ class _Pair:
     def difference(self) -> Difference | None:
         """The exact difference of nearly equal mixtures, None for others."""
         return difference(self.f, self.g) if self.cosine > _NEAR else None
+
+    @cached_property
+    def condition(self) -> float:
+        """An estimate of the worst covariance's condition number."""
+        return max(condition(self.f), condition(self.g))
+
+    def error(self, worst: float) -> float:
+        """Estimate the rounding error of the angle, from above, for covariances of a condition number."""
+        eps = float(np.finfo(float).eps)
+        rounding = eps * (8 + 2 * self.f.dim) * worst
+        sine = math.sqrt(max(0.0, 1 - self.cosine**2))
+        if self.difference is not None:
+            return self.difference.error * worst / self.condition + rounding * self.difference.sine
+        of_log = rounding + 4 * eps * max(map(abs, self.logs))
+        return float(self.cosine * of_log / max(sine, math.sqrt(of_log)) + 4 * eps)
+
+    def warn(self) -> None:
+        """Warn of an error above 1e-9 that is due to the condition of a covariance."""
+        error = self.error(self.condition)
+        if error > _INACCURATE and error > 2 * self.error(1.0):
+            text = f"a covariance of condition {self.condition:.1g} makes the angle uncertain by up to {error:.1g}"
+            warnings.warn(text, AccuracyWarning, stacklevel=3)
 
 
 def _chord(pair: _Pair) -> float:
