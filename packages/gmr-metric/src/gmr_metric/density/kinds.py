@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from sextet_common.errors import InputError
 
 from gmr_metric.checks import as_floats, symmetric
 
-if TYPE_CHECKING:
-    from gmr_metric.density.mixture import GaussianMixture
-
 CovarianceType = Literal["full", "diag", "spherical"]
 _AXES: dict[int, CovarianceType] = {1: "spherical", 2: "diag", 3: "full"}
+
+
+class _Mixture(Protocol):
+    @property
+    def dim(self) -> int: ...
+    @property
+    def covariance_type(self) -> CovarianceType: ...
+    def convert(self, covariance_type: CovarianceType) -> Self: ...
+
+
+_M = TypeVar("_M", bound=_Mixture)
 
 
 def covariance_type(covariances: np.ndarray) -> CovarianceType:
@@ -90,7 +98,7 @@ def traces(covariances: np.ndarray, d: int) -> np.ndarray:
     return sums
 
 
-def matching(f: GaussianMixture, g: GaussianMixture) -> GaussianMixture:
+def matching(f: _M, g: _M) -> _M:
     """Return g with f's type of covariances; refuse another number of dimensions or, except in one, another type."""
     if f.dim != g.dim:
         raise InputError(f"mixtures must have the same number of dimensions, got {f.dim} and {g.dim} dimensions")
