@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from gmr_metric import GaussianMixture
 from gmr_metric.density.storage import read_samples as samples
+from gmr_metric.interop.splats import Splats
 from harness import fuzz, holds
-from hostile import archives, documents, npy, npy_files, stored, tables
-from hypothesis import example, given
+from hostile import archives, documents, mutated, npy, npy_files, stored, tables
+from hypothesis import example, given, strategies as st
 
 PARTS = {
     "weights": np.array([0.25, 0.75]),
@@ -73,7 +74,39 @@ def test_samples_in_arrays(content: bytes) -> None:
     holds(samples, content, "samples.npy", sound=rows_of_numbers)
 
 
+COLUMNS = ["x", "y", "z", *(f"f_dc_{k}" for k in range(3)), "opacity", *(f"scale_{k}" for k in range(3))]
+COLUMNS += [*(f"rot_{k}" for k in range(4)), "label"]
+ROWS = np.arange(2 * len(COLUMNS), dtype="<f4").reshape(2, -1)
+DECLARED = "".join(f"property float {name}\n" for name in COLUMNS).encode() + b"end_header\n"
+BINARY = b"ply\nformat binary_little_endian 1.0\nelement vertex 2\n" + DECLARED + ROWS.tobytes()
+PLAIN = b"ply\nformat ascii 1.0\nelement vertex 2\n" + DECLARED
+PLAIN += "\n".join(" ".join(str(number) for number in row) for row in ROWS.tolist()).encode()
+
+
+def splats(found: Splats) -> None:
+    n = len(found)
+    assert n and found.positions.shape == (n, 3) and found.harmonics.shape[2] == 3
+    for array in (found.positions, found.rotations, found.log_scales, found.logits, found.harmonics):
+        assert array.dtype == np.float32 and len(array) == n and np.isfinite(array).all()
+    assert np.isfinite(found.covariances).all()
+    mixture(found.to_mixture())  # may be refused
+    assert len(found.merged(np.zeros(n, dtype=int))) == 1
+
+
+@fuzz
+@given(st.one_of(mutated(BINARY), mutated(PLAIN)))
+@example(BINARY.replace(b"vertex 2", b"vertex 4000000000"))
+@example(PLAIN.replace(b"vertex 2", b"vertex 90000000000"))
+@example(PLAIN.replace(b"vertex 2", b"vertex -2"))
+@example(PLAIN.replace(b"float label", b"list uchar int label"))
+@example(PLAIN.replace(b"float label", b"float x"))
+def test_splats(content: bytes) -> None:
+    holds(Splats.load, content, "scene.ply", sound=splats)
+
+
 VALID = {
+    "binary.ply": BINARY,
+    "plain.ply": PLAIN,
     "mixture.json": json.dumps(TABLE).encode(),
     "mixture.npz": stored([(f"{name}.npy", npy(array)) for name, array in ARCHIVE.items()]),
     "samples.csv": "\n".join(",".join(row) for row in POINTS).encode(),
@@ -84,6 +117,8 @@ VALID = {
 @pytest.mark.parametrize("name", VALID)
 def test_what_the_fuzz_starts_from_is_valid(name: str) -> None:
     def read(path: Path) -> object:
+        if path.suffix == ".ply":
+            return Splats.load(path)
         return samples(path) if path.stem == "samples" else GaussianMixture.load(path)
 
     assert holds(read, VALID[name], name, valid=True) is not None

@@ -327,6 +327,42 @@ def _levels(
     return sorted({int(word) for word in words.split(",")}, reverse=True)
 
 
+def splats(scene: _File, out: _File, /, keep: str = "10%", levels: str = "") -> None:
+    """Write a scene of 3-D Gaussian splats with fewer of them that look much the same.
+
+    Parameters
+    ----------
+    scene
+        The scene's .ply file.
+    out
+        The new .ply file; with --levels, one file for each, such as OUT-10pct.ply.
+    keep
+        Splats to keep: a percentage (10%), a share up to 1 with its point (0.1), or a number (5000).
+    levels
+        Several of these, separated by commas, from one run.
+    """
+    _check_suffix(out, ".ply")
+    from gmr_metric.interop.splats import Splats, levels_of_detail
+
+    words = [word.strip() for word in (levels or keep).split(",")]
+    original = Splats.load(scene)
+    for word, level in zip(words, levels_of_detail(original, [_share(word) for word in words]), strict=True):
+        target = out.with_stem(f"{out.stem}-{word.replace('%', 'pct')}") if levels else out
+        with _writing(target):
+            level.save(target)
+        print(f"{len(original)} splats to {len(level)}; {target}")
+
+
+def _share(word: str) -> float:
+    """Read a percentage, a share or a number of splats."""
+    try:
+        if word.endswith("%"):
+            return float(word[:-1]) / 100
+        return int(word) if word.isdigit() else float(word)
+    except ValueError:
+        raise InputError(f"keep is {word!r}", "a percentage (10%), a share (0.1) or a number (5000)") from None
+
+
 def _load(path: Path) -> GaussianMixture:
     """Load a mixture from a file, or from a folder or repository of the Hub."""
     is_file = path.is_file() or path.suffix in storage.SUFFIXES
