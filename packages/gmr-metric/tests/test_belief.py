@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
-from gmr_metric.belief import BeliefPropagation, Joint, Linear, Measurement, Model, Potential, Unary, ring
+from gmr_metric.__main__ import main
+from gmr_metric.belief import (
+    BeliefPropagation,
+    Joint,
+    Linear,
+    Measurement,
+    Model,
+    Potential,
+    Unary,
+    read_graph,
+    ring,
+)
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances.metrics import distance
 from sextet_common.errors import InputError
@@ -301,3 +314,58 @@ def test_a_partial_message_through_a_rectangular_matrix_is_refused() -> None:
     sensor = Measurement("a", Model([[1.0, 0.0]], [[1.0]]), [0.0])
     with pytest.raises(InputError, match="the message from a to b has no density; expected: a Unary potential of a"):
         EXACT.run([Linear("a", "b", Model([[1.0, 1.0]], [[1.0]])), sensor])
+
+
+def test_a_graph_is_read_from_a_file_and_beliefs_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    UNARY["a"].save("a.json")
+    noise = {"weights": [0.8, 0.2], "means": [[0.5], [-1.0]], "covariances": [[[0.16]], [[1.44]]]}
+    joint = {name: getattr(JOINT.mixture, name).tolist() for name in ("weights", "means", "covariances")}
+    entries = [
+        {"unary": "a", "mixture": "a.json"},
+        {"linear": ["a", "b"], "matrix": [[0.8]], "noise": noise},
+        {"joint": ["b", "d"], "mixture": joint},
+        {"measurement": "d", "matrix": [[2.0]], "noise": [[0.3]], "value": [1.0]},
+        {"range": ["d", "e"], "distance": 2.0, "deviation": 0.3, "dim": 1},
+        {"range": "e", "anchor": [0.5], "distance": 1.0, "deviation": 0.5},
+    ]
+    Path("graph.json").write_text(json.dumps({"potentials": entries}))
+    assert main(["belief", "graph.json", "--out", "beliefs", "-k", "1000"]) == 0
+    said = capsys.readouterr().out
+    graph: list[Potential] = [
+        Unary("a", UNARY["a"]),
+        Linear("a", "b", Model([[0.8]], NOISE)),
+        JOINT,
+        Measurement("d", Model([[2.0]], [[0.3]]), [1.0]),
+        Linear("d", "e", Model([[1.0]], ring(2.0, 0.3, 1))),
+        Unary("e", line([0.5, 0.5], [-0.5, 1.5], [0.5, 0.5])),
+    ]
+    for name, exact in marginals(graph).items():
+        found = GaussianMixture.load(f"beliefs/{name}.json")
+        np.testing.assert_allclose(found.mean(), exact.mean(), rtol=1e-9)
+        assert f"{name}: {len(found)} components, mean {exact.mean()[0]:.6g}\n" in said
+    assert said.endswith("iterations: 1, converged; beliefs\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "is no graph"),
+        ('{"potentials": [{}]}', "potential 0: a potential has the kinds []"),
+        ('{"potentials": [3]}', "potential 0"),
+        ('{"potentials": [{"unary": "../x", "mixture": "m.json"}]}', "a variable is named '../x'"),
+        ('{"potentials": [{"unary": "x", "mixture": "none.json"}]}', "none.json does not exist"),
+        ('{"potentials": [{"unary": "x", "mixture": {"weights": [1]}}]}', "a mixture has weights"),
+        ('{"potentials": [{"linear": ["x"], "matrix": [[1]], "noise": [[1]]}]}', "two variables"),
+        ('{"potentials": [{"linear": ["x", "y"], "noise": [[1]]}]}', "potential 0"),
+        ('{"potentials": [{"unary": "x", "mean": 3}]}', "unary has no 'mean'"),
+        ('{"potentials": [{"range": ["x", "y"], "distance": -1, "deviation": 1}]}', "distance must be a number > 0"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_a_damaged_graph_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "g.json").write_text(content)
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_graph(tmp_path / "g.json")

@@ -300,6 +300,56 @@ def stream(
     print(f"{density.n_seen} samples, {len(density.mixture)} components in {density.mixture.dim} dimensions; {out}")
 
 
+def belief(
+    graph: _File,
+    /,
+    out: Path,
+    n_components: _Components = 20,
+    tolerance: float | None = None,
+    method: str = "runnalls",
+    damping: float = 0.0,
+    max_iterations: int = 50,
+    convergence: float = 1e-3,
+) -> None:
+    """Pass messages over a graph of variables; write the belief of each variable as a mixture.
+
+    Parameters
+    ----------
+    graph
+        A .json file of potentials: unary, measurement, linear, joint and range; see the guide.
+    out
+        Folder for the beliefs, one .json file for each variable.
+    n_components
+        The largest number of components of a product of messages.
+    tolerance
+        The largest angle between a product and its reduction, in radians, as long as n-components suffice.
+    method
+        The method of reduction.
+    damping
+        The share of the previous message that a new one keeps, on graphs with cycles.
+    max_iterations
+        The largest number of iterations on graphs with cycles.
+    convergence
+        On graphs with cycles, stop when no belief moves by more than this angle, in radians.
+    """
+    from gmr_metric.belief import BeliefPropagation, read_graph, write_beliefs
+
+    propagation = BeliefPropagation(
+        n_components,
+        tolerance,
+        method,
+        damping=damping,
+        max_iterations=max_iterations,
+        convergence=convergence,
+    )
+    beliefs = propagation.run(read_graph(graph))
+    write_beliefs(beliefs, out)
+    for name, mixture in beliefs.mixtures.items():
+        place = " ".join(f"{value:.6g}" for value in mixture.mean())
+        print(f"{name}: {len(mixture)} components, mean {place}")
+    print(f"iterations: {beliefs.iterations}, {'' if beliefs.converged else 'not '}converged; {out}")
+
+
 def _bandwidth(word: str, *rules: str) -> str | float:
     try:
         return word if word in rules else float(word)
