@@ -7,6 +7,7 @@ In these coordinates all parameters are of the order of one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -36,11 +37,15 @@ class Point(NamedTuple):
         """Return the point after a step (L, 1 + d + T) from here."""
         d = self.means.shape[1]
         logs = self.logs + steps[:, 0]
-        logs -= logs.max()
         if self.roots.ndim == 2:
             return Point(logs, self.means + self.roots * steps[:, 1 : 1 + d], self.roots * np.exp(steps[:, 1 + d :]))
         shift = np.matmul(self.roots, steps[:, 1 : 1 + d, None])[:, :, 0]
         return Point(logs, self.means + shift, np.matmul(self.roots, stretches(steps[:, 1 + d :], d)))
+
+    def part(self, number: int, size: int) -> Point:
+        """Return one of several mixtures of that size."""
+        here = slice(number * size, (number + 1) * size)
+        return Point(self.logs[here], self.means[here], self.roots[here])
 
     def limits(self, weight: float, stretch: float) -> np.ndarray:
         """Return bounds (L, p) of steps: of log weights, of log stretches, and wide ones of the others."""
@@ -49,6 +54,11 @@ class Point(NamedTuple):
             return np.tile(np.repeat([weight, 1e6, stretch], [1, d, self.roots.shape[1]]), (n, 1))
         rows, places = lower(d)
         return np.tile(np.concatenate([[weight], np.full(d, 1e6), np.where(rows == places, stretch, 3000.0)]), (n, 1))
+
+
+def stacked(points: Sequence[Point]) -> Point:
+    """Return the components of several mixtures as those of one."""
+    return Point(*(np.concatenate(parts) for parts in zip(*points, strict=True)))
 
 
 def stretches(entries: np.ndarray, d: int) -> np.ndarray:

@@ -9,20 +9,24 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from sextet_common.checks import check
+from sextet_common.checks import Count, check
 
+from gmr_metric.checks import drawing
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances.metrics import distance
 from gmr_metric.loops.columns import columns, whitened
 from gmr_metric.reduction.greedy import runnalls
 from gmr_metric.reduction.groups import Groups
 from gmr_metric.reduction.merging import merge_groups
-from gmr_metric.reduction.outcome import Outcome, Step, nearest_centres, nearest_kept
+from gmr_metric.reduction.objective import Target
+from gmr_metric.reduction.outcome import Outcome, Step, nearest_centres
+from gmr_metric.reduction.race import affordable, last_steps, race
 from gmr_metric.reduction.refinement import refine as refine_all
-from gmr_metric.reduction.tables import Reference, Tables, merge_by
+from gmr_metric.reduction.starts import varied
+from gmr_metric.reduction.tables import Reference, Tables, merge_by, seconds_against_original
 
 Refine = Literal["final", "each", "none"]
-_LARGE = 10_000_000  # above this N L d^2 only one start is refined, in 50 steps
+_QUICK = 0.35  # estimated seconds up to which merges before a refinement go against the original by default
 
 
 def oggmr(
@@ -32,13 +36,16 @@ def oggmr(
     reference: Reference | None = None,
     refine: Refine = "final",
     neighbours: int | None = None,
+    starts: int | None = None,
+    seed: int | np.random.Generator = 0,
+    random_state: int | np.random.Generator | np.random.RandomState | None = None,
 ) -> Outcome:
     """Merge greedily by the angle, then refine all parameters (after arXiv 2306.07309).
 
-    Each component of the original is assigned to the nearest refined one, and the history holds the merges before the
-    refinement. The result is the best of three starts, compared after a few steps of refinement: its own greedy merges,
-    Runnalls' merges and the components with the largest norms. Large problems, with N L d^2 above 10 000 000, use the
-    first start alone and 50 steps. Not specified in the paper.
+    Each component of the original is assigned to the nearest refined one, and the history holds the steps of the start
+    before the refinement. The result is the best of a race of starts, see :func:`~gmr_metric.reduction.race.race`: the
+    greedy merges, those of Runnalls and Salmond, k-means' groups, the components with the largest norms, and
+    groups and components drawn at random. Its squared error is at most Runnalls'. Not specified in the paper.
 
     Parameters
     ----------
@@ -53,53 +60,46 @@ def oggmr(
     neighbours
         With the current reference, consider only pairs with this many nearest components until a few thousand are
         left; 0 considers all pairs. By default 16 beyond 5000 components. Not specified in the paper.
+    starts
+        The number of starts, 1 for the greedy merges alone. By default as many as can be refined a little in an
+        estimated 0.4 s, up to 24.
+    seed, random_state
+        The seed of the random starts, or a generator; two names for the same. The same seed gives the same result.
     """
     check("refine", refine, Refine)
+    check("starts", starts, Count | None)
     if refine == "each":
         return _refined_each(mixture, n_components)
-    outcome = merge_by(mixture, n_components, reference, neighbours, "angle")
+    outcome = _greedy(mixture, n_components, reference, refine, neighbours)
     if refine == "none" or n_components == len(mixture):
         return outcome
-    if len(mixture) * n_components * mixture.dim**2 > _LARGE:
-        refined = refine_all(mixture, merge_groups(mixture, outcome.assignment), max_iterations=50)
-        step = Step("refine", (), n_components, distance(mixture, refined))
-        return Outcome(nearest_centres(mixture, refined), refined, (*outcome.history, step))
+    target = Target(mixture)
+    count = affordable(target, n_components) if starts is None else starts
+    first = outcome.mixture or merge_groups(mixture, outcome.assignment)
+    if count == 1:
+        refined = refine_all(mixture, first, max_iterations=last_steps(target, n_components))
+        return _refined(mixture, outcome, refined)
     by_runnalls = runnalls(mixture, n_components, neighbours=neighbours)
-    return _best_refined(mixture, [outcome, by_runnalls, _largest(mixture, n_components)])
+    limit = (1 - 1e-6) * distance(mixture, merge_groups(mixture, by_runnalls.assignment), "ise")
+    draw = drawing(seed, random_state, "oggmr starts")
+    entries = varied(mixture, n_components, outcome, by_runnalls, count, draw)
+    points = [target.point(e.mixture or merge_groups(mixture, e.assignment)) for e in entries]
+    point, chosen = race(target, points, limit=target.scaled(limit))
+    return _refined(mixture, entries[chosen], target.mixture(point))
 
 
-def _best_refined(mixture: GaussianMixture, starts: list[Outcome]) -> Outcome:
-    """Refine some starts a little and the best completely; its squared error stays below the second's, Runnalls'.
-
-    A greedy start may lie in the basin of a poor local optimum; one of another criterion is seldom in the same. Starts
-    at more than twice the smallest angle are not tried.
-    """
-    merged = [s.mixture or merge_groups(mixture, s.assignment) for s in starts]
-    angles = np.array([distance(mixture, start) for start in merged])
-    max_ise = (1 - 1e-6) * distance(mixture, merged[1], "ise")
-    tried = np.flatnonzero(angles <= 2 * angles.min())
-    trials = [(i, refine_all(mixture, merged[i], max_iterations=100)) for i in tried.tolist()]
-    ranked = sorted(((distance(mixture, trial), i, trial) for i, trial in trials), key=lambda t: t[:2])
-    best, chosen, refined = (True, float(angles[0])), 0, merged[0]
-    for angle, i, trial in ranked:
-        if (False, angle) >= best:
-            break
-        final = refine_all(mixture, trial, max_ise=max_ise)
-        reached = distance(mixture, final, "ise") > max_ise, distance(mixture, final)
-        if reached < best and reached[1] <= angles[0]:
-            best, chosen, refined = reached, i, final
-    steps = (*starts[chosen].history, Step("refine", (), len(refined), distance(mixture, refined)))
-    return Outcome(nearest_centres(mixture, refined), refined, steps)
+def _greedy(
+    mixture: GaussianMixture, n_components: int, reference: Reference | None, refine: Refine, neighbours: int | None
+) -> Outcome:
+    """Merge greedily; before a refinement, against the original only where that is quick: it is one of many starts."""
+    if reference is None and refine == "final" and seconds_against_original(columns(mixture)) > _QUICK:
+        reference = "current"
+    return merge_by(mixture, n_components, reference, neighbours, "angle")
 
 
-def _largest(mixture: GaussianMixture, n_components: int) -> Outcome:
-    """Keep the components with the largest L2 norms: where few overlap, no merge is as near."""
-    norms = np.log(mixture.weights) + 0.5 * columns(mixture).log_self()
-    order = np.argsort(-norms, kind="stable")
-    kept = np.sort(order[:n_components])
-    dropped = order[: n_components - 1 : -1].tolist()
-    steps = [Step("drop", (i,), len(order) - 1 - k, float(np.exp(norms[i]))) for k, i in enumerate(dropped)]
-    return Outcome(nearest_kept(mixture, kept), mixture.subset(kept), steps)
+def _refined(mixture: GaussianMixture, start: Outcome, refined: GaussianMixture) -> Outcome:
+    step = Step("refine", (), len(refined), distance(mixture, refined))
+    return Outcome(nearest_centres(mixture, refined), refined, (*start.history, step))
 
 
 def _refined_each(mixture: GaussianMixture, n_components: int) -> Outcome:

@@ -30,14 +30,20 @@ class Components(NamedTuple):
 
 
 class Jets(NamedTuple):
-    """For each component of g, its inner product with f times its weight, and derivatives, all over ``exp(shift)``.
+    """For each component of g, its inner product with f times its weight, and derivatives, all over ``exp(scales)``.
 
-    ``entries``, shape (L, p, p), are the derivatives in the log weight, the mean and the packed covariance: row 0 is
-    the value and the first derivatives, the rest the second ones. Of the first order the shape is (L, 1, p).
+    ``scales`` has shape (L,). ``entries``, shape (L, p, p), are the derivatives in the log weight, the mean and the
+    packed covariance: row 0 is the value and the first derivatives, the rest the second ones. Of the first order the
+    shape is (L, 1, p).
     """
 
-    shift: float
+    scales: np.ndarray
     entries: np.ndarray
+
+    def over(self, scale: float) -> np.ndarray:
+        """Return the entries over one common scale."""
+        entries: np.ndarray = self.entries * np.exp(self.scales - scale)[:, None, None]
+        return entries
 
 
 class _Block(NamedTuple):
@@ -66,37 +72,39 @@ def jets(f: Components, g: Components, *, order: int, reach: np.ndarray | None =
             parts.append(_by_lapack(offsets, total, np.resize(logs, total.shape[1]), block, order))
         else:
             parts.append(_by_entries(offsets, total, logs, block, order))
-    tops = np.concatenate([part[0] for part in parts]) + g.logs
-    shift = float(tops.max())
-    return Jets(shift, np.concatenate([part[1] for part in parts]) * np.exp(tops - shift)[:, None, None])
+    return Jets(np.concatenate([part[0] for part in parts]) + g.logs, np.concatenate([part[1] for part in parts]))
 
 
 class Coupled(NamedTuple):
-    """The jets of the inner products of components ``first <= second``, weighted by both, over ``exp(shift)``.
+    """Jets of the inner products of components ``first <= second``, weighted by both, over the exponentials of scales.
 
-    The parameters of the first component vary. Pairs with a negligible product are left out.
+    The parameters of the first component vary. Pairs with a negligible product are left out. There is one scale for
+    each mixture.
     """
 
-    shift: float
+    scales: np.ndarray
     first: np.ndarray
     second: np.ndarray
     entries: np.ndarray
 
 
-def coupled(g: Components) -> Coupled:
-    """Return the jets of the inner products of pairs of components of one mixture."""
-    d, entries = len(g.means), len(g.packed)
-    second, first = np.tril_indices(len(g.logs))
+def coupled(g: Components, count: int = 1) -> Coupled:
+    """Return the jets of the inner products of pairs of components of one mixture, or of several of the same size."""
+    d, entries, size = len(g.means), len(g.packed), len(g.logs) // count
+    second, first = np.tril_indices(size)
+    here = np.arange(count)[:, None] * size
+    first, second = (first + here).ravel(), (second + here).ravel()
     offsets, total = g.means[:, first] - g.means[:, second], g.packed[:, first] + g.packed[:, second]
     logs, factors = _log_kernels(offsets, total)
     logs += g.logs[first] + g.logs[second]
-    shift = float(logs.max())
-    near = np.flatnonzero(logs > shift - NEGLIGIBLE)
+    scales = logs.reshape(count, -1).max(axis=1)
+    logs -= np.repeat(scales, len(logs) // count)
+    near = np.flatnonzero((logs > -NEGLIGIBLE) | (first == second))
     if len(near) < len(logs):
         logs, offsets, total, first, second = logs[near], offsets[:, near], total[:, near], first[near], second[near]
         factors = [[entry[near] for entry in row] for row in factors]
-    features = _features(offsets, total, factors, np.exp(0.5 * (logs - shift)))
-    return Coupled(shift, first, second, expanded(lambda i, j: features[i] * features[j], d, entries))
+    features = _features(offsets, total, factors, np.exp(0.5 * logs))
+    return Coupled(scales, first, second, expanded(lambda i, j: features[i] * features[j], d, entries))
 
 
 def reaches(f: Components) -> np.ndarray:

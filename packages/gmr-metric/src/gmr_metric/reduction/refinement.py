@@ -8,6 +8,7 @@ coordinates move with the mixture; with many by L-BFGS in the coordinates of the
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,12 +16,11 @@ from sextet_common.checks import check
 
 from gmr_metric.checks import same_dim
 from gmr_metric.density.mixture import GaussianMixture
-from gmr_metric.reduction.charts import Point
-from gmr_metric.reduction.objective import Evaluation, Target
+from gmr_metric.reduction.charts import Point, stacked
+from gmr_metric.reduction.objective import PARAMETERS, Errors, Evaluation, Target
 from gmr_metric.reduction.overlaps import FEW
 
 Objective = Literal["cauchy-schwarz", "ise"]
-_PARAMETERS = 600  # with more parameters L-BFGS is faster than Newton steps
 _TOLERANCE = 1e-12  # relative decrease of the objective that a Newton step must promise
 _ROUNDING = 1e-15  # of the objective
 _LONGEST = 2.0  # largest change of a log weight or log stretch in one step
@@ -106,56 +106,88 @@ def within(target: Target, point: Point, limit: float, max_iterations: int) -> P
 
 def descend(target: Target, point: Point, ise_weight: float, max_iterations: int) -> Point:
     """Minimise the divergence plus a share of the ISE, or the ISE alone; return the best point evaluated."""
-    n, d = point.means.shape
-    parameters = n * (1 + d + point.roots[0].size if point.roots.ndim == 2 else 1 + d + d * (d + 1) // 2)
-    second_order = parameters <= _PARAMETERS and (point.roots.ndim == 2 or d <= FEW)
-    method = _newton if second_order else _quasi_newton
-    return method(target, point, ise_weight, max_iterations)
+    return descend_all(target, [point], ise_weight, max_iterations)[0]
 
 
-def _newton(target: Target, point: Point, ise_weight: float, max_iterations: int) -> Point:
-    """Minimise by Newton steps, damped until the Hessian is positive definite and the objective decreases."""
-    here, damping, growth = target.curvature(point, ise_weight), _DAMPING, 2.0
-    for _ in range(max_iterations):
-        step, predicted, damping = _damped(here, damping)
-        if not predicted > _TOLERANCE * abs(here.value) + _ROUNDING:
+def descend_all(target: Target, points: Sequence[Point], ise_weight: float, max_iterations: int) -> list[Point]:
+    """Do the same from several starts; Newton steps evaluate all of them at once."""
+    n, d = points[0].means.shape
+    full_type = points[0].roots.ndim == 3
+    parameters = n * (1 + d + (d * (d + 1) // 2 if full_type else points[0].roots.shape[1]))
+    if parameters > PARAMETERS or (full_type and d > FEW):
+        return [_quasi_newton(target, point, ise_weight, max_iterations) for point in points]
+    runs = [_Newton(point) for point in points]
+    for _ in range(max_iterations + 1):
+        active = [run for run in runs if run.trial is not None]
+        if not active:
             break
-        longest = max(np.abs(step[:, 0]).max(), np.abs(step[:, 1 + point.means.shape[1] :]).max())
-        trial_point = point.moved(step * min(1.0, _LONGEST / longest))
-        trial = _tried(target, trial_point, ise_weight)
-        if trial is None or not trial.value < here.value:
-            damping, growth = max(damping, 1e-6) * growth, 2 * growth
-            continue
-        gain = (here.value - trial.value) / predicted if longest <= _LONGEST else 0.5
-        if gain < 2:  # otherwise the model is poor: keep the damping
-            damping = max(1e-12, damping * max(0.1, 1 - (2 * gain - 1) ** 3))
-        point, here, growth = trial_point, trial, 2.0
-    return point
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            found = target.curvature(stacked([run.trial for run in active if run.trial]), ise_weight, len(active))
+        for number, run in enumerate(active):
+            run.advance(_one(found, number))
+    return [run.point for run in runs]
 
 
-def _tried(target: Target, point: Point, ise_weight: float) -> Evaluation | None:
-    """Evaluate a point; None if the step to it was far too long."""
-    try:
-        found = target.curvature(point, ise_weight)
-    except (np.linalg.LinAlgError, ValueError, OverflowError):
-        return None
-    return found if math.isfinite(found.value) and np.isfinite(found.slope).all() else None
+def _one(found: Evaluation, number: int) -> Evaluation:
+    assert found.curvature is not None and found.scale is not None
+    errors = Errors(found.errors.divergence[number], found.errors.ise[number])
+    parts = found.slope[number], found.curvature[number], found.scale[number]
+    return Evaluation(found.value[number], errors, *parts)
 
 
-def _damped(here: Evaluation, damping: float) -> tuple[np.ndarray, float, float]:
-    """Return a step, the decrease that it promises, and the damping at which the Hessian was positive definite."""
-    from scipy.linalg.lapack import dposv
+class _Newton:
+    """A descent by Newton steps, damped until the Hessian is positive definite and the objective decreases.
 
-    assert here.curvature is not None and here.scale is not None
-    slope, scale = here.slope.ravel(), np.maximum(here.scale, 1e-12)
-    while True:
-        matrix = here.curvature.copy()
-        matrix.flat[:: len(matrix) + 1] += damping * scale
-        _, step, failed = dposv(matrix, -slope)
-        if not failed:
-            predicted = float(-slope @ step - 0.5 * step @ here.curvature @ step)
-            return step.reshape(here.slope.shape), predicted, damping
-        damping = max(4 * damping, 1e-6)
+    ``trial`` is the next point to evaluate, None at the end.
+    """
+
+    def __init__(self, point: Point) -> None:
+        self.point: Point = point
+        self.trial: Point | None = point
+        self._here: Evaluation | None = None
+        self._damping, self._growth = _DAMPING, 2.0
+        self._predicted, self._longest = math.inf, 0.0
+
+    def advance(self, found: Evaluation) -> None:
+        """Accept or reject the trial by its evaluation, and choose the next."""
+        assert self.trial is not None
+        usable = math.isfinite(found.value) and bool(np.isfinite(found.slope).all())
+        if self._here is None and usable:
+            self._here = found
+        elif self._here is None:
+            self.trial = None
+            return
+        elif usable and found.value < self._here.value:
+            gain = (self._here.value - found.value) / self._predicted if self._longest <= _LONGEST else 0.5
+            if gain < 2:  # otherwise the model is poor: keep the damping
+                self._damping = max(1e-12, self._damping * max(0.1, 1 - (2 * gain - 1) ** 3))
+            self.point, self._here, self._growth = self.trial, found, 2.0
+        else:
+            self._damping, self._growth = max(self._damping, 1e-6) * self._growth, 2 * self._growth
+        step, self._predicted = self._damped(self._here)
+        if not self._predicted > _TOLERANCE * abs(self._here.value) + _ROUNDING:
+            self.trial = None
+            return
+        d = self.point.means.shape[1]
+        self._longest = float(max(np.abs(step[:, 0]).max(), np.abs(step[:, 1 + d :]).max()))
+        self.trial = self.point.moved(step * min(1.0, _LONGEST / max(self._longest, 1e-300)))
+
+    def _damped(self, here: Evaluation) -> tuple[np.ndarray, float]:
+        """Return a step and the decrease that it promises, after damping until the Hessian is positive definite."""
+        from scipy.linalg.lapack import dposv
+
+        assert here.curvature is not None and here.scale is not None
+        slope, scale = here.slope.ravel(), np.maximum(here.scale, 1e-12)
+        while True:
+            matrix = here.curvature.copy()
+            matrix.flat[:: len(matrix) + 1] += self._damping * scale
+            _, step, failed = dposv(matrix, -slope)
+            if not failed:
+                predicted = float(-slope @ step - 0.5 * step @ (here.curvature @ step))
+                return step.reshape(here.slope.shape), predicted
+            if self._damping > 1e12:
+                return np.zeros(here.slope.shape), 0.0
+            self._damping = max(4 * self._damping, 1e-6)
 
 
 def _quasi_newton(target: Target, start: Point, ise_weight: float, max_iterations: int) -> Point:
@@ -168,12 +200,16 @@ def _quasi_newton(target: Target, start: Point, ise_weight: float, max_iteration
         nonlocal best_value, best
         point = start.moved(parameters.reshape(len(start.logs), -1))
         try:
-            found = target.slope(point, ise_weight, start)
-        except (np.linalg.LinAlgError, ValueError, OverflowError):  # the step is far too long
+            with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+                found = target.slope(point, ise_weight, start)
+            value = float(found.value[0])
+        except np.linalg.LinAlgError:
+            value = math.nan
+        if not math.isfinite(value):  # the step is far too long
             return abs(best_value) + 1e6, np.zeros_like(parameters)
-        if found.value < best_value:
-            best_value, best = found.value, point
-        return found.value, found.slope.ravel()
+        if value < best_value:
+            best_value, best = value, point
+        return value, found.slope.ravel()
 
     # Weights and axes stay within factors of e^20 and e^8 of the start, so that nothing over- or underflows.
     entries = start.limits(20.0, 8.0)

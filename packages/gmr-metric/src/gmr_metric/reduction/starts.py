@@ -2,19 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
 from gmr_metric.density.algebra import log_of
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.loops.columns import columns, whitened
-from gmr_metric.reduction.greedy import SquaredChange, merge_greedily, runnalls, salmond
+from gmr_metric.reduction.greedy import salmond
 from gmr_metric.reduction.merging import merge_groups
 from gmr_metric.reduction.outcome import Outcome, Step, nearest_centres, nearest_kept
-from gmr_metric.reduction.west import west
 
-_SWEEPS = 20
+_SWEEPS = 5
+
+
+def varied(
+    mixture: GaussianMixture,
+    n_components: int,
+    greedy: Outcome,
+    by_runnalls: Outcome,
+    count: int,
+    draw: np.random.Generator,
+) -> list[Outcome]:
+    """Return up to that many different starts: results of greedy methods, pruning, k-means, and random components."""
+    makers: list[Callable[[], Outcome]] = [
+        lambda: greedy,
+        lambda: by_runnalls,
+        lambda: largest(mixture, n_components),
+        lambda: salmond(mixture, n_components),
+        lambda: reassigned(mixture, by_runnalls),
+    ]
+    drawn = (
+        lambda: spread_out(mixture, n_components, draw, by_norm=True),
+        lambda: spread_out(mixture, n_components, draw, by_norm=False),
+        lambda: anywhere(mixture, n_components, draw),
+    )
+    makers += [drawn[k % 3] for k in range(max(0, count - len(makers)))]
+    found: dict[bytes, Outcome] = {}
+    for make in makers[:count]:
+        start = make()
+        kept = b"" if start.mixture is None else start.mixture.means.tobytes()
+        found.setdefault(start.assignment.astype(np.int64).tobytes() + kept, start)
+    return list(found.values())
+
+
+def anywhere(mixture: GaussianMixture, n_components: int, draw: np.random.Generator) -> Outcome:
+    """Draw components at random."""
+    kept = np.sort(draw.choice(len(mixture), n_components, replace=False))
+    return Outcome(nearest_kept(mixture, kept), mixture.subset(kept))
 
 
 def largest(mixture: GaussianMixture, n_components: int) -> Outcome:

@@ -1,0 +1,68 @@
+"""A race of starts: all are refined a little, the better half further, until the best few are refined to the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from gmr_metric.reduction.charts import Point
+from gmr_metric.reduction.objective import Errors, Target
+from gmr_metric.reduction.refinement import descend, descend_all, within
+
+_STEPS = 6  # of the first round; each round doubles them
+_FINALISTS = 3
+_SAME = 1e-6  # relative difference of the objective up to which two have reached the same optimum
+_MOST = 24  # starts of a small problem
+_SECONDS = 0.4  # of estimated time for the first round
+_LAST_SECONDS = 5.0  # of estimated time for the last round
+_FEWEST, _LONGEST = 12, 500  # steps of the last round
+
+
+def affordable(target: Target, n_components: int) -> int:
+    """Return the number of starts that the first round can try in 0.4 s by estimate: from 1 to 24."""
+    return int(min(_MOST, max(1, _SECONDS / (_STEPS * target.seconds(n_components)))))
+
+
+def last_steps(target: Target, n_components: int) -> int:
+    """Return the number of steps that the last round can do in 5 s by estimate: from 12 to 500."""
+    return int(min(_LONGEST, max(_FEWEST, _LAST_SECONDS / target.seconds(n_components))))
+
+
+def race(target: Target, starts: Sequence[Point], *, limit: float | None = None) -> tuple[Point, int]:
+    """Return the best optimum that the starts lead to, and which start did.
+
+    With a limit of the relative squared error the divergence is minimised within it, without one the squared error.
+    Optima within the limit are better than others; ties go to the first.
+    """
+    ise_weight = math.inf if limit is None else 0.0
+    steps, most = _STEPS, last_steps(target, len(starts[0].logs))
+    field = [(math.inf, k, point) for k, point in enumerate(starts)]
+    while True:
+        moved = descend_all(target, [point for _, _, point in field], ise_weight, min(steps, most))
+        values = [_value(target.errors(point), ise_weight) for point in moved]
+        advanced = [(value, k, point) for value, (_, k, _), point in zip(values, field, moved, strict=True)]
+        field = _different(sorted(advanced, key=lambda entry: entry[:2]))
+        if len(field) <= _FINALISTS:
+            break
+        field = field[: max(_FINALISTS, (len(field) + 1) // 2)]
+        steps *= 2
+    finals = []
+    for _, k, point in field:
+        final = descend(target, point, ise_weight, most) if limit is None else within(target, point, limit, most)
+        errors = target.errors(final)
+        finals.append((limit is not None and errors.ise > limit, _value(errors, ise_weight), k, final))
+    best = min(finals, key=lambda entry: entry[:3])
+    return best[3], best[2]
+
+
+def _value(errors: Errors, ise_weight: float) -> float:
+    return errors.ise if ise_weight else errors.divergence
+
+
+def _different(field: list[tuple[float, int, Point]]) -> list[tuple[float, int, Point]]:
+    """Keep the first of those that have reached the same value."""
+    values = np.array([entry[0] for entry in field])
+    kept = np.diff(values, prepend=-np.inf) > _SAME * np.abs(values) + 1e-15
+    return [entry for entry, keep in zip(field, kept.tolist(), strict=True) if keep]
