@@ -72,7 +72,7 @@ class Target:
         nanoseconds = 60 * d + 0.4 * d**3 if entries == d * (d + 1) // 2 else 12 * d
         parameters = n_components * (1 + d + entries)
         step = 20 * parameters**2 + 0.1 * parameters**3 if parameters <= PARAMETERS else 0.0
-        return 1e-9 * (nanoseconds * n * n_components + step)
+        return float(1e-9 * (nanoseconds * n * n_components + step))
 
     def point(self, start: GaussianMixture) -> Point:
         """Return a mixture's parameters in whitened coordinates."""

@@ -58,7 +58,7 @@ def race(target: Target, starts: Sequence[Point], *, limit: float | None = None)
 
 
 def _value(errors: Errors, ise_weight: float) -> float:
-    return errors.ise if ise_weight else errors.divergence
+    return float(errors.ise if ise_weight else errors.divergence)
 
 
 def _different(field: list[tuple[float, int, Point]]) -> list[tuple[float, int, Point]]:
