@@ -274,3 +274,16 @@ def test_the_example_shows_the_mixture_ahead(capsys: pytest.CaptureFixture[str])
     lines = capsys.readouterr().out.splitlines()
     errors = [float(text.split(":")[1].split()[0]) for text in lines]
     assert len(errors) == 2 and errors[1] < errors[0] / 2
+
+
+@pytest.mark.parametrize("kind", ["diag", "spherical"])
+def test_states_and_noise_of_other_covariance_types_count_as_full_ones(make, kind: str) -> None:
+    state, noise = make(1).convert(kind), make(2).convert(kind)
+    model = Model(np.array([[1.0, 0.5], [0.0, 1.0]]), noise)
+    full = Model(model.function, noise.convert("full"))
+    chain = GaussianSumFilter()
+    assert chain.predict(state, model) == chain.predict(state.convert("full"), full)
+    found, expected = (
+        chain.update(*given) for given in ((state, [1.0, 2.0], model), (state.convert("full"), [1.0, 2.0], full))
+    )
+    assert found == expected

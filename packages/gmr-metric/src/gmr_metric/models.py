@@ -68,7 +68,7 @@ class Model:
     def noise_arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The noise's weights (M,), means (M, m) and covariances (M, m, m)."""
         if isinstance(self.noise, GaussianMixture):
-            return self.noise.weights, self.noise.means, self.noise.covariances
+            return self.noise.weights, self.noise.means, self.noise.convert("full").covariances
         return np.ones(1), np.zeros((1, self.dim)), self.noise[None]
 
     def subtract(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -102,7 +102,7 @@ class Image(NamedTuple):
 def image(state: GaussianMixture, model: Model, unscented: tuple[float, float, float], role: str) -> Image:
     """Map each component through a model's function, with (alpha, beta, kappa); ``role`` names the model in errors."""
     n, d = state.means.shape
-    axes = np.swapaxes(state.cholesky, 1, 2)
+    axes = np.swapaxes(state.convert("full").cholesky, 1, 2)
     if not callable(model.function):
         if model.function.shape[1] != d:
             raise InputError(f"the {role} matrix must have shape ({model.dim}, {d}), got {model.function.shape}")

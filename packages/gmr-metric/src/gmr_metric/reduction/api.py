@@ -238,6 +238,8 @@ def _run(method: Method, mixture: GaussianMixture, n_components: int, options: d
     assignment = np.asarray(outcome.assignment)
     merges = outcome.mixture is None
     reduced = merge_groups(part, assignment) if outcome.mixture is None else outcome.mixture
+    if mixture.dim == 1:  # where all types of covariances are the same
+        reduced = reduced.convert(mixture.covariance_type)
     history: Sequence[Step] = outcome.history if isinstance(outcome.history, History) else tuple(outcome.history)
     if len(part) < len(mixture):
         history = renamed(history, heavy)
