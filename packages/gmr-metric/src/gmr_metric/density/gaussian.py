@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LOG_2PI = math.log(2 * math.pi)
 _FEW = 12  # dimensions up to which factors and solutions entry by entry are faster than one LAPACK call per matrix
+_PIVOTS = 4  # factors multiplied before a logarithm is taken: more could leave the range of floats
 
 
 def log_gaussian(offsets: Float[np.ndarray, "... dim"], covariances: Float[np.ndarray, "leading ..."]) -> np.ndarray:
@@ -61,21 +62,36 @@ def log_packed(offsets: Float[np.ndarray, "dim ..."], packed: Float[np.ndarray, 
     """Log density of centred Gaussians of packed covariances at offsets (d, ...); trailing axes broadcast."""
     d = len(offsets)
     if len(packed) in (1, d):
-        squared = sum((offsets[r] ** 2 / packed[r % len(packed)] for r in range(d)), start=np.zeros(()))
+        squares = offsets * offsets
+        squared = squares.sum(axis=0) / packed[0] if len(packed) == 1 else (squares / packed).sum(axis=0)
         of_variances: np.ndarray = -0.5 * (squared + packed_log_determinants(packed, d) + d * LOG_2PI)
         return of_variances
     if d > _FEW:
-        return log_gaussian(np.moveaxis(offsets, 0, -1), full(packed, d))
-    rows, log_determinant = _packed_factors(packed, d)
+        return _log_by_lapack(offsets, packed)
+    rows, inverses, log_determinant = _packed_factors(packed, d)
     white: list[np.ndarray] = []
     squared = np.zeros(np.broadcast_shapes(offsets.shape[1:], packed.shape[1:]))
     for r, row in enumerate(rows):
         entry = offsets[r]
         for k in range(r):
             entry = entry - row[k] * white[k]
-        white.append(entry * row[r])
-        squared += white[r] ** 2
+        white.append(entry)
+        squared += entry * entry * inverses[r]
     logs: np.ndarray = -0.5 * (squared + log_determinant + d * LOG_2PI)
+    return logs
+
+
+def _log_by_lapack(offsets: np.ndarray, packed: np.ndarray) -> np.ndarray:
+    """Log density of packed full covariances: L^-1 e is the last row of the factor of [[S, e], [e^T, large]]."""
+    d = len(offsets)
+    rows, columns = lower(d)
+    bordered = np.zeros((*np.broadcast_shapes(offsets.shape[1:], packed.shape[1:]), d + 1, d + 1))
+    bordered[..., rows, columns] = np.moveaxis(packed, 0, -1)  # LAPACK reads the lower half alone
+    bordered[..., d, :d], bordered[..., d, d] = np.moveaxis(offsets, 0, -1), np.finfo(float).max
+    factors = np.linalg.cholesky(bordered)
+    white, pivots = factors[..., d, :d], np.diagonal(factors, axis1=-2, axis2=-1)[..., :d]
+    squared = np.einsum("...i,...i->...", white, white)
+    logs: np.ndarray = -0.5 * (squared + d * LOG_2PI) - np.log(pivots).sum(axis=-1)
     return logs
 
 
@@ -100,9 +116,10 @@ def packed_log_determinants(packed: Float[np.ndarray, "entries ..."], dim: int) 
         of_one: np.ndarray = dim * np.log(packed[0])
         return of_one
     if len(packed) == dim:
-        return sum((np.log(row) for row in packed), start=np.zeros(packed.shape[1:]))
+        of_variances: np.ndarray = np.log(np.multiply.reduceat(packed, np.arange(0, dim, _PIVOTS))).sum(axis=0)
+        return of_variances
     if dim <= _FEW:
-        return _packed_factors(packed, dim)[1]
+        return _packed_factors(packed, dim)[2]
     logs: np.ndarray = np.linalg.slogdet(full(packed, dim))[1]
     return logs
 
@@ -173,22 +190,29 @@ def _solved(factors: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
     return white
 
 
-def _packed_factors(packed: np.ndarray, dim: int) -> tuple[list[list[np.ndarray]], np.ndarray]:
-    """Return the rows of Cholesky factors with inverted diagonals, and log determinants."""
+def _packed_factors(packed: np.ndarray, dim: int) -> tuple[list[list[np.ndarray]], list[np.ndarray], np.ndarray]:
+    """Return the rows of L below the diagonal and the inverses of D, for matrices L D L^T, and log determinants."""
     rows: list[list[np.ndarray]] = []
-    log_determinant = np.zeros(packed.shape[1:])
+    inverses: list[np.ndarray] = []
+    log_determinant, product = np.zeros(()), np.ones(())
     at = 0
     for r in range(dim):
+        scaled: list[np.ndarray] = []
         row: list[np.ndarray] = []
-        for c in range(r + 1):
-            entry = packed[at]
+        for c in range(r):
+            entry = packed[at + c]
             for k in range(c):
-                entry = entry - row[k] * (rows[c][k] if c < r else row[k])
-            if c < r:
-                row.append(entry * rows[c][c])
-            else:
-                log_determinant += np.log(entry)
-                row.append(1 / np.sqrt(entry))
-            at += 1
+                entry = entry - scaled[k] * rows[c][k]
+            scaled.append(entry)
+            row.append(entry * inverses[c])
+        pivot = packed[at + r]
+        for k in range(r):
+            pivot = pivot - scaled[k] * row[k]
+        product = product * pivot
+        if r % _PIVOTS == _PIVOTS - 1 or r == dim - 1:
+            log_determinant = log_determinant + np.log(product)
+            product = np.ones(())
         rows.append(row)
-    return rows, log_determinant
+        inverses.append(1 / pivot)
+        at += r + 1
+    return rows, inverses, log_determinant

@@ -17,8 +17,6 @@ from gmr_metric.density.gaussian import (
 )
 from gmr_metric.density.mixture import GaussianMixture
 
-SALMOND, RUNNALLS, SQUARED_CHANGE = 0, 1, 2  # the costs that the compiled greedy loop knows
-
 
 class Bounded(NamedTuple):
     """:class:`Columns` with bounds of their kernels (Cauchy and Schwarz); for ``log_inner`` the weights are logs.

@@ -24,14 +24,16 @@ LOG_2PI = math.log(2 * math.pi)
 PIVOTS = 4  # pivots multiplied before a logarithm is taken
 
 
+# "contract" fuses a multiplication and an addition, which rounds once; nothing is reordered.
+OPTIONS = {"error_model": "numpy", "nogil": True, "fastmath": {"contract"}, "cache": True}
+
+
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile, and cache the result on disk if a folder is writable."""
-    # "contract" fuses a multiplication and an addition, which rounds once; nothing is reordered.
-    contract = {"contract"}
     try:
-        return numba.njit(cache=True, error_model="numpy", nogil=True, fastmath=contract)(function)
+        return numba.njit(**OPTIONS)(function)
     except RuntimeError:  # no writable folder: compiled anew in each process
-        return numba.njit(error_model="numpy", nogil=True, fastmath=contract)(function)
+        return numba.njit(**{**OPTIONS, "cache": False})(function)
 
 
 @jit
@@ -170,3 +172,32 @@ def gaussians(a, e, z, logs, scratch, log_scale, result, size):
             scratch[t] *= step * pivot[t]
     for t in range(size):
         result[t] *= math.sqrt(scratch[t])
+
+
+@numba.njit(
+    "void(f8[:,::1], f8[:,::1], f8[:,::1], f8[:,::1], f8[::1], f8, b1, f8[::1])",
+    **OPTIONS,
+)
+def overlaps(outer_means, outer_packed, means, packed, weights, log_scale, by_inner, result):
+    """Add weighted kernels of all outer with all inner components over the scale: by inner or by outer component.
+
+    The weights are those of the other side. The inner components, preferably the more numerous, go in blocks.
+    """
+    d, n_packed, n = means.shape[0], packed.shape[0], means.shape[1]
+    e, z, s, logs, squares, kernel = workspace(d, n_packed)
+    for j in range(outer_means.shape[1]):
+        for start in range(0, n, BLOCK):
+            size = min(BLOCK, n - start)
+            for r in range(d):
+                for t in range(size):
+                    e[r, t] = means[r, start + t] - outer_means[r, j]
+            for at in range(n_packed):
+                for t in range(size):
+                    s[at, t] = packed[at, start + t] + outer_packed[at, j]
+            gaussians(s, e, z, logs, squares, log_scale, kernel, size)
+            if by_inner:
+                for t in range(size):
+                    result[start + t] += weights[j] * kernel[t]
+            else:
+                for t in range(size):
+                    result[j] += weights[start + t] * kernel[t]

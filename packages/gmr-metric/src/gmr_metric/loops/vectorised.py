@@ -10,13 +10,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gmr_metric.density.gaussian import log_packed, lower, packed_log_determinants
+from gmr_metric.density.gaussian import log_packed, log_self_kernels, packed_log_determinants, packed_outer
 from gmr_metric.loops.columns import Bounded, Columns
 
+_NUMBERS = 2**16  # that a step holds at once, 512 KiB
+_SLACK = 1e-12  # of the terms of a difference: no rounding reaches it
 
-def _block(d: int) -> int:
-    """Return the number of kernels per step, so that their matrices stay in the cache, or in memory."""
-    return max(1, min(2**12, 2**20 // d**2))
+
+def _block(components: Columns | Bounded) -> int:
+    """Return the number of kernels per step, so that their covariances stay in the cache."""
+    return max(64, min(2**12, _NUMBERS // max(len(components.packed), len(components.means))))
 
 
 def _merged(i: np.ndarray, j: np.ndarray, components: Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -24,13 +27,11 @@ def _merged(i: np.ndarray, j: np.ndarray, components: Columns) -> tuple[np.ndarr
     weights, means, packed = components
     share = weights[j] / (weights[i] + weights[j])
     rest = 1 - share
-    e = means.take(j, axis=1) - means.take(i, axis=1)  # packed[:, j] would be strided
-    weighted = share * rest * e
-    merged = packed.take(j, axis=1)
-    merged *= share
-    for at, (r, c) in enumerate(zip(*lower(len(means)), strict=True)):  # row by row, which stays in the cache
-        merged[at] += rest * packed[at, i]
-        merged[at] += weighted[r] * e[c]
+    e = means.take(j, axis=1) - means.take(i, axis=1)
+    merged = packed_outer(e, len(packed))
+    merged *= share * rest
+    merged += rest * packed.take(i, axis=1)
+    merged += share * packed.take(j, axis=1)
     return share, e, merged
 
 
@@ -38,7 +39,7 @@ def runnalls_costs(i: np.ndarray, j: np.ndarray, components: Columns, log_determ
     """Runnalls' bound for merging components i with components j, pair by pair."""
     weights, d = components.weights, len(components.means)
     costs = np.empty(len(j))
-    for chosen, first, second in _pair_blocks(d, i, j):
+    for chosen, first, second in pair_blocks(components, i, j):
         _, _, c = _merged(first, second, components)
         logs = packed_log_determinants(c, d)
         own = weights[first] * (logs - log_determinants[first])
@@ -47,75 +48,81 @@ def runnalls_costs(i: np.ndarray, j: np.ndarray, components: Columns, log_determ
 
 
 def ise_costs(
-    i: np.ndarray, j: np.ndarray, components: Columns, self_kernels: np.ndarray, log_scale: float
+    i: np.ndarray,
+    j: np.ndarray,
+    components: Columns,
+    log_norms: np.ndarray,
+    log_scale: float,
+    limits: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Squared norms of the changes made by merging components i with components j, pair by pair, over the scale."""
+    """Squared norms of the changes made by merging components i with components j, pair by pair, over the scale.
+
+    ``log_norms`` are the logs of the components' norms over the root of the scale. With the limits a cost above its
+    limit may be replaced by the lower bound ``(||w_i f_i + w_j f_j|| - ||w_ij f_ij||)^2``, which needs half the work.
+    """
     weights, means, packed = components
-    costs = np.empty(len(j))
-    for chosen, first, second in _pair_blocks(len(means), i, j):
+    d, costs = len(means), np.empty(len(j))
+    for chosen, first, second in pair_blocks(components, i, j):
         v, w = weights[first], weights[second]
         share, e, c = _merged(first, second, components)
-        one, other = packed.take(first, axis=1), packed.take(second, axis=1)
-        across = np.exp(log_packed(e, one + other) - log_scale)
-        first_to_merged = np.exp(log_packed(share * e, one + c) - log_scale)
-        second_to_merged = np.exp(log_packed((1 - share) * e, other + c) - log_scale)
-        merged = np.exp(log_packed(np.zeros_like(e), 2 * c) - log_scale)
         total = v + w
-        costs[chosen] = (
-            v * v * self_kernels[first]
-            + w * w * self_kernels[second]
-            + 2 * v * w * across
-            + total * (total * merged - 2 * (v * first_to_merged + w * second_to_merged))
-        )
+        norms = v * v * np.exp(2 * log_norms[first]) + w * w * np.exp(2 * log_norms[second])
+        norms = norms + 2 * v * w * _kernels(e, packed[:, first] + packed[:, second], log_scale)
+        merged = total**2 * np.exp(log_self_kernels(packed_log_determinants(c, d), d) - log_scale)
+        result, at = np.empty(0), np.arange(len(second))
+        if limits is not None:
+            result = (np.sqrt(norms) - np.sqrt(merged)) ** 2 - _SLACK * (norms + merged)
+            at = np.flatnonzero(result <= limits[chosen])
+            first, second = first[at] if len(first) > 1 else first, second[at]
+            v, w, e, c = (v[at] if len(v) > 1 else v), w[at], e[:, at], c[:, at]
+            share, total, norms, merged = share[at], total[at], norms[at], merged[at]
+        first_to_merged = _kernels(share * e, packed[:, first] + c, log_scale)
+        second_to_merged = _kernels((1 - share) * e, packed[:, second] + c, log_scale)
+        exact = norms + (merged - 2 * total * (v * first_to_merged + w * second_to_merged))
+        if limits is None:
+            result = exact
+        else:
+            result[at] = exact
+        costs[chosen] = result
     return costs
 
 
-def ise_row(
-    i: int, first: int, stop: int, components: Columns, self_kernels: np.ndarray, log_scale: float
-) -> np.ndarray:
-    """Squared norms of the changes made by merging component i with each of first..stop, over the scale."""
-    return ise_costs(np.array([i]), np.arange(first, stop), components, self_kernels, log_scale)
+def _kernels(offsets: np.ndarray, packed: np.ndarray, log_scale: float) -> np.ndarray:
+    kernels: np.ndarray = np.exp(log_packed(offsets, packed) - log_scale)
+    return kernels
 
 
-def _pair_blocks(d: int, i: np.ndarray, j: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    step = _block(d)
+def pair_blocks(components: Columns, i: np.ndarray, j: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Yield slices of the pairs, with their components."""
+    step = _block(components)
     for start in range(0, len(j), step):
         chosen = slice(start, start + step)
         yield chosen, i if len(i) == 1 else i[chosen], j[chosen]
 
 
+def merged_pairs(i: np.ndarray, j: np.ndarray, components: Columns) -> Columns:
+    """Merge components i with j, pair by pair; a single i goes with each j."""
+    share, e, c = _merged(i, j, components)
+    weights, means, _ = components
+    return Columns(weights[i] + weights[j], means[:, i] + share * e, c)
+
+
 def overlaps(g: Columns, f: Columns, log_scale: float) -> np.ndarray:
     """Inner products of f with each component of g, over the scale; g's weights do not count."""
-    result = np.empty(g.means.shape[1])
-    step = max(1, _block(len(g.means)) // len(f.weights))
-    for start in range(0, len(result), step):
-        chosen = slice(start, start + step)
-        offsets = f.means[:, None] - g.means[:, chosen, None]
-        logs = log_packed(offsets, f.packed[:, None] + g.packed[:, chosen, None])
-        result[chosen] = np.exp(logs - log_scale) @ f.weights
+    n, result = len(f.weights), np.zeros(g.means.shape[1])
+    if n <= len(result):  # the longer axis is the last, which NumPy's loops run along
+        step = max(1, _block(f) // len(result))
+        for start in range(0, n, step):
+            rows = slice(start, start + step)
+            offsets = f.means[:, rows, None] - g.means[:, None]
+            result += f.weights[rows] @ _kernels(offsets, f.packed[:, rows, None] + g.packed[:, None], log_scale)
+    else:
+        step = max(1, _block(f) // n)
+        for start in range(0, len(result), step):
+            rows = slice(start, start + step)
+            offsets = f.means[:, None] - g.means[:, rows, None]
+            result[rows] = _kernels(offsets, f.packed[:, None] + g.packed[:, rows, None], log_scale) @ f.weights
     return result
-
-
-def pair_overlaps(i: int, first: int, stop: int, g: Columns, f: Columns, log_scale: float) -> np.ndarray:
-    """Inner products of f with g's component i merged with each of first..stop, over the scale."""
-    result = np.empty(stop - first)
-    step = max(1, _block(len(g.means)) // len(f.weights))
-    for start in range(first, stop, step):
-        others = np.arange(start, min(stop, start + step))
-        share, e, c = _merged(np.array([i]), others, g)
-        offsets = f.means[:, None] - (g.means[:, i, None] + share * e)[..., None]
-        logs = log_packed(offsets, f.packed[:, None] + c[..., None])
-        result[others - first] = np.exp(logs - log_scale) @ f.weights
-    return result
-
-
-def add_overlaps(g: Columns, h: Columns, log_scale: float, table: np.ndarray) -> None:
-    """Add to the upper triangle the inner products of a few signed components h with every merged pair of g."""
-    for _, i, j in _pair_blocks(len(g.means), *np.triu_indices(len(g.weights), 1)):
-        share, e, c = _merged(i, j, g)
-        for weight, mean, covariance in zip(h.weights, h.means.T, h.packed.T, strict=True):
-            offsets = g.means[:, i] - mean[:, None] + share * e
-            table[i, j] += weight * np.exp(log_packed(offsets, c + covariance[:, None]) - log_scale)
 
 
 def cheapest_pair(
@@ -140,14 +147,17 @@ def cheapest_pair(
 
 
 def log_inner(f: Bounded, g: Bounded, same: bool) -> float:
-    """Log inner product of two mixtures with log weights; every term is computed."""
-    step = max(1, 8 * _block(len(g.means)) // len(g.weights))
+    """Log inner product of two mixtures with log weights; of one with itself half the terms are computed, twice."""
+    step = max(1, _block(f) // len(g.weights))
     largest, total = -math.inf, 0.0
     for start in range(0, len(f.weights), step):
         rows = slice(start, start + step)
-        offsets = f.means[:, rows, None] - g.means[:, None]
-        logs = log_packed(offsets, f.packed[:, rows, None] + g.packed[:, None])
-        terms = logs + f.weights[rows, None] + g.weights
+        later = slice(start if same else 0, None)
+        offsets = f.means[:, rows, None] - g.means[:, None, later]
+        terms = log_packed(offsets, f.packed[:, rows, None] + g.packed[:, None, later])
+        terms += f.weights[rows, None] + g.weights[later]
+        if same:
+            terms[:, step:] += math.log(2.0)
         top = max(largest, float(terms.max()))
         if top > -math.inf:
             total = total * math.exp(largest - top) + float(np.exp(terms - top).sum())

@@ -16,9 +16,10 @@ from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.loops import vectorised
 from gmr_metric.loops.choice import implementation, numpy_seconds
 from gmr_metric.loops.columns import Columns, columns, whitened
-from gmr_metric.reduction.greedy import SquaredChange, merge_greedily
+from gmr_metric.reduction.greedy import merge_greedily
 from gmr_metric.reduction.groups import Groups
 from gmr_metric.reduction.outcome import Outcome
+from gmr_metric.reduction.pair_costs import SquaredChange
 
 Reference = Literal["original", "current"]
 Criterion = Literal["angle", "ise"]
@@ -81,27 +82,24 @@ class Tables:
         self._kernels = implementation(seconds_against_original(f))
         self._log_scale = float(f.log_self().max())
         n = len(g.weights)
-        self._with_f = vectorised.overlaps(self._g, f, self._log_scale)
-        self._with_g = vectorised.overlaps(self._g, g, self._log_scale)
+        self._with_f = self._overlaps(self._g, f)
+        self._with_g = self._with_f if g is f else self._overlaps(self._g, g)
         self._tables = np.zeros((3, n, n))
         merged_f, merged_g, changes = self._tables
-        own = np.exp(g.log_self() - self._log_scale)
         for i in range(n - 1):
-            merged_f[i, i + 1 :] = self._kernels.pair_overlaps(i, i + 1, n, g, f, self._log_scale)
+            others = np.arange(i + 1, n)
+            merged = vectorised.merged_pairs(np.array([i]), others, g)
+            merged_f[i, others] = self._overlaps(merged, f)
             if g is not f:
-                merged_g[i, i + 1 :] = self._kernels.pair_overlaps(i, i + 1, n, g, g, self._log_scale)
-            changes[i, i + 1 :] = self._kernels.ise_row(i, i + 1, n, g, own, self._log_scale)
+                merged_g[i, others] = self._overlaps(merged, g)
+            changes[i, others] = self._changes(i, others)
         if g is f:
             merged_g[:] = merged_f
 
     def cheapest(self) -> tuple[int, int, float]:
         """Return the pair i < j with the best merge, and its cost; ties by the lowest indices."""
         w = self._g.weights
-        by_angle = self._criterion == "angle"
-        pair: tuple[int, int, float] = self._kernels.cheapest_pair(
-            w, w * self._with_f, w * self._with_g, self._tables, by_angle
-        )
-        return pair
+        return vectorised.cheapest_pair(w, w * self._with_f, w * self._with_g, self._tables, self._criterion == "angle")
 
     def merge(self, i: int, j: int) -> None:
         """Replace component i by its merge with j > i, and update the tables."""
@@ -119,17 +117,25 @@ class Tables:
         self._with_f, self._with_g = self._with_f[kept], self._with_g[kept]
         self._tables = np.delete(np.delete(self._tables, j, axis=1), j, axis=2)
         self._with_f[i], self._with_g[i] = single_f, single_g
-        self._with_g += vectorised.overlaps(self._g, step, self._log_scale)
-        self._kernels.add_overlaps(self._g, step, self._log_scale, self._tables[1])
+        self._with_g = self._with_g + self._overlaps(self._g, step)
+        for _, first, second in vectorised.pair_blocks(self._g, *np.triu_indices(len(kept), 1)):
+            merged = vectorised.merged_pairs(first, second, self._g)
+            self._tables[1, first, second] += self._overlaps(merged, step)
         self._renew(i)
 
     def _renew(self, i: int) -> None:
         """Compute the entries of one component again."""
-        n = len(self._g.weights)
-        others = np.delete(np.arange(n), i)
+        others = np.delete(np.arange(len(self._g.weights)), i)
         low, high = np.minimum(i, others), np.maximum(i, others)
-        for table, other in ((self._tables[0], self._f), (self._tables[1], self._g)):
-            row = self._kernels.pair_overlaps(i, 0, n, self._g, other, self._log_scale)
-            table[low, high] = row[others]
-        own = np.exp(self._g.log_self() - self._log_scale)
-        self._tables[2, low, high] = self._kernels.ise_row(i, 0, n, self._g, own, self._log_scale)[others]
+        merged = vectorised.merged_pairs(np.array([i]), others, self._g)
+        self._tables[0, low, high] = self._overlaps(merged, self._f)
+        self._tables[1, low, high] = self._overlaps(merged, self._g)
+        self._tables[2, low, high] = self._changes(i, others)
+
+    def _overlaps(self, g: Columns, f: Columns) -> np.ndarray:
+        result: np.ndarray = self._kernels.overlaps(g, f, self._log_scale)
+        return result
+
+    def _changes(self, i: int, others: np.ndarray) -> np.ndarray:
+        norms = 0.5 * (self._g.log_self() - self._log_scale)
+        return vectorised.ise_costs(np.array([i]), others, self._g, norms, self._log_scale)
