@@ -1,4 +1,4 @@
-"""Greedy merging: the same pairs as a search that computes everything anew, compiled or not."""
+"""Greedy merging: the same pairs as a search that computes everything anew, by bounds or not."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances.metrics import distance, kl_divergence
-from gmr_metric.loops import choice
-from gmr_metric.reduction import greedy
+from gmr_metric.reduction import greedy, pair_costs
 from gmr_metric.reduction.api import reduce
 from gmr_metric.reduction.greedy import merge_greedily
+from gmr_metric.reduction.groups import Groups
 from gmr_metric.reduction.merging import merge, merge_groups
 from gmr_metric.reduction.oggmr import oggmr
 from gmr_metric.reduction.outcome import Outcome
+from gmr_metric.reduction.search import Search, merge_exhaustively
 from gmr_metric.reduction.tables import williams
 from hypothesis import given, settings, strategies as st
 from sextet_common.errors import InputError
@@ -73,15 +74,12 @@ METHODS: dict[str, tuple[Callable[..., Outcome], Cost]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("long", "table"), [(0.0, 0), (1.0, 2**23), (1.0, 0)], ids=["compiled", "vectorised", "vectorised, no table"]
-)
+@pytest.mark.parametrize("few", [0, 128], ids=["bounds", "table"])
 @pytest.mark.parametrize("name", METHODS)
 def test_the_same_pairs_as_computing_everything_anew(
-    make, name: str, long: float, table: int, monkeypatch: pytest.MonkeyPatch
+    make, name: str, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "LONG", long)
-    monkeypatch.setattr(greedy, "_TABLE", table)
+    monkeypatch.setattr(greedy, "FEW", few)
     method, cost = METHODS[name]
     for seed, (n, d) in enumerate([(2, 1), (5, 1), (8, 2), (12, 1), (12, 3), (12, 2)]):
         mixture = make(seed, n, d)
@@ -89,19 +87,54 @@ def test_the_same_pairs_as_computing_everything_anew(
         assert found == all_anew(mixture, cost)
 
 
-@pytest.mark.parametrize("cost", [greedy.Salmond, greedy.Runnalls, greedy.SquaredChange])
-def test_compiled_and_vectorised_loops_merge_alike(make, cost: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    for seed, n, d in ((0, 33, 1), (1, 150, 2), (2, 200, 4)):
-        mixture = make(seed, n, d)
-        histories = []
-        monkeypatch.setattr(choice, "LONG", 0.0)
-        for numba, table in (("1", 0), ("0", 2**23), ("0", 0)):
-            monkeypatch.setenv("GMR_METRIC_NUMBA", numba)
-            monkeypatch.setattr(greedy, "_TABLE", table)
-            histories.append(merge_greedily(cost(mixture), 2).history)
-        for other in histories[1:]:
-            assert [s.components for s in histories[0]] == [s.components for s in other]
-            np.testing.assert_allclose([s.cost for s in histories[0]], [s.cost for s in other], rtol=1e-9, atol=1e-14)
+COSTS = [pair_costs.Salmond, pair_costs.Runnalls, pair_costs.SquaredChange]
+
+
+def of_type(make, kind: str, seed: int, n: int, d: int, *, ties: bool = False) -> GaussianMixture:
+    """Make a mixture of a covariance type; one with ties has equal components at the points of a grid."""
+    mixture = make(seed, n, d).convert(kind)
+    if not ties:
+        return mixture
+    covariances = np.broadcast_to(mixture.covariances[0], mixture.covariances.shape)
+    return GaussianMixture(np.full(n, 1 / n), np.round(mixture.means), covariances, normalize=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32),
+    st.integers(2, 90),
+    st.integers(1, 6),
+    st.sampled_from(COSTS),
+    st.sampled_from(["full", "diag", "spherical"]),
+    st.booleans(),
+)
+def test_the_search_by_bounds_is_the_exhaustive_one(
+    make, seed: int, n: int, d: int, cost: type, kind: str, ties: bool
+) -> None:
+    """The same pairs and the same costs to the last bit, ties included."""
+    mixture = of_type(make, kind, seed, n, d, ties=ties)
+    left = 1 + seed % n
+    by_table, by_bounds = Groups(n), Groups(n)
+    merge_exhaustively(cost(mixture), left, np.arange(n), by_table)
+    Search(cost(mixture), np.arange(n), by_bounds).merge_until(left)
+    np.testing.assert_array_equal(by_bounds.history.pairs, by_table.history.pairs)
+    np.testing.assert_array_equal(by_bounds.history.costs, by_table.history.costs)
+
+
+@pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
+@pytest.mark.parametrize("cost", COSTS)
+def test_no_cost_is_below_its_bound(make, cost: type, kind: str) -> None:
+    for seed, n, d in ((0, 40, 1), (1, 60, 3), (2, 30, 20)):
+        priced = cost(of_type(make, kind, seed, n, d))
+        i, j = np.triu_indices(n, 1)
+        costs = priced.pairs(i, j)
+        assert (priced.bounds(np.arange(n))[0][i, j] <= costs).all()
+        assert (priced.bounds(np.arange(n), 5)[0][i[j >= 5], j[j >= 5] - 5] <= costs[j >= 5]).all()
+        limits = np.full(len(i), np.median(costs))
+        screened = priced.pairs(i, j, limits)
+        exact = screened <= limits
+        np.testing.assert_array_equal(screened[exact], costs[exact])
+        assert (screened <= costs * (1 + 1e-9)).all() and (exact == (costs <= limits)).all()
 
 
 def test_the_classic_mixture_reduces_as_in_the_literature(classic) -> None:
@@ -189,7 +222,7 @@ def test_an_affine_map_of_the_space_changes_no_merge(make) -> None:
         np.testing.assert_array_equal(method(moved, 4).assignment, method(mixture, 4).assignment)
 
 
-@pytest.mark.parametrize("cost", [greedy.Runnalls, greedy.SquaredChange, greedy.Salmond])
+@pytest.mark.parametrize("cost", [pair_costs.Runnalls, pair_costs.SquaredChange, pair_costs.Salmond])
 def test_rounds_between_neighbours_lose_little(make, cost: type, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(greedy, "MANY", 100)
     mixture = make(7, 600, 2)
@@ -209,7 +242,7 @@ def test_rounds_go_on_across_gaps(make) -> None:
         np.concatenate([near.covariances, far.covariances]),
         normalize=True,
     )
-    outcome = merge_greedily(greedy.Runnalls(mixture), 1, neighbours=2)
+    outcome = merge_greedily(pair_costs.Runnalls(mixture), 1, neighbours=2)
     assert outcome.assignment.tolist() == [0] * 80
 
 

@@ -84,17 +84,21 @@ def test_terms_far_below_the_largest_may_be_missed_and_no_others(make, kernels: 
 def test_overlaps_with_merged_pairs_are_those_of_the_merged_components(make, kernels: ModuleType) -> None:
     f, g = make(4, 140, 3), make(5, 6, 3)
     a, b = columns(f), columns(g)
-    table = np.zeros((6, 6))
-    row = kernels.pair_overlaps(1, 1, 6, b, a, 0.3)
-    kernels.add_overlaps(b, a.take(np.array([0, 7])), 0.3, table)
-    pair = GaussianMixture(f.weights[[0, 7]], f.means[[0, 7]], f.covariances[[0, 7]], normalize=True)
-    scale = math.exp(-0.3)
-    for j in range(2, 6):
-        merged = merge(g, 1, j)
-        assert row[j - 1] == pytest.approx(scale * overlap(f, merged, 1), rel=1e-12)
-        both_weights = f.weights[[0, 7]].sum()
-        assert table[1, j] == pytest.approx(scale * both_weights * overlap(pair, merged, 1), rel=1e-12)
-    assert not np.tril(table).any()
+    i, j = np.array([1]), np.arange(2, 6)
+    row = kernels.overlaps(vectorised.merged_pairs(i, j, b), a, 0.3)
+    for k in range(2, 6):
+        assert row[k - 2] == pytest.approx(math.exp(-0.3) * overlap(f, merge(g, 1, k), 1), rel=1e-12)
+
+
+@both
+@pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
+@pytest.mark.parametrize(("n", "m", "d"), [(3, 300, 2), (300, 3, 2), (40, 50, 1), (7, 5, 14)])
+def test_overlaps_are_the_sums_for_every_type(make, kernels: ModuleType, kind: str, n: int, m: int, d: int) -> None:
+    f, g = make(4, n, d).convert(kind), make(5, m, d).convert(kind)
+    found = kernels.overlaps(columns(g), columns(f), 0.3)
+    full = f.convert("full"), g.convert("full")
+    for k in range(0, m, max(1, m // 4)):
+        assert found[k] == pytest.approx(math.exp(-0.3) * overlap(*full, k), rel=1e-12)
 
 
 @pytest.mark.parametrize("pivot", [1e-70, 1e70])

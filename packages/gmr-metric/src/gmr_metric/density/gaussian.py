@@ -63,7 +63,7 @@ def log_packed(offsets: Float[np.ndarray, "dim ..."], packed: Float[np.ndarray, 
     d = len(offsets)
     if len(packed) in (1, d):
         squares = offsets * offsets
-        squared = squares.sum(axis=0) / packed[0] if len(packed) == 1 else (squares / packed).sum(axis=0)
+        squared = _total(squares) / packed[0] if len(packed) == 1 else _total(squares / packed)
         of_variances: np.ndarray = -0.5 * (squared + packed_log_determinants(packed, d) + d * LOG_2PI)
         return of_variances
     if d > _FEW:
@@ -79,6 +79,12 @@ def log_packed(offsets: Float[np.ndarray, "dim ..."], packed: Float[np.ndarray, 
         squared += entry * entry * inverses[r]
     logs: np.ndarray = -0.5 * (squared + log_determinant + d * LOG_2PI)
     return logs
+
+
+def _total(rows: np.ndarray) -> np.ndarray:
+    """Sum over the first axis, row by row even for one column, so that rounding does not depend on the columns."""
+    total: np.ndarray = rows.sum(axis=0) if rows[0].size > 1 else np.add.accumulate(rows)[-1]
+    return total
 
 
 def _log_by_lapack(offsets: np.ndarray, packed: np.ndarray) -> np.ndarray:
@@ -116,7 +122,7 @@ def packed_log_determinants(packed: Float[np.ndarray, "entries ..."], dim: int) 
         of_one: np.ndarray = dim * np.log(packed[0])
         return of_one
     if len(packed) == dim:
-        of_variances: np.ndarray = np.log(np.multiply.reduceat(packed, np.arange(0, dim, _PIVOTS))).sum(axis=0)
+        of_variances: np.ndarray = _total(np.log(np.multiply.reduceat(packed, np.arange(0, dim, _PIVOTS))))
         return of_variances
     if dim <= _FEW:
         return _packed_factors(packed, dim)[2]
@@ -130,7 +136,7 @@ def packed_outer(offsets: Float[np.ndarray, "dim ..."], n_packed: int) -> Float[
     if n_packed == d:
         return offsets**2
     if n_packed == 1:
-        mean: np.ndarray = (offsets**2).mean(axis=0, keepdims=True)
+        mean: np.ndarray = _total(offsets**2)[None] / d
         return mean
     rows, columns = lower(d)
     products: np.ndarray = offsets[rows] * offsets[columns]

@@ -67,17 +67,17 @@ def ise_costs(
         share, e, c = _merged(first, second, components)
         total = v + w
         norms = v * v * np.exp(2 * log_norms[first]) + w * w * np.exp(2 * log_norms[second])
-        norms = norms + 2 * v * w * _kernels(e, packed[:, first] + packed[:, second], log_scale)
+        norms = norms + 2 * v * w * _kernels(e, packed.take(first, axis=1) + packed.take(second, axis=1), log_scale)
         merged = total**2 * np.exp(log_self_kernels(packed_log_determinants(c, d), d) - log_scale)
         result, at = np.empty(0), np.arange(len(second))
         if limits is not None:
             result = (np.sqrt(norms) - np.sqrt(merged)) ** 2 - _SLACK * (norms + merged)
             at = np.flatnonzero(result <= limits[chosen])
             first, second = first[at] if len(first) > 1 else first, second[at]
-            v, w, e, c = (v[at] if len(v) > 1 else v), w[at], e[:, at], c[:, at]
+            v, w, e, c = (v[at] if len(v) > 1 else v), w[at], e.take(at, axis=1), c.take(at, axis=1)
             share, total, norms, merged = share[at], total[at], norms[at], merged[at]
-        first_to_merged = _kernels(share * e, packed[:, first] + c, log_scale)
-        second_to_merged = _kernels((1 - share) * e, packed[:, second] + c, log_scale)
+        first_to_merged = _kernels(share * e, packed.take(first, axis=1) + c, log_scale)
+        second_to_merged = _kernels((1 - share) * e, packed.take(second, axis=1) + c, log_scale)
         exact = norms + (merged - 2 * total * (v * first_to_merged + w * second_to_merged))
         if limits is None:
             result = exact

@@ -10,10 +10,11 @@ from gmr_metric.reduction.groups import Groups
 from gmr_metric.reduction.outcome import Outcome
 from gmr_metric.reduction.pair_costs import PairCost, Runnalls, Salmond
 from gmr_metric.reduction.rounds import merge_neighbours
-from gmr_metric.reduction.search import Search
+from gmr_metric.reduction.search import Search, merge_exhaustively
 
 MANY = 5000  # with more components only neighbours are candidates by default
 NEIGHBOURS = 16
+FEW = 128  # up to this many components the table of all costs is faster than a search by bounds
 
 
 def merge_greedily(cost: PairCost, n_components: int, neighbours: int | None = None) -> Outcome:
@@ -32,7 +33,10 @@ def merge_greedily(cost: PairCost, n_components: int, neighbours: int | None = N
         names = merge_neighbours(cost, max(n_components, min(MANY // 2, 2 * n_components)), neighbours, groups)
     if len(names) <= n_components:
         return groups.outcome()
-    Search(cost, names, groups).merge_until(n_components)
+    if len(names) <= FEW:
+        merge_exhaustively(cost, n_components, names, groups)
+    else:
+        Search(cost, names, groups).merge_until(n_components)
     return groups.outcome()
 
 

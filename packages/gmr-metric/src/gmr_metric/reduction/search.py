@@ -29,6 +29,23 @@ Entry = tuple[float, int, int]  # cost, partner, and the time when it was comput
 Merge = tuple[float, int, int]  # cost, component and the later one that joins it
 
 
+def merge_exhaustively(cost: PairCost, n_components: int, names: np.ndarray, groups: Groups) -> None:
+    """Merge the cheapest pair until n_components are left, with the table of all costs."""
+    n = len(names)
+    table, first, second = np.full((n, n), math.inf), *np.triu_indices(n, 1)
+    table[first, second] = cost.pairs(first, second)
+    alive = np.arange(n)
+    for _ in range(n - n_components):
+        i, j = divmod(int(table.argmin()), n)
+        groups.merge(names[i], names[j], table[i, j])
+        cost.merge(np.array([i]), np.array([j]))
+        table[j], table[:, j] = math.inf, math.inf
+        alive = alive[alive != j]
+        others = alive[alive != i]
+        low, high = np.minimum(others, i), np.maximum(others, i)
+        table[low, high] = cost.pairs(low, high)
+
+
 class Search:
     """The state of the search; components have their first indices as names, which keep their order.
 
