@@ -133,6 +133,16 @@ def test_beliefs_of_mixtures_on_a_tree_are_exact_without_reduction(make, toleran
     assert len(found["c"]) == 2 ** len(potentials)
 
 
+@pytest.mark.parametrize("kind", ["diag", "spherical"])
+def test_diagonal_and_spherical_potentials_are_those_of_the_same_full_ones(make, kind: str) -> None:
+    prior, noise, joint = make(1, 2, 2).convert(kind), make(2, 2, 2).convert(kind), make(3, 2, 4).convert(kind)
+    graphs = [
+        [Unary("a", p), Linear("a", "b", Model([[1.0, 1.0], [0.0, 1.0]], n)), Joint("b", "c", j, 2)]
+        for p, n, j in ((prior, noise, joint), [m.convert("full") for m in (prior, noise, joint)])
+    ]
+    assert_same_densities(dict(EXACT.run(graphs[0]).mixtures), marginals(graphs[1]), 1e-9)
+
+
 def test_a_singular_noise_is_exact(make) -> None:
     motion = Model([[1.0, 1.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 0.5]])
     prior, sensor = single(np.random.default_rng(0), 2), Model([[1.0, 0.0]], [[0.1]])

@@ -47,7 +47,8 @@ class GaussianSumFilter:
     A prediction has one component per pair of components of the state and of the transition's noise, an update one per
     pair of components of the state and of the sensor's noise. If these are more than ``n_components``
     (None for no limit), :func:`gmr_metric.reduce` reduces them by ``method`` with the keywords ``options``. With one
-    component throughout, this is the Kalman filter.
+    component throughout, this is the Kalman filter. Motion and measurements correlate dimensions, so that diagonal and
+    spherical covariances of a prior or a noise become full.
 
     Parameters
     ----------
