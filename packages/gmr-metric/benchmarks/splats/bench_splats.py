@@ -129,7 +129,8 @@ def picture(count: int) -> None:
         whole.paste(Image.fromarray((255 * render(level, camera) + 0.5).astype(np.uint8)), (left, top + 28))
         pen.text((left + 8, top + 5), f"{name}: {len(level):,} splats", "black", font)
     path = HERE.parents[1] / "images" / "splats.png"
-    whole.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    palette = whole.quantize(256, kmeans=2)
+    whole.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
