@@ -23,9 +23,6 @@ from gmr_metric.reduction.api import reduce
 if TYPE_CHECKING:
     from jaxtyping import Float, Integer
 
-_POSITION, _NORMAL = ("x", "y", "z"), ("nx", "ny", "nz")
-_ROTATION, _SCALE = ("rot_0", "rot_1", "rot_2", "rot_3"), ("scale_0", "scale_1", "scale_2")
-_COLOUR = ("f_dc_0", "f_dc_1", "f_dc_2")
 _SH_0 = 0.28209479177387814  # the spherical harmonic of degree 0
 _LARGEST_LOG = 80.0  # of a scale, so that products of scales do not overflow
 _FLOOR = 1e-7  # smallest scale relative to the largest one, where covariances are decomposed
@@ -187,41 +184,19 @@ class Splats:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save as a binary .ply file in the layout of the original implementation, whole or not at all."""
-        n = len(self)
-        rest = np.swapaxes(self.harmonics[:, 1:], 1, 2).reshape(n, -1)
-        columns = dict(zip(_POSITION, self.positions.T, strict=True))
-        columns |= {name: self.extra.get(name, np.zeros(n, dtype=np.float32)) for name in _NORMAL}
-        columns |= dict(zip(_COLOUR, self.harmonics[:, 0].T, strict=True))
-        columns |= {f"f_rest_{k}": column for k, column in enumerate(rest.T)}
-        columns |= {"opacity": self.logits}
-        columns |= dict(zip(_SCALE, self.log_scales.T, strict=True))
-        columns |= dict(zip(_ROTATION, self.rotations.T, strict=True))
-        splat_files.write(path, {**columns, **{k: c for k, c in self.extra.items() if k not in columns}})
+        splat_files.write(
+            path, self.positions, self.rotations, self.log_scales, self.logits, self.harmonics, self.extra
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Splats:
         """Load a .ply file of splats, ASCII or binary."""
-        columns = splat_files.read(path)
         try:
-            return cls._from_columns(columns)
+            return cls(**splat_files.read(path))
         except InputError as error:
+            if str(path) in error.given:
+                raise
             raise InputError(f"{path}: {error.given}", error.expected) from error
-
-    @classmethod
-    def _from_columns(cls, columns: dict[str, np.ndarray]) -> Splats:
-        rest = sum(name.startswith("f_rest_") for name in columns)
-        if rest not in (0, 9, 24, 45):
-            raise InputError(f"there are {rest} properties f_rest_*", "0, 9, 24 or 45, for degrees 0 to 3")
-        arrays = {name: splat_files.stacked(columns, name) for name in (_POSITION, _ROTATION, _SCALE, _COLOUR)}
-        harmonics = arrays[_COLOUR][:, None]
-        names = [f"f_rest_{k}" for k in range(rest)]
-        if rest:  # all coefficients of red, then of green, then of blue
-            others = splat_files.stacked(columns, names).reshape(len(harmonics), 3, -1)
-            harmonics = np.concatenate([harmonics, np.swapaxes(others, 1, 2)], axis=1)
-        logits = splat_files.stacked(columns, ("opacity",))[:, 0]
-        known = {*_POSITION, *_ROTATION, *_SCALE, *_COLOUR, *names, "opacity"}
-        extra = {name: column for name, column in columns.items() if name not in known}
-        return cls(arrays[_POSITION], arrays[_ROTATION], arrays[_SCALE], logits, harmonics, extra)
 
 
 def simplify(splats: Splats, keep: float) -> Splats:
