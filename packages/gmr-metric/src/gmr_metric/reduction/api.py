@@ -18,7 +18,7 @@ from gmr_metric.distances.metrics import distance
 from gmr_metric.reduction.clustering import ctd, gmrc
 from gmr_metric.reduction.cowa import cowa
 from gmr_metric.reduction.exhaustive import brute_force
-from gmr_metric.reduction.greedy import runnalls, salmond
+from gmr_metric.reduction.greedy import MANY, runnalls, salmond
 from gmr_metric.reduction.groups import History, groups_after, merges_only, renamed
 from gmr_metric.reduction.merging import merge_groups
 from gmr_metric.reduction.oggmr import oggmr
@@ -147,12 +147,15 @@ def reduce(
     check("max_distance", max_distance, NonNegative | None)
     start = time.perf_counter()
     most = n if n_components is None else int(n_components)
-    best = _run(chosen, mixture, most, options)
+    # One run of merges has all levels, so that bisection costs no more runs.
+    levels = max_distance is not None and n <= MANY and merges_alone(method, options)
+    whole = _run(chosen, mixture, 1, options) if levels else None
+    best = _run(chosen, mixture, most, options) if whole is None else whole.cut(most)
     if max_distance is not None and best.distance <= max_distance:
         enough, too_few = len(best.mixture), 0
         while enough - too_few > 1:
             middle = (enough + too_few) // 2
-            trial = _run(chosen, mixture, middle, options)
+            trial = _run(chosen, mixture, middle, options) if whole is None else whole.cut(middle)
             if trial.distance <= max_distance:
                 best, enough = trial, len(trial.mixture)
             else:
