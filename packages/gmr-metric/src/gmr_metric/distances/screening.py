@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gmr_metric.density.algebra import log_of
-from gmr_metric.density.gaussian import log_gaussian, log_self_kernels
+from gmr_metric.density.gaussian import LOG_2PI, log_gaussian, log_self_kernels, packed_covariances
 from gmr_metric.density.mixture import GaussianMixture
 
 _ROWS, _COLUMNS = 1024, 1024  # components in a block of bounds
@@ -26,6 +26,7 @@ _RARE = 2e-3  # a share of pairs that is cheaper to compute than to bound in all
 _NEGLIGIBLE = 60.0  # terms below exp(-60) of the largest may be left out
 _LARGEST = 1e10  # scaled means, and 1 / (2 r_i + 2 r_j), are clipped, which keeps the bound, for single precision
 _UNIT = 2.0**-24  # relative rounding of single precision
+_MANY = 0.05  # a share of pairs from which it is faster to compute all of a block
 _BLOCK = 2**17  # floats that a block of offsets may hold
 
 
@@ -77,7 +78,7 @@ class _Side:
     """
 
     def __init__(self, mixture: GaussianMixture, shift: np.ndarray, squares: np.ndarray) -> None:
-        self.mixture, self._shift, self._scale = mixture, shift, np.sqrt(squares)
+        self.mixture, self.shift, self.scale = mixture, shift, np.sqrt(squares)
         logs, self.radii = np.empty(len(mixture)), np.empty(len(mixture))
         for rows in _blocks(len(mixture)):
             variances = mixture.covariances[rows].reshape(len(logs[rows]), -1)
@@ -88,7 +89,7 @@ class _Side:
 
     def scaled(self, rows: np.ndarray | slice, dims: np.ndarray) -> np.ndarray:
         """Return scaled means, (n, len(dims))."""
-        offsets: np.ndarray = (self.mixture.means[rows][:, dims] - self._shift[dims]) / self._scale[dims]
+        offsets: np.ndarray = (self.mixture.means[rows][:, dims] - self.shift[dims]) / self.scale[dims]
         return offsets.clip(-_LARGEST, _LARGEST, out=offsets)
 
     def sorted_means(self, dims: np.ndarray) -> np.ndarray:
@@ -156,12 +157,60 @@ def _add(total: _LogSum, a: _Side, b: _Side, bounds: np.ndarray, rows: np.ndarra
     if not bounds[i, j] > max(total.largest - _NEGLIGIBLE, -_LARGEST / 2):
         return
     largest = max(total.largest, float(_terms(a, b, rows[[i]], columns[[j]])[0]))
-    first, second = np.nonzero(bounds > largest - _NEGLIGIBLE)
+    counting = bounds > largest - _NEGLIGIBLE
+    twice = math.log(2) if a is b else 0.0
+    if np.count_nonzero(counting) > _MANY * bounds.size:
+        total.add(np.where(counting, _all_terms(a, b, rows, columns), -np.inf) + twice)
+        return
+    first, second = np.nonzero(counting)
     step = max(1, _BLOCK // a.mixture.dim)
     for at in range(0, len(first), step):
         chosen = slice(at, at + step)
         terms = _terms(a, b, rows[first[chosen]], columns[second[chosen]])
-        total.add(terms + (math.log(2) if a is b else 0.0))
+        total.add(terms + twice)
+
+
+def _all_terms(a: _Side, b: _Side, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return the log terms of all pairs of a block."""
+    if len(rows) > len(columns):
+        return _all_terms(b, a, columns, rows).T
+    terms = np.empty((len(rows), len(columns)))
+    # Scaling by powers of two is exact.
+    powers = np.exp2(np.round(np.log2(a.scale)))
+    x, p = _in_columns(a.mixture, rows, powers)
+    step = max(32, _BLOCK // (8 * len(x)))
+    for start in range(0, len(columns), step):
+        y, q = _in_columns(b.mixture, columns[start : start + step], powers)
+        e, s = np.empty_like(y), np.empty_like(q)
+        for k in range(len(rows)):
+            np.subtract(x[:, k, None], y, out=e)
+            np.add(p[:, k, None], q, out=s)
+            logs = _log_products(s)
+            e *= e
+            e /= s
+            terms[k, start : start + step] = e.sum(axis=0) + len(x) // len(s) * logs
+    terms *= -0.5
+    terms -= 0.5 * len(x) * LOG_2PI + np.log(powers).sum()
+    terms += log_of(a.mixture.weights[rows])[:, None]
+    terms += log_of(b.mixture.weights[columns])
+    return terms
+
+
+def _log_products(s: np.ndarray) -> np.ndarray:
+    """Return the sums of logarithms over the first axis, with one logarithm for four numbers where that is safe."""
+    whole = len(s) // 4 * 4
+    parts = s[:whole].reshape(-1, 4, s.shape[1])
+    with np.errstate(divide="ignore", over="ignore", under="ignore"):
+        logs: np.ndarray = np.log(parts[:, 0] * parts[:, 1] * (parts[:, 2] * parts[:, 3])).sum(axis=0)
+    logs += np.log(s[whole:]).sum(axis=0)
+    return logs if np.isfinite(logs).all() else np.log(s).sum(axis=0)
+
+
+def _in_columns(mixture: GaussianMixture, rows: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return scaled means (d, n) and variances (T, n) of some components."""
+    packed = packed_covariances(mixture.covariances[rows])
+    packed /= scale[: len(packed), None] ** 2
+    return np.array((mixture.means[rows] / scale).T, order="C"), packed
 
 
 def _terms(a: _Side, b: _Side, i: np.ndarray, j: np.ndarray) -> np.ndarray:
