@@ -7,8 +7,10 @@ results/scaling.png, and updates the table in README.md. Runs are interleaved (A
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ from suite import random_mixture
 
 HERE = Path(__file__).resolve().parent
 LARGE = "large"  # `bench_speed.py large METHOD N D L` measures one reduction in its own process
+FIRST = "first"  # `bench_speed.py first JOB` prints the processor time of one job in a fresh process
 
 
 def without_numba(work: Callable[[], object]) -> Callable[[], object]:
@@ -117,6 +120,75 @@ def alone(method: str, n: int, d: int, n_components: int) -> dict[str, float]:
     return {"seconds": seconds, "peak_mb": peak, "grown_mb": grown, "angle": angle}
 
 
+def first(job: str) -> None:
+    """Print the processor seconds since this process started, after one job or after importing NumPy alone."""
+    if job == "Runnalls, N 60":
+        reduce(random_mixture(0, 60, 2), 10, "runnalls")
+    elif job == "oggmr, N 60":
+        reduce(random_mixture(0, 60, 2), 10)
+    elif job == "angle, N 4000, d 4":
+        distance(random_mixture(0, 4000, 4), random_mixture(1, 4000, 4))
+    print(time.process_time(), "numba" in sys.modules)
+
+
+def first_use() -> dict[str, dict[str, float]]:
+    """Measure each job in fresh processes: in NumPy, with numba's functions to compile, and with them on disk."""
+    report: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        ways = {
+            "without numba": {"GMR_METRIC_NUMBA": "0"},
+            "numba, empty cache": {"NUMBA_CACHE_DIR": ""},
+            "numba, warm cache": {"NUMBA_CACHE_DIR": f"{folder}/warm"},
+        }
+        for job in ("imports alone", "Runnalls, N 60", "oggmr, N 60", "angle, N 4000, d 4"):
+            times: dict[str, list[float]] = {}
+            for number in range(4):  # the first fills the warm cache and the file system's
+                for way, variables in ways.items():
+                    if variables.get("NUMBA_CACHE_DIR") == "":
+                        variables = {"NUMBA_CACHE_DIR": f"{folder}/{job}{number}".replace(" ", "")}
+                    words = [sys.executable, __file__, FIRST, job]
+                    done = subprocess.run(
+                        words, capture_output=True, text=True, check=True, env={**os.environ, **variables}
+                    )
+                    seconds, loaded = done.stdout.split()
+                    name = way if way == "without numba" or loaded == "True" else "numba installed, not loaded"
+                    if number and not (name.endswith("loaded") and name in times and len(times[name]) >= number):
+                        times.setdefault(name, []).append(float(seconds))
+            report[job] = {name: statistics.median(taken) for name, taken in times.items()}
+            print(job, report[job], flush=True)
+    return report
+
+
+def high_dimensions() -> dict[str, dict[str, Callable[[], object]]]:
+    """Return jobs in many dimensions: diagonal covariances, and the default method for full ones."""
+    draw = np.random.default_rng(0)
+
+    def diagonal(n: int, d: int) -> GaussianMixture:
+        return GaussianMixture(
+            draw.random(n) + 0.05, 3 * draw.normal(size=(n, d)), draw.gamma(3.0, 0.3, (n, d)) + 0.1, normalize=True
+        )
+
+    wide, features, others = diagonal(1000, 64), diagonal(10_000, 512), diagonal(100, 512)
+    full = random_mixture(0, 200, 64)
+    return {
+        "diagonal, N 1000, d 64, L 20": {
+            "ours, runnalls": lambda: reduce(wide, 20, "runnalls"),
+            "ours, oggmr": lambda: reduce(wide, 20),
+        },
+        "angle, diagonal, N 10 000, d 512": {"ours": lambda: distance(GaussianMixture(*parts(features)), others)},
+        "full, N 200, d 64, L 20": {
+            "plain NumPy, Runnalls": plain(full, 20),
+            "ours, runnalls": lambda: reduce(full, 20, "runnalls"),
+            "ours, oggmr": lambda: reduce(full, 20),
+        },
+    }
+
+
+def parts(mixture: GaussianMixture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the arrays of a mixture; a new one from these does not know its norm yet."""
+    return mixture.weights, mixture.means, mixture.covariances
+
+
 def main() -> None:
     """Measure, print and store."""
     one_core()
@@ -152,7 +224,7 @@ def main() -> None:
             "POT": pot(mid, few),
             "ours": lambda: distance(mid, few, "mw2"),
         },
-        "angle, N 2000, d 4": {"ours": lambda: distance(many, reduce_few)},
+        "angle, N 2000, d 4": {"ours": lambda: distance(GaussianMixture(*parts(many)), reduce_few)},
     }
     reduce_few = reduce(many, 20, "runnalls").mixture
     for job, contestants in jobs.items():
@@ -160,10 +232,15 @@ def main() -> None:
         report[job] = times
         lines += row(job, times, next(iter(times)))
         print("\n".join(lines[-len(times) :]), flush=True)
-    for job, words in {
-        "runnalls, N 10 000, d 4, L 100": ("runnalls", 10_000, 4, 100),
-        "oggmr, N 100 000, d 3, L 1000": ("oggmr", 100_000, 3, 1000),
-    }.items():
+    for job, contestants in high_dimensions().items():
+        times = medians(contestants, rounds=3)
+        report[job] = times
+        lines += row(job, times, next(iter(times)))
+        print("\n".join(lines[-len(times) :]), flush=True)
+    for job, times in first_use().items():
+        report[f"first use, processor time: {job}"] = times
+        lines += row(f"first use in a new process (processor time): {job}", times, next(iter(times)))
+    for job, words in {"runnalls, N 10 000, d 4, L 100": ("runnalls", 10_000, 4, 100)}.items():
         measured = alone(*words)
         report[job] = measured
         lines.append(f"| {job} | ours, peak {measured['peak_mb']:.0f} MB in all | {measured['seconds']:.4g} s | |")
@@ -204,7 +281,9 @@ def picture(scaling: dict[str, dict[int, float]]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == [LARGE]:
+    if sys.argv[1:2] == [FIRST]:
+        first(sys.argv[2])
+    elif sys.argv[1:2] == [LARGE]:
         large(sys.argv[2], *map(int, sys.argv[3:]))
     else:
         main()

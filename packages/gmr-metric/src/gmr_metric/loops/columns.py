@@ -128,14 +128,13 @@ def whitening(mixture: GaussianMixture) -> Whitening:
 
 def whitened(mixture: GaussianMixture, by: GaussianMixture | None = None) -> Columns:
     """Return a mixture's components in columns, whitened by itself or by another mixture of its type."""
-    from scipy.linalg import solve_triangular
-
     mean, factor = whitening(by or mixture)
     if factor.ndim < 2:
         means = np.ascontiguousarray(((mixture.means - mean) / factor).T)
         return Columns(mixture.weights.copy(), means, packed_covariances(mixture.covariances / factor**2))
-    means = solve_triangular(factor, (mixture.means - mean).T, lower=True)
-    inverse = solve_triangular(factor, np.eye(mixture.dim), lower=True)
+    scale = np.diagonal(factor)
+    inverse = np.linalg.inv(factor / scale[:, None]) / scale
+    means = inverse @ (mixture.means - mean).T
     spread = np.matmul(inverse, mixture.cholesky.reshape(len(mixture), mixture.dim, -1))
     packed = packed_covariances(np.matmul(spread, np.swapaxes(spread, 1, 2)))
     return Columns(mixture.weights.copy(), np.ascontiguousarray(means), packed)

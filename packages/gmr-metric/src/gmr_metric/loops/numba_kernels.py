@@ -25,15 +25,22 @@ PIVOTS = 4  # pivots multiplied before a logarithm is taken
 
 
 # "contract" fuses a multiplication and an addition, which rounds once; nothing is reordered.
-OPTIONS = {"error_model": "numpy", "nogil": True, "fastmath": {"contract"}, "cache": True}
+_OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "fastmath": {"contract"}}
 
 
-def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+def jit(function: Callable[..., Any], *signature: str) -> Callable[..., Any]:
     """Compile, and cache the result on disk if a folder is writable."""
+    compiled: Callable[..., Any]
     try:
-        return numba.njit(**OPTIONS)(function)
+        compiled = numba.njit(*signature, cache=True, **_OPTIONS)(function)
     except RuntimeError:  # no writable folder: compiled anew in each process
-        return numba.njit(**{**OPTIONS, "cache": False})(function)
+        compiled = numba.njit(*signature, **_OPTIONS)(function)
+    return compiled
+
+
+def typed(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile for these types at once."""
+    return lambda function: jit(function, signature)
 
 
 @jit
@@ -174,10 +181,7 @@ def gaussians(a, e, z, logs, scratch, log_scale, result, size):
         result[t] *= math.sqrt(scratch[t])
 
 
-@numba.njit(
-    "void(f8[:,::1], f8[:,::1], f8[:,::1], f8[:,::1], f8[::1], f8, b1, f8[::1])",
-    **OPTIONS,
-)
+@typed("void(f8[:,::1], f8[:,::1], f8[:,::1], f8[:,::1], f8[::1], f8, b1, f8[::1])")
 def overlaps(outer_means, outer_packed, means, packed, weights, log_scale, by_inner, result):
     """Add weighted kernels of all outer with all inner components over the scale: by inner or by outer component.
 

@@ -94,7 +94,8 @@ class PairCost(ABC):
         squares *= -2
         squares += lengths[start:]
         squares += lengths[rows, None]
-        return np.maximum(squares, 0, out=squares)
+        np.maximum(squares, 0, out=squares)
+        return squares
 
     def _growth(self, rows: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:
         """Return w, and x lowered by more than its rounding."""

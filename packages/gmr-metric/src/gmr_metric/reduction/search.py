@@ -106,7 +106,8 @@ class Search:
 
     def _used_up(self) -> list[int]:
         """Return the places of the next components in the queue whose lists are used up, a few at most."""
-        aside, places = [], []
+        aside: list[tuple[float, int]] = []
+        places: list[int] = []
         while self._queue and len(aside) < 2 * _BATCH and len(places) < _BATCH:
             bound, i = heapq.heappop(self._queue)
             if bound != self._bounds[i]:
@@ -124,7 +125,7 @@ class Search:
     def _merge(self, merges: list[Merge]) -> int:
         """Merge the first pairs, as many as are cheaper than all pairs that these merges make; return their number."""
         n, values = len(self._alive), [value for value, _, _ in merges]
-        p, q = (np.array([self._place[merge[k]] for merge in merges]) for k in (1, 2))
+        p, q = (np.array([self._place[k] for k in pair]) for pair in zip(*((i, j) for _, i, j in merges), strict=True))
         new = n + np.arange(len(merges))
         self._cost.copy(p, new)
         self._cost.merge(new, q)
