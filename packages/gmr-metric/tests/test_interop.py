@@ -245,3 +245,46 @@ def test_a_missing_library_is_named_with_its_extra(make, monkeypatch: pytest.Mon
             patch.setitem(sys.modules, module, None)
             with pytest.raises(InputError, match=rf"gmr-metric\[{extra}\]"):
                 convert(make(1))
+
+
+@pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
+def test_the_covariance_type_goes_to_sklearn_and_torch_and_back(make, kind: str) -> None:
+    mixture = make(1, 4, 3).convert(kind)
+    model = mixture.to_sklearn()
+    assert model.covariance_type == kind
+    np.testing.assert_allclose(model.score_samples(POINTS), mixture.logpdf(POINTS), rtol=1e-11)
+    back = GaussianMixture.from_sklearn(model)
+    assert back.covariance_type == kind
+    np.testing.assert_allclose(back.covariances, mixture.covariances, rtol=1e-15)
+    distribution = mixture.to_torch()
+    component = distribution.component_distribution
+    assert isinstance(component, D.MultivariateNormal if kind == "full" else D.Independent)
+    np.testing.assert_allclose(distribution.log_prob(torch.tensor(POINTS)), mixture.logpdf(POINTS), rtol=1e-11)
+    returned = GaussianMixture.from_torch(distribution)
+    assert returned.covariance_type == ("full" if kind == "full" else "diag")
+    np.testing.assert_allclose(returned.logpdf(POINTS), mixture.logpdf(POINTS), rtol=1e-11)
+
+
+def test_tied_covariances_of_sklearn_become_full() -> None:
+    fitted = Fitted(2, covariance_type="tied", random_state=0).fit(IRIS)
+    mixture = GaussianMixture.from_sklearn(fitted)
+    np.testing.assert_allclose(mixture.covariances, np.stack([fitted.covariances_] * 2), rtol=1e-12)
+
+
+def test_kernels_of_other_types_have_the_samples_variances() -> None:
+    weights = np.arange(1.0, 8)
+    full, diag, spherical = (
+        GaussianMixture.from_kde(POINTS, weights=weights, covariance_type=kind)
+        for kind in ("full", "diag", "spherical")
+    )
+    np.testing.assert_allclose(diag.covariances, full.convert("diag").covariances, rtol=1e-12)
+    np.testing.assert_allclose(spherical.covariances, full.convert("spherical").covariances, rtol=1e-12)
+    given = GaussianMixture.from_kde(POINTS, [1.0, 2.0, 3.0], covariance_type="diag")
+    assert given.covariances[0].tolist() == [1.0, 2.0, 3.0]
+    line = GaussianMixture.from_kde(LINE, covariance_type="diag")  # on a line, but in both dimensions
+    assert line.covariances.shape == LINE.shape
+    for bandwidth, match in (([1.0, 0.0, 1.0], "variance of the bandwidth is 0"), ([1.0], r"shape \(3,\), got \(1,\)")):
+        with pytest.raises(InputError, match=match):
+            GaussianMixture.from_kde(POINTS, bandwidth, covariance_type="diag")
+    with pytest.raises(InputError, match="all equal in dimension 1"):
+        GaussianMixture.from_kde([[0.0, 1.0], [2.0, 1.0]], covariance_type="diag")
