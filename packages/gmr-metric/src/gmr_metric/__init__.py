@@ -2,7 +2,7 @@
 
 ``reduce(mixture, n_components)`` reduces a mixture, ``distance(f, g)`` is the metric, and
 ``GaussianMixture`` is the value that both take. Names are imported on first use.
-`gmr_metric.torch`, `gmr_metric.filtering`, `gmr_metric.plotting` and
+`gmr_metric.torch`, `gmr_metric.filtering`, `gmr_metric.streaming`, `gmr_metric.belief`, `gmr_metric.plotting` and
 `gmr_metric.interop.stonesoup` are modules of their own.
 """
 

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-from scipy.special import logsumexp
 from sextet_common import checkpoint, files, npy
 from sextet_common.checks import Count, NonNegative, Positive, check
 from sextet_common.errors import STRUCTURE, InputError, reading
 
 from gmr_metric.checks import as_floats, symmetric
-from gmr_metric.density.algebra import log_of
-from gmr_metric.density.gaussian import LOG_2PI
+from gmr_metric.density.bandwidth import FACTORS, Groups, covariance_of, left_out
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.loops.choice import repeated
 from gmr_metric.reduction.api import reduce
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamingDensity"]
 
-_FACTORS = 2.0 ** (np.arange(-12, 3) / 2)  # bandwidths that compete, as multiples of Scott's rule
-_FLAT = 1e-12  # smallest eigenvalue of the points' correlation matrix
 _LONG = 1000  # points from which a stream is worth loading numba
 _GONE = 1e-12  # share of the weight below which a forgotten group is dropped
 STATES = (".npz", ".safetensors")  # of files of a state
@@ -49,15 +45,6 @@ class _State(NamedTuple):
     scores: np.ndarray  # log likelihood of each bandwidth
     buffer: np.ndarray  # (b, d)
     n_seen: int
-
-
-class _Groups(NamedTuple):
-    """All groups at one time, buffered points included; their shares sum to one."""
-
-    shares: np.ndarray
-    means: np.ndarray
-    scatters: np.ndarray
-    effective: float  # Kish's effective number of points
 
 
 class StreamingDensity:
@@ -155,7 +142,7 @@ class StreamingDensity:
             raise InputError(f"bandwidth has shape {self.bandwidth.shape}", f"({d}, {d}) like the points")
         if state is None:
             nothing = np.zeros((0, d))
-            state = _State(np.zeros(0), nothing, np.zeros((0, d, d)), 0.0, np.zeros(len(_FACTORS)), nothing, 0)
+            state = _State(np.zeros(0), nothing, np.zeros((0, d, d)), 0.0, np.zeros(len(FACTORS)), nothing, 0)
         start = 0
         while start < len(rows):
             taken = rows[start : start + self.buffer - len(state.buffer)]
@@ -238,7 +225,7 @@ class StreamingDensity:
             buffer=state.buffer[:0],
         )
 
-    def _merged(self, groups: _Groups, kernel: np.ndarray, n_seen: int) -> _Groups:
+    def _merged(self, groups: Groups, kernel: np.ndarray, n_seen: int) -> Groups:
         """Merge groups as the reduction of their smoothed mixture says."""
         smoothed = GaussianMixture(groups.shares, groups.means, groups.scatters + kernel, normalize=True)
         with repeated(n_seen > _LONG):
@@ -251,30 +238,30 @@ class StreamingDensity:
         scatters = np.zeros((len(shares), *groups.scatters.shape[1:]))
         spread = groups.scatters + offsets[:, :, None] * offsets[:, None, :]
         np.add.at(scatters, assignment, within[..., None] * spread)
-        return _Groups(shares, means, scatters, groups.effective)
+        return Groups(shares, means, scatters, groups.effective)
 
-    def _kernel(self, groups: _Groups, scores: np.ndarray) -> np.ndarray:
+    def _kernel(self, groups: Groups, scores: np.ndarray) -> np.ndarray:
         """Return the kernel's covariance."""
         if isinstance(self.bandwidth, np.ndarray):
             return self.bandwidth
         if isinstance(self.bandwidth, float):
-            return self.bandwidth**2 * _covariance(groups)
+            return self.bandwidth**2 * covariance_of(groups)
         d = groups.means.shape[1]
         factor = groups.effective ** (-1 / (d + 4))
         if self.bandwidth == "silverman":
             factor *= ((d + 2) / 4) ** (-1 / (d + 4))
         elif self.bandwidth == "predictive":
-            factor *= float(_FACTORS[int(scores.argmax())]) if scores.any() else 1.0
-        kernel: np.ndarray = factor**2 * _covariance(groups)
+            factor *= float(FACTORS[int(scores.argmax())]) if scores.any() else 1.0
+        kernel: np.ndarray = factor**2 * covariance_of(groups)
         return kernel
 
-    def _scored(self, state: _State, groups: _Groups) -> np.ndarray:
+    def _scored(self, state: _State, groups: Groups) -> np.ndarray:
         """Add the buffered points' likelihoods under each bandwidth; older scores count in proportion to their age."""
         predictive = isinstance(self.bandwidth, str) and self.bandwidth == "predictive"
         if not predictive or len(groups.shares) < 2 or not len(state.buffer):
             return state.scores
         faded = state.scores * self._decay ** len(state.buffer) * (1 - len(state.buffer) / state.n_seen)
-        scores: np.ndarray = faded + _left_out(groups, len(state.buffer))
+        scores: np.ndarray = faded + left_out(groups, len(state.buffer))
         return scores
 
 
@@ -284,57 +271,19 @@ def _ages(buffer: np.ndarray, decay: float) -> np.ndarray:
     return weights
 
 
-def _groups(state: _State, decay: float) -> _Groups:
+def _groups(state: _State, decay: float) -> Groups:
     d = state.means.shape[1]
     fresh = _ages(state.buffer, decay)
     faded = decay ** len(fresh)
     weights = np.concatenate([state.weights * faded, fresh])
     total = weights.sum()
     squares = state.squares * faded**2 + (fresh**2).sum()
-    return _Groups(
+    return Groups(
         weights / total,
         np.concatenate([state.means, state.buffer]),
         np.concatenate([state.scatters, np.zeros((len(fresh), d, d))]),
         float(total**2 / squares),
     )
-
-
-def _covariance(groups: _Groups) -> np.ndarray:
-    """Return the unbiased covariance of the weighted points; refuse points that do not span all dimensions."""
-    offsets = groups.means - groups.means[0]  # exactly 0 in a dimension where all are equal
-    offsets = np.sqrt(groups.shares)[:, None] * (offsets - groups.shares @ offsets)
-    covariance: np.ndarray = offsets.T @ offsets + np.tensordot(groups.shares, groups.scatters, axes=1)
-    deviations = np.sqrt(np.diagonal(covariance))
-    scale = np.where(deviations > 0, deviations, 1)
-    rank = int((np.linalg.eigvalsh(covariance / np.outer(scale, scale)) > _FLAT).sum())
-    if rank < len(covariance):
-        raise InputError(
-            f"the points so far span {rank} of {len(covariance)} dimensions",
-            "more points, a larger buffer, no constant columns, or a bandwidth matrix",
-        )
-    return covariance / (1 - 1 / groups.effective)
-
-
-def _left_out(groups: _Groups, count: int) -> np.ndarray:
-    """Return the log likelihood of the last ``count`` groups, single points, under each factor of Scott's rule.
-
-    Each point is left out of the density that it is evaluated under.
-    """
-    d, n = groups.means.shape[1], len(groups.shares)
-    whitening = np.linalg.inv(np.linalg.cholesky(_covariance(groups)))
-    kernels = (_FACTORS * groups.effective ** (-1 / (d + 4))) ** 2
-    # In the eigenvectors' axes of each group, all bandwidths share their squared offsets.
-    variances, axes = np.linalg.eigh(whitening @ groups.scatters @ whitening.T)
-    spread = np.maximum(variances, 0)[:, :, None] + kernels  # (K, d, bandwidths)
-    points = groups.means[-count:] @ whitening.T
-    squared = np.matmul(points - (groups.means @ whitening.T)[:, None], axes) ** 2  # (K, count, d)
-    logs = -0.5 * (np.matmul(squared, 1 / spread) + (np.log(spread).sum(axis=1) + d * LOG_2PI)[:, None])
-    logs += log_of(groups.shares)[:, None, None]
-    own = np.arange(count)
-    logs[n - count + own, own] = -np.inf
-    densities = logsumexp(logs, axis=0) - np.log1p(-groups.shares[-count:])[:, None]
-    likelihoods: np.ndarray = densities.sum(axis=0)
-    return likelihoods
 
 
 def _bandwidth(value: Any) -> str | float | np.ndarray:
@@ -359,7 +308,7 @@ def _checked_state(table: Mapping[str, Any], buffer: int) -> _State:
         means,
         as_floats("scatters", table["scatters"], (k, d, d)),
         float(table["squares"]),
-        as_floats("scores", table["scores"], (len(_FACTORS),)),
+        as_floats("scores", table["scores"], (len(FACTORS),)),
         as_floats("buffer", table["buffer"], (None, d)),
         int(table["n_seen"]),
     )
