@@ -28,13 +28,13 @@ PIVOTS = 4  # pivots multiplied before a logarithm is taken
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "fastmath": {"contract"}}
 
 
-def jit(function: Callable[..., Any], *signature: str) -> Callable[..., Any]:
+def jit(function: Callable[..., Any], signature: str | None = None) -> Callable[..., Any]:
     """Compile, and cache the result on disk if a folder is writable."""
     compiled: Callable[..., Any]
     try:
-        compiled = numba.njit(*signature, cache=True, **_OPTIONS)(function)
+        compiled = numba.njit(signature, cache=True, **_OPTIONS)(function)
     except RuntimeError:  # no writable folder: compiled anew in each process
-        compiled = numba.njit(*signature, **_OPTIONS)(function)
+        compiled = numba.njit(signature, **_OPTIONS)(function)
     return compiled
 
 
