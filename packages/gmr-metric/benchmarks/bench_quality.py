@@ -53,12 +53,19 @@ def measured(case: Case) -> dict[str, dict[str, float]]:
 def main() -> None:
     """Measure, print and store."""
     one_core()
-    rows = []
-    for case in cases():
-        results = measured(case)
-        size = {"N": len(case.mixture), "d": case.mixture.dim, "L": case.n_components}
-        rows.append({"name": case.name, **size, "results": results})
-        print(f"{case.name}, L {case.n_components}: {results['oggmr']['angle']:.4g}", flush=True)
+    publish([row(case) for case in cases()])
+
+
+def row(case: Case) -> dict:
+    """Return a case's name, size and results."""
+    results = measured(case)
+    print(f"{case.name}, L {case.n_components}: {results['oggmr']['angle']:.4g}", flush=True)
+    size = {"N": len(case.mixture), "d": case.mixture.dim, "L": case.n_components}
+    return {"name": case.name, **size, "results": results}
+
+
+def publish(rows: list[dict]) -> None:
+    """Summarise the rows, and write the JSON, the picture and the table."""
     lines = [
         "| method | lowest angle of all | lowest with an ISE within Runnalls' | angle, median ratio to oggmr's "
         "| ISE below Runnalls' | median processor seconds |",

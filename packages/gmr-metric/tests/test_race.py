@@ -28,7 +28,7 @@ def test_no_random_restart_is_nearer(make, seed: int, n: int, d: int, n_componen
     assert distance(mixture, found.mixture, "cauchy-schwarz") <= lowest * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("kind", ["full"])
+@pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
 def test_the_squared_error_is_at_most_that_of_runnalls(make, kind: str) -> None:
     mixture = make(3, 25, 3).convert(kind)
     found, by_runnalls = reduce(mixture, 4), reduce(mixture, 4, "runnalls")
