@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from sextet_common.errors import InputError
 from sextet_common.seeding import generator
 
+WEIGHT_TOLERANCE = 1e-8  # largest deviation of the weights' sum from one
+_SINGLE_TOLERANCE = 1e-5  # the same of weights given in single or half precision
 _SYMMETRY = 1e-8  # largest asymmetry of a matrix, relative to its largest entry
 
 
@@ -72,3 +76,34 @@ def same_dim(first: int, second: int) -> None:
     """Refuse two mixtures of different dimensions."""
     if first != second:
         raise InputError(f"mixtures must have the same number of dimensions, got {first} and {second} dimensions")
+
+
+def summing_to_one(weights: np.ndarray, *, normalize: bool, single: bool) -> np.ndarray:
+    """Return weights, given in single precision or not, that are at least 0 and sum to one."""
+    tolerance = _SINGLE_TOLERANCE if single else WEIGHT_TOLERANCE
+    negative = np.flatnonzero(weights < 0)
+    if negative.size:
+        raise InputError(f"weight {negative[0]} must be >= 0, got {weights[negative[0]]:g}")
+    try:
+        total = math.fsum(weights)
+    except OverflowError:
+        total = math.inf
+    if (normalize and 0 < total < math.inf) or WEIGHT_TOLERANCE < abs(total - 1) <= tolerance:
+        return weights / total
+    if abs(total - 1) > tolerance:
+        raise InputError(f"weights sum to {total:.12g}", f"1 within {tolerance:g}, or normalize=True")
+    return weights
+
+
+def dimensions(dims: Sequence[int], dim: int) -> np.ndarray:
+    """Return some of a mixture's dimensions as an array."""
+    chosen = np.asarray(dims)
+    if (
+        chosen.ndim != 1
+        or chosen.dtype.kind not in "iu"
+        or not chosen.size
+        or len(set(chosen.tolist())) < chosen.size
+        or np.any((chosen < 0) | (chosen >= dim))
+    ):
+        raise InputError(f"dims are {list(np.ravel(chosen))}", f"different whole numbers from 0 to {dim - 1}")
+    return chosen

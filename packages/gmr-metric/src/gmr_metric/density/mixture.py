@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
@@ -14,7 +13,7 @@ from sextet_common import hub
 from sextet_common.checks import Natural, check
 from sextet_common.errors import InputError
 
-from gmr_metric.checks import as_floats, drawing
+from gmr_metric.checks import as_floats, dimensions, drawing, summing_to_one
 from gmr_metric.density import algebra, conversions, kinds, storage
 from gmr_metric.density.kinds import CovarianceType
 
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Float
     from torch.distributions import MixtureSameFamily
-
-WEIGHT_TOLERANCE = 1e-8  # largest deviation of the weights' sum from one
-_SINGLE_TOLERANCE = 1e-5  # the same of weights given in single or half precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +59,7 @@ class GaussianMixture:
             )
         covariances = kinds.checked(self.covariances, *means.shape)
         single = getattr(self.weights, "dtype", None) in (np.float32, np.float16)
-        weights = _scaled(weights, normalize, _SINGLE_TOLERANCE if single else WEIGHT_TOLERANCE)
+        weights = summing_to_one(weights, normalize=normalize, single=single)
         for name, array in {"weights": weights, "means": means, "covariances": covariances}.items():
             array.setflags(write=False)
             object.__setattr__(self, name, array)
@@ -194,7 +190,7 @@ class GaussianMixture:
 
     def marginal(self, dims: Sequence[int]) -> GaussianMixture:
         """Keep the given dimensions, in the given order, and integrate out the others."""
-        kept = self._dimensions(dims)
+        kept = dimensions(dims, self.dim)
         places = {"full": (slice(None), kept[:, None], kept), "diag": (slice(None), kept), "spherical": ()}
         covariances = self.covariances[places[self.covariance_type]]
         return GaussianMixture(self.weights, self.means[:, kept], covariances)
@@ -210,7 +206,7 @@ class GaussianMixture:
         >>> joint.condition([0], [2.0]).means.tolist()
         [[1.0]]
         """
-        known = self._dimensions(dims)
+        known = dimensions(dims, self.dim)
         given = as_floats("values", values, (None,))
         if given.shape != known.shape or known.size == self.dim:
             raise InputError(
@@ -369,31 +365,3 @@ class GaussianMixture:
     @property
     def _arrays(self) -> algebra.Arrays:
         return self.weights, self.means, self.covariances
-
-    def _dimensions(self, dims: Sequence[int]) -> np.ndarray:
-        chosen = np.asarray(dims)
-        if (
-            chosen.ndim != 1
-            or chosen.dtype.kind not in "iu"
-            or not chosen.size
-            or len(set(chosen.tolist())) < chosen.size
-            or np.any((chosen < 0) | (chosen >= self.dim))
-        ):
-            raise InputError(f"dims are {list(np.ravel(chosen))}", f"different whole numbers from 0 to {self.dim - 1}")
-        return chosen
-
-
-def _scaled(weights: np.ndarray, normalize: bool, tolerance: float) -> np.ndarray:
-    """Return weights at least 0 that sum to one."""
-    negative = np.flatnonzero(weights < 0)
-    if negative.size:
-        raise InputError(f"weight {negative[0]} must be >= 0, got {weights[negative[0]]:g}")
-    try:
-        total = math.fsum(weights)
-    except OverflowError:
-        total = math.inf
-    if (normalize and 0 < total < math.inf) or WEIGHT_TOLERANCE < abs(total - 1) <= tolerance:
-        return weights / total
-    if abs(total - 1) > tolerance:
-        raise InputError(f"weights sum to {total:.12g}", f"1 within {tolerance:g}, or normalize=True")
-    return weights
