@@ -16,6 +16,7 @@ from gmr_metric import (
     norm,
     pairwise_distances,
     reduce,
+    refine,
 )
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances import costs, screening
@@ -164,7 +165,7 @@ def test_disjoint_mixtures_have_a_finite_log_inner_product() -> None:
 def test_mixtures_of_different_types_are_refused_with_the_remedy(make, first: str, second: str, remedy: str) -> None:
     f, g = make(1).convert(first), make(2).convert(second)
     match = rf"of type {first} and {second}; expected: one type: convert one with \.convert\('{remedy}'\)"
-    for function in (distance, log_inner_product, log_inner_product_gradients, costs.kullback_leibler):
+    for function in (distance, log_inner_product, log_inner_product_gradients, costs.kullback_leibler, refine):
         with pytest.raises(InputError, match=match):
             function(f, g)
     with pytest.raises(InputError, match=match):

@@ -72,12 +72,6 @@ def drawing(
     return chosen if isinstance(chosen, np.random.Generator) else generator(chosen, purpose)
 
 
-def same_dim(first: int, second: int) -> None:
-    """Refuse two mixtures of different dimensions."""
-    if first != second:
-        raise InputError(f"mixtures must have the same number of dimensions, got {first} and {second} dimensions")
-
-
 def summing_to_one(weights: np.ndarray, *, normalize: bool, single: bool) -> np.ndarray:
     """Return weights, given in single precision or not, that are at least 0 and sum to one."""
     tolerance = _SINGLE_TOLERANCE if single else WEIGHT_TOLERANCE

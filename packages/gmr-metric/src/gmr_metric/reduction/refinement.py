@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from sextet_common.checks import check
 
-from gmr_metric.checks import same_dim
+from gmr_metric.density.kinds import matching
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.reduction.charts import Point, stacked
 from gmr_metric.reduction.objective import PARAMETERS, Errors, Evaluation, Target
@@ -62,7 +62,7 @@ def refine(
     [[[2.4142]]]
     """
     check("objective", objective, Objective)
-    same_dim(original.dim, start.dim)
+    start = matching(original, start)
     target = Target(original)
     try:
         point = target.point(start)
