@@ -20,6 +20,7 @@ from gmr_metric.density.mixture import GaussianMixture
 
 _BLOCK = 2**17  # floats that a block of pair covariances may hold
 _MOST = 2**31  # comparisons of numbers, up to which components are paired
+_SMALL = 2**18  # numbers up to which all distances of points are computed
 
 
 class Difference(NamedTuple):
@@ -105,15 +106,24 @@ def _distinct(mixture: GaussianMixture) -> GaussianMixture:
     return GaussianMixture(weights[kept], unique[kept, :d], covariances, normalize=True)
 
 
-def _paired(f: GaussianMixture, g: GaussianMixture) -> _Pairs | None:
-    """Pair each component of the larger mixture with the nearest of the other, if that leaves none out."""
+def _nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the index of the point nearest to each of the others; few need no import of SciPy."""
+    if len(points) * others.size <= _SMALL:
+        squares: np.ndarray = ((others[:, None] - points) ** 2).sum(axis=2)
+        return squares.argmin(axis=1)
     from scipy.spatial import cKDTree
 
+    hubs: np.ndarray = cKDTree(points).query(others)[1]
+    return hubs
+
+
+def _paired(f: GaussianMixture, g: GaussianMixture) -> _Pairs | None:
+    """Pair each component of the larger mixture with the nearest of the other, if that leaves none out."""
     fewer, more = (f, g) if len(f) <= len(g) else (g, f)
     features = [np.column_stack([m.means, m.covariances.reshape(len(m), -1)]) for m in (fewer, more)]
     if len(f) * len(g) * features[0].shape[1] > _MOST:
         return None
-    _, hubs = cKDTree(features[0]).query(features[1])
+    hubs = _nearest(*features)
     together = np.bincount(hubs, weights=more.weights, minlength=len(fewer))
     if not together.all():
         return None
