@@ -82,14 +82,14 @@ def alone(method: str, kind: str, n: int, path: str) -> None:
     print(json.dumps({"processor_s": used, "wall_s": wall, "peak_mb": peak}))
 
 
-def measured(method: str, kind: str, n: int, original: GaussianMixture, points: np.ndarray) -> dict[str, Any]:
-    """Measure one reduction in its own process, and add the squared relative errors at the points."""
+def measured(method: str, kind: str, n: int, points: np.ndarray, f: np.ndarray) -> dict[str, Any]:
+    """Measure one reduction in its own process, and add the squared errors at the points, where the density is f."""
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/reduced.npz"
         words = [sys.executable, __file__, method, kind, str(n), path]
         done = subprocess.run(words, capture_output=True, text=True, check=True)
         reduced = GaussianMixture.load(path)
-    f, g = density(original, points), density(reduced, points)
+    g = density(reduced, points)
     return {"kind": kind, "n": n, "method": method, **json.loads(done.stdout), "errors": (f - g) ** 2 / f / f.mean()}
 
 
@@ -126,7 +126,8 @@ def compared(kind: str, n: int, methods: list[str]) -> list[dict[str, Any]]:
     """Measure the methods on one mixture; the ratio of the errors to those of the plain rounds has a standard error."""
     original = KINDS[kind](n)
     points = original.sample(POINTS if n < 10**6 else POINTS // 4, seed=1)
-    rows = [measured(method, kind, n, original, points) for method in methods]
+    f = density(original, points)
+    rows = [measured(method, kind, n, points, f) for method in methods]
     plain = next((row["errors"] for row in rows if row["method"] == PLAIN), None)
     for row in rows:
         errors = row.pop("errors")
