@@ -1,7 +1,6 @@
 """Speed of the reductions, compared with a plain NumPy Runnalls and other libraries, on one core.
 
-``python benchmarks/bench_speed.py`` prints a table, writes results/speed.json and
-results/scaling.png, and updates the table in README.md. Runs are interleaved (A B C, A B C, ...).
+``python benchmarks/bench_speed.py`` prints a table, writes results/speed.json, and updates the table in README.md. Runs are interleaved (A B C, A B C, ...).
 """
 
 from __future__ import annotations
@@ -245,39 +244,8 @@ def main() -> None:
         report[job] = measured
         lines.append(f"| {job} | ours, peak {measured['peak_mb']:.0f} MB in all | {measured['seconds']:.4g} s | |")
         print(lines[-1], flush=True)
-    scaling: dict[str, dict[int, float]] = {"plain NumPy": {}, "ours": {}}
-    for n in (125, 250, 500, 1000, 2000, 4000, 8000):
-        mixture = random_mixture(1, n, 4)
-        contestants = {"ours": lambda m=mixture: reduce(m, 20, "runnalls")}
-        if n <= 2000:
-            contestants["plain NumPy"] = plain(mixture, 20)
-        for name, seconds in medians(contestants, rounds=5 if n <= 2000 else 1).items():
-            scaling[name][n] = seconds
-    report["scaling"] = scaling
-    picture(scaling)
     store(HERE, "speed", report)
     into_readme(HERE.parent / "README.md", "bench_speed", "\n".join(lines))
-
-
-def picture(scaling: dict[str, dict[int, float]]) -> None:
-    """Draw seconds against components, both logarithmic, with a quadratic for comparison."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
-    axis = figure.subplots()
-    for (name, points), colour in zip(scaling.items(), ("#8d99ae", "#0b6e99"), strict=True):
-        axis.loglog(list(points), list(points.values()), "o-", color=colour, label=name)
-    ours = scaling["ours"]
-    last = max(ours)
-    axis.loglog(list(ours), [ours[last] * (n / last) ** 2 for n in ours], "--", color="#d1495b", label="slope 2")
-    axis.set_xticks(list(ours), [str(n) for n in ours])
-    axis.minorticks_off()
-    axis.set_xlabel("components N")
-    axis.set_ylabel("seconds")
-    axis.set_title("Runnalls to 20 components, d 4, one core", loc="left", fontsize=10)
-    axis.grid(alpha=0.3)
-    axis.legend(frameon=False)
-    figure.savefig(HERE / "results" / "scaling.png", dpi=130)
 
 
 if __name__ == "__main__":
