@@ -66,9 +66,10 @@ def test_values_and_gradients_are_those_of_the_formula(
     with torch.no_grad():
         inner = torch_kernels.forward(f, g)
         torch.testing.assert_close(inner, expected)
-        found = torch_kernels.backward(f, g, inner, weights, chunk_size)
-    for ours, theirs in zip(found, gradients, strict=True):
-        torch.testing.assert_close(ours, theirs)
+        for products in (False, True)[: 2 if kind == "isotropic" else 1]:
+            found = torch_kernels.backward(f, g, inner, weights, chunk_size, products)
+            for ours, theirs in zip(found, gradients, strict=True):
+                torch.testing.assert_close(ours, theirs)
     if own:
         assert torch.equal(inner, inner.mT)
 
@@ -95,6 +96,10 @@ def test_float32_loses_no_digits_to_a_shift_and_does_not_overflow(kind: str) -> 
     inner = torch_kernels.forward(far, far)
     assert inner.dtype == torch.float32
     torch.testing.assert_close(inner.double(), exact, rtol=2e-6, atol=2e-5)
+    if kind == "isotropic":  # centred means: the product's sums lose no digits to the shift either
+        kernel, product = (torch_kernels.backward(far, far, inner, torch.ones(2, 2), None, p) for p in (False, True))
+        for one, other in zip(kernel, product, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=2e-6 * float(one.abs().max()))
     apart = f._replace(means=1e3 * f.means, covariances=1e-4 * f.covariances)
     for tensor in torch_kernels.backward(apart, apart, torch_kernels.forward(apart, apart), torch.ones(2, 2), None):
         assert bool(tensor.isfinite().all())

@@ -12,13 +12,12 @@ that call makes the host wait: isotropic and diagonal batches never do.
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gmr_metric.batched.batch import checked, checked_other, pairs_per_block
 from gmr_metric.batched.general import log_squared_norms
-from gmr_metric.batched.pairs import all_pairs
+from gmr_metric.batched.pairs import all_pairs, log_cosines
 
 __all__ = ["log_inner_products", "log_similarity_matrix", "similarity_matrix"]
 
@@ -56,6 +55,7 @@ def log_inner_products(
     --------
     Two mixtures of one component in one dimension, N(0, 1) and N(2, 1):
 
+    >>> import torch
     >>> log_weights, means, variances = torch.zeros(2, 1), torch.tensor([[[0.0]], [[2.0]]]), torch.ones(2, 1)
     >>> log_inner_products(log_weights, means, variances)
     tensor([[-1.2655, -2.2655],
@@ -88,6 +88,7 @@ def log_similarity_matrix(
 
     Examples
     --------
+    >>> import torch
     >>> log_weights, means, variances = torch.zeros(2, 1), torch.tensor([[[0.0]], [[2.0]]]), torch.ones(2, 1)
     >>> log_similarity_matrix(log_weights, means, variances)
     tensor([[ 0.0000, -1.0000],
@@ -96,14 +97,9 @@ def log_similarity_matrix(
     f = checked(log_weights, means, covariances)
     g = checked_other(f, other_log_weights, other_means, other_covariances)
     chunk = pairs_per_block(f, chunk_size)
-    inner = all_pairs(f, g, chunk_size)
-    norms = (
-        inner.diagonal() if g is f else log_squared_norms(f, chunk)
-    )  # of itself, so that the diagonal cancels exactly
-    other_norms = norms if g is f else log_squared_norms(g, chunk)
-    norms, other_norms = (n.masked_fill(torch.isneginf(n), 0.0) for n in (norms, other_norms))  # -inf + inf is NaN
-    cosine = inner - (norms[:, None] + other_norms) / 2
-    return cosine - cosine.detach().clamp(min=0.0)  # clamps the value alone: clamp() would cut the gradient
+    if g is f:  # its norms are those of the table itself, so that the diagonal cancels exactly
+        return all_pairs(f, f, chunk_size, cosine=True)
+    return log_cosines(all_pairs(f, g, chunk_size), log_squared_norms(f, chunk), log_squared_norms(g, chunk))
 
 
 def similarity_matrix(
@@ -123,6 +119,7 @@ def similarity_matrix(
 
     Examples
     --------
+    >>> import torch
     >>> log_weights, means, variances = torch.zeros(2, 1), torch.tensor([[[0.0]], [[2.0]]]), torch.ones(2, 1)
     >>> similarity_matrix(log_weights, means, variances)
     tensor([[1.0000, 0.3679],

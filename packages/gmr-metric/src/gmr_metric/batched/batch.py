@@ -41,9 +41,13 @@ def checked(log_weights: Tensor, means: Tensor, covariances: Tensor) -> Batch:
         given = f"covariances have shape {tuple(covariances.shape)} with means of {tuple(means.shape)}"
         raise InputError(given, "(batch, components), (batch, components, dims) or (batch, components, dims, dims)")
     batch = Batch(log_weights, means, covariances)
-    dtypes = [tensor.dtype for tensor in batch]
+    dtypes = {tensor.dtype for tensor in batch}
+    if len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64}:
+        return batch
     if not all(dtype.is_floating_point for dtype in dtypes):
-        raise InputError(f"log_weights, means, covariances have dtypes {dtypes}", "floating-point tensors")
+        raise InputError(
+            f"log_weights, means, covariances have dtypes {[x.dtype for x in batch]}", "floating-point tensors"
+        )
     wide = torch.float64 if torch.float64 in dtypes else torch.float32
     return Batch(*(tensor.to(wide) for tensor in batch))
 

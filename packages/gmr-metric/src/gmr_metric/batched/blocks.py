@@ -123,8 +123,8 @@ class _Work:
         self.dims = f.means.shape[1]
         self.constant = -0.5 * self.dims * math.log(2 * math.pi)
         if f.isotropic:
-            centre = _centre(f, g)
-            self.left, self.right = ((x.means - centre).to(products) for x in (f, g))
+            centre = _centre(f, g).to(products)
+            self.left, self.right = (x.means.to(products) - centre for x in (f, g))  # in float32 it would round
             self.left_square, self.right_square = (x.square().sum(dim=1) for x in (self.left, self.right))
         else:  # dimensions first, so that one dimension of many components is contiguous
             self.left, self.right = (x.means.mT.contiguous() for x in (f, g))

@@ -1,51 +1,83 @@
-"""The choice of how to compute the inner products of all pairs of mixtures: closed-form blocks, Triton or autograd."""
+"""The inner products of all pairs of mixtures as one differentiable operation, computed in the way that is chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gmr_metric.batched import blocks, general
+from gmr_metric.batched import blocks, choice, direct, general
 from gmr_metric.batched.batch import Batch, pairs_per_block
 
-_LARGEST_PAIR = 2**22  # pairs of components of two mixtures; larger ones need the general way, which splits a mixture
 
-
-def all_pairs(f: Batch, g: Batch, chunk_size: int | None) -> Tensor:
-    """Compute log <f, g> of all pairs; for one batch with itself from the upper triangle."""
+def all_pairs(f: Batch, g: Batch, chunk_size: int | None, *, cosine: bool = False) -> Tensor:
+    """Compute log <f, g> of all pairs, or for one batch with itself the log cosines."""
     way = _way(f, g, chunk_size) if f.covariances.ndim <= f.means.ndim else None
     if way is None:
-        return general.log_inner_products(f, g, pairs_per_block(f, chunk_size))
-    inner: Tensor = InnerProducts.apply(way, chunk_size, *f, *(g if g is not f else ()))
-    return inner
+        inner = general.log_inner_products(f, g, pairs_per_block(f, chunk_size))
+        return log_cosines(inner) if cosine else inner
+    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*f, *g))):
+        inner = way.forward(f, g)[0]
+        return log_cosines(inner) if cosine else inner
+    result: Tensor = InnerProducts.apply(way, chunk_size, cosine, *f, *(g if g is not f else ()))
+    return result
+
+
+def log_cosines(inner: Tensor, norms: Tensor | None = None, other_norms: Tensor | None = None) -> Tensor:
+    """Divide inner products by norms, all as logarithms; without norms the diagonal has their squares."""
+    least = torch.finfo(inner.dtype).min / 4  # -inf + inf is NaN
+    norms = (inner.diagonal() if norms is None else norms).clamp(min=least)
+    other_norms = norms if other_norms is None else other_norms.clamp(min=least)
+    cosine = torch.add(inner, norms[:, None] + other_norms, alpha=-0.5)
+    if not cosine.requires_grad:
+        return cosine.clamp_(max=0.0)
+    return cosine - cosine.detach().clamp(min=0.0)  # clamps the value alone: clamp() would cut the gradient
 
 
 class InnerProducts(torch.autograd.Function):
-    """log <f, g> of isotropic or diagonal batches with closed-form gradients, by blocks or Triton kernels."""
+    """log <f, g> of isotropic or diagonal batches, or one batch's log cosines, with closed-form gradients."""
 
     @staticmethod
-    def forward(ctx: Any, way: Blocks | Kernels, chunk_size: int | None, *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, way: Direct | Blocks | Kernels, chunk_size: int | None, cosine: bool, *tensors: Tensor
+    ) -> Tensor:
         """Compute the inner products, and save them for the backward pass."""
-        inner = way.forward(*_batches(tensors))
-        ctx.save_for_backward(inner, *tensors)
-        ctx.way, ctx.chunk_size = way, chunk_size
-        return inner
+        inner, saved = way.forward(*_batches(tensors))
+        ctx.save_for_backward(inner, *tensors, *saved)
+        ctx.way, ctx.chunk_size, ctx.cosine, ctx.inputs = way, chunk_size, cosine, len(tensors)
+        return log_cosines(inner) if cosine else inner
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Compute the gradients of the tensors."""
         inner, *tensors = ctx.saved_tensors
+        tensors, saved = tensors[: ctx.inputs], tensors[ctx.inputs :]
         f, g = _batches(tensors)
         if torch.is_grad_enabled():  # create_graph: the gradients must have derivatives themselves
             again = general.log_inner_products(f, g, pairs_per_block(f, ctx.chunk_size))
+            again = log_cosines(again) if ctx.cosine else again
             inputs = [tensor for tensor in tensors if tensor.requires_grad]
             gradients = iter(torch.autograd.grad(again, inputs, gradient, create_graph=True))
-            return (None, None, *(next(gradients) if tensor.requires_grad else None for tensor in tensors))
-        return (None, None, *ctx.way.backward(f, g, inner, gradient))
+            return (None, None, None, *(next(gradients) if tensor.requires_grad else None for tensor in tensors))
+        if ctx.cosine:
+            norms = gradient.sum(dim=0).add_(gradient.sum(dim=1))
+            gradient = gradient.clone()
+            gradient.diagonal().sub_(norms, alpha=0.5)
+        return (None, None, None, *ctx.way.backward(f, g, inner, gradient, saved))
+
+
+class Direct(NamedTuple):
+    """Computation by `gmr_metric.batched.direct`."""
+
+    def forward(self, f: Batch, g: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+        """Compute the inner products."""
+        return direct.forward(f, g)
+
+    def backward(self, f: Batch, g: Batch, inner: Tensor, gradient: Tensor, saved: Any) -> list[Tensor]:
+        """Compute the gradients of f's tensors, and of g's if it is another batch."""
+        return direct.backward(f, g, gradient, saved)
 
 
 class Blocks(NamedTuple):
@@ -54,12 +86,12 @@ class Blocks(NamedTuple):
     pairs: int
     products: torch.dtype | None
 
-    def forward(self, f: Batch, g: Batch) -> Tensor:
+    def forward(self, f: Batch, g: Batch) -> tuple[Tensor, Sequence[Tensor]]:
         """Compute the inner products."""
         left = blocks.Flat.of(*f)
-        return blocks.forward(left, left if g is f else blocks.Flat.of(*g), self.pairs, self.products)
+        return blocks.forward(left, left if g is f else blocks.Flat.of(*g), self.pairs, self.products), ()
 
-    def backward(self, f: Batch, g: Batch, inner: Tensor, gradient: Tensor) -> list[Tensor]:
+    def backward(self, f: Batch, g: Batch, inner: Tensor, gradient: Tensor, saved: Any) -> list[Tensor]:
         """Compute the gradients of f's tensors, and of g's if it is another batch."""
         left = blocks.Flat.of(*f)
         right = left if g is f else blocks.Flat.of(*g)
@@ -73,14 +105,14 @@ class Kernels(NamedTuple):
 
     chunk_size: int | None
 
-    def forward(self, f: Batch, g: Batch) -> Tensor:
+    def forward(self, f: Batch, g: Batch) -> tuple[Tensor, Sequence[Tensor]]:
         """Compute the inner products."""
-        inner: Tensor = _triton().forward(f, g)
-        return inner
+        return choice.triton().forward(f, g), ()
 
-    def backward(self, f: Batch, g: Batch, inner: Tensor, gradient: Tensor) -> list[Tensor]:
+    def backward(self, f: Batch, g: Batch, inner: Tensor, gradient: Tensor, saved: Any) -> list[Tensor]:
         """Compute the gradients of f's tensors, and of g's if it is another batch."""
-        gradients: list[Tensor] = _triton().backward(f, g, inner, gradient, self.chunk_size)
+        products = choice.mean_products(f, g)
+        gradients: list[Tensor] = choice.triton().backward(f, g, inner, gradient, self.chunk_size, products)
         return gradients
 
 
@@ -89,31 +121,13 @@ def _batches(tensors: Sequence[Tensor]) -> tuple[Batch, Batch]:
     return f, (Batch(*tensors[3:]) if len(tensors) > 3 else f)
 
 
-def _way(f: Batch, g: Batch, chunk_size: int | None) -> Blocks | Kernels | None:
-    """Choose how to compute isotropic or diagonal batches; None for the general way.
-
-    Values are inspected on a CPU only, so that a GPU never waits.
-    """
-    device, isotropic = f.means.device.type, f.covariances.ndim < f.means.ndim
-    if device == "cuda":
-        return Kernels(chunk_size) if _triton() is not None else None
-    pair = f.means.shape[1] * g.means.shape[1]
-    default = blocks.ISOTROPIC_PAIRS if isotropic else blocks.DIAGONAL_PAIRS
-    pairs = chunk_size or max(pair, default)
-    if device != "cpu" or pairs < pair or pair > _LARGEST_PAIR:
+def _way(f: Batch, g: Batch, chunk_size: int | None) -> Direct | Blocks | Kernels | None:
+    """Choose how to compute isotropic or diagonal batches; None for the general way."""
+    if f.means.device.type == "cuda":
+        return Kernels(chunk_size) if choice.triton() is not None else None
+    if f.means.device.type != "cpu":
         return None
-    if not isotropic:
-        return Blocks(pairs, None)
-    left = blocks.Flat.of(*f)
-    products = blocks.product_dtype(left, left if g is f else blocks.Flat.of(*g))
-    return Blocks(pairs, products) if products is not None else None
-
-
-@cache
-def _triton() -> Any:
-    """Return the module of Triton kernels, or None if Triton is not installed or does not support this machine."""
-    try:
-        from gmr_metric.batched import triton
-    except ImportError:
-        return None
-    return triton
+    if choice.at_once(f, g, chunk_size):
+        return Direct()
+    block = choice.block(f, g, chunk_size)
+    return Blocks(*block) if block is not None else None

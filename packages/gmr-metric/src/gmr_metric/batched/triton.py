@@ -197,16 +197,20 @@ def forward(f, g):
     return inner.triu() + inner.triu(1).mT if g is f else inner
 
 
-def backward(f, g, inner, gradient, chunk_size):
-    """Compute the gradients of f's tensors, then of g's if it is another batch."""
+def backward(f, g, inner, gradient, chunk_size, products=False):
+    """Compute the gradients of f's tensors, then of g's if it is another batch.
+
+    With ``products`` the sums ``sum_b w_ab (n_b - m_a)`` of isotropic batches are ``W n - m W 1``, a matrix product of
+    centred means. The weights are still the kernel's; the sums' error is about ``eps sum_b |w_ab| (|n_b| + |m_a|)``.
+    """
     inner = inner + 0.5 * f.means.shape[2] * _LOG_TWO_PI
     if g is f:
-        return _gradients(f, f, inner.contiguous(), (gradient + gradient.mT).contiguous(), chunk_size)
-    first = _gradients(f, g, inner.contiguous(), gradient.contiguous(), chunk_size)
-    return [*first, *_gradients(g, f, inner.mT.contiguous(), gradient.mT.contiguous(), chunk_size)]
+        return _gradients(f, f, inner.contiguous(), (gradient + gradient.mT).contiguous(), chunk_size, products)
+    first = _gradients(f, g, inner.contiguous(), gradient.contiguous(), chunk_size, products)
+    return [*first, *_gradients(g, f, inner.mT.contiguous(), gradient.mT.contiguous(), chunk_size, products)]
 
 
-def _gradients(f, g, inner, gradient, chunk_size):
+def _gradients(f, g, inner, gradient, chunk_size, products):
     """Compute the gradients of the three tensors of the first batch alone."""
     (batch, components, dims), (others, other_components, _) = f.means.shape, g.means.shape
     diagonal = f.covariances.ndim == 3
@@ -230,16 +234,26 @@ def _gradients(f, g, inner, gradient, chunk_size):
                 other_components, DIMS=dims, DIAGONAL=diagonal, BLOCK=block, num_warps=_warps(block),
             )  # fmt: skip
             n_rows = count * components
-            mean_gradients[triton.cdiv(n_rows, rows), triton.cdiv(dims, width)](
-                weights, means[part], variances[part], other_means, other_variances,
-                gradients[1][part], gradients[2][part],
-                n_rows, others * other_components,
-                DIMS=dims, DIAGONAL=diagonal, ROWS=rows, COLUMNS=columns, WIDTH=width, num_warps=4,
-            )  # fmt: skip
+            if products:
+                gradients[1][part] = _mean_products(weights[:n_rows], means[part], other_means)
+            else:
+                mean_gradients[triton.cdiv(n_rows, rows), triton.cdiv(dims, width)](
+                    weights, means[part], variances[part], other_means, other_variances,
+                    gradients[1][part], gradients[2][part],
+                    n_rows, others * other_components,
+                    DIMS=dims, DIAGONAL=diagonal, ROWS=rows, COLUMNS=columns, WIDTH=width, num_warps=4,
+                )  # fmt: skip
             gradients[0][part] = row_sums[:n_rows].sum(dim=1).view(count, components)
             if not diagonal:
                 gradients[2][part] = variance_sums[:n_rows].sum(dim=1).view(count, components)
     return gradients
+
+
+def _mean_products(weights, means, other_means):
+    """Sum each row's weights times the differences of the means, by a matrix product of centred means."""
+    centre = other_means.mean(dim=(0, 1))
+    left, right = (means - centre).flatten(0, 1), (other_means - centre).flatten(0, 1)
+    return torch.addcmul(weights @ right, weights.sum(dim=1, keepdim=True), left, value=-1).view(means.shape)
 
 
 def _turned(f):
