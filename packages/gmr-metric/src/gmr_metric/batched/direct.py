@@ -18,27 +18,29 @@ from torch import Tensor
 
 from gmr_metric.batched.batch import Batch
 
-_NUMPY = 2**14  # numbers in the largest tensor up to which NumPy is used
+_NUMPY = 2**12  # pairs of components up to which NumPy is used
 
 
-def forward(f: Batch, g: Batch) -> tuple[Tensor, list[Tensor]]:
-    """Compute log <f, g> of all pairs of mixtures, (batch, others), and what the backward pass needs."""
-    if f.log_weights.numel() * g.log_weights.numel() * f.means.shape[2] > _NUMPY:
-        inner, saved = _forward(torch, f, g, g is f)
-        return inner, list(saved)
+def forward(f: Batch, g: Batch) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    """Compute log <f, g> of all pairs, (batch, others), what the backward pass needs, and a batch's own log cosines."""
+    if f.log_weights.numel() * g.log_weights.numel() > _NUMPY:
+        inner, saved, cosines = _forward(torch, f, g, g is f)
+        return inner, list(saved), cosines
     left = _arrays(f)
     with np.errstate(all="ignore"):
-        inner, saved = _forward(np, left, left if g is f else _arrays(g), g is f)
-    return torch.from_numpy(inner), [torch.from_numpy(part) for part in saved]
+        inner, saved, cosines = _forward(np, left, left if g is f else _arrays(g), g is f)
+    tensors = [torch.from_numpy(part) for part in saved]
+    return torch.from_numpy(inner), tensors, torch.from_numpy(cosines) if g is f else None
 
 
-def backward(f: Batch, g: Batch, gradient: Tensor, saved: Sequence[Tensor]) -> list[Tensor]:
-    """Compute the gradients of f's tensors, and of g's if it is another batch."""
-    if saved[2].numel() > _NUMPY:
-        parts = _backward(torch, gradient, saved, g is f)
+def backward(f: Batch, g: Batch, gradient: Tensor, saved: Sequence[Tensor], cosine: bool) -> list[Tensor]:
+    """Compute the gradients of f's tensors, and of g's if it is another batch, from that of the result."""
+    if saved[0].numel() > _NUMPY:
+        parts = _backward(torch, gradient, saved, g is f, cosine)
     else:
         with np.errstate(all="ignore"):
-            parts = [torch.from_numpy(x) for x in _backward(np, *_arrays([gradient]), _arrays(saved), g is f)]
+            arrays = _backward(np, *_arrays([gradient]), _arrays(saved), g is f, cosine)
+        parts = [torch.from_numpy(array) for array in arrays]
     return [part.reshape(like.shape) for part, like in zip(parts, (*f, *g), strict=False)]
 
 
@@ -46,7 +48,7 @@ def _arrays(tensors: Sequence[Tensor]) -> list[Any]:
     return [tensor.detach().numpy() for tensor in tensors]
 
 
-def _forward(xp: Any, f: Any, g: Any, own: bool) -> tuple[Any, tuple[Any, ...]]:
+def _forward(xp: Any, f: Any, g: Any, own: bool) -> tuple[Any, tuple[Any, ...], Any]:
     (v, m, p), (w, n, q), dims = f, g, f[1].shape[2]
     difference = m.reshape(-1, 1, dims) - n.reshape(1, -1, dims)
     if p.ndim == 2:
@@ -73,15 +75,21 @@ def _forward(xp: Any, f: Any, g: Any, own: bool) -> tuple[Any, tuple[Any, ...]]:
     inner = xp.log(sums)
     inner += largest
     inner -= 0.5 * dims * math.log(2 * math.pi)
-    if own:
-        inner = xp.maximum(inner, inner.T)  # both are right but for rounding
-    return inner, (terms, sums.clip(min=1), difference, total, quotient)  # only an empty mixture's sum is below 1
+    saved = terms, sums.clip(min=1), difference, total, quotient  # only an empty mixture's sum is below 1
+    if not own:
+        return inner, saved, None
+    inner = xp.maximum(inner, inner.T)  # both are right but for rounding
+    half = 0.5 * inner.diagonal().clip(min=xp.finfo(inner.dtype).min)  # -inf + inf is NaN
+    return inner, saved, (inner - (half[:, None] + half)).clip(max=0.0)
 
 
-def _backward(xp: Any, gradient: Any, saved: Sequence[Any], own: bool) -> list[Any]:
+def _backward(xp: Any, gradient: Any, saved: Sequence[Any], own: bool, cosine: bool) -> list[Any]:
     terms, sums, difference, total, quotient = saved
     if own:
         gradient = gradient + gradient.T
+        if cosine:
+            diagonal = xp.arange(len(gradient))
+            gradient[diagonal, diagonal] -= gradient.sum(1)
     ratios = (terms * (gradient / sums)[:, None, :, None]).reshape(difference.shape[:2])
     isotropic = quotient.ndim == 2
     if isotropic:

@@ -19,8 +19,8 @@ def all_pairs(f: Batch, g: Batch, chunk_size: int | None, *, cosine: bool = Fals
         inner = general.log_inner_products(f, g, pairs_per_block(f, chunk_size))
         return log_cosines(inner) if cosine else inner
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*f, *g))):
-        inner = way.forward(f, g)[0]
-        return log_cosines(inner) if cosine else inner
+        inner, _, cosines = way.forward(f, g)
+        return _chosen(inner, cosines, cosine)
     result: Tensor = InnerProducts.apply(way, chunk_size, cosine, *f, *(g if g is not f else ()))
     return result
 
@@ -44,10 +44,10 @@ class InnerProducts(torch.autograd.Function):
         ctx: Any, way: Direct | Blocks | Kernels, chunk_size: int | None, cosine: bool, *tensors: Tensor
     ) -> Tensor:
         """Compute the inner products, and save them for the backward pass."""
-        inner, saved = way.forward(*_batches(tensors))
+        inner, saved, cosines = way.forward(*_batches(tensors))
         ctx.save_for_backward(inner, *tensors, *saved)
         ctx.way, ctx.chunk_size, ctx.cosine, ctx.inputs = way, chunk_size, cosine, len(tensors)
-        return log_cosines(inner) if cosine else inner
+        return _chosen(inner, cosines, cosine)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -61,23 +61,19 @@ class InnerProducts(torch.autograd.Function):
             inputs = [tensor for tensor in tensors if tensor.requires_grad]
             gradients = iter(torch.autograd.grad(again, inputs, gradient, create_graph=True))
             return (None, None, None, *(next(gradients) if tensor.requires_grad else None for tensor in tensors))
-        if ctx.cosine:
-            norms = gradient.sum(dim=0).add_(gradient.sum(dim=1))
-            gradient = gradient.clone()
-            gradient.diagonal().sub_(norms, alpha=0.5)
-        return (None, None, None, *ctx.way.backward(f, g, inner, gradient, saved))
+        return (None, None, None, *ctx.way.backward(f, g, inner, gradient, saved, ctx.cosine))
 
 
 class Direct(NamedTuple):
     """Computation by `gmr_metric.batched.direct`."""
 
-    def forward(self, f: Batch, g: Batch) -> tuple[Tensor, Sequence[Tensor]]:
-        """Compute the inner products."""
+    def forward(self, f: Batch, g: Batch) -> tuple[Tensor, Sequence[Tensor], Tensor | None]:
+        """Compute the inner products, what the backward pass needs, and maybe a batch's own log cosines."""
         return direct.forward(f, g)
 
-    def backward(self, f: Batch, g: Batch, inner: Tensor, gradient: Tensor, saved: Any) -> list[Tensor]:
+    def backward(self, f: Batch, g: Batch, inner: Tensor, gradient: Tensor, saved: Any, cosine: bool) -> list[Tensor]:
         """Compute the gradients of f's tensors, and of g's if it is another batch."""
-        return direct.backward(f, g, gradient, saved)
+        return direct.backward(f, g, gradient, saved, cosine)
 
 
 class Blocks(NamedTuple):
@@ -86,15 +82,16 @@ class Blocks(NamedTuple):
     pairs: int
     products: torch.dtype | None
 
-    def forward(self, f: Batch, g: Batch) -> tuple[Tensor, Sequence[Tensor]]:
-        """Compute the inner products."""
+    def forward(self, f: Batch, g: Batch) -> tuple[Tensor, Sequence[Tensor], Tensor | None]:
+        """Compute the inner products, what the backward pass needs, and maybe a batch's own log cosines."""
         left = blocks.Flat.of(*f)
-        return blocks.forward(left, left if g is f else blocks.Flat.of(*g), self.pairs, self.products), ()
+        return blocks.forward(left, left if g is f else blocks.Flat.of(*g), self.pairs, self.products), (), None
 
-    def backward(self, f: Batch, g: Batch, inner: Tensor, gradient: Tensor, saved: Any) -> list[Tensor]:
+    def backward(self, f: Batch, g: Batch, inner: Tensor, gradient: Tensor, saved: Any, cosine: bool) -> list[Tensor]:
         """Compute the gradients of f's tensors, and of g's if it is another batch."""
         left = blocks.Flat.of(*f)
         right = left if g is f else blocks.Flat.of(*g)
+        gradient = _of_inner(gradient) if cosine else gradient
         of_f, of_g = blocks.backward(left, right, inner, gradient, self.pairs, self.products)
         flat = [x + y for x, y in zip(of_f, of_g, strict=True)] if g is f else [*of_f, *of_g]
         return [part.reshape(like.shape) for part, like in zip(flat, (*f, *g), strict=False)]
@@ -105,15 +102,30 @@ class Kernels(NamedTuple):
 
     chunk_size: int | None
 
-    def forward(self, f: Batch, g: Batch) -> tuple[Tensor, Sequence[Tensor]]:
-        """Compute the inner products."""
-        return choice.triton().forward(f, g), ()
+    def forward(self, f: Batch, g: Batch) -> tuple[Tensor, Sequence[Tensor], Tensor | None]:
+        """Compute the inner products, what the backward pass needs, and maybe a batch's own log cosines."""
+        return choice.triton().forward(f, g), (), None
 
-    def backward(self, f: Batch, g: Batch, inner: Tensor, gradient: Tensor, saved: Any) -> list[Tensor]:
+    def backward(self, f: Batch, g: Batch, inner: Tensor, gradient: Tensor, saved: Any, cosine: bool) -> list[Tensor]:
         """Compute the gradients of f's tensors, and of g's if it is another batch."""
+        gradient = _of_inner(gradient) if cosine else gradient
         products = choice.mean_products(f, g)
         gradients: list[Tensor] = choice.triton().backward(f, g, inner, gradient, self.chunk_size, products)
         return gradients
+
+
+def _chosen(inner: Tensor, cosines: Tensor | None, cosine: bool) -> Tensor:
+    if not cosine:
+        return inner
+    return log_cosines(inner) if cosines is None else cosines
+
+
+def _of_inner(gradient: Tensor) -> Tensor:
+    """Return the gradient of a batch's own inner products from that of its log cosines."""
+    norms = gradient.sum(dim=0).add_(gradient.sum(dim=1))
+    gradient = gradient.clone()
+    gradient.diagonal().sub_(norms, alpha=0.5)
+    return gradient
 
 
 def _batches(tensors: Sequence[Tensor]) -> tuple[Batch, Batch]:
