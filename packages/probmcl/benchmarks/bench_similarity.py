@@ -59,7 +59,7 @@ def loop(log_weights: Tensor, means: Tensor, variances: Tensor) -> Tensor:
 def products(log_weights: Tensor, means: Tensor, variances: Tensor) -> Tensor:
     """Compute the log cosines on a GPU in the CPU's way: blocks, matrix products where isotropic, without kernels."""
     way = pairs.Blocks(2**26 if variances.ndim == 2 else 2**24, torch.float32)
-    inner = pairs.InnerProducts.apply(way, None, log_weights, means, variances)
+    inner = pairs.InnerProducts.apply(way, None, False, log_weights, means, variances)
     return inner - (inner.diagonal()[:, None] + inner.diagonal()) / 2
 
 
