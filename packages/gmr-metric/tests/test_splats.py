@@ -155,7 +155,7 @@ def test_splats_that_are_alone_do_not_change() -> None:
 
 
 def test_colours_far_apart_are_not_merged() -> None:
-    x = np.column_stack([np.arange(40) * 0.01, np.zeros(40), np.zeros(40)])
+    x = np.column_stack([np.arange(40) * 0.001, np.zeros(40), np.zeros(40)])
     colours = np.zeros((40, 1, 3))
     colours[::2] = 3.0
     splats = Splats.from_values(x, np.tile(np.eye(3), (40, 1, 1)), np.full((40, 3), 0.02), np.full(40, 0.5), colours)

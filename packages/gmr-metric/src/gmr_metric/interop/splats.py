@@ -28,8 +28,9 @@ _LARGEST_LOG = 80.0  # of a scale, so that products of scales do not overflow
 _FLOOR = 1e-7  # smallest scale relative to the largest one, where covariances are decomposed
 _OPAQUE = 0.999  # largest opacity of a merged splat
 _WIDENING = 0.4  # power of the excess over opacity one by which the area grows
-_CONTRAST = 8.0  # sizes of a reduced splat that count as much as a difference of one between colours
+_CONTRAST = 3.0  # sizes of a reduced splat that count as much as a difference of one between colours
 _NEIGHBOURS = 10
+_DAMPING = 0.75  # power of the weights by which groups are formed: lower ones favour groups of equal size
 _TYPES = ("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8")  # of further columns
 
 
@@ -241,7 +242,7 @@ def _coloured(splats: Splats, counts: Sequence[int]) -> GaussianMixture:
     size = np.median(splats.scales.max(axis=1)) * np.exp(0.5 * shares.mean())
     colours = _CONTRAST * _SH_0 * splats.harmonics[:, 0].astype(float)
     points = np.concatenate([splats.positions / size, colours], axis=1)
-    weights = _positive(splats.opacities * splats.footprints)
+    weights = _positive(splats.opacities * splats.footprints) ** _DAMPING
     tiny = 1e-9 * (points.var(axis=0).mean() or 1.0)
     return GaussianMixture(weights, points, np.full(len(splats), tiny), normalize=True)
 
