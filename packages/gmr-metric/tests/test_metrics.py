@@ -384,7 +384,7 @@ def test_a_reduction_computes_the_norm_of_the_original_once(make, n: int, monkey
     for reduced_mixture in (mixture, same):
         calls.clear()
         reduction = reduce(reduced_mixture, 4)
-        assert reduction.distance > 0 and calls.count(False) > 5
+        assert reduction.distance > 0 and calls.count(False) > 0  # the race computes its own
         norms_of_reduced = calls.count(True)
         if reduced_mixture is mixture:
             known = norms_of_reduced
