@@ -1,6 +1,7 @@
 """Speed of the reductions, compared with a plain NumPy Runnalls and other libraries, on one core.
 
-``python benchmarks/bench_speed.py`` prints a table, writes results/speed.json, and updates the table in README.md. Runs are interleaved (A B C, A B C, ...).
+``python benchmarks/bench_speed.py`` prints a table, writes results/speed.json, and updates the table in README.md. Runs
+are interleaved (A B C, A B C, ...).
 """
 
 from __future__ import annotations
