@@ -39,7 +39,7 @@ def backward(f: Batch, g: Batch, gradient: Tensor, saved: Sequence[Tensor], cosi
         parts = _backward(torch, gradient, saved, g is f, cosine)
     else:
         with np.errstate(all="ignore"):
-            arrays = _backward(np, *_arrays([gradient]), _arrays(saved), g is f, cosine)
+            arrays = _backward(np, gradient.detach().numpy(), _arrays(saved), g is f, cosine)
         parts = [torch.from_numpy(array) for array in arrays]
     return [part.reshape(like.shape) for part, like in zip(parts, (*f, *g), strict=False)]
 
