@@ -97,7 +97,7 @@ def gmrc(
     if not refine or n_components == len(mixture):
         return outcome
     target = Target(mixture)
-    draw = drawing(seed, random_state, "gmrc starts")
+    draw = drawing(seed, random_state, "reduction starts")
     entries = [outcome]
     for number in range(min(_STARTS, affordable(target, n_components)) - 1):
         entries.append(spread_out(mixture, n_components, draw, by_norm=number % 2 == 0))

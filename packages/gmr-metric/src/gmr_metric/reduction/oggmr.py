@@ -81,7 +81,7 @@ def oggmr(
         return _refined(mixture, outcome, refined)
     by_runnalls = runnalls(mixture, n_components, neighbours=neighbours)
     limit = (1 - 1e-6) * distance(mixture, merge_groups(mixture, by_runnalls.assignment), "ise")
-    draw = drawing(seed, random_state, "oggmr starts")
+    draw = drawing(seed, random_state, "reduction starts")
     entries = varied(mixture, n_components, outcome, by_runnalls, count, draw)
     points = [target.point(e.mixture or merge_groups(mixture, e.assignment)) for e in entries]
     point, chosen = race(target, points, limit=target.scaled(limit))

@@ -25,19 +25,24 @@ def varied(
     draw: np.random.Generator,
 ) -> list[Outcome]:
     """Return up to that many different starts: results of greedy methods, pruning, k-means, and random components."""
-    makers: list[Callable[[], Outcome]] = [
-        lambda: greedy,
-        lambda: by_runnalls,
-        lambda: largest(mixture, n_components),
-        lambda: salmond(mixture, n_components),
-        lambda: reassigned(mixture, by_runnalls),
-    ]
     drawn = (
         lambda: spread_out(mixture, n_components, draw, by_norm=True),
         lambda: spread_out(mixture, n_components, draw, by_norm=False),
-        lambda: anywhere(mixture, n_components, draw),
     )
-    makers += [drawn[k % 3] for k in range(max(0, count - len(makers)))]
+    makers: list[Callable[[], Outcome]] = [
+        lambda: greedy,
+        lambda: by_runnalls,
+        drawn[0],  # the first five draws are the starts of gmrc
+        lambda: largest(mixture, n_components),
+        drawn[1],
+        lambda: reassigned(mixture, by_runnalls),
+        drawn[0],
+        lambda: salmond(mixture, n_components),
+        drawn[1],
+        drawn[0],
+    ]
+    others = (*drawn, lambda: anywhere(mixture, n_components, draw))
+    makers += [others[k % 3] for k in range(max(0, count - len(makers)))]
     found: dict[bytes, Outcome] = {}
     for make in makers[:count]:
         start = make()
