@@ -1,4 +1,4 @@
-"""Greedy merging: the same pairs as a search that computes everything anew, by bounds or not."""
+"""Greedy merging: the same pairs as a search that computes everything anew, with a table of costs or without."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances.metrics import distance, kl_divergence
-from gmr_metric.reduction import greedy, pair_costs
+from gmr_metric.reduction import greedy, pair_costs, search
 from gmr_metric.reduction.api import reduce
 from gmr_metric.reduction.greedy import merge_greedily
 from gmr_metric.reduction.groups import Groups
 from gmr_metric.reduction.merging import merge, merge_groups
 from gmr_metric.reduction.oggmr import oggmr
 from gmr_metric.reduction.outcome import Outcome
-from gmr_metric.reduction.search import Search, merge_exhaustively
 from gmr_metric.reduction.tables import williams
 from hypothesis import given, settings, strategies as st
 from sextet_common.errors import InputError
@@ -74,12 +73,12 @@ METHODS: dict[str, tuple[Callable[..., Outcome], Cost]] = {
 }
 
 
-@pytest.mark.parametrize("few", [0, 128], ids=["bounds", "table"])
+@pytest.mark.parametrize("size", [0, 128], ids=["rows", "table"])
 @pytest.mark.parametrize("name", METHODS)
 def test_the_same_pairs_as_computing_everything_anew(
-    make, name: str, few: int, monkeypatch: pytest.MonkeyPatch
+    make, name: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(greedy, "FEW", few)
+    monkeypatch.setattr(search, "_TABLE", size)
     method, cost = METHODS[name]
     for seed, (n, d) in enumerate([(2, 1), (5, 1), (8, 2), (12, 1), (12, 3), (12, 2)]):
         mixture = make(seed, n, d)
@@ -108,33 +107,18 @@ def of_type(make, kind: str, seed: int, n: int, d: int, *, ties: bool = False) -
     st.sampled_from(["full", "diag", "spherical"]),
     st.booleans(),
 )
-def test_the_search_by_bounds_is_the_exhaustive_one(
+def test_the_search_with_a_table_of_all_costs_is_the_one_without(
     make, seed: int, n: int, d: int, cost: type, kind: str, ties: bool
 ) -> None:
     """The same pairs and the same costs to the last bit, ties included."""
     mixture = of_type(make, kind, seed, n, d, ties=ties)
-    left = 1 + seed % n
-    by_table, by_bounds = Groups(n), Groups(n)
-    merge_exhaustively(cost(mixture), left, np.arange(n), by_table)
-    Search(cost(mixture), np.arange(n), by_bounds).merge_until(left)
-    np.testing.assert_array_equal(by_bounds.history.pairs, by_table.history.pairs)
-    np.testing.assert_array_equal(by_bounds.history.costs, by_table.history.costs)
-
-
-@pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
-@pytest.mark.parametrize("cost", COSTS)
-def test_no_cost_is_below_its_bound(make, cost: type, kind: str) -> None:
-    for seed, n, d in ((0, 40, 1), (1, 60, 3), (2, 30, 20)):
-        priced = cost(of_type(make, kind, seed, n, d))
-        i, j = np.triu_indices(n, 1)
-        costs = priced.pairs(i, j)
-        assert (priced.bounds(np.arange(n))[0][i, j] <= costs).all()
-        assert (priced.bounds(np.arange(n), 5)[0][i[j >= 5], j[j >= 5] - 5] <= costs[j >= 5]).all()
-        limits = np.full(len(i), np.median(costs))
-        screened = priced.pairs(i, j, limits)
-        exact = screened <= limits
-        np.testing.assert_array_equal(screened[exact], costs[exact])
-        assert (screened <= costs * (1 + 1e-9)).all() and (exact == (costs <= limits)).all()
+    with_table, without = Groups(n), Groups(n)
+    for groups, size in ((with_table, n), (without, 0)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(search, "_TABLE", size)
+            search.Search(cost(mixture), np.arange(n), groups).merge_until(1 + seed % n)
+    np.testing.assert_array_equal(with_table.history.pairs, without.history.pairs)
+    np.testing.assert_array_equal(with_table.history.costs, without.history.costs)
 
 
 def test_the_classic_mixture_reduces_as_in_the_literature(classic) -> None:

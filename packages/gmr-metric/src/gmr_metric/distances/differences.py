@@ -109,8 +109,8 @@ def _distinct(mixture: GaussianMixture) -> GaussianMixture:
 def _nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the index of the point nearest to each of the others; few need no import of SciPy."""
     if len(points) * others.size <= _SMALL:
-        squares: np.ndarray = ((others[:, None] - points) ** 2).sum(axis=2)
-        return squares.argmin(axis=1)
+        few: np.ndarray = ((others[:, None] - points) ** 2).sum(axis=2).argmin(axis=1)
+        return few
     from scipy.spatial import cKDTree
 
     hubs: np.ndarray = cKDTree(points).query(others)[1]

@@ -14,7 +14,6 @@ from gmr_metric.density.gaussian import log_packed, log_self_kernels, packed_log
 from gmr_metric.loops.columns import Bounded, Columns
 
 _NUMBERS = 2**16  # that a step holds at once, 512 KiB
-_SLACK = 1e-12  # of the terms of a difference: no rounding reaches it
 
 
 def _block(components: Columns | Bounded) -> int:
@@ -53,12 +52,10 @@ def ise_costs(
     components: Columns,
     log_norms: np.ndarray,
     log_scale: float,
-    limits: np.ndarray | None = None,
 ) -> np.ndarray:
     """Squared norms of the changes made by merging components i with components j, pair by pair, over the scale.
 
-    ``log_norms`` are the logs of the components' norms over the root of the scale. With the limits a cost above its
-    limit may be replaced by the lower bound ``(||w_i f_i + w_j f_j|| - ||w_ij f_ij||)^2``, which needs half the work.
+    ``log_norms`` are the logs of the components' norms over the root of the scale.
     """
     weights, means, packed = components
     d, costs = len(means), np.empty(len(j))
@@ -69,21 +66,9 @@ def ise_costs(
         norms = v * v * np.exp(2 * log_norms[first]) + w * w * np.exp(2 * log_norms[second])
         norms = norms + 2 * v * w * _kernels(e, packed.take(first, axis=1) + packed.take(second, axis=1), log_scale)
         merged = total**2 * np.exp(log_self_kernels(packed_log_determinants(c, d), d) - log_scale)
-        result, at = np.empty(0), np.arange(len(second))
-        if limits is not None:
-            result = (np.sqrt(norms) - np.sqrt(merged)) ** 2 - _SLACK * (norms + merged)
-            at = np.flatnonzero(result <= limits[chosen])
-            first, second = first[at] if len(first) > 1 else first, second[at]
-            v, w, e, c = (v[at] if len(v) > 1 else v), w[at], e.take(at, axis=1), c.take(at, axis=1)
-            share, total, norms, merged = share[at], total[at], norms[at], merged[at]
         first_to_merged = _kernels(share * e, packed.take(first, axis=1) + c, log_scale)
         second_to_merged = _kernels((1 - share) * e, packed.take(second, axis=1) + c, log_scale)
-        exact = norms + (merged - 2 * total * (v * first_to_merged + w * second_to_merged))
-        if limits is None:
-            result = exact
-        else:
-            result[at] = exact
-        costs[chosen] = result
+        costs[chosen] = norms + (merged - 2 * total * (v * first_to_merged + w * second_to_merged))
     return costs
 
 

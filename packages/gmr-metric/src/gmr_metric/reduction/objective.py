@@ -65,11 +65,11 @@ class Target:
     def seconds(self, n_components: int) -> float:
         """Estimate the time of an evaluation and a step.
 
-        It is 60 ns d + 0.4 ns d^3 for each of N L kernels, 12 ns d for other types than full, and 20 ns P^2 + 0.1 ns
+        It is 60 ns d + 0.4 ns d^3 for each of N L kernels, 35 ns d for other types than full, and 20 ns P^2 + 0.1 ns
         P^3 for the step with P parameters if it is a Newton step. The rule was calibrated on one core of a server.
         """
         d, (entries, n) = len(self._f.means), self._f.packed.shape
-        nanoseconds = 60 * d + 0.4 * d**3 if entries == d * (d + 1) // 2 else 12 * d
+        nanoseconds = 60 * d + 0.4 * d**3 if entries == d * (d + 1) // 2 else 35 * d
         parameters = n_components * (1 + d + entries)
         step = 20 * parameters**2 + 0.1 * parameters**3 if parameters <= PARAMETERS else 0.0
         return float(1e-9 * (nanoseconds * n * n_components + step))

@@ -59,7 +59,7 @@ def oggmr(
         mixtures only), ``none`` keeps the merges, and with them the original's mean and covariance.
     neighbours
         With the current reference, consider only pairs with this many nearest components until a few thousand are
-        left; 0 considers all pairs. By default 16 beyond 5000 components. Not specified in the paper.
+        left; 0 considers all pairs. By default 16 beyond 2000 components. Not specified in the paper.
     starts
         The number of starts, 1 for the greedy merges alone. By default as many as can be refined a little in an
         estimated 0.4 s, up to 24.

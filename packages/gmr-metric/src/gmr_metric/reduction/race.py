@@ -13,10 +13,11 @@ from gmr_metric.reduction.refinement import descend, descend_all, within
 
 _STEPS = 6  # of the first round; each round doubles them
 _FINALISTS = 3
+_FINAL_STEPS, _FINAL_SECONDS = 60, 1.0  # of a usual finalist, and of all by estimate
 _SAME = 1e-6  # relative difference of the objective up to which two have reached the same optimum
 _MOST = 24  # starts of a small problem
 _SECONDS = 0.4  # of estimated time for the first round
-_LAST_SECONDS = 5.0  # of estimated time for the last round
+_LAST_SECONDS = 2.0  # of estimated time for the last round
 _FEWEST, _LONGEST = 12, 500  # steps of the last round
 
 
@@ -26,7 +27,7 @@ def affordable(target: Target, n_components: int) -> int:
 
 
 def last_steps(target: Target, n_components: int) -> int:
-    """Return the number of steps that the last round can do in 5 s by estimate: from 12 to 500."""
+    """Return the number of steps that the last round can do in 2 s by estimate: from 12 to 500."""
     return int(min(_LONGEST, max(_FEWEST, _LAST_SECONDS / target.seconds(n_components))))
 
 
@@ -38,19 +39,24 @@ def race(target: Target, starts: Sequence[Point], *, limit: float | None = None)
     """
     ise_weight = math.inf if limit is None else 0.0
     steps, most = _STEPS, last_steps(target, len(starts[0].logs))
+    finalists = int(min(_FINALISTS, max(1, _FINAL_SECONDS / (_FINAL_STEPS * target.seconds(len(starts[0].logs))))))
     field = [(math.inf, k, point) for k, point in enumerate(starts)]
     while True:
         moved = descend_all(target, [point for _, _, point in field], ise_weight, min(steps, most))
         values = [_value(target.errors(point), ise_weight) for point in moved]
         advanced = [(value, k, point) for value, (_, k, _), point in zip(values, field, moved, strict=True)]
         field = _different(sorted(advanced, key=lambda entry: entry[:2]))
-        if len(field) <= _FINALISTS:
+        if len(field) <= finalists:
             break
-        field = field[: max(_FINALISTS, (len(field) + 1) // 2)]
+        field = field[: max(finalists, (len(field) + 1) // 2)]
         steps *= 2
     finals = []
     for _, k, point in field:
-        final = descend(target, point, ise_weight, most) if limit is None else within(target, point, limit, most)
+        final = (
+            descend(target, point, ise_weight, most)
+            if limit is None
+            else within(target, point, limit, most, max(_STEPS, most // 8))
+        )
         errors = target.errors(final)
         finals.append((limit is not None and errors.ise > limit, _value(errors, ise_weight), k, final))
     best = min(finals, key=lambda entry: entry[:3])

@@ -80,14 +80,17 @@ def refine(
     return start
 
 
-def within(target: Target, point: Point, limit: float, max_iterations: int) -> Point:
+def within(target: Target, point: Point, limit: float, max_iterations: int, later: int | None = None) -> Point:
     """Minimise the divergence with the relative ISE within a limit, or the ISE if the limit cannot be reached.
 
     The share of the ISE in the objective grows until the limit is met; bisection then finds the least such share.
+    ``later`` is the largest number of steps for a share above 0.
     """
-    low = math.log(_ISE_WEIGHTS[1] / 10)
+    low, steps = math.log(_ISE_WEIGHTS[1] / 10), max_iterations
+    later = max_iterations if later is None else later
     for ise_weight in _ISE_WEIGHTS:
-        point = descend(target, point, ise_weight, max_iterations)
+        point = descend(target, point, ise_weight, steps)
+        steps = later
         if target.errors(point).ise <= limit:
             break
         low = math.log(ise_weight) if ise_weight else low
@@ -96,7 +99,7 @@ def within(target: Target, point: Point, limit: float, max_iterations: int) -> P
     high = math.log(min(ise_weight, 100 * _ISE_WEIGHTS[-2]))
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        trial = descend(target, point, math.exp(middle), max_iterations)
+        trial = descend(target, point, math.exp(middle), later)
         if target.errors(trial).ise <= limit:
             point, high = trial, middle
         else:
