@@ -75,7 +75,7 @@ class Reduction:
     def cut(self, n_components: int) -> Reduction:
         """Return the reduction to more components that the first of these merges make; groups of all levels are nested.
 
-        The method must only merge: runnalls, salmond, west, williams, or oggmr with ``refine="none"``. Up to 2000
+        The method must only merge: runnalls, salmond, west, williams, or oggmr with ``refine="none"``. Up to 500
         components, or with ``neighbours=0``, the result is that of the method itself with ``n_components``, from the
         number of reduced to that of original components.
 

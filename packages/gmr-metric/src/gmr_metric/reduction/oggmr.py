@@ -52,14 +52,15 @@ def oggmr(
     reference
         ``original``: each merge is the one with the smallest resulting angle to the original mixture; O(N^3) kernels
         and O(N^2) memory in total. ``current``: the one that changes the current mixture least in L2, which bounds
-        the angle of the step from above; O(N^2) kernels and O(N) memory. By default the original if that takes NumPy an
+        the angle of the step from above; O(N^2) kernels. By default the original if that takes NumPy an
         estimated two seconds at most (N 300 in d 2, N 200 in d 4).
     refine
         ``final`` refines the result once, ``each`` after every merge (which rebuilds the tables: for small
         mixtures only), ``none`` keeps the merges, and with them the original's mean and covariance.
     neighbours
-        With the current reference, consider only pairs with this many nearest components until a few thousand are
-        left; 0 considers all pairs. By default 16 beyond 2000 components. Not specified in the paper.
+        With the current reference, consider only pairs with this many nearest components until twice the wanted
+        components or 250 are left; 0 considers all pairs. By default 16 beyond 500 components, or where all pairs would
+        take an estimated second. Not specified in the paper.
     starts
         The number of starts, 1 for the greedy merges alone. By default as many as can be refined a little in an
         estimated 0.4 s, up to 24.

@@ -47,15 +47,16 @@ class Search:
 
     def _choose(self, i: int) -> None:
         """Note the cheapest later partner of component i."""
-        if self._table is not None:
-            later, costs = slice(None), self._table[i]
-        else:
-            later = i + 1 + np.flatnonzero(self._alive[i + 1 :])
-            costs = self._cost.pairs(np.array([i]), later)
         self._stale[i], self._bound[i] = False, math.inf
-        if len(costs):
+        if self._table is not None:
+            k = int(self._table[i].argmin())
+            self._best[i], self._bound[i] = k, self._table[i, k]
+            return
+        later = i + 1 + np.flatnonzero(self._alive[i + 1 :])
+        if len(later):
+            costs = self._cost.pairs(np.array([i]), later)
             k = int(costs.argmin())
-            self._best[i], self._bound[i] = k if self._table is not None else later[k], costs[k]
+            self._best[i], self._bound[i] = later[k], costs[k]
 
     def _merge(self, i: int, j: int) -> None:
         self._groups.merge(self._names[i], self._names[j], self._bound[i])
