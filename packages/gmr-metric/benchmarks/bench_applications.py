@@ -1,8 +1,8 @@
 """The streaming density estimate against scikit-learn's batch estimates, on real data that comes with scikit-learn.
 
-Run ``python benchmarks/bench_applications.py --out benchmarks/results/applications.json``. All rivals keep all points.
-KernelDensity gets whitened points and the best bandwidth of a cross-validation on 2000 of them; GaussianMixture the
-number of components, up to that of the stream, that wins one. It is fitted once at the end, and again after every 2000
+``python benchmarks/bench_applications.py`` writes results/applications.json and a table beside it. All rivals keep all
+points. KernelDensity gets whitened points and the best bandwidth of a cross-validation on 2000 of them; GaussianMixture
+the number of components, up to that of the stream, that wins one. It is fitted once at the end, and again after every 2000
 points (the time of all fits, the score of the last).
 """
 
@@ -27,6 +27,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
 
+RESULTS = Path(__file__).resolve().parent / "results" / "applications.json"
 EVERY = 2000  # points between two refits
 
 
@@ -101,7 +102,7 @@ def drift(components: int, n_pixels: int, half_life: float) -> dict[str, float]:
     return scores
 
 
-def main(out: Path, components: int = 50, n_pixels: int = 20_000, rounds: int = 3) -> None:
+def main(out: Path = RESULTS, components: int = 50, n_pixels: int = 10_000, rounds: int = 3) -> None:
     """Run the benchmark.
 
     Parameters
