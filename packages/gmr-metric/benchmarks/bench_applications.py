@@ -2,8 +2,8 @@
 
 ``python benchmarks/bench_applications.py`` writes results/applications.json and a table beside it. All rivals keep all
 points. KernelDensity gets whitened points and the best bandwidth of a cross-validation on 2000 of them; GaussianMixture
-the number of components, up to that of the stream, that wins one. It is fitted once at the end, and again after every 2000
-points (the time of all fits, the score of the last).
+the number of components, up to that of the stream, that wins one. It is fitted once at the end, and again after every
+2000 points (the time of all fits, the score of the last).
 """
 
 from __future__ import annotations
