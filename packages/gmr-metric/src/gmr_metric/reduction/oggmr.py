@@ -15,6 +15,7 @@ from gmr_metric.checks import drawing
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances.metrics import distance
 from gmr_metric.loops.columns import columns, whitened
+from gmr_metric.reduction.clustering import gmrc
 from gmr_metric.reduction.greedy import runnalls
 from gmr_metric.reduction.groups import Groups
 from gmr_metric.reduction.merging import merge_groups
@@ -26,6 +27,7 @@ from gmr_metric.reduction.starts import varied
 from gmr_metric.reduction.tables import Reference, Tables, merge_by, seconds_against_original
 
 Refine = Literal["final", "each", "none"]
+_SEEDED = 6  # starts from which on the result of gmrc is refined too
 _QUICK = 0.35  # estimated seconds up to which merges before a refinement go against the original by default
 
 
@@ -44,8 +46,9 @@ def oggmr(
 
     Each component of the original is assigned to the nearest refined one, and the history holds the steps of the start
     before the refinement. The result is the best of a race of starts, see :func:`~gmr_metric.reduction.race.race`: the
-    greedy merges, those of Runnalls and Salmond, k-means' groups, the components with the largest norms, and
-    groups and components drawn at random. Its squared error is at most Runnalls'. Not specified in the paper.
+    greedy merges, those of Runnalls and Salmond, k-means' groups, the components with the largest norms, and groups and
+    components drawn at random. The result of gmrc is refined, too. The squared error is at most Runnalls'. Not
+    specified in the paper.
 
     Parameters
     ----------
@@ -85,8 +88,12 @@ def oggmr(
     draw = drawing(seed, random_state, "reduction starts")
     entries = varied(mixture, n_components, outcome, by_runnalls, count, draw)
     points = [target.point(e.mixture or merge_groups(mixture, e.assignment)) for e in entries]
-    point, chosen = race(target, points, limit=target.scaled(limit))
-    return _refined(mixture, entries[chosen], target.mixture(point))
+    seeded = []
+    if count >= _SEEDED:
+        seeded = [gmrc(mixture, n_components, seed=seed, random_state=random_state)]
+    others = [target.point(outcome.mixture) for outcome in seeded if outcome.mixture is not None]
+    point, chosen = race(target, points, limit=target.scaled(limit), seeded=others)
+    return _refined(mixture, [*entries, *seeded][chosen], target.mixture(point))
 
 
 def _greedy(

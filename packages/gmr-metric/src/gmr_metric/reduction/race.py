@@ -31,11 +31,14 @@ def last_steps(target: Target, n_components: int) -> int:
     return int(min(_LONGEST, max(_FEWEST, _LAST_SECONDS / target.seconds(n_components))))
 
 
-def race(target: Target, starts: Sequence[Point], *, limit: float | None = None) -> tuple[Point, int]:
-    """Return the best optimum that the starts lead to, and which start did.
+def race(
+    target: Target, starts: Sequence[Point], *, limit: float | None = None, seeded: Sequence[Point] = ()
+) -> tuple[Point, int]:
+    """Return the best optimum that the starts lead to, and which start did, counting the seeded ones after the others.
 
     With a limit of the relative squared error the divergence is minimised within it, without one the squared error.
-    Optima within the limit are better than others; ties go to the first.
+    Optima within the limit are better than others; ties go to the first. The seeded are refined to the end without the
+    rounds; the result is never worse than any of them, or than the first start.
     """
     ise_weight = math.inf if limit is None else 0.0
     steps, most = _STEPS, last_steps(target, len(starts[0].logs))
@@ -50,17 +53,23 @@ def race(target: Target, starts: Sequence[Point], *, limit: float | None = None)
             break
         field = field[: max(finalists, (len(field) + 1) // 2)]
         steps *= 2
-    finals = []
-    for _, k, point in field:
+    finals = [(*_rank(target, point, limit), k, point) for k, point in enumerate(seeded, len(starts))]
+    finals.append((*_rank(target, starts[0], limit), 0, starts[0]))
+    for k, point in [(k, point) for _, k, point in field] + list(enumerate(seeded, len(starts))):
         final = (
             descend(target, point, ise_weight, most)
             if limit is None
             else within(target, point, limit, most, max(_STEPS, most // 8))
         )
-        errors = target.errors(final)
-        finals.append((limit is not None and errors.ise > limit, _value(errors, ise_weight), k, final))
+        finals.append((*_rank(target, final, limit), k, final))
     best = min(finals, key=lambda entry: entry[:3])
     return best[3], best[2]
+
+
+def _rank(target: Target, point: Point, limit: float | None) -> tuple[bool, float]:
+    """Return whether a point exceeds the limit, and its objective."""
+    errors = target.errors(point)
+    return limit is not None and errors.ise > limit, _value(errors, math.inf if limit is None else 0.0)
 
 
 def _value(errors: Errors, ise_weight: float) -> float:
