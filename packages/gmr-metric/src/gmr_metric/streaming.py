@@ -20,7 +20,6 @@ from sextet_common.errors import STRUCTURE, InputError, reading
 from gmr_metric.checks import as_floats, symmetric
 from gmr_metric.density.bandwidth import FACTORS, Groups, covariance_of, left_out
 from gmr_metric.density.mixture import GaussianMixture
-from gmr_metric.loops.choice import repeated
 from gmr_metric.reduction.api import reduce
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamingDensity"]
 
-_LONG = 1000  # points from which a stream is worth loading numba
 _GONE = 1e-12  # share of the weight below which a forgotten group is dropped
 STATES = (".npz", ".safetensors")  # of files of a state
 _FORMAT = "gmr-metric stream"
@@ -127,7 +125,7 @@ class StreamingDensity:
             scores = self._scored(self._state, groups)
             kernel = self._kernel(groups, scores)
             if len(groups.shares) > self.n_components:
-                groups = self._merged(groups, kernel, self.n_seen)
+                groups = self._merged(groups, kernel)
             self._mixture = GaussianMixture(groups.shares, groups.means, groups.scatters + kernel, normalize=True)
         return self._mixture
 
@@ -215,7 +213,7 @@ class StreamingDensity:
         kept = groups.shares > _GONE
         groups = groups._replace(shares=groups.shares[kept], means=groups.means[kept], scatters=groups.scatters[kept])
         if len(groups.shares) > self.n_components:
-            groups = self._merged(groups, self._kernel(groups, scores), state.n_seen)
+            groups = self._merged(groups, self._kernel(groups, scores))
         return state._replace(
             weights=groups.shares * total,
             means=groups.means,
@@ -225,11 +223,10 @@ class StreamingDensity:
             buffer=state.buffer[:0],
         )
 
-    def _merged(self, groups: Groups, kernel: np.ndarray, n_seen: int) -> Groups:
+    def _merged(self, groups: Groups, kernel: np.ndarray) -> Groups:
         """Merge groups as the reduction of their smoothed mixture says."""
         smoothed = GaussianMixture(groups.shares, groups.means, groups.scatters + kernel, normalize=True)
-        with repeated(n_seen > _LONG):
-            assignment = reduce(smoothed, self.n_components, self.method, **self.options).assignment
+        assignment = reduce(smoothed, self.n_components, self.method, **self.options).assignment
         shares = np.bincount(assignment, groups.shares)
         within = (groups.shares / shares[assignment])[:, None]
         means = np.zeros((len(shares), groups.means.shape[1]))

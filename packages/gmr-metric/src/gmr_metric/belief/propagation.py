@@ -22,12 +22,10 @@ from gmr_metric.belief.information import Information
 from gmr_metric.belief.potentials import Joint, Linear, Measurement, Unary
 from gmr_metric.density.mixture import GaussianMixture
 from gmr_metric.distances.metrics import distance
-from gmr_metric.loops.choice import repeated
 from gmr_metric.reduction.api import check_method, reduce
 
 Potential = Unary | Measurement | Linear | Joint
 _Pair = Linear | Joint
-_MANY = 30  # potentials from which a graph is worth loading numba
 _NEGLIGIBLE = 1e-3  # radians that dropping the least components may cost without a tolerance
 
 
@@ -96,16 +94,15 @@ class BeliefPropagation:
 
         The order of the potentials is that of the messages; on a graph without cycles it changes reductions only.
         """
-        with repeated(len(potentials) > _MANY):
-            graph = _Graph(self, potentials)
-            order = graph.tree()
-            if order is None:
-                return self._loopy(graph)
-            for pair, child, _ in reversed(order):
-                graph.send(pair, child)
-            for pair, _, parent in order:
-                graph.send(pair, parent)
-            return Beliefs({name: _proper(name, graph.density(name)) for name in graph.dims}, 1, True)
+        graph = _Graph(self, potentials)
+        order = graph.tree()
+        if order is None:
+            return self._loopy(graph)
+        for pair, child, _ in reversed(order):
+            graph.send(pair, child)
+        for pair, _, parent in order:
+            graph.send(pair, parent)
+        return Beliefs({name: _proper(name, graph.density(name)) for name in graph.dims}, 1, True)
 
     def _loopy(self, graph: _Graph) -> Beliefs:
         history: list[float] = []

@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from types import ModuleType
 
 from gmr_metric.loops.columns import Bounded, Columns
 
 LONG = 1.0  # seconds of NumPy's work from which it pays to load numba
 _NANOSECONDS = 10.0  # NumPy's time per kernel and number that describes it
-
-_repeated: ContextVar[bool] = ContextVar("repeated", default=False)
-
-
-@contextmanager
-def repeated(yes: bool = True) -> Iterator[None]:
-    """Count each job inside as one of many, whose sum is worth loading numba."""
-    token = _repeated.set(yes)
-    try:
-        yield
-    finally:
-        _repeated.reset(token)
 
 
 def numpy_seconds(kernels: float, like: Columns | Bounded) -> float:
@@ -43,11 +28,7 @@ def implementation(seconds: float) -> ModuleType:
     second, and compiling the loops, once per machine, several. The environment variable ``GMR_METRIC_NUMBA=0`` disables
     numba.
     """
-    if (
-        (seconds >= LONG or _repeated.get())
-        and os.environ.get("GMR_METRIC_NUMBA") != "0"
-        and importlib.util.find_spec("numba")
-    ):
+    if seconds >= LONG and os.environ.get("GMR_METRIC_NUMBA") != "0" and importlib.util.find_spec("numba"):
         from gmr_metric.loops import compiled
 
         return compiled

@@ -105,8 +105,8 @@ class Reduction:
         if not self.merges or not merges_only(history):
             raise InputError("a reduction that is more than merges has no other levels", f"one by {MERGING}")
         pairs = history.pairs if isinstance(history, History) else [step.components for step in history]
-        found: np.ndarray = np.searchsorted(self._positive[1], np.array(pairs, dtype=np.intp).reshape(-1, 2))
-        return found
+        pairs_here: np.ndarray = np.searchsorted(self._positive[1], np.array(pairs, dtype=np.intp).reshape(-1, 2))
+        return pairs_here
 
 
 def reduce(

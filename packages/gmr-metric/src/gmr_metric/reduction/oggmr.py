@@ -1,7 +1,7 @@
-"""OGGMR: greedy merging by the metric, then quasi-Newton refinement of all parameters.
+"""OGGMR: greedy merging by the metric, then a race of refinements of all parameters.
 
 The full text of the paper (arXiv 2306.07309) was not available to us. Not specified in its abstract; we use the angle
-to the original mixture as the greedy criterion, and refine the result once at the end.
+to the original mixture as the greedy criterion, and refine the result, and other starts, at the end.
 """
 
 from __future__ import annotations
