@@ -37,11 +37,22 @@ def draw(mixtures: Mapping[str, GaussianMixture], path: Path) -> None:
                 x, y = turn @ (np.array(part.axes)[:, None] * np.stack([np.cos(around), np.sin(around)]))
                 axis.fill(part.centre[0] + x, part.centre[1] + y, color=colour, alpha=0.35 * weight, linewidth=0)
                 axis.plot(part.centre[0] + x, part.centre[1] + y, color=colour, linewidth=0.8, alpha=0.7)
-            circle = {"boxstyle": "circle", "facecolor": colour, "edgecolor": "white"}
-            x, y = flat.mean()
-            axis.annotate(name, (x, y), ha="center", va="center", color="white", weight="bold", zorder=4, bbox=circle)
+        places = _apart(np.stack([mixture.marginal([0, 1]).mean() for mixture in mixtures.values()]), 0.065)
+        for name, place in zip(mixtures, places, strict=True):
+            circle = {"boxstyle": "circle", "facecolor": figures.COLOURS[group_of[name]], "edgecolor": "white"}
+            axis.annotate(name, place, ha="center", va="center", color="white", weight="bold", zorder=4, bbox=circle)
         axis.set_xlabel("first axis of the labels' means")
         axis.set_ylabel("second axis")
+
+
+def _apart(points: np.ndarray, share: float) -> np.ndarray:
+    """Push points apart until no two are closer than a share of their width."""
+    least = share * np.ptp(points[:, 0])
+    for _ in range(200):
+        away = points[:, None] - points
+        length = np.hypot(*np.moveaxis(away, 2, 0)).clip(1e-9)
+        points = points + (away * ((least - length).clip(0) / length)[..., None]).sum(axis=1) / 2
+    return points
 
 
 def main(
@@ -73,7 +84,7 @@ def main(
         Seed of all random draws.
     """
     data = compose(digits(), sizes=(scenes, 100, 600), seed=seed)
-    head, contrastive = HeadConfig(dim=16, hidden=(128,)), ContrastiveConfig(label_aware="each")
+    head, contrastive = HeadConfig(dim=16, hidden=(128,)), ContrastiveConfig(label_aware="each", likelihood_weight=1.0)
     config = Config(epochs=epochs, classifier_epochs=3, head=head, contrastive=contrastive, seed=seed)
     model = ProbMCL("convnet", config=config, width=width).fit(data, out / "probmcl")
     mixtures = model.mixtures(data.test)

@@ -116,7 +116,7 @@ def test_every_package_is_in_the_summary_and_every_benchmark_is_run_or_needs_mor
     run = {benches.parsed(command)[1] for commands in benches.SCRIPTS.values() for command in commands}
     assert run <= scripts
     # Data that no dependency ships, or more than half an hour.
-    assert scripts - run == {"bench_cifar.py", "bench_learning.py", "bench_scenes.py", "bench_yeast.py"}
+    assert scripts - run == {"bench_cifar.py", "bench_controls.py", "bench_learning.py"}
 
 
 def test_the_benchmark_scripts_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS: dict[str, tuple[str, ...]] = {
     "attention-matching": (
         "OMP_NUM_THREADS=1 bench_attention.py --device cpu",
-        "OMP_NUM_THREADS=1 bench_evaluate.py",
+        "OMP_NUM_THREADS=1 bench_labels.py",
         "bench_step.py",
     ),
     "d2m-generator": ("bench_accuracy.py",),
@@ -32,7 +32,7 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
         "bench_torch.py",
         "bench_applications.py",
     ),
-    "probmcl": ("bench_similarity.py",),
+    "probmcl": ("bench_similarity.py", "OMP_NUM_THREADS=1 bench_losses.py", "OMP_NUM_THREADS=1 bench_uncertainty.py"),
     "sextet-common": ("bench_common.py", "bench_data.py"),
     "subclass-kd": ("bench_cost.py", "bench_methods.py --only digits digits-scarce"),
 }
@@ -119,7 +119,7 @@ def percent(values: Iterable[float]) -> float:
 
 def scenes(name: str) -> Callable[[Report], float]:
     """Return a reader of a method's mean average precision on scenes, in percent, averaged over seeds."""
-    return lambda report: percent(result["map"] for result in report["results"] if result["name"] == name)
+    return lambda report: percent(result["mean_ap"] for result in report["results"] if result["name"] == name)
 
 
 def learned(run: str, policy: str = "sac") -> Callable[[Report], float]:
@@ -186,9 +186,12 @@ WORTH = (
     Row("d2m-generator", "digits, 10 images per class, test accuracy, %", "ATOM, ten distilled images", "digits",
         lambda r: tuple(percent(r["accuracies"][w]["10"]) for w in ("ATOM", "D2M")),
         "python benchmarks/bench_accuracy.py"),
-    Row("probmcl", "scenes of digits, mean average precision, %", "asymmetric loss", "scenes",
-        both(scenes("asymmetric loss"), scenes("ProbMCL, label-aware, fine-tuned")),
-        "python benchmarks/bench_scenes.py"),
+    Row("probmcl", "scenes of digits, frozen encoder, mean average precision, %", "cosine contrast, overlap 0.5",
+        "controls-scenes", both(scenes("cosine contrast, overlap 0.5, frozen"), scenes("ProbMCL, frozen")),
+        "python benchmarks/bench_controls.py"),
+    Row("probmcl", "scenes of digits, mean average precision, %", "asymmetric loss", "controls-scenes",
+        both(scenes("asymmetric loss"), scenes("ProbMCL, joint")),
+        "python benchmarks/bench_controls.py"),
     Row("subclass-kd", "even or odd digits, F1, %", "conventional distillation", "digits",
         lambda r: tuple(percent(s["f1"] for s in r["scores"][w]) for w in ("kd", "skd")),
         "python benchmarks/bench_methods.py --only digits"),

@@ -25,13 +25,19 @@ def jobs() -> dict[str, Callable[[], Any]]:
         "distill atom": lambda: _distill(am.DistillConfig(method="atom", steps=12, width=8, initial="noise")),
         "distill dm": lambda: _distill(am.DistillConfig(method="dm", steps=12, width=8, initial="k-centre")),
         "distill resnet18": lambda: _distill(am.DistillConfig(architecture="resnet18", steps=1, real_batch=4)),
+        "distill free and valid": lambda: [
+            one.images
+            for one in am.Distiller.fit_many(
+                [am.DistillConfig(steps=6, width=8, pixels=pixels) for pixels in ("free", "valid")], load("digits")
+            )
+        ],
         "distill in parts": lambda: _distill(
             am.DistillConfig(steps=5, width=8, images_at_once=64, whitening="zca", initial="herding")
         ),
         "losses": _losses,
         "evaluate": lambda: _evaluate(QUICK),
-        "evaluate ensemble": lambda: _evaluate(dataclasses.replace(QUICK, networks=3, together=3, batch=8)),
-        "evaluate batch norm": lambda: _evaluate(dataclasses.replace(QUICK, norm="batch", together=2)),
+        "evaluate batches": lambda: _evaluate(dataclasses.replace(QUICK, networks=3, batch=8)),
+        "evaluate batch norm": lambda: _evaluate(dataclasses.replace(QUICK, norm="batch")),
         "evaluate held-out": lambda: _evaluate(dataclasses.replace(QUICK, choose="held-out", epochs=25)),
         "evaluate random real": lambda: am.evaluate_random_real(load("digits"), 2, QUICK).accuracies,
         "evaluate whole": lambda: am.evaluate_whole(_few(), dataclasses.replace(QUICK, epochs=2)).accuracies,
@@ -95,14 +101,11 @@ def _evaluate(config: am.EvaluateConfig) -> Any:
 def _train_networks() -> Any:
     chosen = am.random_real(load("digits"), 1)
     augment = am.augmentation_for(chosen.classes)
-    results = []
-    for together in (1, 2):
-        config = am.TrainConfig(epochs=5, together=together, seed=2)
-        networks = am.train_networks(
-            lambda number: am.ConvNet((1, 8, 8), 10, width=4), range(2), chosen.images, chosen.labels, augment, config
-        )
-        results.append([dict(network.state_dict()) for network in networks])
-    return results
+    config = am.TrainConfig(epochs=5, seed=2)
+    networks = am.train_networks(
+        lambda number: am.ConvNet((1, 8, 8), 10, width=4), range(2), chosen.images, chosen.labels, augment, config
+    )
+    return [dict(network.state_dict()) for network in networks]
 
 
 def _soft_labels() -> Any:

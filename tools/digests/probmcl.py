@@ -87,7 +87,7 @@ def _images(method: str, **options: Any) -> dict[str, Any]:
     result |= {"loaded": again.predict_proba(data.test), "features": again.embed(data.test)}
     result["scores"] = again.evaluate(data.test).as_dict()
     if method == "probmcl" and not options.get("fine_tune"):
-        result |= {"uncertainty": again.uncertainty(data.test), "mixtures": tuple(again.mixtures(data.test))}
+        result |= {"uncertainty": again.variances(data.test), "mixtures": tuple(again.mixtures(data.test))}
     return result
 
 
@@ -98,6 +98,7 @@ def _features(method: str) -> dict[str, Any]:
     data = MultiLabelSet.of((x, y), None, (x, y))
     config = _config(
         method=method, epochs=4, classifier_epochs=4, batch_size=20, dim=8, hidden=(16,), label_aware="any",
+        likelihood_weight=1.0,
         similarity="aligned", covariance="diagonal", positive_weight="overlap", device="cpu",
     )  # fmt: skip
     model = ProbMCL("mlp", 5, config, width=16).fit(data)
@@ -113,6 +114,8 @@ def _commands() -> dict[str, Any]:
         "500",
         "--label-aware",
         "each",
+        "--likelihood-weight",
+        "1",
         "--temperature",
         "0.2",
         "--lr",
@@ -231,7 +234,9 @@ def jobs() -> dict[str, Callable[[], Any]]:
     """Return the jobs by name."""
     return {
         **{f"train {method}": partial(_images, method) for method in ("probmcl", "supcon", "asymmetric", "bce")},
-        "train label-aware": partial(_images, "probmcl", label_aware="each", contrastive_weight=0.5, min_std=0.2),
+        "train label-aware": partial(
+            _images, "probmcl", label_aware="each", likelihood_weight=1.0, contrastive_weight=0.5, min_std=0.2
+        ),
         "train fine-tuned": partial(_images, "probmcl", fine_tune=True, calibrate=False, classifier_loss="bce"),
         "train supcon fine-tuned": partial(_images, "supcon", fine_tune=True, supcon_temperature=0.3, margin=0.1),
         "train bfloat16": partial(_images, "probmcl", precision="bfloat16", weight_decay=0.01, seed=3),

@@ -20,7 +20,7 @@ from attention_matching import (
     evaluate_whole,
     random_real,
 )
-from attention_matching.matching.losses import Method
+from attention_matching.kinds import Method
 from sextet_common import figures, files
 from sextet_common.data import load
 
@@ -53,14 +53,15 @@ def main(
     training = EvaluateConfig(networks=networks, epochs=epochs)
     rows, panels = [], {}
     gains: dict[str, dict[str, float]] = {}
+    configs = [DistillConfig(ipc=ipc, method=method, steps=steps) for ipc in (1, 10) for method in METHODS]
+    sets = iter(Distiller.fit_many(configs, digits, out / "sets"))
     for ipc in (1, 10):
         real = evaluate_random_real(digits, ipc, training)
         accuracies, gains[str(ipc)] = {"random real": real}, {}
         if ipc == 1:
             panels["one random real image of each class"] = random_real(digits, ipc).pixels()
         for method in METHODS:
-            config = DistillConfig(ipc=ipc, method=method, steps=steps)
-            distilled = Distiller(config).fit(digits, out / f"{method}-ipc-{ipc}")
+            distilled = next(sets)
             accuracies[method] = evaluate(distilled, digits, training)
             gains[str(ipc)][method] = 100 * (accuracies[method].mean - real.mean)
             if ipc == 1 or method == "atom":

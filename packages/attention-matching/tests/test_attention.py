@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from attention_matching.matching import reference
+from attention_matching.matching import blockwise, reference
 from attention_matching.matching.attention import (
     attention_maps,
     attention_means,
@@ -184,7 +184,7 @@ def test_blocks_of_any_size_and_any_order_in_memory_give_the_same(layout: str, m
     part = layouts(features)[layout].detach().requires_grad_()
     weights = draw(7, 19, seed=1, dtype=torch.float32)
     for x, block in ((whole, 10**6), (part, 2 * 60)):
-        monkeypatch.setattr(reference, "BLOCK", block)
+        monkeypatch.setattr(blockwise, "BLOCK", block)
         spatial, channel = attention_maps(x, 4, 3)
         assert spatial is not None and channel is not None
         found = torch.cat([spatial, channel], dim=1)

@@ -20,7 +20,7 @@ def test_the_presets_are_the_papers_table_and_the_published_codes_defaults() -> 
     assert (official.power, official.norm, official.steps, official.whitening) == (1, "batch", 20000, "none")
     for config in (paper, official):
         assert (config.loss_scale, config.image_lr, config.image_momentum, config.real_batch) == (100.0, 1.0, 0.5, 64)
-        assert (config.width, config.depth, config.feature_weight) == (128, 3, 0.01)
+        assert (config.width, config.depth, config.feature_weight, config.attention_weight) == (128, 3, 0.01, 1)
 
 
 @pytest.mark.parametrize("preset", ["paper", "official"])
@@ -36,10 +36,11 @@ def test_settings_left_open_are_chosen_by_the_images_and_the_others_kept() -> No
     assert chosen.whitening == "none" and "flip" not in chosen.augment
     chosen = DistillConfig(ipc=100).resolved(images(64))
     assert (chosen.steps, chosen.width, chosen.depth, chosen.whitening) == (8000, 128, 4, "none")
-    assert (chosen.image_lr, chosen.feature_weight) == (10.0, 0.02)
+    assert (chosen.image_lr, chosen.feature_weight, chosen.attention_weight) == (10.0, 0.02, 1.0)
     chosen = DistillConfig(preset="official", power=2, norm="group", steps=5).resolved(images(32))
     assert (chosen.power, chosen.norm, chosen.steps) == (2, "group", 5)
-    assert DistillConfig(architecture="vgg11").resolved(images(32)).width is None
+    chosen = DistillConfig(architecture="vgg11").resolved(images(32))
+    assert (chosen.width, chosen.attention_weight) == (None, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from attention_matching.evaluation.accuracy import Evaluation
 from attention_matching.evaluation.config import EvaluateConfig
 from attention_matching.evaluation.cross import CrossTable, compare, cross_architecture
 from attention_matching.evaluation.evaluate import evaluate, evaluate_random_real, evaluate_whole
+from attention_matching.evaluation.learned_labels import learned_labels_from
+from attention_matching.evaluation.soft_labels import view_labels_from
 from attention_matching.images.preprocess import Preprocessing
 from attention_matching.images.select import herding, random_real
 from PIL import Image
@@ -42,6 +44,30 @@ def test_the_rows_are_the_evaluations_by_themselves(digits: data.ImageSet) -> No
     longer = dataclasses.replace(QUICK, epochs=1)
     assert rows["whole set"] == evaluate_whole(digits, longer, preprocessing=whitened)
     assert list(compare(training, digits, QUICK, random_real=False)) == ["distilled"]
+
+
+@pytest.mark.parametrize("by", ["teacher", "views", "learning"])
+def test_random_real_images_are_labelled_as_the_set_is(
+    by: str, digits: data.ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(QUICK, networks=1, labels="views" if by == "views" else "soft")
+    training = herding(digits, 1)
+    if by == "learning":
+        training = learned_labels_from(training, digits, config, networks=1)
+    if by == "views":
+        training = view_labels_from(training, digits, dataclasses.replace(config, epochs=1), views=3)
+    labelled = []
+
+    def recording(images, ipc, settings, out, *, preprocessing, label):  # type: ignore[no-untyped-def]
+        labelled.append(label(random_real(digits, 1, preprocessing=preprocessing)))
+        return Evaluation((0.5,))
+
+    monkeypatch.setattr(cross, "evaluate_random_real", recording)
+    compare(training, digits, config, whole_epochs=1)
+    [real] = labelled
+    assert (real.soft_labels is None) == (by == "views")
+    assert real.meta.get("soft_labels", {}).get("by") == ("learning" if by == "learning" else None)
+    assert by != "views" or real.view_labels.views == 3
 
 
 def test_finished_rows_are_not_trained_again_and_other_settings_get_other_folders(

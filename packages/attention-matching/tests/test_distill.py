@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +28,7 @@ from attention_matching import (
 )
 from PIL import Image
 from sextet_common import checkpoint, data, seeding
-from sextet_common.errors import InputError
+from sextet_common.errors import DataWarning, InputError
 
 SMALL = DistillConfig(ipc=2, steps=12, width=8, real_batch=8, checkpoint_every=4)
 
@@ -52,7 +55,7 @@ def test_the_same_seed_gives_the_same_images_and_another_seed_others(
 def test_distillation_lowers_its_loss_on_networks_it_has_not_seen(digits: data.ImageSet) -> None:
     from attention_matching import AttentionMatchingLoss
 
-    result = Distiller(DistillConfig(ipc=1, steps=60, width=16, real_batch=32, image_lr=0.1)).fit(digits)
+    result = Distiller(DistillConfig(ipc=1, steps=60, width=16, real_batch=32)).fit(digits)
     start = random_real(digits, 1, 0)
     order = np.argsort(digits.train_labels, kind="stable")
     chosen = np.concatenate([order[digits.train_labels[order] == k][:100] for k in range(10)])
@@ -96,6 +99,79 @@ def test_a_job_killed_again_and_again_ends_with_the_same_images(tmp_path: Path, 
     assert kills >= 1
     assert torch.equal(DistilledSet.load(out / "distilled.safetensors").images, uninterrupted)
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [10, 12]
+
+
+MANY = [dataclasses.replace(SMALL, method=method) for method in ("dm", "datadam", "atom")]
+
+
+@pytest.mark.filterwarnings("ignore:.*of the pixels of datadam lie outside")
+@pytest.mark.parametrize("change", [{}, {"norm": "batch"}, {"steps_per_draw": 3}, {"images_at_once": 5}])
+def test_sets_that_are_distilled_together_are_those_distilled_alone(
+    digits: data.ImageSet, change: dict[str, Any]
+) -> None:
+    configs = [dataclasses.replace(config, **change) for config in MANY]
+    configs += [dataclasses.replace(configs[1], **own) for own in ({"pixels": "free"}, {"ipc": 3}, {"image_lr": 0.2})]
+    together = Distiller.fit_many(configs, digits)
+    for config, one in zip(configs, together, strict=True):
+        alone = Distiller(config).fit(digits)
+        assert torch.equal(one.images, alone.images) and one.meta == alone.meta
+
+
+def test_a_run_of_several_sets_resumes_and_has_a_folder_for_each(tmp_path: Path, digits: data.ImageSet) -> None:
+    whole = Distiller.fit_many(MANY, digits, tmp_path / "whole")
+    assert {p.name for p in (tmp_path / "whole").iterdir() if p.is_dir()} == {"checkpoints", "dm", "datadam", "atom"}
+    names = {path.name for path in (tmp_path / "whole" / "dm").iterdir()}
+    assert names == {"distilled.safetensors", "images.png"} and (tmp_path / "whole" / "dm.loss.png").exists()
+    Distiller.fit_many([dataclasses.replace(config, steps=6) for config in MANY], digits, tmp_path / "part")
+    assert (tmp_path / "part" / "atom" / "distilled.safetensors").exists()
+    for one, other in zip(whole, Distiller.fit_many(MANY, digits, tmp_path / "part"), strict=True):
+        assert torch.equal(one.images, other.images)
+    assert torch.equal(DistilledSet.from_pretrained(tmp_path / "part" / "atom").images, whole[2].images)
+    with pytest.raises(InputError, match="holds a run with"):
+        Distiller.fit_many(MANY[:2], digits, tmp_path / "part")
+
+
+@pytest.mark.parametrize(
+    ("configs", "message"),
+    [
+        ([], "configs must be at least one, got none"),
+        ([SMALL, SMALL], r"two of the configurations are the same \(datadam\)"),
+        ([SMALL, dataclasses.replace(SMALL, seed=1)], "must have the same seed, got 0 and 1"),
+        ([SMALL, dataclasses.replace(SMALL, steps=3)], "must have the same steps, got 12 and 3"),
+    ],
+)
+def test_sets_that_share_no_draws_are_refused_together(
+    digits: data.ImageSet, configs: list[DistillConfig], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        Distiller.fit_many(configs, digits)
+
+
+def test_valid_pixels_survive_a_round_trip_through_bytes(digits: data.ImageSet) -> None:
+    result = Distiller(dataclasses.replace(SMALL, image_lr=10.0)).fit(digits)
+    assert result.share_outside() == 0
+    pixels = result.preprocessing.invert(result.images)
+    assert pixels.min() > -1e-5 and pixels.max() < 1 + 1e-5
+    stored = (result.pixels() * 255).round().astype(np.uint8)
+    assert float((result.preprocessing(stored) - result.images).abs().max()) < 0.51 / 255 / result.preprocessing.std
+
+
+def test_a_run_warns_of_pixels_outside_and_of_a_first_step_that_turns_the_images(digits: data.ImageSet) -> None:
+    with pytest.warns(DataWarning) as said:
+        Distiller(dataclasses.replace(SMALL, pixels="free", image_lr=1000.0)).fit(digits)
+    messages = [str(each.message) for each in said]
+    assert len(messages) == 2
+    assert messages[0].startswith("the first step of datadam left the initial images with a cosine of 0.")
+    assert "real initial images mean little at image_lr 1000" in messages[0]
+    assert re.match(r"\d+ % of the pixels of datadam lie outside \[0, 1\]", messages[1])
+
+
+def test_too_many_images_per_class_are_refused_before_the_whitening(
+    digits: data.ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Preprocessing, "fit", lambda *_: pytest.fail("the whitening was fitted first"))
+    with pytest.raises(InputError, match="at least ipc = 200 images"):
+        Distiller(DistillConfig(ipc=200, whitening="zca")).fit(digits)
 
 
 @pytest.mark.parametrize("done", [4, 8, 12])

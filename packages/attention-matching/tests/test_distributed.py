@@ -23,15 +23,19 @@ from attention_matching import DistillConfig, Distiller
 from sextet_common import cli, data
 
 def job():
-    Distiller(DistillConfig(ipc=2, steps={steps}, width=8, real_batch=8, checkpoint_every=4, norm={norm!r})).fit(
-        data.load("digits"), sys.argv[1]
-    )
+    configs = [
+        DistillConfig(ipc=2, steps={steps}, width=8, real_batch=8, checkpoint_every=4, norm={norm!r}, method=method)
+        for method in {methods!r}
+    ]
+    Distiller.fit_many(configs, data.load("digits"), sys.argv[1])
 
 sys.exit(cli.run("job", {{"job": job}}, ["job"]))
 """
 
 
-def start(out: Path, world: int, *, steps: int = 12, norm: str = "instance") -> list[subprocess.Popen[str]]:
+def start(
+    out: Path, world: int, *, steps: int = 12, norm: str = "instance", methods: tuple[str, ...] = ("datadam",)
+) -> list[subprocess.Popen[str]]:
     """What torchrun does on one machine, without its restarts and its half a minute of patience."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -39,7 +43,7 @@ def start(out: Path, world: int, *, steps: int = 12, norm: str = "instance") -> 
     common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     return [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM.format(steps=steps, norm=norm), str(out)],
+            [sys.executable, "-c", PROGRAM.format(steps=steps, norm=norm, methods=methods), str(out)],
             env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank), "CUDA_VISIBLE_DEVICES": ""},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -67,6 +71,16 @@ def test_every_class_belongs_to_one_process_and_none_is_idle(world: int) -> None
     shards = [Shard(10, Processes(torch.device("cpu"), rank, world)) for rank in range(world)]
     assert [label for shard in shards for label in shard.classes] == list(range(10))
     assert all(len(shard.classes) in (10 // world, 10 // world + 1) for shard in shards)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_sets_that_one_distils_together(tmp_path: Path) -> None:
+    configs = [DistillConfig(ipc=2, steps=12, width=8, real_batch=8, method=method) for method in ("dm", "atom")]
+    alone = Distiller.fit_many(configs, data.load("digits"))
+    assert [code for code, _ in ended(start(tmp_path, 2, methods=("dm", "atom")))] == [0, 0]
+    for one, config in zip(alone, configs, strict=True):
+        shared = DistilledSet.load(tmp_path / config.method / "distilled.safetensors")
+        torch.testing.assert_close(shared.images, one.images, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -19,7 +19,8 @@ import torch
 from attention_matching.evaluation.accuracy import Evaluation
 from attention_matching.evaluation.config import EvaluateConfig
 from attention_matching.evaluation.evaluate import evaluate, evaluate_random_real, evaluate_whole
-from attention_matching.evaluation.soft_labels import soft_labels_from, train_teacher
+from attention_matching.evaluation.learned_labels import learned_labels_from
+from attention_matching.evaluation.soft_labels import soft_labels_from, train_teacher, view_labels_from
 from attention_matching.images.held_out import held_out_images, held_out_rows, without_rows
 from attention_matching.images.preprocess import Preprocessing
 from attention_matching.images.select import random_real, whole_set
@@ -71,14 +72,6 @@ def test_networks_learn_from_real_images_and_the_numbers_repeat(digits: data.Ima
     assert one.accuracies == first.accuracies[:1]
 
 
-def test_networks_trained_together_have_the_accuracies_of_those_trained_one_by_one(digits: data.ImageSet) -> None:
-    config = EvaluateConfig(networks=3, epochs=20, width=16)
-    alone = evaluate_random_real(digits, 2, config)
-    together = evaluate_random_real(digits, 2, dataclasses.replace(config, together=2))
-    # Rounding may move an image that lies on the border of two classes: at most one in 360.
-    np.testing.assert_allclose(together.accuracies, alone.accuracies, atol=1.5 / 360)
-
-
 def test_the_accuracy_is_a_share_of_the_test_images() -> None:
     images = two_halves(wrong=10)  # a quarter of the test labels lie
     config = EvaluateConfig(networks=1, epochs=60, width=8, augment=())
@@ -120,6 +113,17 @@ def test_a_set_of_other_images_cannot_be_evaluated(digits: data.ImageSet) -> Non
     other = data.ImageSet.of(np.zeros((2, 8, 8)), np.array([0, 1]), np.zeros((1, 8, 8)), np.array([1]))
     with pytest.raises(InputError, match="the same image shape and classes"):
         evaluate(random_real(digits, 1), other, QUICK)
+    for label in (soft_labels_from, view_labels_from, learned_labels_from):
+        with pytest.raises(InputError, match="the same image shape and classes"):
+            label(random_real(digits, 1), other)
+
+
+@pytest.mark.parametrize("function", [evaluate, evaluate_whole, lambda few, one, config: evaluate_random_real(one, 1)])
+def test_one_class_is_refused_since_every_network_would_be_right(function: Any) -> None:
+    one = data.ImageSet.of(np.zeros((4, 8, 8)), np.zeros(4, dtype=int), np.zeros((2, 8, 8)), np.zeros(2, dtype=int))
+    few = () if function is evaluate_whole else (random_real(one, 1),)
+    with pytest.raises(InputError, match="data of 1 class, on which any network scores 100 %; expected: 2 classes"):
+        function(*few, one, QUICK)
 
 
 @pytest.mark.parametrize(
@@ -132,11 +136,10 @@ def test_a_setting_out_of_range_is_named(name: str, value: Any) -> None:
 
 
 def test_the_baseline_trains_every_network_on_another_choice(digits: data.ImageSet, trained: list[Any]) -> None:
-    evaluate_random_real(digits, 1, dataclasses.replace(QUICK, together=2, epochs=1))
-    [(numbers, inputs, _)] = trained
-    assert numbers == [0, 1] and not torch.equal(inputs[0], inputs[1])
-    for number in numbers:
-        assert torch.equal(inputs[number], random_real(digits, 1, seeding.derive(0, "choice", number)).images)
+    evaluate_random_real(digits, 1, dataclasses.replace(QUICK, epochs=1))
+    assert [numbers for numbers, *_ in trained] == [[0], [1]] and not torch.equal(trained[0][1], trained[1][1])
+    for [number], inputs, _ in trained:
+        assert torch.equal(inputs, random_real(digits, 1, seeding.derive(0, "choice", number)).images)
 
 
 @pytest.mark.parametrize("choose", ["last", "held-out"])
@@ -155,9 +158,9 @@ def nearest(held_out: torch.Tensor, images: torch.Tensor) -> float:
 def test_no_network_is_trained_on_an_image_that_is_held_out(digits: data.ImageSet, trained: list[Any]) -> None:
     config = EvaluateConfig(networks=2, epochs=1, width=8, choose="held-out", held_out=0.5)
     evaluate(random_real(digits, 20), digits, config)
-    evaluate_random_real(digits, 20, dataclasses.replace(config, together=2))
+    evaluate_random_real(digits, 20, config)
     evaluate_whole(digits, dataclasses.replace(config, networks=1))
-    assert len(trained) == 4
+    assert len(trained) == 5
     for _, inputs, held_out in trained:
         assert len(held_out.labels) > 600 and nearest(held_out.inputs, inputs[:].reshape(-1, 1, 8, 8)) > 0.05
     # Of 718 images held out, about half of the set's 200 would have been among them.
@@ -263,16 +266,20 @@ def test_networks_whose_lines_are_whole_are_not_trained_again(
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [0, 1, 2, 3]
 
 
-def test_a_group_that_a_kill_cut_short_is_trained_again_as_a_whole(
-    tmp_path: Path, digits: data.ImageSet, trained: list[Any]
-) -> None:
-    training, pairs = random_real(digits, 1), dataclasses.replace(FOUR, together=2)
-    result = evaluate(training, digits, pairs, tmp_path)
-    metrics = tmp_path / "metrics.jsonl"
-    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:3]))
+def test_a_folder_of_an_earlier_version_resumes(tmp_path: Path, digits: data.ImageSet, trained: list[Any]) -> None:
+    """Its settings have ``together``, which by default was null; another value is refused by name."""
+    training = random_real(digits, 1)
+    result = evaluate(training, digits, FOUR, tmp_path)
+    config = tmp_path / "config.json"
+    stored = json.loads(config.read_text())
+    stored["config"]["together"] = None
+    config.write_text(json.dumps(stored))
     trained.clear()
-    assert evaluate(training, digits, pairs, tmp_path) == result
-    assert [numbers for numbers, *_ in trained] == [[2, 3]]
+    assert evaluate(training, digits, FOUR, tmp_path) == result and not trained
+    stored["config"]["together"] = 5
+    config.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="holds a run with together=5, not None; expected: another folder"):
+        evaluate(training, digits, FOUR, tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

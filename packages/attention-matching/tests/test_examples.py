@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-MINUTES = {"continual_digits", "search_digits", "demo"}
+MINUTES = {"continual_digits", "search_digits", "demo", "remake_sets"}
 
 
 @pytest.mark.slow

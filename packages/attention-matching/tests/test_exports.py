@@ -316,5 +316,5 @@ def test_an_export_by_name_is_the_export(tmp_path: Path) -> None:
         export(distilled, tmp_path / "other", "tfds")
     with pytest.raises(InputError, match="data set '' is unknown to DD-Ranking"):
         export(distilled, tmp_path / "other", "ddranking")
-    with pytest.raises(InputError, match="data set 'CIFAR10' for PNG files"):
+    with pytest.raises(InputError, match="data set 'CIFAR10' for pixels"):
         export(distilled, tmp_path / "other", "folder", "CIFAR10")

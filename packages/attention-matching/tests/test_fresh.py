@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 from attention_matching.images import keyed
-from attention_matching.networks.build import ARCHITECTURES, build
+from attention_matching.kinds import ARCHITECTURES
+from attention_matching.networks.build import build
 from attention_matching.networks.convnet import ConvNet
 from attention_matching.networks.fresh import FreshNetworks
 from scipy import stats

@@ -10,20 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from attention_matching.matching.attention import attention_maps, attention_means
+from attention_matching.matching.attention import attention_distances, attention_maps, attention_means
 
 triton = pytest.importorskip("triton")
-from attention_matching.matching import kernels  # noqa: E402
+from attention_matching.matching import distance_kernels, kernels  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 
 
-def test_everything_holds_in_the_interpreter() -> None:
+@pytest.mark.parametrize("file", ["interpreted_kernels.py", "interpreted_distances.py"])
+def test_everything_holds_in_the_interpreter(file: str) -> None:
     # Its own process: the interpreter must be chosen before the kernels are imported. Its arithmetic is NumPy's,
     # which warns of every overflow.
     words = [sys.executable, "-m", "pytest", "-q", "-W", "ignore", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*words, str(HERE / "interpreted_kernels.py")],
+        [*words, str(HERE / file)],
         cwd=HERE,
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
@@ -33,17 +34,21 @@ def test_everything_holds_in_the_interpreter() -> None:
     assert re.search(r"^\d+ passed", done.stdout, re.MULTILINE) and "skipped" not in done.stdout
 
 
-NUMBERS = {"n_rows", "n_columns", "n_chunks", "n_tiles", "n_images", "size"}
+NUMBERS = {"n_rows", "n_columns", "n_chunks", "n_tiles", "n_images", "size", "map_tiles"}
 ALIGNED = {"n_rows", "n_columns", "size", "stride_image", "stride_row", "result_stride_image", "result_stride_row"}
 POWERS = {"COLUMN_POWER": 4, "ROW_POWER": 4}
 PARTS = {**POWERS, "stride_column": 1, "CHUNK": 128, "BLOCK": 16, "TILE": 256}
-KERNELS = {
-    "sum_parts": {**PARTS, "WHOLE": False, "AHEAD": 1},
-    "sum_parts whole": {**PARTS, "WHOLE": True, "AHEAD": 3},
-    "finish_maps": PARTS,
-    "mean_maps": {"IMAGES": 64, "TILE": 64},
-    "sum_gradients": POWERS,
-    "feature_gradients": {**POWERS, "stride_column": 1, "result_stride_column": 1, "TILE": 256, "ENTRIES": 4096},
+SLOPES = {"stride_column": 1, "result_stride_column": 1, "TILE": 256, "PARTS": 4, "ENTRIES": 4096}
+# Compile-time constants, and how many of the largest tensor's numbers a program loads at once.
+KERNELS: dict[str, tuple[dict[str, int], int]] = {
+    "sum_parts": ({**PARTS, "WHOLE": False, "AHEAD": 1}, 4096),
+    "sum_parts whole": ({**PARTS, "WHOLE": True, "AHEAD": 3}, 4096),
+    "finish_maps": (PARTS, 4096),
+    "finish_and_compare": ({**PARTS, "MAP_TILE": 1024}, 4096),
+    "mean_maps": ({"IMAGES": 64, "TILE": 64}, 4096),
+    "compare_maps": ({**POWERS, "IMAGES": 16, "TILE": 256}, 4096),
+    "multiply_maps": ({**POWERS, "IMAGES": 16, "TILE": 256}, 4096),
+    "feature_gradients": ({**POWERS, **SLOPES}, 4096),
 }
 
 
@@ -61,22 +66,25 @@ def test_every_kernel_compiles_for_a_hopper_gpu_and_moves_sixteen_bytes_at_a_tim
     from triton.compiler import ASTSource
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    kernel = getattr(kernels, name.split()[0])
+    module = kernels if hasattr(kernels, name.split()[0]) else distance_kernels
+    kernel = getattr(module, name.split()[0])
     kernel = getattr(kernel, "fn", kernel) if "parts" in name or "feature" in name else kernel
-    constants = KERNELS[name]
+    constants, held = KERNELS[name]
     types, aligned = {}, {}
     for place, argument in enumerate(kernel.arg_names):
         number = argument in NUMBERS or "stride" in argument
         types[argument] = "i32" if number else f"*{dtype}" if argument in ("f", "result") else "*fp32"
+        types[argument] = "fp32" if "weight" in argument else types[argument]
         if argument in constants:
             types[argument] = "constexpr"
-        elif not number or argument in ALIGNED:  # as for 128 channels at 32 x 32 positions, in either order
+        elif (
+            types[argument].startswith("*") or argument in ALIGNED
+        ):  # as for 128 channels at 32 x 32 positions, in either order
             aligned[place,] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, types, {(kernel.arg_names.index(n),): v for n, v in constants.items()}, aligned)
     options = {"num_warps": 4, "num_stages": constants.get("AHEAD", 2), "enable_fp_fusion": True}
     assembly = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
     wide = re.findall(r"ld\.global\S*v4\.b32|cp\.async\.cg\.shared\.global.*0x10", assembly)
-    held = 1024 if name == "sum_gradients" else 4096  # numbers that 128 threads load at once
     width = 2 if dtype == "bf16" and "f" in kernel.arg_names else 4
     assert len(wide) >= held * width / (128 * 16)
     assert not re.search(r"\b(atom|red)\.", assembly)
@@ -87,9 +95,13 @@ def draw(*shape: int) -> torch.Tensor:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (6, 3, 5, 7), (4, 130, 17, 19), (20, 128, 32, 32), (6, 512, 4, 4)])
+@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["float32", "bfloat16", "float16"]
+)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (6, 3, 5, 7), (4, 130, 17, 19), (20, 128, 32, 32), (6, 512, 4, 4)], ids=str
+)
 def test_on_a_gpu_the_kernels_are_the_reference(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> None:
     features = draw(*shape).to("cuda", dtype)
     features[0] *= 2.0**-10 if dtype == torch.float16 else 2.0**-60  # whose powers leave float32's range
@@ -113,14 +125,52 @@ def test_on_a_gpu_the_kernels_are_the_reference(shape: tuple[int, ...], dtype: t
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["float32", "bfloat16", "float16"]
+)
+@pytest.mark.parametrize(
+    ("shape", "n_classes"),
+    [((1, 1, 1, 1), 1), ((6, 3, 5, 7), 2), ((2, 130, 65, 64), 2), ((20, 128, 32, 32), 2), ((10, 128, 16, 16), 10)],
+    ids=str,
+)
+def test_on_a_gpu_the_distances_are_the_reference(
+    shape: tuple[int, ...], n_classes: int, dtype: torch.dtype, last: bool
+) -> None:
+    features = draw(*shape).to("cuda", dtype)
+    features[0] *= 2.0**-10 if dtype == torch.float16 else 2.0**-60  # whose powers leave float32's range
+    features = features.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    others = (draw(*shape) + 1).cuda()
+    for powers in ((4, None), (None, 4), (4, 4), (1, 3)):
+        real = attention_means(others, n_classes, *powers)
+        both = []
+        for x in (features.detach().requires_grad_(), features.detach().double().requires_grad_()):
+            distances = attention_distances(x, real, n_classes, *powers, (100.0, 0.5))
+            upstream = torch.linspace(0.5, 2, n_classes).to(distances)
+            both.append((distances.detach(), torch.autograd.grad(distances, x, upstream)[0]))
+        (ours, gradients), (exact, expected) = both
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5)
+        digits = torch.finfo(dtype).eps
+        for image, gradient, right in zip(features.double(), gradients.double(), expected, strict=True):
+            cancelled = 100 * max(p or 0 for p in powers) / float(image.abs().max())
+            atol = max(digits * float(right.abs().max()), 2e-6 * cancelled)
+            torch.testing.assert_close(gradient, right, rtol=digits, atol=atol)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_on_a_gpu_two_runs_give_the_same_bits_and_a_graph_can_hold_them() -> None:
     features = draw(20, 128, 32, 32).cuda().requires_grad_()
+    real = {n: attention_means((draw(20, 128, 32, 32) + 1).cuda(), n) for n in (2, 20)}
 
     def run() -> list[torch.Tensor]:
         spatial, channel = attention_means(features, 2)
         assert spatial is not None and channel is not None
         (gradient,) = torch.autograd.grad(spatial[:, 0].sum() + channel[:, 0].sum(), features)
-        return [spatial.detach(), channel.detach(), gradient]
+        results = [spatial.detach(), channel.detach(), gradient]
+        for n_classes in (2, 20):  # several images of a class, and one
+            distances = attention_distances(features, real[n_classes], n_classes)
+            results += [distances.detach(), *torch.autograd.grad(distances.sum(), features)]
+        return results
 
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from attention_matching.matching.losses import AttentionMatchingLoss, DistributionMatchingLoss, make_loss
+from attention_matching.matching.losses import (
+    AttentionMatchingLoss,
+    DistributionMatchingLoss,
+    Loss,
+    distance_of,
+    make_loss,
+)
 from attention_matching.networks.base import Features
 from attention_matching.networks.convnet import ConvNet
 from hypothesis import given, settings, strategies as st
@@ -126,6 +132,55 @@ def test_a_loss_of_one_class_does_not_depend_on_the_others(
     torch.testing.assert_close(loss(real, synthetic, 2)[0], loss(*first, 1)[0])
 
 
+class Doubled(AttentionMatchingLoss):
+    """A user-defined loss with no distance of its own."""
+
+    def compare(self, real: tuple[torch.Tensor, ...], synthetic: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return 2 * super().compare(real, synthetic)
+
+
+class OwnDistance(Doubled):
+    def distance(self, features: Features, real: tuple[torch.Tensor, ...], n_classes: int) -> torch.Tensor:
+        return torch.full((n_classes,), 7.0)
+
+
+class TwoMethods:
+    """The least that a loss needs."""
+
+    def statistics(self, features: Features, n_classes: int) -> tuple[torch.Tensor, ...]:
+        return (features.embedding.view(n_classes, -1, 9).mean(1),)
+
+    def compare(self, real: tuple[torch.Tensor, ...], synthetic: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return (real[0] - synthetic[0]).abs().sum(1)
+
+
+@pytest.mark.parametrize("loss", [make_loss("datadam"), make_loss("atom"), make_loss("dm"), Doubled(), TwoMethods()])
+def test_the_distance_to_real_statistics_is_the_comparison(loss: Loss) -> None:
+    real, synthetic = loss.statistics(features(2, 3, 1), 2), features(2, 2, 2)
+    expected = loss.compare(real, loss.statistics(synthetic, 2))
+    torch.testing.assert_close(distance_of(loss)(synthetic, real, 2), expected)
+
+
+def test_the_distance_has_the_comparisons_gradients_for_every_block_and_for_real_statistics_too() -> None:
+    loss = AttentionMatchingLoss(channel=True, channel_power=2, spatial_weight=0.5, channel_weight=3.0)
+    real = loss.statistics(features(2, 3, 1), 2)
+    found = []
+    for constant in (True, False):
+        synthetic = features(2, 2, 2)
+        inputs = [*synthetic.maps[:-1], synthetic.embedding]
+        terms = tuple(term.clone() for term in real)
+        for tensor in inputs if constant else [*inputs, *terms]:
+            tensor.requires_grad_()
+        loss.distance(synthetic, terms, 2).sum().backward()
+        found.append([tensor.grad for tensor in inputs])
+        assert constant or all(term.grad is not None for term in terms)
+    torch.testing.assert_close(*found)
+
+
+def test_a_losses_own_distance_takes_precedence() -> None:
+    assert distance_of(OwnDistance())(features(2, 1, 1), (), 2).tolist() == [7.0, 7.0]
+
+
 def test_gradients_reach_the_synthetic_images_and_vanish_where_both_are_the_same() -> None:
     network = ConvNet((1, 8, 8), 2, width=4, depth=2).double().requires_grad_(False)
     images = draw(2, 1, 8, 8).requires_grad_()
@@ -157,6 +212,10 @@ def test_what_cannot_be_compared_is_refused() -> None:
     real = features(2, 2, 1)
     with pytest.raises(InputError, match=r"real and synthetic statistics must have equal shapes, got \[.*\] and \["):
         AttentionMatchingLoss()(real, Features(real.maps[1:], real.embedding), 2)
+    statistics = AttentionMatchingLoss().statistics(real, 2)
+    for wrong in (statistics[1:], (*statistics[:-1], statistics[-1][:, :1]), (statistics[-1], *statistics[1:])):
+        with pytest.raises(InputError, match=r"real .* shape"):
+            AttentionMatchingLoss().distance(real, wrong, 2)
     with pytest.raises(InputError, match="equally many of each of n_classes = 3, got 4"):
         make_loss("dm")(real, real, 3)
     with pytest.raises(InputError, match="spatial or channel must be True, got False for both"):

@@ -9,10 +9,10 @@ from typing import get_args
 
 import pytest
 import torch
+from attention_matching.kinds import ARCHITECTURES, Activation, Norm, Pooling
 from attention_matching.networks.base import FeatureNetwork, Features
-from attention_matching.networks.build import ARCHITECTURES, build
+from attention_matching.networks.build import build
 from attention_matching.networks.convnet import ConvNet, default_depth, default_width
-from attention_matching.networks.layers import Activation, Norm, Pooling
 from attention_matching.networks.zoo import AlexNet, ResNet18, ViT
 from sextet_common.errors import InputError
 from torch import Tensor, nn
@@ -268,40 +268,6 @@ def test_the_smallest_images_reach_the_logits_and_every_parameter(architecture: 
     # A norm of single pixels would cut the way: it returns the same for every image.
     assert images.grad is not None and all(bool(image.any()) for image in images.grad)
     assert all(p.grad is not None and bool(p.grad.any()) for p in network.parameters())
-
-
-AT_ONCE = [*itertools.product(["convnet"], NORMS), *itertools.product(CONVOLUTIONAL[1:], ["batch"]), ("vit", "none")]
-
-
-@pytest.mark.parametrize(("architecture", "norm"), AT_ONCE)
-def test_several_networks_train_at_once_as_they_do_one_by_one(architecture: str, norm: str) -> None:
-    # In double precision: in single, another order of a sum may switch a ReLU or a max-pooling.
-    networks = [small(architecture, norm).double() for _ in range(2)]
-    images, labels = torch.randn(2, 3, 1, 8, 8, dtype=torch.float64), torch.arange(3)
-    weights, buffers = torch.func.stack_module_state(networks)
-
-    def loss(weights: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
-        logits = torch.func.functional_call(networks[0], (weights, buffers), (x,))
-        return functional.cross_entropy(logits, labels)
-
-    gradients, losses = torch.func.vmap(torch.func.grad_and_value(loss))(weights, buffers, images)
-    for number, network in enumerate(networks):
-        alone = functional.cross_entropy(network(images[number]), labels)
-        alone.backward()
-        torch.testing.assert_close(losses[number], alone)
-        for name, parameter in network.named_parameters():
-            torch.testing.assert_close(gradients[name][number], parameter.grad, atol=1e-10, rtol=1e-6)
-        for name, buffer in network.named_buffers():  # batch norm's running statistics moved alike
-            torch.testing.assert_close(buffers[name][number], buffer)
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_several_networks_predict_at_once_in_evaluation(architecture: str) -> None:
-    networks = [small(architecture, "batch").eval() for _ in range(2)]
-    state, images = torch.func.stack_module_state(networks), torch.randn(3, 1, 8, 8)
-    with torch.no_grad():
-        together = torch.func.vmap(lambda *s: torch.func.functional_call(networks[0], s, (images,)))(*state)
-        torch.testing.assert_close(together, torch.stack([n(images) for n in networks]), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", CONVOLUTIONAL)

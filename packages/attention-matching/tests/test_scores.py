@@ -158,3 +158,9 @@ def test_a_set_with_unequal_classes_is_refused(digits: data.ImageSet) -> None:
         robust_scores(uneven, digits, QUICK)
     with pytest.raises(InputError, match=r"weight must be .*, got 2"):
         robust_scores(random_real(digits, 1), digits, QUICK, weight=2)
+
+
+def test_scores_of_labels_of_views_are_refused_since_one_needs_no_augmentation() -> None:
+    digits = data.load("digits")
+    with pytest.raises(InputError, match="labels 'views' without augmentation; expected: labels hard or soft"):
+        robust_scores(random_real(digits, 1), digits, EvaluateConfig(labels="views"))

@@ -47,7 +47,7 @@ def colours() -> data.ImageSet:
 def step_of(images: data.ImageSet, classes: range | None = None, **settings: object) -> Step:
     config = DistillConfig(**{"ipc": 3, "real_batch": 16, "width": 16, "depth": 3, **settings}).resolved(images)
     shard = Shard(images.n_classes, Processes(torch.device("cpu")))
-    return Step(config, images, shard, Preprocessing.fit(images, config.whitening or "none"))
+    return Step([config], images, shard, Preprocessing.fit(images, config.whitening or "none"))
 
 
 @pytest.mark.parametrize("method", ["datadam", "atom", "dm"])
@@ -55,9 +55,9 @@ def step_of(images: data.ImageSet, classes: range | None = None, **settings: obj
 def test_the_loss_is_the_published_loops_given_its_network_and_batches(
     colours: data.ImageSet, published: ModuleType, method: str, preset: str
 ) -> None:
-    step = step_of(colours, method=method, preset=preset)
+    step = step_of(colours, method=method, preset=preset, attention_weight=1.0)
     for number in range(8):  # every operation of the augmentation turns up
-        before = step.images.detach().clone()
+        before = step.sets[0].images.detach().clone()
         ours = step(number).sum()
         network, real, rows = step.draws(torch.tensor(number))
         parts = [
@@ -70,23 +70,83 @@ def test_the_loss_is_the_published_loops_given_its_network_and_batches(
                 for a, b in zip(*(network.features(x).embedding.chunk(4) for x in parts), strict=True)
             )
         else:
-            power = step.config.power
+            power = step.sets[0].config.power
             theirs = published.loss(network, *parts, 4, power=power, channel=method == "atom")
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=0)
 
 
 def test_the_pixels_move_by_sgd_with_momentum(colours: data.ImageSet) -> None:
-    step = step_of(colours, image_lr=0.3, image_momentum=0.7)
-    peer = step.images.detach().clone().requires_grad_(True)
-    optimizer = torch.optim.SGD([peer], lr=0.3, momentum=0.7)
+    step = step_of(colours, image_lr=1.2, image_momentum=0.7, pixels="free")
+    ours = step.sets[0]
+    peer = ours.images.detach().clone().requires_grad_(True)
+    optimizer = torch.optim.SGD([peer], lr=0.3, momentum=0.7)  # 1.2 * 768 / 3072
     for number in range(4):
         network, real, rows = step.draws(torch.tensor(number))
-        statistics = [step.statistics(network, step.augment(x, rows), 4) for x in (real, peer)]
+        statistics = [ours.loss.statistics(network.features(step.augment(x, rows)), 4) for x in (real, peer)]
         optimizer.zero_grad()
-        step.loss.compare(*statistics).sum().backward()
+        ours.loss.compare(*statistics).sum().backward()
         optimizer.step()
         step(number)
-        torch.testing.assert_close(step.images.detach(), peer.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours.images.detach(), peer.detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("whitening", ["none", "zca"])
+def test_valid_pixels_are_the_free_ones_of_the_step_clamped(colours: data.ImageSet, whitening: str) -> None:
+    free, valid = (
+        step_of(colours, pixels=pixels, whitening=whitening, image_lr=100.0, image_momentum=0.0, attention_weight=1.0)
+        for pixels in ("free", "valid")
+    )
+    preprocessing = Preprocessing.fit(colours, whitening)
+    for each in (free, valid):
+        each(0)
+    before, after = (preprocessing.invert(each.sets[0].images) for each in (free, valid))
+    assert ((before < 0) | (before > 1)).mean() > 0.05
+    np.testing.assert_allclose(after, before.clip(0, 1), rtol=0, atol=1e-4)
+
+
+def test_valid_pixels_that_stay_in_range_are_not_touched(colours: data.ImageSet) -> None:
+    free, valid = (step_of(colours, pixels=p, whitening="zca", image_lr=1e-6) for p in ("free", "valid"))
+    for number in range(3):
+        assert torch.equal(free(number), valid(number))
+    assert torch.equal(free.sets[0].images, valid.sets[0].images)
+
+
+def test_the_learning_rate_is_relative_to_the_squared_norm_of_the_inputs(colours: data.ImageSet) -> None:
+    for whitening in ("none", "zca"):
+        inputs = Preprocessing.fit(colours, whitening)(colours.train_images)
+        norm = float(inputs.square().sum(dim=(1, 2, 3)).mean())
+        assert step_of(colours, whitening=whitening, image_lr=0.5).sets[0].rate == pytest.approx(0.5 * norm / 3072)
+    large = np.random.default_rng(0).random((64, 3, 40, 40), dtype=np.float32)
+    images = data.ImageSet.of(large, np.arange(64) % 4, large[:4], np.arange(4))
+    assert step_of(images, ipc=1, whitening="none", image_lr=0.5).sets[0].rate == 0.5  # as published from 32 pixels
+
+
+def test_steps_of_one_draw_share_it(colours: data.ImageSet) -> None:
+    shared = step_of(colours, steps_per_draw=2)
+    losses = [shared(number) for number in range(4)]
+    draws = []
+    for number in (0, 1):
+        network, real, rows = shared.draws(torch.tensor(number))
+        draws.append((network.state_dict()["blocks.0.0.weight"].clone(), real.clone(), rows.clone()))
+    peer = step_of(colours, steps_per_draw=2)
+    seen = []
+    for number in range(4):
+        loss = peer(number)
+        network, rows, _ = peer._target
+        seen.append((network.state_dict()["blocks.0.0.weight"].clone(), rows.clone()))
+        assert torch.equal(loss, losses[number])
+    for number in range(4):
+        assert torch.equal(seen[number][0], draws[number // 2][0]) and torch.equal(
+            seen[number][1], draws[number // 2][2]
+        )
+    resumed = step_of(colours, steps_per_draw=2)  # from the state after step 2, in the middle of a draw
+    for number in range(3):
+        resumed(number)
+    other = step_of(colours, steps_per_draw=2)
+    with torch.no_grad():
+        other.sets[0].images.copy_(resumed.sets[0].images)
+        other.sets[0].velocity.copy_(resumed.sets[0].velocity)
+    assert torch.equal(other(3), losses[3])
 
 
 @pytest.mark.parametrize("method", ["datadam", "atom", "dm"])
@@ -95,7 +155,7 @@ def test_images_in_pieces_give_the_step_of_all_at_once(colours: data.ImageSet, m
     whole, pieces = (step_of(colours, method=method, images_at_once=n) for n in (64, at_once))
     for number in range(3):
         torch.testing.assert_close(pieces(number), whole(number), rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(pieces.images, whole.images, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pieces.sets[0].images, whole.sets[0].images, rtol=1e-4, atol=1e-4)
 
 
 def test_channels_last_is_the_same_step(colours: data.ImageSet) -> None:
@@ -122,7 +182,7 @@ def test_real_batches_are_distinct_images_of_the_class_and_change_with_the_step(
 
 
 def test_noise_is_standard_normal_and_of_its_class_alone(colours: data.ImageSet) -> None:
-    images = step_of(colours, initial="noise").images.detach()
+    images = step_of(colours, initial="noise").sets[0].images.detach()
     assert abs(images.mean()) < 0.05 and abs(images.std() - 1) < 0.05
     keys = keyed.fold(keyed.key(0, "noise"), torch.tensor([2]))
     drawn = keyed.uniform(keys, 3 * 3 * 16 * 16).clamp(min=2.0**-25)
@@ -142,8 +202,8 @@ def test_a_user_defined_loss_and_network_are_used(colours: data.ImageSet) -> Non
     config = DistillConfig(ipc=1, real_batch=4, width=16, depth=3).resolved(colours)
     shard = Shard(4, Processes(torch.device("cpu")))
     own = ConvNet((3, 16, 16), 4, width=5, depth=1)
-    step = Step(config, colours, shard, Preprocessing.fit(colours), loss=Counted(scale=2.0), network=own)
-    assert step(0).shape == (4,) and Counted.calls > 0 and step.draws(torch.tensor(0))[0] is own
+    step = Step([config], colours, shard, Preprocessing.fit(colours), loss=Counted(scale=2.0), network=own)
+    assert step(0).shape == (1, 4) and Counted.calls > 0 and step.draws(torch.tensor(0))[0] is own
 
 
 def test_a_step_that_is_dropped_frees_its_images_at_once(colours: data.ImageSet) -> None:
@@ -178,6 +238,6 @@ def test_a_gpu_takes_the_cpus_step(colours: data.ImageSet, option: dict[str, boo
     for device, chosen in (("cpu", {}), ("cuda", option)):
         config = DistillConfig(ipc=3, real_batch=16, width=16, depth=3, **chosen).resolved(colours)
         shard = Shard(4, Processes(torch.device(device)))
-        steps.append(Step(config, colours, shard, Preprocessing.fit(colours)))
+        steps.append(Step([config], colours, shard, Preprocessing.fit(colours)))
     for number in range(5):
         torch.testing.assert_close(steps[1](number).cpu(), steps[0](number), rtol=5e-3, atol=1e-5)

@@ -72,17 +72,6 @@ def test_a_network_learns_the_same_alone_and_beside_others(images: torch.Tensor,
     assert not torch.equal(weights(pair[0]), weights(alone))
 
 
-def test_every_network_may_have_images_of_its_own(images: torch.Tensor, labels: torch.Tensor) -> None:
-    config = TrainConfig(epochs=3)
-    own = train_networks(
-        make, [0, 1], torch.stack([images, -images]), torch.stack([labels, labels.flip(0)]), PLAIN, config
-    )
-    [second] = train_networks(make, [1], -images, labels.flip(0), PLAIN, config)
-    assert torch.equal(weights(own[1]), weights(second))
-    with pytest.raises(InputError, match="1 sets of images for 2 networks"):
-        train_networks(make, [0, 1], images[None], labels[None], PLAIN, config)
-
-
 def test_soft_labels_that_are_certain_are_hard_labels(images: torch.Tensor, labels: torch.Tensor) -> None:
     config = TrainConfig(epochs=3)
     certain = functional.one_hot(labels, 3).float()
@@ -110,14 +99,13 @@ def test_with_held_out_images_the_best_look_at_them_is_returned(images: torch.Te
     assert torch.equal(weights(best), states[last_of_the_best])
 
 
-@pytest.mark.parametrize("together", [1, 2])
 def test_a_loss_that_is_not_finite_names_network_epoch_and_learning_rate(
-    images: torch.Tensor, labels: torch.Tensor, together: int
+    images: torch.Tensor, labels: torch.Tensor
 ) -> None:
     def wild(number: int) -> ConvNet:
         return ConvNet((1, 8, 8), 3, width=8, norm="none")
 
-    config = TrainConfig(epochs=30, lr=1e9, seed=2, together=together)
+    config = TrainConfig(epochs=30, lr=1e9, seed=2)
     message = (
         r"loss of network 5 is (nan|inf) in epoch \d+ at learning rate 1e\+0[89], seed 2; expected: .* lr below 1e"
     )
@@ -130,7 +118,7 @@ def test_a_full_gpu_gives_an_error_that_names_the_options_that_help(images: torc
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    with pytest.raises(InputError, match="the GPU is out of memory; expected: a smaller batch or together"):
+    with pytest.raises(InputError, match="the GPU is out of memory; expected: a smaller batch"):
         train_networks(lambda number: Hungry(1, 1), [0], images, labels, PLAIN, TrainConfig(epochs=1))
     with explain_out_of_memory("batch"), pytest.raises(RuntimeError, match="another fault"):
         raise RuntimeError("another fault")
@@ -164,8 +152,8 @@ def test_advance_may_stop_the_training(images: torch.Tensor, labels: torch.Tenso
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_networks(make, [0, 1], images, labels, PLAIN, TrainConfig(epochs=9, together=2), advance=stop)
-    assert calls == [2, 2, 2]
+        train_networks(make, [0, 1], images, labels, PLAIN, TrainConfig(epochs=9), advance=stop)
+    assert calls == [1, 1, 1]
 
 
 def test_accuracy_counts_in_evaluation_mode_and_puts_the_mode_back() -> None:
@@ -187,7 +175,6 @@ def test_accuracy_counts_in_evaluation_mode_and_puts_the_mode_back() -> None:
     [
         ("epochs", 0),
         ("batch", 0),
-        ("together", 0),
         ("lr", 0.0),
         ("lr", float("nan")),
         ("momentum", -0.1),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from probmcl import Config, ContrastiveConfig, MultiLabelSet, ProbMCL, complexity, save_map
+from probmcl import Config, MultiLabelSet, ProbMCL, complexity, save_map
 from probmcl.plotting import prototypes
 from probmcl.scenes import GROUPS, compose, digits
 from sextet_common import files
@@ -19,7 +19,7 @@ from sextet_common import files
 SCHEDULE = {"epochs": 15, "classifier_epochs": 3}
 METHODS = {
     "asymmetric loss": Config(method="asymmetric", **SCHEDULE),
-    "ProbMCL, encoder frozen": Config(contrastive=ContrastiveConfig(label_aware="each"), **SCHEDULE),
+    "ProbMCL": Config(**SCHEDULE),
 }
 
 
@@ -46,7 +46,7 @@ def main(out: Path, scenes: int = 2000, width: int = 8) -> None:
     data = compose(digits(), sizes=(scenes, 300, 1000))
     rows = []
     for name, config in METHODS.items():
-        model = ProbMCL("convnet", config=config, width=width).fit(data, out / name.split(",")[0].replace(" ", "-"))
+        model = ProbMCL("convnet", config=config, width=width).fit(data, out / name.replace(" ", "-"))
         rows.append([name, *measured(model, data)])
     save_map(model, data.test, out / "picture.png")
     _, labels = prototypes(model, data.test)

@@ -11,7 +11,6 @@ from probmcl import (
     MemoryQueue,
     MixtureDensityHead,
     MultiLabelSupConLoss,
-    ProbabilisticContrastiveLoss,
     ProbMCLLoss,
     build,
     uncertainty,
@@ -22,7 +21,7 @@ torch.manual_seed(0)
 data = compose(digits(), sizes=(128, 32, 32))
 encoder = build("convnet", data.input_shape, width=4)
 head = MixtureDensityHead(encoder.out_features, n_components=10, dim=16, hidden=(32,))
-probabilistic = ProbMCLLoss(ProbabilisticContrastiveLoss(temperature=0.02, per_dimension=True))
+probabilistic = ProbMCLLoss()
 supervised, queue = MultiLabelSupConLoss(), MemoryQueue(size=64, dim=16, n_labels=10)
 optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=2e-3)
 draw, views_of = torch.Generator().manual_seed(0), Augmentation()
@@ -34,7 +33,7 @@ for step in range(8):
     points = head.project(encoder(views))
     loss = probabilistic(head.mixture(points), points.roll(16, dims=0), labels)
     if step:  # earlier batches take part too
-        loss = loss + 0.1 * supervised(points, labels, queue.embeddings, queue.labels, present=queue.present)
+        loss = loss + 0.1 * supervised(points, labels, None, queue.embeddings, queue.labels, present=queue.present)
     queue.add(points.detach(), labels)
     optimizer.zero_grad()
     loss.backward()

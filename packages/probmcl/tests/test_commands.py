@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from probmcl import ProbMCL, load
+from probmcl import ProbMCL, error_ranking, load
 from probmcl.__main__ import main
 
 FAST = ["--epochs", "1", "--classifier-epochs", "1", "--dim", "8", "--hidden", "16", "--width", "2", "--device", "cpu"]
@@ -58,7 +59,8 @@ def test_predict_prints_labels_of_image_files(run: Path, tmp_path: Path, capsys:
     model = ProbMCL.load(run, on="cpu")
     probabilities = model.predict_proba(torch.from_numpy(pixels / np.float32(255))[None, None])[0]
     best = int(probabilities.argmax())
-    assert f": {best} {float(probabilities[best]):.2f}  " in first and "variance between components" in first
+    value = float(model.uncertainty(torch.from_numpy(pixels / np.float32(255))[None, None], "any_error")[0])
+    assert f": {best} {float(probabilities[best]):.2f}  " in first and f"(any_error {value:.3g})" in first
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -67,6 +69,41 @@ def test_map_and_uncertain_draw_their_pictures(run: Path, tmp_path: Path, capsys
     assert main(["uncertain", str(run), "--count", "4"]) == 0
     assert (tmp_path / "m.png").exists() and (run / "uncertain.png").exists()
     assert len(capsys.readouterr().out.splitlines()[-1].split(": ")[1].split()) == 4
+
+
+@pytest.mark.parametrize("kind", ["entropy", "distance", "mutual_information"])
+def test_uncertain_says_how_well_a_kind_ranks_the_errors(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    assert main(["uncertain", str(run), "--kind", kind, "--count", "2", "--out", str(tmp_path / "u.png")]) == 0
+    model, data = ProbMCL.load(run, on="cpu"), load("digits")
+    wrong = ((model.predict_proba(data.test).numpy() > 0.5) != data.test.labels).any(axis=1)
+    values = model.uncertainty(data.test, kind).numpy()
+    expected = error_ranking(values, wrong)
+    _, said, rows = capsys.readouterr().out.splitlines()
+    assert said.startswith(f"{kind}: AUROC of images with a wrong label {expected.auroc:.3f}, ")
+    assert f"{expected.aurc:.3f} ({expected.best_aurc:.3f} at best" in said
+    assert rows.endswith(": " + " ".join(map(str, np.argsort(-values, kind="stable")[:2])))
+
+
+def test_conformal_saves_sets_that_predict_prints(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(run, own)
+    assert main(["conformal", str(own), "--level", "0.8", "--guarantee", "set"]) == 0
+    printed = capsys.readouterr().out
+    model, data = ProbMCL.load(own, on="cpu"), load("digits")
+    sets = model.reliability.sets
+    assert sets is not None and (sets.level, sets.guarantee, sets.rows) == (0.8, "set", len(data.validation))
+    measured = sets.measure(model.predict_proba(data.test), np.array(data.test.labels))
+    assert f"whole sets {100 * measured.whole_set:.1f}" in printed and f"in a set {measured.mean_size:.2f}" in printed
+    pixels = (data.test.inputs[0, 0] * 255).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert main(["predict", str(own), str(tmp_path / "a.png"), "--kind", "entropy"]) == 0
+    inside = np.flatnonzero(model.predict_sets(torch.from_numpy(pixels / np.float32(255))[None, None])[0])
+    members = ", ".join(map(str, inside))
+    assert capsys.readouterr().out.rstrip().endswith(f"   set 80 %: {{{members}}}")
 
 
 def test_export_writes_what_is_deployed(run: Path, tmp_path: Path) -> None:
@@ -89,6 +126,12 @@ def test_export_writes_what_is_deployed(run: Path, tmp_path: Path) -> None:
         (["predict", "{run}", "{new}.png"], "does not exist"),
         (["export", "{run}", "{new}.tflite"], r"expected: \.onnx or \.pt2"),
         (["map", "{run}", "--projection", "umap"], "umap"),
+        (["uncertain", "{run}", "--kind", "variance"], "variance"),
+        (["conformal", "{run}", "--level", "1"], r"level must be a number in \(0, 1\), got 1"),
+        (
+            ["conformal", "{run}", "--level", "0.999"],
+            "500 calibration rows for the level 0.999; expected: at least 999",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(

@@ -13,7 +13,6 @@ from probmcl import (
     Config,
     ContrastiveConfig,
     HeadConfig,
-    ProbabilisticContrastiveLoss,
 )
 from sextet_common.errors import InputError
 
@@ -21,7 +20,6 @@ from sextet_common.errors import InputError
 def test_the_defaults_that_the_paper_gives_are_the_defaults() -> None:
     config = Config()
     assert (config.contrastive.threshold, config.contrastive.contrastive_weight) == (0.5, 0.3)
-    assert ProbabilisticContrastiveLoss().temperature == 0.2
     assert 128 <= config.head.dim <= 256
     loss = config.classification_loss()
     assert (loss.gamma_positive, loss.gamma_negative, loss.margin) == (0, 4, 0.05)
@@ -43,7 +41,7 @@ def test_the_parts_are_built_as_the_configuration_says() -> None:
     assert (term.measure, term.weight, term.per_dimension) == ("dice", "overlap", False)
     term = config.contrastive.supcon_loss()
     assert (term.temperature, term.threshold, term.measure, term.weight) == (0.6, 0.3, "dice", "overlap")
-    aware = ContrastiveConfig(label_aware="each").probmcl_loss().likelihood
+    aware = ContrastiveConfig(label_aware="each", likelihood_weight=1.0).probmcl_loss().likelihood
     assert aware.label_aware == "each" and aware.per_dimension
     head = config.head.build(4, 10)
     assert (head.n_components, head.dim, head.covariance, head.mean, head.min_std) == (3, 6, "diagonal", "scalar", 0.5)
@@ -102,12 +100,21 @@ def test_a_configuration_draws_no_random_numbers() -> None:
         ({"threshold": 0.0}, r"threshold must be a number in \(0, 1\], got 0.0"),
         ({"temperature": -1.0}, "temperature must be a number > 0, got -1"),
         ({"supcon_temperature": 0.0}, "supcon_temperature must be a number > 0, got 0"),
-        ({"similarity": "cosine"}, "per_dimension with the similarity cosine"),
+        ({"similarity": "label", "n_components": 3}, "the similarity label with n_components 3"),
         ({"covariance": "full"}, "covariance must be isotropic or diagonal, got 'full'"),
         ({"margin": 1.0}, r"margin must be a number in \[0, 1\), got 1"),
         ({"contrastive_weight": -1.0}, "contrastive_weight must be a number >= 0, got -1"),
         ({"fine_tune": True, "method": "bce"}, "fine_tune with the method bce"),
-        ({"label_aware": "any", "n_components": 3}, "label_aware with n_components 3"),
+        ({"mode": "whole"}, "mode must be joint, two_stage or auto, got 'whole'"),
+        ({"mode": "two_stage", "method": "bce"}, "mode two_stage with the method bce"),
+        ({"fine_tune": True, "mode": "joint"}, "fine_tune with the mode joint"),
+        ({"likelihood_weight": -1.0}, "likelihood_weight must be a number >= 0, got -1"),
+        ({"likelihood_weight": 0.0, "label_aware": "any"}, "label_aware any with likelihood_weight 0"),
+        (
+            {"mode": "two_stage", "likelihood_weight": 0.0, "contrastive_weight": 0.0},
+            "contrastive_weight and likelihood_weight are 0 in two_stage",
+        ),
+        ({"label_aware": "any", "likelihood_weight": 1.0, "n_components": 3}, "label_aware with n_components 3"),
     ],
 )
 def test_settings_outside_their_bounds_are_refused_before_anything_runs(

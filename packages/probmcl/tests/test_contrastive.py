@@ -62,7 +62,13 @@ def test_both_losses_are_the_literal_loops(
     options: dict[str, Any] = {"threshold": threshold, "measure": measure, "weight": weight}
     other = LABELS[:3] if referred else None
     cases = (
-        (ProbabilisticContrastiveLoss(0.7, **options), f, g, mixture_similarity(f, g if referred else None), 0.7),
+        (
+            ProbabilisticContrastiveLoss(0.7, similarity="mixture", per_dimension=False, **options),
+            f,
+            g,
+            mixture_similarity(f, g if referred else None),
+            0.7,
+        ),
         (
             MultiLabelSupConLoss(0.3, **options),
             embeddings,
@@ -79,7 +85,7 @@ def test_both_losses_are_the_literal_loops(
     for loss, rows, to, similarity, temperature in cases:
         expected = literal(similarity, LABELS, other, temperature, threshold, measure, weight)
         valid = [value for value in expected if value is not None]
-        given = (rows, LABELS, to, other) if referred else (rows, LABELS)
+        given = (rows, LABELS, None, to, other) if referred else (rows, LABELS)
         assert float(loss(*given)) == pytest.approx(np.mean(valid) if valid else 0, rel=1e-6)
         loss.reduction = "sum"
         assert float(loss(*given)) == pytest.approx(sum(valid), rel=1e-6)
@@ -92,7 +98,7 @@ def losses() -> list[tuple[Any, Any]]:
     leaves = [torch.randn(7, 2, generator=random), torch.randn(7, 2, 3, generator=random), torch.zeros(7, 2)]
     mixtures = MixtureParameters(*(tensor.requires_grad_() for tensor in leaves))
     rows = torch.randn(7, 4, generator=random).requires_grad_()
-    return [(ProbabilisticContrastiveLoss(), mixtures), (MultiLabelSupConLoss(), rows)]
+    return [(ProbabilisticContrastiveLoss(similarity="mixture"), mixtures), (MultiLabelSupConLoss(), rows)]
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -114,9 +120,9 @@ def test_the_mean_over_one_anchor_with_positives_is_its_loss(which: int) -> None
     loss, rows = losses()[which]
     labels = torch.cat([torch.eye(2, 4), torch.zeros(5, 4)])
     reference = (rows.select(slice(1, 4)) if which == 0 else rows[1:4], torch.eye(3, 4)[[0, 2, 2]])
-    mean = float(loss(rows, labels, *reference).detach())
+    mean = float(loss(rows, labels, None, *reference).detach())
     loss.reduction = "none"
-    each = loss(rows, labels, *reference).tolist()
+    each = loss(rows, labels, None, *reference).tolist()
     assert each[0] > 0 and each[1:] == [0] * 6 and mean == pytest.approx(each[0])
 
 
@@ -130,11 +136,11 @@ def test_where_all_are_positives_of_each_other_the_loss_is_finite_and_at_least_i
 def test_equal_rows_give_the_logarithm_of_the_others_count() -> None:
     equal = MixtureParameters(torch.zeros(5, 1), torch.ones(5, 1, 3), torch.zeros(5, 1))
     labels = torch.tensor([[1, 0]] * 3 + [[0, 1]] * 2)
-    assert float(ProbabilisticContrastiveLoss()(equal, labels)) == pytest.approx(math.log(4))
+    assert float(ProbabilisticContrastiveLoss(similarity="mixture")(equal, labels)) == pytest.approx(math.log(4))
     assert float(MultiLabelSupConLoss()(torch.ones(5, 3), labels)) == pytest.approx(math.log(4))
 
 
-@pytest.mark.parametrize("similarity", ["log_cosine", "cosine", "angular", "aligned"])
+@pytest.mark.parametrize("similarity", ["mixture", "cosine", "angular", "aligned"])
 @pytest.mark.parametrize("covariance", ["isotropic", "diagonal"])
 def test_gradients_of_the_probabilistic_loss_agree_with_finite_differences(draw, similarity, covariance) -> None:
     leaves = tuple(tensor.requires_grad_() for tensor in draw(4, 4, 2, 2, covariance))
@@ -145,7 +151,7 @@ def test_gradients_of_the_probabilistic_loss_agree_with_finite_differences(draw,
 def test_gradients_of_the_supervised_loss_agree_with_finite_differences() -> None:
     rows, references = (torch.randn(n, 3, dtype=torch.float64).requires_grad_() for n in (4, 3))
     loss = MultiLabelSupConLoss(threshold=0.3, weight="overlap")
-    assert torch.autograd.gradcheck(lambda a, b: loss(a, LABELS[:4], b, LABELS[:3]), (rows, references))
+    assert torch.autograd.gradcheck(lambda a, b: loss(a, LABELS[:4], None, b, LABELS[:3]), (rows, references))
     assert torch.autograd.gradcheck(lambda a: loss(a, LABELS[:4]), (rows,))
 
 
@@ -160,12 +166,13 @@ class NoWaiting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_supervised_loss_never_makes_the_host_wait() -> None:
+def test_the_supervised_loss_never_makes_the_host_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("probmcl.losses.shared_labels.readable", lambda tensor: False)  # as on a GPU
     loss, rows = losses()[1]
     queue = MemoryQueue(5, 4, 4)
     with NoWaiting():
         queue.add(rows, LABELS)
-        value = loss(rows, LABELS) + loss(rows, LABELS, queue.embeddings, queue.labels, present=queue.present)
+        value = loss(rows, LABELS) + loss(rows, LABELS, None, queue.embeddings, queue.labels, present=queue.present)
         value.backward()
     for waits in (lambda: rows[rows > 0], lambda: rows.nonzero(), lambda: rows.sum().item()):
         with pytest.raises(AssertionError, match="aten"), NoWaiting():
@@ -205,14 +212,14 @@ def test_options_outside_what_is_accepted_are_refused(options: dict[str, Any], m
 
 def test_rows_that_do_not_fit_are_refused(draw) -> None:
     rows, loss = torch.randn(7, 4), MultiLabelSupConLoss()
-    with pytest.raises(InputError, match=r"labels are given for \(6, 6\) rows"):
+    with pytest.raises(InputError, match=r"labels have shape \(6, 4\); expected: \(7, labels\)"):
         loss(rows, LABELS[:6])
     with pytest.raises(InputError, match="both of them or none"):
-        loss(rows, LABELS, rows)
+        loss(rows, LABELS, None, rows)
     with pytest.raises(InputError, match="one truth value for each reference"):
-        loss(rows, LABELS, rows, LABELS, present=torch.ones(3, dtype=torch.bool))
+        loss(rows, LABELS, None, rows, LABELS, present=torch.ones(3, dtype=torch.bool))
     with pytest.raises(InputError, match=r"the references have shape \(7, 3\)"):
-        loss(rows, LABELS, rows[:, :3], LABELS)
+        loss(rows, LABELS, None, rows[:, :3], LABELS)
     with pytest.raises(InputError, match="one truth value for each reference"):
         loss(rows, LABELS, present=torch.ones(7, dtype=torch.bool))
     with pytest.raises(InputError, match=r"embeddings are torch.int64 of shape \(7, 4\)"):
@@ -220,6 +227,6 @@ def test_rows_that_do_not_fit_are_refused(draw) -> None:
     with pytest.raises(InputError, match=r"embeddings are torch.float32 of shape \(7,\)"):
         loss(rows[:, 0], LABELS)
     with pytest.raises(InputError, match="both of them or none"):
-        ProbabilisticContrastiveLoss()(draw(0, 7, 2, 2), LABELS, draw(0, 7, 2, 2))
+        ProbabilisticContrastiveLoss()(draw(0, 7, 2, 2), LABELS, None, draw(0, 7, 2, 2))
     with pytest.raises(InputError, match="'euclid'"):
         ProbabilisticContrastiveLoss(similarity="euclid")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from probmcl import Config, HeadConfig, ProbMCL, export
+from probmcl import Config, HeadConfig, MultiLabelSet, ProbMCL, build, export
 from probmcl.scenes import compose, digits
 from sextet_common.errors import InputError
 from torch import nn
@@ -55,3 +55,34 @@ def test_what_cannot_be_exported_is_refused_and_leaves_no_file(model: ProbMCL, t
     with pytest.raises(InputError, match="the encoder cannot be exported"):
         export(own, tmp_path / "model.pt2")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenet_v2", "timm:resnet10t"])
+def test_a_pretrained_encoder_is_exported_with_its_normalisation(tmp_path: Path, name: str) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    if name.startswith("timm"):
+        pytest.importorskip("timm")
+    torch.manual_seed(0)
+    weights = tmp_path / "weights.pt"
+    torch.save(build(name, (3, 32, 32)).body.network.state_dict(), weights)
+    images = np.random.default_rng(0).random((24, 3, 32, 32), dtype=np.float32)
+    labels = np.eye(24, 3) + np.eye(24, 3, k=-3)
+    data = MultiLabelSet.of((images, labels), None, (images[:11], labels[:11]))
+    config = Config(**SMALL, mode="two_stage", calibrate=False)
+    model = ProbMCL(name, config=config, weights=weights).fit(data)
+    assert model.loaded_weights is not None and model.inference()[0].normalisation is not None
+    program = torch.export.load(export(model, tmp_path / "m.pt2")).module()
+    session = runtime.InferenceSession(export(model, tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    for rows in (1, 7):  # neither is the batch size of the export
+        batch, expected = data.test.batch(range(rows)), model.predict_proba(images[:rows])
+        torch.testing.assert_close(program(batch), expected, rtol=1e-5, atol=1e-5)
+        (found,) = session.run(["probabilities"], {"inputs": batch.numpy()})
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    again = ProbMCL.load(_saved(model, tmp_path), on="cpu")
+    assert torch.equal(again.predict_proba(data.test), model.predict_proba(data.test))
+
+
+def _saved(model: ProbMCL, folder: Path) -> Path:
+    model.save(folder / "m.safetensors")
+    return folder / "m.safetensors"

@@ -41,7 +41,7 @@ def test_an_exported_model_is_bit_identical_and_its_card_is_valid(run: Path, tmp
     assert ours.arrays.keys() == theirs.arrays.keys()
     assert all(torch.equal(tensor, theirs.arrays[name]) for name, tensor in ours.arrays.items())
     assert torch.equal(again.predict_proba(DATA.test), model.predict_proba(DATA.test)) and again.label_names == NAMES
-    assert torch.equal(again.uncertainty(DATA.test).between, model.uncertainty(DATA.test).between)
+    assert torch.equal(again.variances(DATA.test).between, model.variances(DATA.test).between)
     card = hub.ModelCard.load(tmp_path / "hub" / "README.md")
     assert card.data.license == "mit" and "multi-label" in card.data.tags and "<i>" not in card.text
     assert not any(b"secret" in file.read_bytes() for file in (tmp_path / "hub").iterdir())

@@ -62,6 +62,7 @@ def test_gradients_of_the_likelihood_agree_with_finite_differences(draw, covaria
 def test_the_whole_loss_is_the_weighted_sum_of_its_terms(draw) -> None:
     mixture, points = draw(2, 4, 3, 2), torch.randn(4, 2, dtype=torch.float64)
     contrastive = ProbabilisticContrastiveLoss()(mixture, LABELS)
+    assert float(contrastive) > 0
     standardised = (points - points.mean(dim=0)) / points.std(dim=0, correction=0)
     for standardise, targets in ((True, standardised), (False, points)):
         loss = ProbMCLLoss(weight=0.7, standardise_targets=standardise)
@@ -166,6 +167,7 @@ def test_autocast_and_half_precision_are_computed_in_float32() -> None:
         (lambda: AsymmetricLoss(0, math.inf), "gamma_negative must be a number >= 0, got inf"),
         (lambda: AsymmetricLoss(margin=1.0), r"margin must be a number in \[0, 1\), got 1"),
         (lambda: AsymmetricLoss(reduction="max"), "reduction must be mean, batchmean, sum or none, got 'max'"),
+        (lambda: AsymmetricLoss(class_weight=torch.tensor([1.0, -1.0])), r"class_weight is \[1.0, -1.0\]"),
         (lambda: MixtureNLL(label_aware="all"), "label_aware must be none, any or each, got 'all'"),
         (lambda: MixtureNLL("max"), "reduction must be mean, sum or none, got 'max'"),
         (lambda: ProbMCLLoss(weight=-1), "weight must be a number >= 0, got -1"),
@@ -199,7 +201,7 @@ def test_defaults_are_those_that_are_documented() -> None:
         "mean", False, "none"
     )  # fmt: skip
     assert (loss.contrastive.temperature, loss.contrastive.threshold, loss.contrastive.per_dimension) == (
-        0.2, 0.5, False
+        0.2, 0.5, True
     )  # fmt: skip
     supervised = MultiLabelSupConLoss()
     assert (supervised.temperature, supervised.threshold, supervised.weight) == (0.1, 0.5, "none")
@@ -208,6 +210,50 @@ def test_defaults_are_those_that_are_documented() -> None:
     assert not asymmetric.detach_weights
 
 
+@pytest.mark.parametrize("reduction", ["mean", "batchmean", "sum", "none"])
+def test_unknown_labels_have_no_asymmetric_loss_and_soft_ones_a_share_of_both_terms(reduction: Any) -> None:
+    logits = (3 * torch.randn(4, 3, dtype=torch.float64)).requires_grad_()
+    labels = torch.tensor([[1, 0.3, -1], [-1, -1, -1], [3, 0, 1], [-2, 0, 0.5]], dtype=torch.float64)
+    x, weights = logits.detach().numpy(), np.array([1.0, 2.0, 0.5])
+    positive, negative = (asymmetric(x, np.full((4, 3), y), 0, 4, 0.05) for y in (1, 0))
+    y = np.minimum(labels.numpy(), 1)
+    each = np.where(y >= 0, (y * positive + (1 - y) * negative) * weights, 0)
+    expected = {"mean": each.sum() / 7, "batchmean": each.sum() / 3, "sum": each.sum(), "none": each}[reduction]
+    loss = AsymmetricLoss(reduction=reduction, class_weight=torch.tensor(weights))
+    found = loss(logits, labels)
+    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-9, atol=1e-12)
+    (slope,) = torch.autograd.grad(found.sum(), logits)
+    assert torch.equal(slope == 0, (labels < 0) | ((labels == 0) & (logits.sigmoid() <= 0.05)))
+    assert float(loss(logits, -torch.ones(4, 3)).detach().sum()) == 0
+    assert not loss.state_dict()
+
+
+@pytest.mark.parametrize("label_aware", ["any", "each"])
+def test_components_of_unknown_labels_are_left_out_of_the_likelihoods_shares(draw, label_aware: Any) -> None:
+    mixture, points = draw(0, 4, 3, 2), torch.randn(4, 2, dtype=torch.float64)
+    labels = torch.tensor([[1, 0, -1], [1, 1, -1], [0, 0, -1], [-1, -1, -1]])
+    with_term, without = (
+        MixtureNLL("none", label_aware=kind)(mixture, points, labels) for kind in (label_aware, "none")
+    )
+    share = mixture.log_joint(points)[:, :2].softmax(dim=1).log()
+    each = share[1].mean() if label_aware == "each" else share[1].logsumexp(dim=0)
+    torch.testing.assert_close(with_term - without, -torch.stack([share[0, 0], each, 0 * each, 0 * each]))
+
+
 def test_logits_must_be_a_table() -> None:
     with pytest.raises(InputError, match=r"\(batch, labels\) both"):
         AsymmetricLoss()(torch.zeros(3), torch.zeros(3))
+
+
+def test_a_term_of_weight_zero_is_not_computed(draw) -> None:
+    mixtures, points = draw(0, 4, 3, 2), torch.randn(4, 2, dtype=torch.float64)
+    labels = torch.tensor([[1, 0, 1], [1, 0, 1], [0, 1, 0], [0, 1, 0]])
+    whole = ProbMCLLoss(weight=0.5, likelihood_weight=0.25).parts(mixtures, points, labels)
+    torch.testing.assert_close(whole.total, 0.25 * whole.likelihood + 0.5 * whole.contrastive)
+    broken = labels[:, :2]  # neither term accepts these points and these labels
+    only = ProbMCLLoss(weight=0.5, likelihood_weight=0.0).parts(mixtures, points[:1], labels)
+    assert only.likelihood == 0 and only.total == 0.5 * only.contrastive and only.contrastive == whole.contrastive
+    only = ProbMCLLoss(weight=0.0, likelihood_weight=0.25).parts(mixtures, points, broken[:1])
+    assert only.contrastive == 0 and only.total == 0.25 * only.likelihood and only.likelihood == whole.likelihood
+    with pytest.raises(InputError, match="weight and likelihood_weight are 0"):
+        ProbMCLLoss(weight=0.0, likelihood_weight=0.0)

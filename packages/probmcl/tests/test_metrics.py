@@ -146,3 +146,78 @@ def test_the_table_names_what_it_shows() -> None:
     table = evaluate(probabilities, truth, threshold=0.4, top_k_rule="and_threshold").table(tuple("abcdef"))
     for words in ("mean over 5 of 6 labels", "probability > 0.4", "top 3, and the threshold", "AP c: no positive row"):
         assert words in table
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_scores_are_those_of_torchmetrics(dtype: type) -> None:
+    tm = pytest.importorskip("torchmetrics.functional.classification")
+    probabilities, truth = data(8, rows=200, labels=7)
+    probabilities = np.clip(probabilities, 0, 0.99).astype(dtype)
+    scores, p, y = evaluate(probabilities, truth), torch.tensor(probabilities), torch.tensor(truth)
+    each = tm.multilabel_average_precision(p, y, 7, average="none", thresholds=None)
+    np.testing.assert_allclose(scores.per_label_ap, each, rtol=1e-5)
+    for name, function in (("cp", "precision"), ("cr", "recall"), ("macro_f1", "f1_score")):
+        value = getattr(tm, f"multilabel_{function}")(p, y, 7, average="macro")
+        assert getattr(scores, name) == pytest.approx(float(value), rel=1e-5)
+    error = tm.binary_calibration_error(p.flatten(), y.flatten(), n_bins=15)
+    assert scores.calibration_error == pytest.approx(float(error), rel=1e-4)
+    assert scores.exact_match == pytest.approx(float(tm.multilabel_exact_match(p, y, 7)))
+
+
+def test_scores_that_differ_in_float64_only_are_different() -> None:
+    p = np.array([[0.5], [0.5 + 1e-12], [0.5 + 2e-12], [0.5 - 1e-12]])
+    truth = np.array([[0], [1], [0], [1]])
+    for scores in (p, torch.tensor(p)):
+        assert evaluate(scores, truth).per_label_ap[0] == pytest.approx(sk.average_precision_score(truth, p))
+    assert evaluate(p.astype(np.float32), truth).mean_ap == pytest.approx(0.5)  # all equal there
+
+
+def test_many_labels_in_parts_are_the_same_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    probabilities, truth = data(9)
+    whole = evaluate(probabilities, truth)
+    monkeypatch.setattr("probmcl.metrics._AT_ONCE", 130)
+    assert evaluate(probabilities, truth) == whole
+
+
+@pytest.mark.parametrize("rule", ["only", "and_threshold"])
+def test_unknown_labels_count_nowhere(rule: str) -> None:
+    probabilities, truth = data(10)
+    truth[np.random.default_rng(0).random(truth.shape) < 0.3] = -1
+    truth[5] = -1
+    truth[:, 0] = np.where(truth[:, 0] >= 0, 1, -1)  # rows that do not know it rank between those that do
+    scores = evaluate(probabilities, truth, top_k_rule=rule, threshold=0.4)
+    known = truth >= 0
+    each = [sk.average_precision_score(truth[known[:, c], c], probabilities[known[:, c], c]) for c in range(6)]
+    np.testing.assert_allclose(scores.per_label_ap, each, rtol=1e-6)
+    predicted = probabilities > np.float32(0.4)
+    best = np.zeros_like(predicted)
+    for row in range(60):
+        order = [c for c in np.argsort(-probabilities[row], kind="stable") if known[row, c]]
+        best[row, order[:3]] = True
+    for chosen, found in ((predicted, vars(scores)), (best if rule == "only" else best & predicted, scores.top_k)):
+        hits, false, missed = ((chosen == a) & (truth == b) for a, b in ((True, 1), (True, 0), (False, 1)))
+        if chosen is predicted:  # ties among the best may be broken in another way
+            assert found["op"] == pytest.approx(hits.sum() / (hits.sum() + false.sum()))
+            assert found["orr"] == pytest.approx(hits.sum() / (hits.sum() + missed.sum()))
+            assert found["cr"] == pytest.approx((hits.sum(axis=0) / (hits | missed).sum(axis=0)).mean())
+        assert abs(found["orr"] - hits.sum() / (hits.sum() + missed.sum())) < 0.05
+    right = ((predicted == truth) | ~known).all(axis=1)[known.any(axis=1)]
+    assert scores.exact_match == pytest.approx(right.mean())
+    dense = evaluate(probabilities, np.where(known, truth, 0), threshold=0.4, top_k_rule=rule)
+    assert scores.calibration_error != dense.calibration_error
+
+
+def test_two_labels_are_a_data_set_too_and_k_is_the_number_of_labels() -> None:
+    probabilities, truth = data(0, labels=2)
+    assert evaluate(probabilities, truth) == evaluate(probabilities, truth, k=2)
+    assert evaluate(*data(0)).k == 3
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_best_threshold_is_the_first_of_those_with_the_best_score(dtype: type) -> None:
+    probabilities, truth = data(11)
+    truth[::7, 2] = -1
+    probabilities = probabilities.astype(dtype)
+    for score in ("of1", "cf1"):
+        values = [getattr(evaluate(probabilities, truth, threshold=t / 100), score) for t in range(1, 100)]
+        assert best_threshold(probabilities, truth, score) == (1 + int(np.argmax(values))) / 100

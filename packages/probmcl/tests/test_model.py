@@ -15,18 +15,26 @@ import torch
 from probmcl import Config, ContrastiveConfig, HeadConfig, MultiLabelSet, ProbMCL, complexity, evaluate
 from probmcl.scenes import compose, digits
 from probmcl.training.calibration import calibrate
+from probmcl.training.network import Network
+from probmcl.training.objective import Objective
 from probmcl.training.stages import Training
 from sextet_common import checkpoint
 from sextet_common.errors import InputError
 from torch import nn
 
 SMALL = {"epochs": 2, "classifier_epochs": 2, "batch_size": 16, "head": HeadConfig(8, hidden=(16,)), "device": "cpu"}
-METHODS = ["probmcl", "supcon", "asymmetric", "bce"]
+METHODS = [("probmcl", "joint"), ("probmcl", "two_stage"), ("supcon", "joint"), ("supcon", "two_stage")]
+METHODS += [("asymmetric", "auto"), ("bce", "auto")]
 
 
 @pytest.fixture(scope="module")
 def scenes() -> MultiLabelSet:
     return compose(digits(), sizes=(80, 40, 40))
+
+
+# Settings that release 0.1 did not have.
+NEW = ["mode", "likelihood_weight", "normalise", "positives", "learn_temperature"]
+NEW += ["unlabelled_ratio", "consistency_weight", "confidence", "schedule", "ema_decay"]
 
 
 def small(method: str = "probmcl", **options: object) -> ProbMCL:
@@ -41,9 +49,9 @@ def equal(a: ProbMCL, b: ProbMCL) -> bool:
     return all(torch.equal(tensor, state(b)[name]) for name, tensor in state(a).items())
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_method_learns_saves_and_loads(scenes: MultiLabelSet, tmp_path: Path, method: str) -> None:
-    model = small(method).fit(scenes, tmp_path / "run")
+@pytest.mark.parametrize(("method", "mode"), METHODS)
+def test_a_method_learns_saves_and_loads(scenes: MultiLabelSet, tmp_path: Path, method: str, mode: str) -> None:
+    model = small(method, mode=mode).fit(scenes, tmp_path / "run")
     probabilities = model.predict_proba(scenes.test)
     assert probabilities.shape == (40, 10) and bool(((probabilities >= 0) & (probabilities <= 1)).all())
     for again in (ProbMCL.load(tmp_path / "run"), ProbMCL.load(tmp_path / "run" / "model.safetensors", on="cpu")):
@@ -55,7 +63,8 @@ def test_a_method_learns_saves_and_loads(scenes: MultiLabelSet, tmp_path: Path, 
     assert scores == evaluate(probabilities, scenes.test.labels, threshold=0.3, k=2)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     stages = [row["stage"] for row in rows if "stage" in row]
-    assert set(stages) == ({"contrastive", "classifier"} if method in ("probmcl", "supcon") else {"whole"})
+    expected = {"auto": {"whole"}, "joint": {"joint"}, "two_stage": {"contrastive", "classifier"}}[mode]
+    assert set(stages) == expected
     assert ("positive_rate" in rows[0]) is (method in ("probmcl", "supcon"))
     assert 0 < rows[-1]["validation_map"] <= 1
 
@@ -69,8 +78,8 @@ def test_what_is_deployed_is_the_plain_encoder_and_one_linear_layer(scenes: Mult
 
 
 def test_the_second_stage_leaves_a_frozen_encoder_as_it_is(scenes: MultiLabelSet, tmp_path: Path) -> None:
-    few = small(classifier_epochs=1, calibrate=False).fit(scenes, tmp_path / "a")
-    many = small(classifier_epochs=3, calibrate=False).fit(scenes, tmp_path / "b")
+    few = small(mode="two_stage", classifier_epochs=1, calibrate=False).fit(scenes, tmp_path / "a")
+    many = small(mode="two_stage", classifier_epochs=3, calibrate=False).fit(scenes, tmp_path / "b")
     for name, tensor in state(few).items():
         same = torch.equal(tensor, state(many)[name])
         assert same is not name.startswith("classifier"), name
@@ -88,8 +97,8 @@ def test_the_same_seed_gives_the_same_model_and_another_another(scenes: MultiLab
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["probmcl", "bce"])
-def test_a_killed_run_resumes_bit_identically(tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(("method", "mode"), [("probmcl", "joint"), ("probmcl", "two_stage"), ("bce", "auto")])
+def test_a_killed_run_resumes_bit_identically(tmp_path: Path, method: str, mode: str) -> None:
     # Dropout and batch statistics are at work too: features, an MLP.
     script = tmp_path / "train.py"
     script.write_text(
@@ -104,15 +113,15 @@ def test_a_killed_run_resumes_bit_identically(tmp_path: Path, method: str) -> No
         y = (random.random((120, 5)) < 0.3).astype(np.uint8)
         x = y @ random.normal(size=(5, 12)) + random.normal(size=(120, 12))
         data = MultiLabelSet.of((x, y), None, (x, y))
-        config = Config(method={method!r}, epochs=25, classifier_epochs=25, batch_size=20, checkpoint_every=7,
-                        head=HeadConfig(8, hidden=(16,)), device="cpu")
+        config = Config(method={method!r}, mode={mode!r}, epochs=25, classifier_epochs=25, batch_size=20,
+                        checkpoint_every=7, head=HeadConfig(8, hidden=(16,)), device="cpu")
         ProbMCL("mlp", 5, config, width=16).fit(data, sys.argv[1])
         """)
     )
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([sys.executable, str(script), str(whole)], check=True)
     kills = 0
-    for wanted in (7, 130):  # in the first stage, and in the second
+    for wanted in (7, 130):  # in the first stage, and in the second if there are two
         process = subprocess.Popen([sys.executable, str(script), str(killed)])
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
@@ -139,13 +148,28 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("method", ["probmcl", "bce"])
+RESUMED = {
+    "two_stage": {"mode": "two_stage"},
+    "joint": {"mode": "joint"},
+    "bce": {"method": "bce"},
+    "semi": {"mode": "joint", "consistency_weight": 0.5, "confidence": 0.6, "batch_size": 8},
+    "semi in two stages": {"mode": "two_stage", "batch_size": 8},
+    "average and one cycle": {"mode": "two_stage", "fine_tune": True, "ema_decay": 0.9, "schedule": "onecycle"},
+    "float16": {"mode": "joint", "precision": "float16"},
+    "bfloat16": {"mode": "joint", "precision": "bfloat16"},
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
 def test_a_training_resumes_bit_identically_within_and_between_stages(
-    scenes: MultiLabelSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    scenes: MultiLabelSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    whole = small(method, checkpoint_every=5).fit(scenes, tmp_path / "whole")
+    options = RESUMED[name]
+    if "semi" in name:
+        scenes = scenes.with_labelled(40)
+    whole = small(checkpoint_every=5, **options).fit(scenes, tmp_path / "whole")
     step = Training.step
-    for killed_at, resumed_from in ((7, 5), (12, 10), (18, 15)):  # the second stage of probmcl begins at 10
+    for killed_at, resumed_from in ((7, 5), (12, 10), (18, 15)):  # the second of two stages begins at 10
 
         def die(self: Training, number: int, killed_at: int = killed_at) -> dict[str, torch.Tensor]:
             if number == killed_at:
@@ -155,10 +179,10 @@ def test_a_training_resumes_bit_identically_within_and_between_stages(
         folder = tmp_path / str(killed_at)
         monkeypatch.setattr(Training, "step", die)
         with pytest.raises(Killed):
-            small(method, checkpoint_every=5).fit(scenes, folder)
+            small(checkpoint_every=5, **options).fit(scenes, folder)
         monkeypatch.setattr(Training, "step", step)
         assert max(path.stem for path in (folder / "checkpoints").glob("*")) == f"step-{resumed_from:08d}"
-        assert equal(whole, small(method, checkpoint_every=5).fit(scenes, folder))
+        assert equal(whole, small(checkpoint_every=5, **options).fit(scenes, folder))
         rows, expected = (
             [{**json.loads(line), "seconds": 0} for line in (path / "metrics.jsonl").read_text().splitlines()]
             for path in (folder, tmp_path / "whole")
@@ -167,7 +191,7 @@ def test_a_training_resumes_bit_identically_within_and_between_stages(
 
 
 def test_the_learning_rate_rises_over_a_fifth_of_a_stage_and_falls_along_a_cosine(scenes: MultiLabelSet) -> None:
-    config = Config(**{**SMALL, "classifier_epochs": 4})  # stages of 10 and 20 steps
+    config = Config(**{**SMALL, "classifier_epochs": 4, "mode": "two_stage"})  # stages of 10 and 20 steps
     network = small()._build(scenes.input_shape, 10)
     job = Training(network, scenes, config, torch.device("cpu"))
     rates = []
@@ -175,14 +199,76 @@ def test_the_learning_rate_rises_over_a_fifth_of_a_stage_and_falls_along_a_cosin
         stage = job.stages[int(number >= 10)]
         if number == stage.end - stage.steps:
             job._enter(stage)
-        rates.append(job.schedule.get_last_lr()[0])
-        job.optimizer.step()
-        job.schedule.step()
+        rates.append(job.optimization.schedule.get_last_lr()[0])
+        job.optimization.optimizer.step()
+        job.optimization.schedule.step()
     for highest, steps, part in ((config.lr, 10, rates[:10]), (config.classifier_lr, 20, rates[10:])):
         rising = steps // 5
         np.testing.assert_allclose(part[:rising], highest * np.arange(1, rising + 1) / rising)
         turn = np.pi * np.arange(1, steps - rising + 1) / (steps - rising + 1)
         np.testing.assert_allclose(part[rising:], highest * (1 + np.cos(turn)) / 2)
+
+
+def test_joint_training_adds_the_weighted_terms_to_the_classifiers_loss(scenes: MultiLabelSet, tmp_path: Path) -> None:
+    weights = ContrastiveConfig(contrastive_weight=0.5, likelihood_weight=0.25)
+    small(mode="joint", contrastive=weights).fit(scenes, tmp_path / "all")
+    row = json.loads((tmp_path / "all" / "metrics.jsonl").read_text().splitlines()[-1])
+    total = row["classification"] + 0.5 * row["contrastive"] + 0.25 * row["likelihood"]
+    assert row["loss"] == pytest.approx(total, rel=1e-6)
+    weights = ContrastiveConfig(contrastive_weight=0.0, likelihood_weight=0.25)
+    small(mode="joint", contrastive=weights).fit(scenes, tmp_path / "one")
+    row = json.loads((tmp_path / "one" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert "contrastive" not in row and {"classification", "likelihood"} <= row.keys()
+
+
+@pytest.mark.parametrize("method", ["probmcl", "supcon"])
+def test_without_weights_joint_training_is_that_of_the_classifiers_loss(scenes: MultiLabelSet, method: str) -> None:
+    weights = ContrastiveConfig(contrastive_weight=0.0, likelihood_weight=0.0)
+    config = Config(**SMALL, method=method, mode="joint", contrastive=weights)
+    plain = Config(**SMALL, method="asymmetric")
+    losses = []
+    for settings in (config, plain):
+        job = Training(small()._build(scenes.input_shape, 10), scenes, settings, torch.device("cpu"))
+        job.network = Network(job.network.encoder, 10, settings)
+        job.network.load_state_dict(small()._build(scenes.input_shape, 10).state_dict(), strict=False)
+        views = config.augmentation.views(scenes.train.batch(range(8)), torch.Generator().manual_seed(0))
+        terms = Objective(job.network, settings, classify=True, contrast=settings.is_contrastive)
+        losses.append(terms(views, torch.from_numpy(np.array(scenes.train.labels[:8])).repeat(2, 1), 8)["loss"])
+    assert torch.equal(*losses)
+    assert not config.has_mixtures
+
+
+def test_auto_is_two_stage_for_pre_trained_weights_or_fine_tuning(scenes: MultiLabelSet, tmp_path: Path) -> None:
+    encoder = small()._build(scenes.input_shape, 10).encoder
+    torch.save(encoder.body.state_dict(), tmp_path / "w.pt")
+    assert small().config.mode == "joint" and small("bce").config.mode == "joint"
+    assert ProbMCL("convnet", 10, width=2, weights=tmp_path / "w.pt").config.mode == "two_stage"
+    assert small(fine_tune=True).config.mode == "two_stage"
+    assert small(mode="joint").config.has_mixtures and not small(fine_tune=True).config.has_mixtures
+
+
+@pytest.mark.parametrize("method", ["probmcl", "bce"])
+def test_a_run_and_a_model_of_an_earlier_release_keep_its_settings(
+    scenes: MultiLabelSet, tmp_path: Path, method: str
+) -> None:
+    mode = "two_stage" if method == "probmcl" else "auto"
+    weights = ContrastiveConfig(likelihood_weight=1.0)
+    options = {"mode": mode, "contrastive": weights, "head": HeadConfig(8, hidden=(16,), normalise=False)}
+    options |= {"consistency_weight": 0.0, "confidence": 0.95}
+    model = small(method, **options).fit(scenes, tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())
+    for name in NEW:
+        del record["config"][name]
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    saved = checkpoint.load(tmp_path / "model.safetensors", "torch")
+    config = {name: value for name, value in saved.meta["config"].items() if name not in NEW}
+    checkpoint.save(tmp_path / "old.safetensors", saved.arrays, {**saved.meta, "config": config})
+    assert ProbMCL.load(tmp_path / "old.safetensors", on="cpu").config == model.config
+    assert equal(model, small(method, **options).fit(scenes, tmp_path))
+    assert json.loads((tmp_path / "config.json").read_text()) == record
+    if method == "probmcl":
+        with pytest.raises(InputError, match="mode=None, not 'joint'"):
+            small(method, mode="joint", contrastive=weights).fit(scenes, tmp_path)
 
 
 def test_a_run_folder_names_its_settings_as_release_0_1_did(scenes: MultiLabelSet, tmp_path: Path) -> None:
@@ -194,6 +280,7 @@ def test_a_run_folder_names_its_settings_as_release_0_1_did(scenes: MultiLabelSe
         *("measure", "positive_weight", "contrastive_weight", "label_aware", "classifier_loss", "gamma_positive"),
         *("gamma_negative", "margin", "augmentation", "precision", "checkpoint_every", "device"),
     ]
+    names += NEW
     record = json.loads((tmp_path / "config.json").read_text())["config"]
     assert record.keys() == {*names, "encoder", "width", "weights", "data", "data_sha256"}
     saved = checkpoint.load(tmp_path / "model.safetensors", "torch").meta["config"]
@@ -212,10 +299,10 @@ def test_a_folder_of_other_settings_or_data_is_refused(scenes: MultiLabelSet, tm
 
 
 def test_uncertainty_needs_a_mixture_that_fits_the_encoder(scenes: MultiLabelSet) -> None:
-    found = small().fit(scenes).uncertainty(scenes.test)
+    found = small().fit(scenes).variances(scenes.test)
     assert found.between.shape == found.within.shape == (40,) and bool((found.within > 0).all())
     with pytest.raises(InputError, match="has no mixture density head"):
-        small("supcon").fit(scenes).uncertainty(scenes.test)
+        small("supcon").fit(scenes).variances(scenes.test)
     with pytest.raises(InputError, match="fine-tuned after its mixture head"):
         small(fine_tune=True).fit(scenes).mixtures(scenes.test)
 
@@ -262,7 +349,7 @@ def test_images_without_labels_have_no_positives_or_are_refused(covariance: str)
     x, y = random.normal(size=(40, 4)), np.eye(40, 3, dtype=int)
     data = MultiLabelSet.of((x, y), (x, y), (x, y))
     options = {**SMALL, "head": HeadConfig(8, covariance=covariance, hidden=(16,))}
-    options["contrastive"] = ContrastiveConfig(label_aware="each")
+    options["contrastive"] = ContrastiveConfig(label_aware="each", likelihood_weight=1.0)
     model = ProbMCL("mlp", 3, Config(**options), width=8).fit(data)
     assert bool(model.predict_proba(data.test).isfinite().all())
     with pytest.raises(InputError, match="train: row 3 has no label; expected: at least one"):
@@ -279,7 +366,7 @@ def test_a_non_finite_loss_is_reported_with_its_step(scenes: MultiLabelSet, tmp_
     linear = nn.Linear(4, 4)
     with pytest.raises(
         InputError,
-        match=r"the loss is (nan|inf) at step \d+, seed 0; .* a learning rate below 0.002 in the contrastive stage",
+        match=r"the loss is (nan|inf) at step \d+, seed 0; .* a learning rate below 0.002 in the joint stage",
     ):
         ProbMCL(linear, 3, Config(**SMALL)).fit(data, tmp_path)
     assert not (tmp_path / "model.safetensors").exists()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from probmcl import MultiLabelSupConLoss, label_overlap, positive_rate, positives
+from probmcl.losses.shared_labels import per_label_shares, product, shared_labels, sums_of_known
 from sextet_common.errors import InputError
 
 MEASURES = ["jaccard", "dice", "cosine", "overlap", "containment"]
@@ -62,6 +63,67 @@ def test_counts_stay_exact_under_autocast() -> None:
     labels[1, 0] = 0
     with torch.autocast("cpu", torch.bfloat16):
         assert label_overlap(labels)[0, 1] == pytest.approx(0.999)
+
+
+def soft_overlap(x: list[float], y: list[float], weights: list[float], measure: str) -> float:
+    known = [(a, b, w) for a, b, w in zip(x, y, weights, strict=True) if a >= 0 and b >= 0]
+    n, a, b = (sum(w * p[i] * p[j] for *p, w in known) for i, j in ((0, 1), (0, 0), (1, 1)))
+    whole = {
+        "jaccard": a + b - n,
+        "dice": (a + b) / 2,
+        "cosine": math.sqrt(a * b),
+        "overlap": min(a, b),
+        "containment": a,
+    }[measure]
+    return min(1.0, n / whole) if n else 0.0
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("readable", [True, False])
+def test_soft_counted_and_unknown_labels_with_weights_are_the_literal_formula(
+    measure: str, readable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not readable:
+        monkeypatch.setattr("probmcl.losses.shared_labels.readable", lambda tensor: False)  # as on a GPU
+    random = np.random.default_rng(0)
+    labels = random.choice([-1.0, 0.0, 0.3, 1.0, 3.0], size=(9, 5), p=[0.2, 0.3, 0.2, 0.2, 0.1])
+    labels[0], labels[1] = -1, [-1, -1, -1, -1, 1]
+    weights = [1.0, 0.5, 2.0, 0.0, 1.0]
+    for other in (None, labels[3:7]):
+        found = label_overlap(
+            torch.tensor(labels), None if other is None else torch.tensor(other), measure,
+            class_weight=torch.tensor(weights),
+        )  # fmt: skip
+        to = labels if other is None else other
+        expected = [[soft_overlap(list(x), list(y), weights, measure) for y in to] for x in labels]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_equal_soft_labels_overlap_wholly_and_give_a_loss() -> None:
+    labels = torch.tensor([[0.3, 0, 0], [0.3, 0, 0], [0, 0.3, 0.6]])
+    for measure in MEASURES:
+        assert float(label_overlap(labels, measure=measure)[0, 1]) == pytest.approx(1)
+    for loss in (MultiLabelSupConLoss(), MultiLabelSupConLoss(positives="per_label")):
+        assert float(loss(torch.eye(3), labels)) == pytest.approx(math.log(2))
+
+
+def test_large_sparse_tables_are_multiplied_without_their_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    a, b = (torch.tensor(random.random((n, 90)) * (random.random((n, 90)) < 0.05)).float() for n in (40, 30))
+    compared = torch.tensor(random.random((40, 30)) < 0.7).float()
+    unknown = torch.tensor(random.random((30, 90)) < 0.02).float()
+
+    def all_three() -> list[torch.Tensor]:
+        return [product(a, b), sums_of_known(a, unknown), per_label_shares(a, b, compared)]
+
+    assert shared_labels(a, b) is None
+    dense = all_three()
+    monkeypatch.setattr("probmcl.losses.shared_labels._WORK", 0)
+    monkeypatch.setattr("probmcl.losses.shared_labels._MOST_SHARE", 0.1)
+    assert shared_labels(a, b) is not None
+    assert all(float(table.max()) > 0 for table in dense)
+    for found, expected in zip(all_three(), dense, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_the_overlap_of_two_empty_sets_is_an_option() -> None:

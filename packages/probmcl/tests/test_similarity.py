@@ -7,12 +7,12 @@ import pytest
 import torch
 from gmr_metric import GaussianMixture, similarity
 from probmcl import MixtureParameters, mixture_similarity
-from probmcl.mixtures.similarity import Similarity
+from probmcl.mixtures.similarity import MixtureSimilarity
 from scipy.integrate import dblquad, quad
 from sextet_common.errors import InputError
 from torch import Tensor
 
-KINDS: tuple[Similarity, ...] = ("log_cosine", "cosine", "angular", "aligned")
+KINDS: tuple[MixtureSimilarity, ...] = ("mixture", "cosine", "angular", "aligned")
 both = pytest.mark.parametrize("covariance", ["isotropic", "diagonal"])
 
 
@@ -68,6 +68,12 @@ def test_the_cosine_is_that_of_gmr_metrics_numpy_core(draw, covariance: str) -> 
     np.testing.assert_allclose(mixture_similarity(f, g, "angular"), angles, rtol=1e-9)
     divided = mixture_similarity(f, g, per_dimension=True)
     np.testing.assert_allclose(divided, np.log(expected) / 3, rtol=1e-9)
+    root = np.power(expected, 1 / 3)
+    np.testing.assert_allclose(mixture_similarity(f, g, "cosine", per_dimension=True), root, rtol=1e-9)
+    angles = 1 - 2 * np.arccos(root) / np.pi
+    np.testing.assert_allclose(mixture_similarity(f, g, "angular", per_dimension=True), angles, rtol=1e-9)
+    with pytest.warns(DeprecationWarning, match="use 'mixture'"):
+        torch.testing.assert_close(mixture_similarity(f, g, "log_cosine"), mixture_similarity(f, g))
 
 
 @both
@@ -96,9 +102,9 @@ def test_aligned_compares_component_k_with_component_k_only(draw, covariance: st
 @both
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("batch", "components"), [(1, 1), (1, 5), (4, 1), (4, 3)])
-def test_a_mixture_is_itself(draw, kind: Similarity, covariance: str, batch: int, components: int) -> None:
+def test_a_mixture_is_itself(draw, kind: MixtureSimilarity, covariance: str, batch: int, components: int) -> None:
     found = mixture_similarity(draw(9, batch, components, 3, covariance, torch.float32), kind=kind)
-    one = 0.0 if kind in ("log_cosine", "aligned") else 1.0
+    one = 0.0 if kind in ("mixture", "aligned") else 1.0
     assert found.shape == (batch, batch) and bool((found <= one).all())
     assert torch.equal(found.diagonal(), torch.full((batch,), one))
 
@@ -107,7 +113,7 @@ def test_a_mixture_is_itself(draw, kind: Similarity, covariance: str, batch: int
 def test_rounding_never_lifts_a_logarithm_above_that_of_equal_mixtures(draw, covariance: str) -> None:
     f = draw(13, 40, 5, 6, covariance, torch.float32)
     copies = MixtureParameters(*(tensor.clone() for tensor in f))
-    for kind in ("log_cosine", "aligned"):
+    for kind in ("mixture", "aligned"):
         values = mixture_similarity(f, copies, kind)
         assert bool((values <= 0).all())
         np.testing.assert_allclose(values.diagonal(), 0, atol=1e-5)
@@ -136,7 +142,7 @@ def test_single_gaussians_have_the_closed_form() -> None:
 
 @both
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_agree_with_finite_differences(draw, kind: Similarity, covariance: str) -> None:
+def test_gradients_agree_with_finite_differences(draw, kind: MixtureSimilarity, covariance: str) -> None:
     def value(*tensors: Tensor) -> Tensor:
         return mixture_similarity(MixtureParameters(*tensors), kind=kind)[0, 1:]
 
@@ -148,7 +154,7 @@ def test_gradients_agree_with_finite_differences(draw, kind: Similarity, covaria
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_deviations_from_a_thousandth_to_a_thousand_in_256_dimensions_stay_finite(
-    kind: Similarity, covariance: str, autocast: bool
+    kind: MixtureSimilarity, covariance: str, autocast: bool
 ) -> None:
     random = torch.Generator().manual_seed(0)
     batch, components, dims = 6, 4, 256
@@ -172,7 +178,7 @@ def test_the_gradient_of_the_log_cosine_lives_where_that_of_the_cosine_is_dead()
     means = torch.zeros(2, 1, 128)
     means[1] = 4.0
     leaf = means.clone().requires_grad_()
-    for kind, alive in (("cosine", False), ("log_cosine", True)):
+    for kind, alive in (("cosine", False), ("mixture", True)):
         (slope,) = torch.autograd.grad(
             mixture_similarity(MixtureParameters(torch.zeros(2, 1), leaf, torch.zeros(2, 1)), kind=kind)[0, 1], leaf
         )
@@ -181,10 +187,8 @@ def test_the_gradient_of_the_log_cosine_lives_where_that_of_the_cosine_is_dead()
 
 def test_mixtures_that_do_not_fit_are_refused(draw) -> None:
     f = draw(0, 2, 3, 2)
-    with pytest.raises(InputError, match="kind must be log_cosine, cosine, angular or aligned, got 'euclid'"):
+    with pytest.raises(InputError, match="kind must be mixture, cosine, angular, aligned or log_cosine, got 'euclid'"):
         mixture_similarity(f, kind="euclid")
-    with pytest.raises(InputError, match="per_dimension is given with 'cosine'"):
-        mixture_similarity(f, kind="cosine", per_dimension=True)
     broken = f._replace(log_std=f.log_std[:, :1])
     for mixtures, other in ((broken, None), (f, broken)):
         with pytest.raises(InputError, match="log_weights, means, log_std have shapes"):

@@ -24,7 +24,14 @@ def whole() -> tuple[torch.Tensor, MixtureParameters]:
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=random, dtype=torch.float64)
 
-    return normal(6, 4), MixtureParameters(normal(6, 2), normal(6, 2, 3), 0.3 * normal(6, 2))
+    return normal(6, 4), MixtureParameters(normal(6, 3), normal(6, 3, 2), 0.3 * normal(6, 3))
+
+
+def total(rows: torch.Tensor, mixtures: MixtureParameters, labels: torch.Tensor) -> torch.Tensor:
+    """Return the sum of the losses that every parameter of the mixtures has a part in."""
+    by_mixture = ProbabilisticContrastiveLoss(similarity="mixture")(mixtures, labels)
+    by_label = ProbabilisticContrastiveLoss(similarity="label")(mixtures, labels)
+    return MultiLabelSupConLoss()(rows, labels) + by_mixture + by_label
 
 
 def main(rank: int, folder: str) -> None:
@@ -35,7 +42,7 @@ def main(rank: int, folder: str) -> None:
     mine = rows[part].clone().requires_grad_()
     own = MixtureParameters(*(tensor[part].clone().requires_grad_() for tensor in mixtures))
     labels = gather(LABELS[part])
-    value = MultiLabelSupConLoss()(gather(mine), labels) + ProbabilisticContrastiveLoss()(gather_mixtures(own), labels)
+    value = total(gather(mine), gather_mixtures(own), labels)
     value.backward()
     gradients = [mine.grad / 2, *(tensor.grad / 2 for tensor in own)]  # the mean over processes of what they ask for
     torch.save([value.detach(), *gradients], f"{folder}/{rank}.pt")

@@ -147,7 +147,7 @@ def test_every_error_in_an_npz_names_the_file(tmp_path: Path) -> None:
         "labels of float64": {"train_labels": np.array([0.0, 1.0])},
         "images of int64": {"train_images": np.zeros((2, 4, 4), np.int64)},
         "image 1 has values outside": {"train_images": np.stack([np.zeros((4, 4)), np.full((4, 4), np.nan)])},
-        "images of shape": {"train_images": np.zeros((2, 5, 4, 4), np.uint8)},
+        "images of shape": {"train_images": np.zeros((2, 0, 4, 4), np.uint8)},
         "training images are": {"test_images": np.zeros((1, 5, 4), np.uint8)},
         "has no training image": {"train_images": np.zeros((0, 4, 4), np.uint8), "train_labels": np.zeros(0, int)},
     }

@@ -88,7 +88,7 @@ def test_a_grid_places_every_image_and_clips(tmp_path) -> None:
         np.testing.assert_array_equal(np.asarray(saved)[::3, ::3], picture)
 
 
-@pytest.mark.parametrize("shape", [(3, 2, 4, 4), (0, 1, 4, 4), (4, 4)])
+@pytest.mark.parametrize("shape", [(3, 0, 4, 4), (0, 1, 4, 4), (4, 4)])
 def test_images_of_an_unsupported_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="images of shape"):
         figures.grid(np.zeros(shape))
@@ -102,3 +102,12 @@ def test_panels_and_curves_are_not_blank(tmp_path) -> None:
         with Image.open(tmp_path / name) as saved:
             assert min(saved.size) > 200 and np.asarray(saved.convert("L")).std() > 5
     assert not list(tmp_path.glob(".*"))
+
+
+def test_images_of_other_channels_are_drawn_in_grey_side_by_side() -> None:
+    images = np.random.default_rng(0).random((2, 4, 5, 3))
+    picture = figures.grid(images, columns=1)
+    assert picture.shape == (2 * 6 + 1, 4 * 3 + 2, 3)
+    for channel in range(4):
+        square = picture[7:12, 1 + 3 * channel : 4 + 3 * channel]
+        assert (square == (255 * images[1, channel]).round().astype(np.uint8)[..., None]).all()

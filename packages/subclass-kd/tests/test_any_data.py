@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def is_the_same(data: SubclassSet, classes: list[int], images: np.ndarray = IMAG
     assert seen == expected
 
 
-def pictures(root: Path, parts: tuple[str, ...] = ("train", "val"), suffix: str = ".png") -> None:
+def pictures(root: Path, parts: tuple[str, ...] = ("train", "test"), suffix: str = ".png") -> None:
     for number, (image, label) in enumerate(zip(IMAGES, LABELS, strict=True)):
         name = FINE[label]
         folder = root / parts[number // 20] / COARSE[name] / name
@@ -54,15 +55,20 @@ class Triples(Dataset[Any]):
         return image, torch.tensor(1 - label // 2), np.int64(label % 2 if self.within else label)
 
 
+@pytest.mark.filterwarnings("ignore:.*has no test folder")  # beside those that are looked for
 @pytest.mark.parametrize("test_name", ["test", "val", "Validation"])
 def test_folders_lazily_from_a_cache_and_skipping_give_the_same_bits(test_name: str, tmp_path: Path) -> None:
     pictures(tmp_path / "data", ("train", test_name))
-    lazy = load(f"folder:{tmp_path / 'data'}", size=6)
-    assert lazy.notes == () and lazy.hierarchy.class_names == ("tame", "wild")
+    said = [] if test_name == "test" else ["has no test folder: that of the validation images is the test part"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        lazy = load(f"folder:{tmp_path / 'data'}", size=6)
+    assert [str(each.message).partition("data ")[2] for each in caught] == said and len(lazy.notes) == len(said)
+    assert lazy.hierarchy.class_names == ("tame", "wild")
     (tmp_path / "data" / "train" / "tame" / "cat" / "zz.png").write_bytes(b"torn")
     with pytest.warns(DataWarning, match=r"cannot be read are skipped \(1: .*zz\.png"):
         skipped = load(tmp_path / "data", size=6, on_bad_image="skip")
-    with pytest.warns(DataWarning, match="skipped"):
+    with pytest.warns(DataWarning, match=r"skipped \(1: "):
         cached = load(tmp_path / "data", size=6, on_bad_image="skip", cache=tmp_path / "cache")
     assert getattr(cached.train.images, "_mmap", None) is not None and cached.train.index is not None
     with pytest.raises(InputError, match=r"zz\.png"):
@@ -92,15 +98,18 @@ def test_every_image_of_a_folder_has_the_labels_of_its_folders(tmp_path: Path) -
     assert [int(data.hierarchy.class_of[label]) for label in order] == classes
 
 
-def test_images_beside_subclass_folders_are_said_and_deeper_folders_belong_to_them(tmp_path: Path) -> None:
+def test_images_beside_subclass_folders_have_a_class_and_deeper_folders_belong_to_them(tmp_path: Path) -> None:
     pictures(tmp_path)
     Image.new("RGB", (6, 6)).save(tmp_path / "train" / "tame" / "stray.png")
     deep = tmp_path / "train" / "tame" / "cat" / "more"
     deep.mkdir()
     Image.new("RGB", (6, 6), (9, 9, 9)).save(deep / "a.png")
-    with pytest.warns(DataWarning, match=r"outside of subclass folders are ignored \(1: 'train/tame/stray\.png'"):
+    with pytest.warns(DataWarning) as said:
         data = load(tmp_path, size=6)
-    assert len(data.train) + len(data.validation) == 21
+    assert len(data.train) + len(data.validation) == 22
+    assert (np.concatenate([data.train.labels, data.validation.labels]) == -2).sum() == 1
+    messages = " ".join(str(each.message) for each in said)
+    assert "train/tame/stray.png" in messages and "deeper folders count to their subclass (1: " in messages
 
 
 def test_16_bit_gray_files_are_scaled_and_one_channel_is_kept(tmp_path: Path) -> None:
@@ -180,6 +189,13 @@ def test_a_hugging_face_dataset_with_two_label_columns() -> None:
     assert again.hierarchy.subclass_names == FINE
 
 
+def test_a_missing_label_of_a_hugging_face_dataset_is_not_the_last_class() -> None:
+    part = hugging_face(slice(0, 28), TWO)
+    part = part.map(lambda row, number: {"coarse_label": -1 if number == 3 else row["coarse_label"]}, with_indices=True)
+    with pytest.raises(InputError, match=r"with the names tame, wild is -1; expected: 0 to 1; SubclassSet\.of and"):
+        load((part, hugging_face(slice(28, 40), TWO)))
+
+
 def test_columns_of_a_hugging_face_dataset_are_chosen_or_asked_for() -> None:
     three = TWO | {"other": ["yes", "no"]}
     both = hugging_face(slice(0, 28), three), hugging_face(slice(28, 40), three)
@@ -213,8 +229,8 @@ def test_hierarchies_in_all_forms(tmp_path: Path) -> None:
     [
         ("[1]", "holds no JSON object"),
         ("{", "cannot be read"),
-        ('{"a": ["x"], "b": "y"}', "class 'b' has no list"),
-        ('{"a": null}', "the class of 'a' is None"),
+        ('{"a": ["x"], "b": "y"}', r"gives 'a' the value \['x'\], and others a name"),
+        ('{"a": null}', "the subclasses of class 'a' are None"),
         ('{"a": ["x"], "b": ["x"]}', "x"),
     ],
 )

@@ -60,6 +60,15 @@ def test_distill_reads_a_teacher_s_folder(method: str, teacher: Path, tmp_path: 
     assert job["job"] == "subclass-kd distill"
 
 
+@pytest.mark.parametrize("rest", ["unlabelled", "class"])
+def test_a_student_has_few_labels_and_all_images_of_its_teacher(rest: str, teacher: Path, tmp_path: Path) -> None:
+    words = ["distill", "--teacher", str(teacher), "--width", "3", "--out", str(tmp_path / "s"), *FAST]
+    assert main([*words, "--share", "0.05", "--rest", rest]) == 0
+    config = json.loads((tmp_path / "s" / "config.json").read_text())["config"]
+    assert config["data"].startswith("digits, 0.05 of the labels, seed 0, ") and rest in config["data"]
+    assert config.get("unlabelled_ratio") == (3.0 if rest == "unlabelled" else None)
+
+
 def test_bits_of_labels_and_of_a_teacher(teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bits"]) == 0
     assert re.fullmatch(r"label entropy: 2\.3\d+ bits \[.*\] of 2\.3219\n", capsys.readouterr().out)
@@ -112,6 +121,10 @@ def test_report_sets_bits_beside_gain(compared: Path, tmp_path: Path, capsys: py
         (
             ["distill", "--out", "{new}", "--teacher", "{run}", "--alpha", "2"],
             r"alpha must be a number in \[0, 1\]",
+        ),
+        (
+            ["distill", "--out", "{new}", "--teacher", "{run}", "--share", "0"],
+            r"share must be a number in \(0, 1\], got 0",
         ),
         (["distill", "--out", "{new}", "--teacher", "{run}", "--views", "9"], "of 2 views; expected: 9"),
         (["distill", "--out", "{new}", "--teacher", "{run}", "--views-seed", "1"], "views with seed 0"),

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +19,26 @@ from subclass_kd import (
     CrossEntropy,
     DecoupledKDLoss,
     Difference,
+    DISTLoss,
     Hierarchy,
     Scores,
+    StandardizedKDLoss,
     SubclassKDLoss,
     SubclassSet,
+    TeacherLogits,
     TrainConfig,
     Views,
+    build,
     compare,
+    evaluate,
     label_bits,
+    load_into,
+    predict,
     save_bits,
     save_confusion,
     save_gains,
 )
-from subclass_kd.compare import objective_of
+from subclass_kd.compare import _Trial, grid_of, objective_of
 
 H = Hierarchy(np.array([0, 1, 0, 1]), tuple("abcd"), ("x", "y"))
 TRAIN = TrainConfig(epochs=2, batch_size=16, views=Views(2), device="cpu")
@@ -89,9 +98,19 @@ def test_a_folder_of_another_comparison_is_refused(folder: Path) -> None:
         compare(data(), dataclasses.replace(SMALL, temperature=2.0), folder)
 
 
+def test_the_record_of_a_comparison_without_new_settings_is_that_of_earlier_releases(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())["config"]
+    assert not {"tune", "teacher_labels", "teacher_epochs"} & set(config)
+    assert "unlabelled_ratio" not in config["train"]
+
+
 def test_every_method_runs_and_a_curriculum_needs_difficulties() -> None:
     config = dataclasses.replace(
-        SMALL, methods=("alone-subclass", "dkd", "skd-curriculum"), seeds=1, train=dataclasses.replace(TRAIN, epochs=1)
+        SMALL,
+        methods=("alone-subclass", "dkd", "skd-curriculum", "learned"),
+        per_class=2,
+        seeds=1,
+        train=dataclasses.replace(TRAIN, epochs=1),
     )
     assert set(compare(data(), config).scores) == {"teacher", *config.methods}
     plain = data()
@@ -100,9 +119,81 @@ def test_every_method_runs_and_a_curriculum_needs_difficulties() -> None:
         compare(plain, config)
 
 
+SCARCE = dataclasses.replace(SMALL, share=0.2, seeds=1)
+
+
+def test_unlabelled_images_are_used_in_as_many_steps_by_a_teacher_of_all_labels(tmp_path: Path) -> None:
+    config = dataclasses.replace(SCARCE, methods=("kd-semi", "skd-semi", "pseudo"), teacher_labels="all")
+    config = dataclasses.replace(config, train=dataclasses.replace(TRAIN, epochs=8))
+    result = compare(data(), config, tmp_path / "x")
+    assert set(result.scores) == {"teacher", *config.methods}
+    folder = tmp_path / "x" / "seed-0"
+    # Of 68 training images 12 are labelled. An epoch of these is one step; of the 56 others, 12 a step, four; of all
+    # images, 16 a step, four.
+    epochs = {"teacher": 2, "kd-semi": 2, "skd-semi": 2, "pseudo": 2}
+    found = {name: len((folder / name / "metrics.jsonl").read_text().splitlines()) for name in epochs}
+    assert found == epochs
+    assert TeacherLogits(folder / "teacher-logits-all-images").shape == (len(data().train), 4)
+
+
+def test_pseudo_labels_are_the_teacher_s() -> None:
+    config = dataclasses.replace(SCARCE, methods=("pseudo",), teacher_labels="all")
+    trial = _Trial(data(), config, 0, None, (), {})
+    trial.scores()
+    labelled, (filled, _) = trial.all.scarce(0.2, 0, rest="unlabelled").train, trial._semi("pseudo")
+    known = labelled.labels >= 0
+    assert known.sum() == 12 and np.array_equal(filled.train.labels[known], labelled.labels[known])
+    expected = predict(trial.teacher, labelled).argmax(dim=1).numpy()
+    assert np.array_equal(filled.train.labels[~known], expected[~known])
+
+
+def test_tuned_settings_are_those_of_the_best_validation_score_of_the_first_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["subclass_kd.compare"], "TEMPERATURES", (1.0, 6.0))
+    config = dataclasses.replace(SMALL, methods=("alone", "dkd", "kd-classes"), tune=True)
+    result = compare(data(), config, tmp_path / "x")
+    assert set(result.chosen) == set(config.methods) and result.chosen["alone"] == {}
+    assert set(result.chosen["dkd"]) == {"temperature"} and set(result.chosen["kd-classes"]) == {"temperature", "alpha"}
+    students = {path.name for path in (tmp_path / "x" / "seed-0").iterdir() if path.name.startswith("kd-classes-t")}
+    assert len(students) == 4  # two temperatures, two values of alpha
+    scores = {}
+    for name in students:
+        student = load_into(build("convnet", (1, 8, 8), 4, width=2), tmp_path / "x" / "seed-0" / name)
+        temperature, alpha = (float(value) for value in re.findall(r"-([\d.]+)", name))
+        scores[temperature, alpha] = evaluate(student, data(), "validation").f1, evaluate(student, data()).f1
+    chosen = tuple(result.chosen["kd-classes"].values())
+    assert scores[chosen][0] == max(found[0] for found in scores.values())
+    assert result.scores["kd-classes"][0].f1 == pytest.approx(scores[chosen][1])
+    later = [path.name for path in (tmp_path / "x" / "seed-1").iterdir() if path.name.startswith("kd-classes-t")]
+    assert len(later) == 1 and len(grid_of("skd")) == 4
+    assert Comparison.load(tmp_path / "x").chosen == result.chosen
+    assert f"(temperature {chosen[0]:g}, alpha {chosen[1]:g})" in result.table()
+
+
+def test_the_table_compares_with_conventional_kd_on_the_same_images() -> None:
+    result = of(
+        {"alone": [0.5], "alone-subclass": [0.6], "kd": [0.4], "kd-semi": [0.7], "skd": [0.8], "skd-semi": [0.9]}
+    )
+    cells = {line.split("|")[1].strip(): line.split("|")[-4:-1] for line in result.table().splitlines()}
+    assert [cell.split(" [")[0].strip() for cell in cells["SKD, unlabelled images too"]] == [
+        "+40.00",
+        "+30.00",
+        "+20.00",
+    ]
+    assert [cell.split(" [")[0].strip() for cell in cells["SKD"]] == ["+30.00", "+20.00", "+40.00"]
+
+
 def test_methods_are_their_losses() -> None:
     assert isinstance(objective_of("alone", data(), 2, 0.5), CrossEntropy)
-    kinds = {"kd": ClassKDLoss, "dkd": DecoupledKDLoss, "skd": SubclassKDLoss, "discovered": SubclassKDLoss}
+    kinds = {
+        "kd": ClassKDLoss,
+        "dkd": DecoupledKDLoss,
+        "dist": DISTLoss,
+        "standardised": StandardizedKDLoss,
+        "skd": SubclassKDLoss,
+        "discovered": SubclassKDLoss,
+    }
     for method, kind in kinds.items():
         objective = objective_of(method, data(), 2.5, 0.25)  # type: ignore[arg-type]
         assert isinstance(objective, kind) and objective.temperature == 2.5
@@ -135,6 +226,8 @@ def test_the_table_has_a_row_for_each_method() -> None:
         ({"seeds": 0}, "seeds must be a whole number >= 1, got 0"),
         ({"methods": ()}, "methods are"),
         ({"methods": ("skd", "skd")}, "each once"),
+        ({"methods": ("skd", "pseudo")}, "pseudo without unlabelled images; expected: a share of the labels below 1"),
+        ({"teacher_labels": "none"}, "teacher_labels must be share or all, got 'none'"),
         ({"methods": ("skd", "magic")}, r"methods\[1\] must be .*, got 'magic'"),
         ({"share": 0.0}, r"share must be a number in \(0, 1\], got 0.0"),
         ({"alpha": 1.5}, r"alpha must be a number in \[0, 1\], got 1.5"),
@@ -154,6 +247,9 @@ def test_figures_are_drawn(tmp_path: Path) -> None:
     for path in (
         save_gains(result, tmp_path / "gains.png"),
         save_bits([("one", result), ("two", of({"kd": [0.5], "skd": [0.6]}, 0.5))], tmp_path / "bits.png"),
+        save_bits(
+            [("one", of({"kd-semi": [0.5], "skd-semi": [0.6]}))], tmp_path / "b.png", method="skd-semi", to="kd-semi"
+        ),
         save_confusion(np.roll(labels, 3), labels, H, tmp_path / "confusion.png"),
     ):
         with Image.open(path) as image:

@@ -207,7 +207,7 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
         ("folder:{}/empty", "has no class folders"),
         ("folder:{}/flat", "flat/x has no image"),
         ("folder:{}/bare", "bare/x has no image"),
-        ("folder:{}/loose", "class 'x' has no subclass"),
+        ("folder:{}/loose", "has one image of each subclass"),
         ("folder:{}/half", "half/train/x/b has no image"),
         ("folder:{}/parts", "parts/test/y/b has no image"),
     ],

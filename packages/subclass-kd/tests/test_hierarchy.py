@@ -49,12 +49,42 @@ def test_labels_of_arrays_and_tensors_become_classes() -> None:
     assert UNEQUAL.class_labels(torch.tensor([4, 2])).tolist() == [1, 0]
     for labels, message in (
         (np.array([6]), "subclass label 6; expected: whole numbers from 0 to 5"),
-        (np.array([-1]), "subclass label -1"),
+        (np.array([-5]), r"subclass label -5; .* 0 to 5, -1 \(unlabelled\), or -2 to -4 \(class only\)"),
         (torch.tensor([7]), "subclass label 7"),
         (np.array([0.5]), "subclass labels have dtype float64"),
     ):
         with pytest.raises(InputError, match=message):
             UNEQUAL.class_labels(labels)
+
+
+def test_a_label_may_be_of_the_class_only_or_missing() -> None:
+    codes = UNEQUAL.class_only(np.array([[2, 0]], dtype=np.int8))
+    assert codes.tolist() == [[-4, -2]] and UNEQUAL.class_only(torch.tensor([1])).tolist() == [-3]
+    for kind in (np.int8, np.int16, np.int32, np.int64):
+        labels = np.array([-4, -3, -2, -1, 5], dtype=kind)
+        for classes in (UNEQUAL.class_labels(labels), UNEQUAL.class_labels(torch.from_numpy(labels))):
+            assert classes.tolist() == [2, 1, 0, -1, 0] and str(classes.dtype).endswith("int64")
+    for wrong, message in ((np.array([3]), "class label 3"), (np.array([-1]), "-1"), (np.array([0.5]), "float64")):
+        with pytest.raises(InputError, match=message):
+            UNEQUAL.class_only(wrong)
+    with pytest.raises(InputError, match=r"subclass label -1; expected: whole numbers from 0 to 5$"):
+        UNEQUAL.check_labels(np.array([-1]))
+
+
+def test_names_are_numbers_by_default_and_equal_hierarchies_are_equal() -> None:
+    plain = Hierarchy(np.array([0, 1, 0]))
+    assert (plain.subclass_names, plain.class_names) == (("0", "1", "2"), ("0", "1"))
+    assert plain == Hierarchy(np.array([0, 1, 0], dtype=np.int8), "012", "01") and len({plain, plain.collapsed()}) == 2
+    assert plain != Hierarchy(np.array([0, 1, 1])) and plain != Hierarchy(np.array([0, 1, 0]), "abc") != "abc"
+    assert Hierarchy.from_dict(UNEQUAL.as_dict()) != UNEQUAL  # in another order
+
+
+def test_a_number_of_subclasses_names_them_and_text_is_not_split_into_letters() -> None:
+    assert Hierarchy.from_dict({"HP": 2, "SSA": 1}).as_dict() == {"HP": ["HP 0", "HP 1"], "SSA": ["SSA 0"]}
+    assert Hierarchy.of({"HP": 2}).n_subclasses == 2
+    for value in ("clear", 0, -1, True, None, 1.5):
+        with pytest.raises(InputError, match=f"the subclasses of class 'HP' are {value!r}; expected: a list of names"):
+            Hierarchy.from_dict({"HP": value})
 
 
 def test_collapsed_has_classes_only_and_a_dict_round_trips() -> None:

@@ -5,16 +5,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import pearsonr, zscore
 from sextet_common.errors import InputError
-from subclass_kd import ClassKDLoss, CrossEntropy, DecoupledKDLoss, Hierarchy, SubclassKDLoss, split_divergence
+from subclass_kd import (
+    ClassKDLoss,
+    CrossEntropy,
+    DecoupledKDLoss,
+    DISTLoss,
+    Hierarchy,
+    StandardizedKDLoss,
+    SubclassKDLoss,
+    split_divergence,
+)
 from torch import Tensor, distributions as td
 
 H = Hierarchy(np.array([0, 1, 0, 2, 1, 0]), tuple("abcdef"), ("x", "y", "z"))
 LABELS = torch.tensor([0, 3, 4, 5])
 
 
-def logits(seed: int, columns: int = 6) -> Tensor:
-    return 3 * torch.randn(4, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def logits(seed: int, columns: int = 6, rows: int = 4) -> Tensor:
+    return 3 * torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def divergence(teacher: Tensor, student: Tensor) -> Tensor:
@@ -97,6 +107,53 @@ def test_with_one_subclass_a_class_subclass_distillation_is_conventional() -> No
             assert float((subclass - conventional).abs()) < 1e-7
 
 
+def test_conventional_distillation_takes_a_teacher_of_the_classes_alone() -> None:
+    student, teacher = logits(6), logits(7)
+    for loss in (ClassKDLoss(H), StandardizedKDLoss(H, level="class"), DISTLoss(H, level="class")):
+        torch.testing.assert_close(loss(student, H.class_logits(teacher), LABELS), loss(student, teacher, LABELS))
+    for refused in (ClassKDLoss(H, soften="subclasses"), SubclassKDLoss(H), DISTLoss(H), DecoupledKDLoss(H)):
+        with pytest.raises(InputError, match=r"the teacher's logits have shape \(4, 3\)"):
+            refused(student, H.class_logits(teacher), LABELS)
+    with pytest.raises(InputError, match=r"expected: \(4, 6\), the shape of the student's, or \(4, 3\)"):
+        ClassKDLoss(H)(student, teacher[:, :2], LABELS)
+
+
+def test_standardised_distillation_is_the_divergence_of_standard_scores() -> None:
+    student, teacher = logits(27), logits(28)
+    scores = [torch.from_numpy(zscore(x.numpy(), axis=1, ddof=1)) / 2 for x in (teacher, student)]
+    hard = CrossEntropy(H, reduction="none")(student, None, LABELS)
+    loss = StandardizedKDLoss(H, 2.0, 0.3, 5.0, reduction="none")(student, teacher, LABELS)
+    torch.testing.assert_close(loss, 0.3 * hard + 5 * 4 * divergence(*scores), rtol=1e-6, atol=0)
+    masked = [torch.cat([x, torch.full((4, 2), -torch.inf)], dim=1) for x in (student, teacher)]
+    wide = Hierarchy(np.array([0, 1, 0, 2, 1, 0, 0, 1]), tuple("abcdefgh"), ("x", "y", "z"))
+    torch.testing.assert_close(StandardizedKDLoss(wide, 2.0, 0.3, 5.0)(*masked, LABELS), loss.mean())
+
+
+def test_two_standardised_logits_teach_nothing() -> None:
+    two = Hierarchy(np.array([0, 1, 0]), tuple("abc"), ("x", "y"))
+    student = logits(29, 3).requires_grad_()
+    value = StandardizedKDLoss(two, hard_weight=0, level="class")(student, logits(30, 3), LABELS % 3)
+    (slope,) = torch.autograd.grad(value, student)
+    assert float(slope.abs().max()) < 1e-5
+
+
+def test_dist_is_its_two_correlations() -> None:
+    student, teacher = logits(31), logits(32)
+    p, q = ((x / 3).softmax(dim=1).numpy() for x in (student, teacher))
+    rows = torch.tensor([pearsonr(a, b).statistic for a, b in zip(p, q, strict=True)])
+    columns = np.mean([pearsonr(a, b).statistic for a, b in zip(p.T, q.T, strict=True)])
+    hard = CrossEntropy(H, reduction="none")(student, None, LABELS)
+    expected = hard + 9 * (0.5 * (1 - rows) + 1.5 * (1 - columns))
+    loss = DISTLoss(H, 3.0, 0.5, 1.5, reduction="none")
+    # The published code adds 1e-8 to a product of two norms, which are about 0.03 here.
+    torch.testing.assert_close(loss(student, teacher, LABELS), expected, rtol=1e-4, atol=0)
+    # An integer sample weight repeats the row.
+    repeated = [torch.cat([x, x[:1]]) for x in (student, teacher, LABELS)]
+    weights = torch.tensor([2.0, 1.0, 1.0, 1.0])
+    mean = DISTLoss(H, 3.0, 0.5, 1.5)
+    torch.testing.assert_close(mean(student, teacher, LABELS, weights), mean(*repeated))
+
+
 def test_conventional_distillation_softens_class_logits() -> None:
     student, teacher = logits(6), logits(7)
     classes = [
@@ -145,13 +202,78 @@ OBJECTIVES = [
     DecoupledKDLoss(H, 3.0),
     CrossEntropy(H),
     CrossEntropy(H, "class"),
+    StandardizedKDLoss(H, 3.0),
+    StandardizedKDLoss(H, level="class"),
+    DISTLoss(H, 3.0),
+    DISTLoss(H, level="class"),
+    SubclassKDLoss(H, weight=torch.tensor([1.0, 0.5, 2.0]), label_smoothing=0.1, ignore_index=-100),
 ]
+
+
+MIXED = torch.tensor([0, -1, -4, -2, 5, -1])  # subclasses 0 and 5, classes 2 and 0, and two unlabelled rows
+
+
+@pytest.mark.parametrize("hard", ["subclass", "class"])
+@pytest.mark.parametrize("kind", [SubclassKDLoss, ClassKDLoss])
+def test_the_hard_term_is_averaged_over_labelled_rows_and_the_soft_term_over_all(kind: Any, hard: Any) -> None:
+    student, teacher = logits(21, rows=6), logits(22, rows=6)
+    probabilities = student.softmax(dim=1)
+    own = [probabilities[0, 0], sums(probabilities)[2, 2], sums(probabilities)[3, 0], probabilities[4, 5]]
+    if hard == "class":
+        own[0], own[3] = sums(probabilities)[0, 0], sums(probabilities)[4, 0]
+    first = -torch.stack(own).log()
+    soft = kind(H, 2.0, 1.0, reduction="none")(student, teacher, torch.zeros(6, dtype=torch.long))
+    loss = kind(H, 2.0, 0.3, hard)(student, teacher, MIXED)
+    torch.testing.assert_close(loss, 0.7 * first.mean() + 0.3 * soft.mean())
+    rows = torch.zeros(6, dtype=torch.float64).index_put((torch.tensor([0, 2, 3, 4]),), 0.7 * first * 6 / 4)
+    each = kind(H, 2.0, 0.3, hard, reduction="none")(student, teacher, MIXED)
+    torch.testing.assert_close(each, rows + 0.3 * soft)
+    torch.testing.assert_close(each.mean(), loss)
+    total = kind(H, 2.0, 0.3, hard, reduction="sum")(student, teacher, MIXED)
+    torch.testing.assert_close(total, 0.7 * first.sum() + 0.3 * soft.sum())
+
+
+def test_a_batch_without_labels_has_no_hard_term() -> None:
+    student, teacher = logits(23).requires_grad_(), logits(24)
+    none = torch.full((4,), -1)
+    for objective in OBJECTIVES:
+        value = objective(student, teacher, none)
+        (slope,) = torch.autograd.grad(value, student, allow_unused=True)
+        if isinstance(objective, CrossEntropy):
+            assert value.item() == 0 and not slope.any()
+    soft = SubclassKDLoss(H, 3.0, 1.0)(student, teacher, LABELS)
+    torch.testing.assert_close(SubclassKDLoss(H, 3.0, 0.25)(student, teacher, none), 0.25 * soft)
+
+
+def test_decoupled_distillation_takes_the_teachers_subclass_where_there_is_no_label() -> None:
+    student, teacher = logits(25), logits(26)
+    loss = DecoupledKDLoss(H, 2.0, reduction="none")
+    best, of_x = teacher.argmax(dim=1), torch.tensor([0, 2, 5])[teacher[:, [0, 2, 5]].argmax(dim=1)]
+    assert not torch.equal(best, of_x)
+    for labels, target in ((torch.full((4,), -1), best), (torch.full((4,), -2), of_x)):
+        hard = CrossEntropy(H, reduction="none")
+        soft = loss(student, teacher, target) - hard(student, None, target)
+        torch.testing.assert_close(loss(student, teacher, labels), hard(student, None, labels) + soft)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_gradients_agree_with_finite_differences(objective: Any) -> None:
     student, teacher = logits(12).requires_grad_(), logits(13)
     assert torch.autograd.gradcheck(lambda s: objective(s, teacher, LABELS), (student,))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_gradients_in_closed_form_are_those_of_autograd_and_have_derivatives(objective: Any) -> None:
+    """A transform, or a graph of gradients, goes through autograd; a plain backward pass need not."""
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
+        student, teacher = logits(33).to(dtype).requires_grad_(), logits(34).to(dtype)
+        value = objective(student, teacher, LABELS)
+        (slope,) = torch.autograd.grad(2 * value, student)
+        expected, exact = torch.func.grad_and_value(lambda s, t=teacher: objective(s, t, LABELS))(student.detach())
+        torch.testing.assert_close(slope, 2 * expected, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(value, exact, rtol=tolerance, atol=tolerance)
+    student = logits(33)[:2].requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda s: objective(s, logits(34)[:2], LABELS[:2]), (student,))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

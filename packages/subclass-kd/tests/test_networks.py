@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from sextet_common.errors import InputError
-from subclass_kd import ConvNet, build, complexity, features_of, latency
+from subclass_kd import ConvNet, build, complexity, features_of
 from torch import nn
 
 
@@ -61,15 +60,6 @@ def test_features_are_the_inputs_of_the_last_layer() -> None:
     torch.testing.assert_close(network.classifier(features), network(images))
     resnet = build("resnet18", (3, 32, 32), 5).eval()
     torch.testing.assert_close(resnet.get_submodule("network.fc")(features_of(resnet, images)), resnet(images))
-
-
-def test_latency_is_the_median_time_of_a_pass() -> None:
-    class Slow(nn.Module):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            time.sleep(0.01)
-            return images
-
-    assert 0.01 <= latency(Slow(), (1,), rounds=5) < 0.2
 
 
 @pytest.mark.parametrize(

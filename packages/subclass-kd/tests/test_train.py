@@ -15,6 +15,7 @@ import pytest
 import torch
 from sextet_common.errors import InputError
 from subclass_kd import (
+    ClassKDLoss,
     CrossEntropy,
     Hierarchy,
     SubclassKDLoss,
@@ -87,7 +88,7 @@ def test_an_interrupted_computation_of_logits_resumes_and_other_logits_are_refus
         TeacherLogits(tmp_path)
     TeacherLogits.compute(teacher, images.train, views, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.npy")} == before
-    with pytest.raises(InputError, match="of another teacher, data or views"):
+    with pytest.raises(InputError, match="views with seed 0, not 1"):
         TeacherLogits.compute(teacher, images.train, Views(3, seed=1), tmp_path)
     with pytest.raises(InputError, match=r"outputs of shape \(4,\); expected: \(5,\)"):
         TeacherLogits.compute(teacher, images.train, views, tmp_path / "b", outputs=5)
@@ -279,6 +280,15 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
 def test_settings_outside_what_is_accepted_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         TrainConfig(**options)
+
+
+def test_a_teacher_of_the_classes_distils_by_conventional_distillation(tmp_path: Path) -> None:
+    teacher = network(8, outputs=2)
+    logits = TeacherLogits.compute(teacher, data().train, FAST.views, tmp_path)
+    cached, live_one = (distill(source, network(), data(), ClassKDLoss(H), FAST) for source in (logits, teacher))
+    assert same(cached, live_one)
+    with pytest.raises(InputError, match=r"the teacher's logits have shape .* subclasses"):
+        distill(logits, network(), data(), SubclassKDLoss(H), FAST)
 
 
 def test_networks_and_logits_that_do_not_fit_are_refused(tmp_path: Path) -> None:

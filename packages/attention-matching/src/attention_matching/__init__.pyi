@@ -1,12 +1,14 @@
-from .distillation.config import DistillConfig
+from .distillation.compose import compose_patches
+from .distillation.config import ComposeConfig, DistillConfig
 from .distillation.distill import Distiller
 from .distillation.timing import time_steps
 from .evaluation.accuracy import Evaluation, accuracy
 from .evaluation.config import EvaluateConfig, TrainConfig
 from .evaluation.cross import CrossTable, cross_architecture
 from .evaluation.evaluate import evaluate, evaluate_random_real, evaluate_whole
+from .evaluation.learned_labels import learned_labels_from
 from .evaluation.scores import RobustScores, augmentation_robust_score, label_robust_score, robust_scores
-from .evaluation.soft_labels import soft_labels_from, train_teacher
+from .evaluation.soft_labels import soft_labels_from, train_teacher, view_labels_from
 from .evaluation.training import train_networks
 from .experiments.continual import ContinualConfig, continual
 from .experiments.continual_result import ContinualResult
@@ -22,13 +24,14 @@ from .images.coreset import farthest_first, nearest_mean
 from .images.distilled import DistilledSet
 from .images.inputs import RealInputs
 from .images.preprocess import ZCA, Preprocessing
-from .images.select import herding, k_centre, random_real, select, whole_set
+from .images.select import herding, k_centre, proportional_counts, random_real, select, whole_set
+from .images.view_labels import ViewLabels
+from .kinds import ARCHITECTURES, Architecture, Norm
 from .matching.attention import attention_maps, attention_means, channel_attention, class_means, spatial_attention
 from .matching.losses import AttentionMatchingLoss, DistributionMatchingLoss, Loss, make_loss
 from .networks.base import FeatureNetwork, Features
-from .networks.build import ARCHITECTURES, Architecture, build
+from .networks.build import build
 from .networks.convnet import ConvNet
-from .networks.layers import Norm
 from .networks.zoo import VGG11, AlexNet, ResNet18, ViT
 
 __all__ = [
@@ -39,6 +42,7 @@ __all__ = [
     "AlexNet",
     "Architecture",
     "AttentionMatchingLoss",
+    "ComposeConfig",
     "ContinualConfig",
     "ContinualResult",
     "ConvNet",
@@ -63,6 +67,7 @@ __all__ = [
     "SiameseAugmentation",
     "TrainConfig",
     "ViT",
+    "ViewLabels",
     "accuracy",
     "attention_maps",
     "attention_means",
@@ -71,6 +76,7 @@ __all__ = [
     "build",
     "channel_attention",
     "class_means",
+    "compose_patches",
     "continual",
     "cross_architecture",
     "data_card",
@@ -86,8 +92,10 @@ __all__ = [
     "herding",
     "k_centre",
     "label_robust_score",
+    "learned_labels_from",
     "make_loss",
     "nearest_mean",
+    "proportional_counts",
     "random_real",
     "robust_scores",
     "save_card",
@@ -101,5 +109,6 @@ __all__ = [
     "time_steps",
     "train_networks",
     "train_teacher",
+    "view_labels_from",
     "whole_set",
 ]

@@ -12,10 +12,14 @@ from .losses.queue import MemoryQueue
 from .metrics import Scores, best_threshold, evaluate
 from .mixtures.head import MixtureDensityHead
 from .mixtures.parameters import MixtureParameters
-from .mixtures.similarity import mixture_similarity
-from .mixtures.uncertainty import Uncertainty, error_by_quantile, uncertainty
+from .mixtures.similarity import component_similarity, mixture_similarity
+from .mixtures.uncertainty import Uncertainty, error_by_quantile, mutual_information, uncertainty
 from .model import ProbMCL
 from .plotting import save_map, save_uncertain
+from .reliability.conformal import ConformalSets, Coverage
+from .reliability.embeddings import LabelGaussians
+from .reliability.kinds import mixture_uncertainty, probability_uncertainty
+from .reliability.ranking import Ranking, error_ranking, risk_coverage
 from .training.config import ClassificationConfig, Config, ContrastiveConfig, HeadConfig
 
 __all__ = [
@@ -24,10 +28,13 @@ __all__ = [
     "Augmentation",
     "ClassificationConfig",
     "Config",
+    "ConformalSets",
     "ContrastiveConfig",
+    "Coverage",
     "Encoder",
     "FileSplit",
     "HeadConfig",
+    "LabelGaussians",
     "LossParts",
     "MemoryQueue",
     "MixtureDensityHead",
@@ -38,13 +45,16 @@ __all__ = [
     "ProbMCL",
     "ProbMCLLoss",
     "ProbabilisticContrastiveLoss",
+    "Ranking",
     "Scores",
     "Split",
     "Uncertainty",
     "best_threshold",
     "build",
     "complexity",
+    "component_similarity",
     "error_by_quantile",
+    "error_ranking",
     "evaluate",
     "export",
     "gather",
@@ -53,8 +63,12 @@ __all__ = [
     "load",
     "load_weights",
     "mixture_similarity",
+    "mixture_uncertainty",
+    "mutual_information",
     "positive_rate",
     "positives",
+    "probability_uncertainty",
+    "risk_coverage",
     "save_map",
     "save_uncertain",
     "uncertainty",

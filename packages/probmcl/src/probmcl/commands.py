@@ -12,17 +12,22 @@ import tyro
 from sextet_common import files, hub, loggers
 from sextet_common.errors import STRUCTURE, InputError, reading
 from sextet_common.options import Advanced
+from sextet_common.processes import is_first
 from sextet_common.runs import Run
 from sextet_common.text import SHORT, terminal
 
 from probmcl import metrics
 from probmcl.data.sets import MultiLabelSet, read_image
-from probmcl.data.sources import load
+from probmcl.data.sources import load, load_unlabelled
 from probmcl.deployment import export as export_model
-from probmcl.encoders import complexity
+from probmcl.encoders import Normalise, complexity
 from probmcl.metrics import Absent, TopKRule
 from probmcl.model import FILE, JOB, ProbMCL
 from probmcl.plotting import Projection, save_map, save_uncertain
+from probmcl.reliability import kinds
+from probmcl.reliability.conformal import Guarantee
+from probmcl.reliability.kinds import Kind
+from probmcl.reliability.ranking import error_ranking
 from probmcl.training.config import Config
 
 _RUN_HELP = "Run folder, an exported folder, or OWNER/NAME of the Hugging Face Hub."
@@ -57,7 +62,8 @@ class _RunData:
 @dataclass(frozen=True)
 class _Data(_RunData):
     data: str | None = "digits"
-    """digits, mnist, npz:PATH, csv:FOLDER, folder:FOLDER, coco:FOLDER, voc:FOLDER[@YEAR] or adp:FOLDER[@LEVEL]."""
+    """digits, mnist, npz:PATH, csv:FOLDER, folder:FOLDER, coco:FOLDER, voc:FOLDER[@YEAR], adp:FOLDER[@LEVEL] or
+    mosaics:SOURCE of a set with classes, such as cifar10:PATH."""
 
 
 def train(
@@ -67,6 +73,9 @@ def train(
     encoder: str | None = None,
     width: Advanced[int | None] = None,
     weights: Path | None = None,
+    normalise_images: Advanced[Normalise] = "auto",
+    labelled: int | None = None,
+    unlabelled: str | None = None,
     log: Log = (),
 ) -> None:
     """Train a multi-label classifier; the same command resumes a stopped run.
@@ -85,16 +94,32 @@ def train(
         Width of convnet and mlp.
     weights
         Local file of pre-trained weights for the encoder.
+    normalise_images
+        Normalise images inside the encoder: imagenet, none, or auto, as published pre-trained weights expect.
+    labelled
+        Keep the labels of this many training images, the first ones. The others are unlabelled.
+    unlabelled
+        More training images, without labels: a folder of image files, or a source as for --data, of which the training
+        part is used.
     """
     loggers.open(log)  # refuses a missing extra before the work
     dataset = data.read("digits")
+    if labelled is not None:
+        dataset = dataset.with_labelled(labelled)
+    if unlabelled is not None:
+        dataset = dataset.with_unlabelled(load_unlabelled(unlabelled, dataset.input_shape))
     chosen = encoder or ("mlp" if len(dataset.input_shape) == 1 else "convnet")
-    model = ProbMCL(chosen, dataset.n_labels, config, width=width, weights=weights).fit(dataset, out, log=log)
+    model = ProbMCL(chosen, dataset.n_labels, config, width=width, weights=weights, normalise_images=normalise_images)
+    model.fit(dataset, out, log=log)
+    if not is_first():  # under torchrun the first process reports
+        return
     scores = model.evaluate(dataset.test)
     parameters, operations = complexity(model.inference(), dataset.input_shape)
     report = {**scores.as_dict(), "parameters": parameters, "multiply_adds": operations}
     files.write_text(out / "test.json", json.dumps(report, indent=2) + "\n")
     print(scores.table())
+    if weights is not None:
+        print(f"{terminal(weights)}: {model.loaded_weights}")
     print(f"at inference {parameters:,} parameters, {operations:,} multiply-adds an input")
 
 
@@ -148,9 +173,10 @@ def predict(
     images: tyro.conf.Positional[tuple[Path, ...]],
     /,
     threshold: float = 0.5,
+    kind: Kind = kinds.DEFAULT,
     device: Device = "auto",
 ) -> None:
-    """Print the labels of image files, their probabilities and, if the model has mixtures, its uncertainty.
+    """Print the labels of image files, their probabilities and the uncertainty, and sets of labels after conformal.
 
     Parameters
     ----------
@@ -158,6 +184,8 @@ def predict(
         Image files. A model with one channel sees them in grey.
     threshold
         Labels with a higher probability are printed.
+    kind
+        Kind of uncertainty.
     """
     model = ProbMCL.load(_folder(run), on=device)
     if not images:
@@ -166,16 +194,19 @@ def predict(
         raise InputError(f"the model takes inputs of shape {model.input_shape}", "a model of square images")
     channels, side, _ = model.input_shape
     pixels = np.stack([read_image(path, side, channels) for path in images])
-    probabilities = model.predict_proba(pixels)
-    has_mixtures = model.config.has_mixtures
-    between = model.uncertainty(pixels).between.tolist() if has_mixtures else [None] * len(pixels)
-    for path, row, variance in zip(images, probabilities.tolist(), between, strict=True):
-        chosen = sorted(((p, name) for p, name in zip(row, model.label_names, strict=True) if p > threshold))[::-1]
-        labels = "  ".join(f"{terminal(name, SHORT)} {p:.2f}" for p, name in chosen) or "no label"
-        print(
-            f"{terminal(path)}: {labels}"
-            + ("" if variance is None else f"   (variance between components {variance:.3g})")
-        )
+    probabilities, uncertainty = model.predict_proba(pixels), model.uncertainty(pixels, kind)
+    sets = model.reliability.sets
+    names = [terminal(name, SHORT) for name in model.label_names]
+    for number, path in enumerate(images):
+        row = probabilities[number].tolist()
+        chosen = sorted(((p, name) for p, name in zip(row, names, strict=True) if p > threshold))[::-1]
+        labels = "  ".join(f"{name} {p:.2f}" for p, name in chosen) or "no label"
+        line = f"{terminal(path)}: {labels}   ({kind} {float(uncertainty[number]):.3g})"
+        if sets is not None:
+            inside = sets.predict(probabilities[number : number + 1])[0].tolist()
+            members = ", ".join(name for name, is_in in zip(names, inside, strict=True) if is_in)
+            line += f"   {sets.guarantee} {100 * sets.level:g} %: {{{members}}}"
+        print(line)
 
 
 def map_(
@@ -210,9 +241,10 @@ def uncertain(
     data: _RunData,
     out: Path | None = None,
     count: int = 20,
+    kind: Kind = kinds.DEFAULT,
     device: Device = "auto",
 ) -> None:
-    """Draw the test images with the highest uncertainty, and print their rows.
+    """Draw the test images with the highest uncertainty, print how well it ranks errors, and their rows.
 
     Parameters
     ----------
@@ -220,11 +252,58 @@ def uncertain(
         Picture; by default uncertain.png in the run folder.
     count
         Number of images.
+    kind
+        any_error, entropy and margin come from the probabilities, distance from the embeddings of the training images,
+        mutual_information, between, within and total from the mixtures.
     """
     model, dataset = _trained_run(run, data, device)
+    if kind == "distance" and model.reliability.gaussians is None:  # a model of an earlier release
+        model.fit_distance(dataset.train)
     path = out or _beside(run) / "uncertain.png"
-    rows = save_uncertain(model, dataset.test, path, count=min(count, len(dataset.test)))
-    print(f"{path}\ntest rows, the least sure first: {' '.join(map(str, rows))}")
+    rows = save_uncertain(model, dataset.test, path, count=min(count, len(dataset.test)), kind=kind)
+    labels = np.array(dataset.test.labels)
+    wrong = (((model.predict_proba(dataset.test).numpy() > 0.5) != labels) & (labels >= 0)).any(axis=1)
+    ranking = error_ranking(model.uncertainty(dataset.test, kind).numpy(), wrong)
+    print(
+        f"{path}\n{kind}: AUROC of images with a wrong label {ranking.auroc:.3f}, area under the risk-coverage curve "
+        f"{ranking.aurc:.3f} ({ranking.best_aurc:.3f} at best, {ranking.error:.3f} in random order)\n"
+        f"test rows, the least sure first: {' '.join(map(str, rows))}"
+    )
+
+
+def conformal(
+    run: RunFolder,
+    /,
+    *,
+    data: _RunData,
+    level: float = 0.9,
+    guarantee: Guarantee = "recall",
+    out: Path | None = None,
+    device: Device = "auto",
+) -> None:
+    """Choose sets of labels with a guaranteed coverage on the validation part, and measure them on the test part.
+
+    The thresholds are saved with the model; predict prints the sets from then on.
+
+    Parameters
+    ----------
+    level
+        Share that the guarantee is about, above 0 and below 1.
+    guarantee
+        recall: a set contains in the mean this share of an image's labels; set: it contains all labels of an image with
+        this probability; label: every label, in images that show it, with this probability.
+    out
+        Model file to write; by default the run's own.
+    """
+    model, dataset = _trained_run(run, data, device)
+    if out is None and not run.is_dir():
+        raise InputError(f"{run} is a model of the Hub", "--out FILE.safetensors for the model with its sets")
+    sets = model.conformal(dataset.validation, level, guarantee)
+    measured = sets.measure(model.predict_proba(dataset.test), np.array(dataset.test.labels))
+    path = out or run / FILE
+    model.save(path)
+    print(f"{guarantee} of at least {100 * level:g} % in the mean over calibrations, from {sets.rows} calibration rows")
+    print(f"{measured.table()}\n{path}")
 
 
 def export(

@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from sextet_common.errors import InputError
-from sextet_common.networks import complexity, device_of, evaluating, load_weights, published
+from sextet_common.networks import (
+    IMAGENET,
+    LoadedWeights,
+    Normalisation,
+    complexity,
+    device_of,
+    evaluating,
+    load_weights,
+    normalisation,
+    published,
+)
 from torch import Tensor, nn
 
-__all__ = ["MLP", "OWN", "ConvNet", "Encoder", "build", "complexity", "load_weights", "wrap"]
+__all__ = ["MLP", "OWN", "ConvNet", "Encoder", "Normalise", "build", "complexity", "load_weights", "wrap"]
 
 OWN = ("convnet", "mlp")
+Normalise = Literal["auto", "imagenet", "none"]
 
 
 class Encoder(nn.Module):
-    """A module that maps inputs (batch, *input_shape) to features (batch, out_features)."""
+    """A module that maps inputs (batch, *input_shape) to features (batch, out_features).
 
-    def __init__(self, body: nn.Module, out_features: int) -> None:
+    With a ``normalisation``, the mean and the standard deviation of each of three channels, images in [0, 1] are
+    normalised first; those of one channel are repeated. ``loaded`` says what was loaded from a file of weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, body: nn.Module, out_features: int, normalisation: Normalisation | None = None) -> None:
         super().__init__()
-        self.body, self.out_features = body, out_features
+        self.body, self.out_features, self.normalisation = body, out_features, normalisation
+        self.loaded: LoadedWeights | None = None
+        if normalisation is not None:
+            for name, values in zip(("mean", "std"), normalisation, strict=True):
+                # Settings, not weights: they are no part of the state.
+                self.register_buffer(name, torch.tensor(values).reshape(-1, 1, 1), persistent=False)
 
     def forward(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch features"]:
         """Map inputs to features."""
-        features: Tensor = self.body(inputs)
+        features: Tensor = self.body(inputs if self.normalisation is None else (inputs - self.mean) / self.std)
         return features
 
 
@@ -72,7 +97,12 @@ class MLP(nn.Module):
 
 
 def build(
-    name: str, input_shape: tuple[int, ...], *, width: int | None = None, weights: Path | str | None = None
+    name: str,
+    input_shape: tuple[int, ...],
+    *,
+    width: int | None = None,
+    weights: Path | str | None = None,
+    normalise_images: Normalise | Normalisation = "auto",
 ) -> Encoder:
     """Build an encoder by name.
 
@@ -86,41 +116,65 @@ def build(
     width
         Width of ``convnet`` (32) and ``mlp`` (256); not accepted for other networks.
     weights
-        A local file of weights, .safetensors or torch's .pt. A classifier's last layer in it is ignored.
+        A local file of weights, .safetensors or torch's .pt. Its names may have a prefix, and a classifier's last layer
+        in it is ignored; see `sextet_common.weights.load_weights`.
+    normalise_images
+        Normalisation of images inside the encoder: ``imagenet`` (mean and standard deviation of ImageNet's channels),
+        ``none``, a pair of them, or ``auto``: with weights for a network of torchvision or timm that which the library
+        states for its own weights (almost always ``imagenet``), otherwise none.
 
     Examples
     --------
     >>> build("convnet", (1, 32, 32)).out_features
     256
+    >>> build("resnet18", (3, 32, 32), normalise_images="imagenet").normalisation[0]
+    (0.485, 0.456, 0.406)
     """
     if width is not None and (width < 1 or name not in OWN):
         raise InputError(f"width {width} is given for {name}", f"a whole number >= 1, for {' or '.join(OWN)}")
     if (name == "mlp") != (len(input_shape) == 1):
         fits = "mlp for plain features, any other encoder for images"
         raise InputError(f"the encoder {name!r} does not fit inputs of shape {input_shape}", fits)
+    if normalise_images == "auto":
+        pretrained = weights is not None and name not in OWN
+        normalise_images = normalisation(name, package="probmcl") if pretrained else "none"
+    constants = _constants(normalise_images)
+    if constants is not None and name in OWN and input_shape[0] != 3:
+        raise InputError(
+            f"normalise_images={normalise_images!r} with {name} and inputs of shape {input_shape}", "three channels"
+        )
     if name == "convnet":
         convnet = ConvNet(input_shape[0], width or 32)
-        encoder = Encoder(convnet, convnet.out_features)
+        encoder = Encoder(convnet, convnet.out_features, constants)
     elif name == "mlp":
         encoder = Encoder(MLP(input_shape[0], width or 256), width or 256)
     else:
-        encoder = wrap(_ThreeChannels(published(name, None, package="probmcl", own=OWN)), input_shape)
+        encoder = wrap(_ThreeChannels(published(name, None, package="probmcl", own=OWN)), input_shape, constants)
     if weights is not None:
-        load_weights(encoder.body, Path(weights))
+        encoder.loaded = load_weights(encoder.body, Path(weights))
     return encoder
 
 
-def wrap(module: nn.Module, input_shape: tuple[int, ...]) -> Encoder:
+def wrap(
+    module: nn.Module, input_shape: tuple[int, ...], normalise_images: Normalise | Normalisation | None = "none"
+) -> Encoder:
     """Turn a module from (batch, *input_shape) to (batch, features) into an encoder, measuring its width with zeros.
+
+    ``normalise_images`` is ``imagenet`` or a mean and a standard deviation for each channel of images in [0, 1]; by
+    default the module sees its inputs as they are.
 
     Examples
     --------
     >>> wrap(nn.Flatten(), (1, 4, 4)).out_features
     16
     """
+    constants = _constants(normalise_images)
+    if constants is not None and len(input_shape) != 3:
+        raise InputError(f"normalise_images={normalise_images!r} with inputs of shape {input_shape}", "images")
+    encoder = Encoder(module, 0, constants)
     try:
         with evaluating(module), torch.no_grad():
-            features = module(torch.zeros(2, *input_shape, device=device_of(module)))
+            features = encoder.to(device_of(module))(torch.zeros(2, *input_shape, device=device_of(module)))
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         summary = f"the encoder does not take inputs of shape {input_shape}: {first}"
@@ -128,7 +182,26 @@ def wrap(module: nn.Module, input_shape: tuple[int, ...]) -> Encoder:
     if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2:
         received = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise InputError(f"the encoder returns {received} for two inputs", "a tensor (batch, features)")
-    return Encoder(module, features.shape[1])
+    encoder.out_features = features.shape[1]
+    return encoder
+
+
+def _constants(normalise_images: Normalise | Normalisation | None) -> Normalisation | None:
+    """Return the mean and the standard deviation of every channel; None where nothing is normalised."""
+    if normalise_images in ("auto", "none", None):
+        return None
+    if normalise_images == "imagenet":
+        return IMAGENET
+    try:
+        mean, std = (tuple(float(value) for value in values) for values in normalise_images)
+    except (TypeError, ValueError):
+        mean = std = ()
+    if not (
+        len(mean) == len(std) == 3 and all(map(math.isfinite, mean)) and all(0 < value < math.inf for value in std)
+    ):
+        expected = "auto, imagenet, none, or the means and the standard deviations of three channels"
+        raise InputError(f"normalise_images is {normalise_images!r}", expected)
+    return mean, std
 
 
 class _ThreeChannels(nn.Module):

@@ -11,19 +11,33 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from sextet_common import checkpoint, checks, device as devices, hub, loggers, pixels, runs, text, training
+from sextet_common import (
+    checkpoint,
+    checks,
+    device as devices,
+    hub,
+    loggers,
+    networks,
+    pixels,
+    processes,
+    runs,
+    text,
+    training,
+)
 from sextet_common.errors import STRUCTURE, InputError, reading
 from sextet_common.seeding import torch_seed
 from torch import Tensor, nn
 
 from probmcl import encoders, metrics
 from probmcl.data.augmentation import Augmentation
-from probmcl.data.sets import ArraySplit, MultiLabelSet, Split, checked_labels
-from probmcl.data.sources import Source, load as load_data
+from probmcl.data.sets import ArraySplit, Inputs, JoinedSplit, MultiLabelSet, Split, checked_labels
+from probmcl.data.sources import Source, Unlabelled, load as load_data, load_unlabelled
 from probmcl.mixtures.parameters import MixtureParameters
-from probmcl.mixtures.uncertainty import Uncertainty, uncertainty
+from probmcl.reliability import embeddings
+from probmcl.reliability.mixin import UncertaintyMixin
+from probmcl.reliability.saved import Reliability
 from probmcl.training.calibration import calibrate
-from probmcl.training.config import Config
+from probmcl.training.config import Config, with_earlier_defaults
 from probmcl.training.network import Network, batches, infer
 from probmcl.training.stages import LOG_EVERY, Training
 
@@ -32,19 +46,18 @@ FILE = "model.safetensors"
 _CUSTOM = "a custom module"
 _CUSTOM_MARKS = (_CUSTOM, "a module of one's own")  # in saved files, the second by release 0.1
 
-Inputs = Split | np.ndarray | Tensor
 
+class ProbMCL(UncertaintyMixin):
+    """A multi-label classifier, trained by ProbMCL (arXiv 2401.01448) or one of its rivals.
 
-class ProbMCL:
-    """A multi-label classifier, trained in two stages (ProbMCL, arXiv 2401.01448) or by one of its rivals.
-
-    First stage: two views of every image pass through the encoder and a mixture density head, and the mixtures of
-    images whose label sets overlap are drawn together. Second stage: the encoder is frozen and a linear classifier
-    learns on its features. The head is kept for `uncertainty` only: a prediction costs the encoder and one linear
-    layer.
+    Two views of every image pass through the encoder and a mixture density head, and mixtures are drawn together where
+    label sets overlap. A linear classifier learns on the encoder's features, together with it (``mode="joint"``) or in
+    a second stage in which the encoder is frozen ("two_stage", the default for pre-trained weights). The head is kept
+    for `mixtures` only: a prediction costs the encoder and one linear layer.
 
     ``encoder`` is a module that maps inputs to features, or a name; ``width`` and ``weights`` are for named ones, see
-    `probmcl.build`. ``n_labels`` is by default that of the data.
+    `probmcl.build`. ``normalise_images`` is what the encoder does first: imagenet, none or auto, which takes the
+    normalisation that a pre-trained network expects. ``n_labels`` is by default that of the data.
 
     Examples
     --------
@@ -53,7 +66,7 @@ class ProbMCL:
     >>> data = compose(digits(), sizes=(64, 32, 32))
     >>> config = Config(epochs=1, classifier_epochs=1, batch_size=32, head=HeadConfig(dim=8, hidden=(16,)))
     >>> model = ProbMCL("convnet", 10, config, width=4).fit(data)
-    >>> model.predict_proba(data.test).shape, model.uncertainty(data.test).between.shape
+    >>> model.predict_proba(data.test).shape, model.uncertainty(data.test, kind="entropy").shape
     (torch.Size([32, 10]), torch.Size([32]))
     """
 
@@ -65,13 +78,17 @@ class ProbMCL:
         *,
         width: int | None = None,
         weights: str | os.PathLike[str] | None = None,
+        normalise_images: encoders.Normalise | networks.Normalisation = "auto",
     ) -> None:
         checks.check("n_labels", n_labels, checks.Count | None)
-        self.encoder, self.n_labels, self.config = encoder, n_labels, config or Config()
+        self.encoder, self.n_labels = encoder, n_labels
+        self.config = (config or Config()).resolved(pretrained=weights is not None)
         self.width, self.weights = width, None if weights is None else Path(weights)
+        self.normalise_images = normalise_images
         self.label_names: tuple[str, ...] = ()
         self.input_shape: tuple[int, ...] = ()
         self.source = ""
+        self.reliability = Reliability()
         self._network: Network | None = None
         self._device = torch.device("cpu")
 
@@ -80,41 +97,54 @@ class ProbMCL:
         data: MultiLabelSet | Source,
         out: str | os.PathLike[str] | None = None,
         *,
+        unlabelled: Unlabelled | None = None,
         log: Sequence[loggers.Name | loggers.Logger] = (),
     ) -> ProbMCL:
         """Train and return this object.
 
-        ``data`` is a set, or what `probmcl.load` accepts; its validation part is used for the calibration. ``out`` is a
+        ``data`` is a set, or what `probmcl.load` accepts; its validation part is used for the calibration. Labels may
+        be -1 where they are not known. ``unlabelled`` are more training images, without labels: an array or tensor, a
+        folder of image files, or what `probmcl.load` accepts, of which the training part is used. ``out`` is a
         run folder for checkpoints, metrics.jsonl and the model; an unfinished run with the same settings and data
         resumes bit-identically. After Ctrl-C or SIGTERM a KeyboardInterrupt is raised once the step is done and saved.
         ``log`` names trackers that follow the run: tensorboard, wandb, mlflow, or objects of their three methods.
+
+        Under torchrun every process calls this alike. They divide every batch among them and end with the same model,
+        that of one process with the whole batches up to rounding; the first one writes the run folder.
         """
         data = load_data(data)
+        if unlabelled is not None:
+            data = data.with_unlabelled(load_unlabelled(unlabelled, data.input_shape))
         if self.n_labels not in (None, data.n_labels):
             raise InputError(f"the data have {data.n_labels} labels", f"n_labels, {self.n_labels}")
         required = self.config.require_labels
         labels = checked_labels(data.train.labels, data.n_labels, f"{data.source}, train", at_least_one=required)
-        if not labels.any():
+        if not (labels > 0).any():
             raise InputError(f"{data.source}: no training row has a label", "positives to learn from")
-        device = devices.pick(self.config.device)
-        network = self._build(data.input_shape, data.n_labels).to(device)
-        run = training.run(
-            Training(network, data, self.config, device),
-            name=JOB,
-            out=out,
-            record=None if out is None else self._record(data),
-            settings=Config,
-            log=log,
-            cadence=training.Cadence(log=LOG_EVERY, checkpoint=self.config.checkpoint_every),
-            label=self.config.method,
-        )
-        if self.config.calibrate:
-            calibrate(network, data.validation, device)
+        with processes.join(self.config.device) as joined:
+            device = joined.device
+            network = self._build(data.input_shape, data.n_labels).to(device)
+            run = training.run(
+                Training(network, data, self.config, device, joined),
+                name=JOB,
+                out=out,
+                record=None if out is None else _as_earlier(self._record(data, network.encoder), out),
+                settings=Config,
+                log=log,
+                cadence=training.Cadence(log=LOG_EVERY, checkpoint=self.config.checkpoint_every),
+                processes=joined,
+                label=self.config.method,
+            )
+            if self.config.calibrate:
+                calibrate(network, data.validation, device)
         network.eval().requires_grad_(False)
         self._network, self._device = network, device
         self.n_labels, self.label_names, self.input_shape = data.n_labels, data.label_names, data.input_shape
         self.source = data.source
+        self.reliability = Reliability()
+        self.fit_distance(data.train)
         if run is not None:
+            self.reliability = self.reliability.with_sets_of(run.path / FILE, network.state_dict())
             self.save(run.path / FILE)
         return self
 
@@ -145,9 +175,20 @@ class ProbMCL:
             mixtures = [network.mixtures(batch) for batch in batches(self._split(inputs), self._device)]
         return MixtureParameters(*(tensor.cpu().clone() for tensor in MixtureParameters.cat(mixtures)))
 
-    def uncertainty(self, inputs: Inputs) -> Uncertainty:
-        """Compute the variance between and within the components of the images' mixtures; inputs as in `mixtures`."""
-        return uncertainty(self.mixtures(inputs))
+    def fit_distance(self, train: Split) -> None:
+        """Fit the Gaussians of the kind "distance" to training images; they are saved with the model.
+
+        `fit` does so at its end. It is for models of earlier releases, and for other images. Of more than 10,000
+        images a fixed draw is used. Features of more than 4096 dimensions have no Gaussians.
+        """
+        network = self._fitted()
+        gaussians = None
+        if network.encoder.out_features <= embeddings.MOST_DIMS:
+            rows = embeddings.chosen_rows(np.array(train.labels), self.config.seed)
+            if len(rows):
+                features = infer(network, train, self._device, network.encoder, rows).numpy()
+                gaussians = embeddings.LabelGaussians.fit(features, np.array(train.labels)[rows])
+        self.reliability = Reliability(gaussians, self.reliability.sets)
 
     def evaluate(self, data: Split, **options: Any) -> metrics.Scores:
         """Measure predictions on a part of a data set, with the options of `probmcl.evaluate`."""
@@ -167,10 +208,12 @@ class ProbMCL:
             "config": runs.to_json(self.config.as_flat()),
             "label_names": list(self.label_names),
             "input_shape": list(self.input_shape),
+            "normalisation": network.encoder.normalisation,
             "preprocessing": "images scaled and cropped to input_shape, values in [0, 1]; features as they were given",
             "source": source,
+            "reliability": self.reliability.meta(),
         }
-        checkpoint.save(path, network.state_dict(), meta)
+        checkpoint.save(path, network.state_dict() | self.reliability.arrays(), meta)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, encoder: nn.Module | None = None, on: str = "auto") -> ProbMCL:
@@ -194,15 +237,19 @@ class ProbMCL:
             path, "a file that ProbMCL.save wrote, and the encoder that was trained", *STRUCTURE, RuntimeError
         ):
             model = cls(encoder or meta["encoder"], config=_config(meta["config"]), width=meta["width"])
+            if not isinstance(encoder, encoders.Encoder):
+                model.normalise_images = meta.get("normalisation") or "none"
             model.label_names, model.input_shape = tuple(map(str, meta["label_names"])), tuple(meta["input_shape"])
             model.n_labels, model.source = len(model.label_names), str(meta["source"])
+            model.reliability = Reliability.read(loaded.arrays, meta.get("reliability", {}), model.n_labels)
+            arrays = Reliability.of_network(loaded.arrays)
             if encoder is None:
                 with torch.device("meta"):  # no memory yet: the settings are not trusted
                     expected = model._build(model.input_shape, model.n_labels).state_dict()
-                if {n: a.shape for n, a in expected.items()} != {n: a.shape for n, a in loaded.arrays.items()}:
+                if {n: a.shape for n, a in expected.items()} != {n: a.shape for n, a in arrays.items()}:
                     raise InputError(f"{path} has weights that do not fit its settings", "what ProbMCL.save wrote")
             network = model._build(model.input_shape, model.n_labels)
-            network.load_state_dict(loaded.arrays)
+            network.load_state_dict(arrays)
         model._device = devices.pick(on)
         model._network = network.to(model._device).eval().requires_grad_(False)
         return model
@@ -257,6 +304,11 @@ class ProbMCL:
         )
         return "\n\n".join(lines)
 
+    @property
+    def loaded_weights(self) -> networks.LoadedWeights | None:
+        """What `fit` loaded from the file of pre-trained weights, if anything."""
+        return self._fitted().encoder.loaded
+
     def inference(self) -> nn.Module:
         """Return what is deployed: a copy of encoder and classifier on the CPU that maps inputs to logits."""
         network = self._fitted()
@@ -265,21 +317,33 @@ class ProbMCL:
     def _build(self, input_shape: tuple[int, ...], n_labels: int) -> Network:
         with torch_seed(self.config.seed, "encoder"):
             if isinstance(self.encoder, str):
-                encoder = encoders.build(self.encoder, input_shape, width=self.width, weights=self.weights)
+                encoder = encoders.build(
+                    self.encoder,
+                    input_shape,
+                    width=self.width,
+                    weights=self.weights,
+                    normalise_images=self.normalise_images,
+                )
             elif isinstance(self.encoder, encoders.Encoder):
+                if self.normalise_images != "auto":
+                    raise InputError(
+                        f"normalise_images is {self.normalise_images!r} for an Encoder", "auto: it has its own"
+                    )
                 encoder = self.encoder
             else:
-                encoder = encoders.wrap(self.encoder, input_shape)
+                encoder = encoders.wrap(self.encoder, input_shape, self.normalise_images)
         return Network(encoder, n_labels, self.config)
 
-    def _record(self, data: MultiLabelSet) -> dict[str, Any]:
+    def _record(self, data: MultiLabelSet, encoder: encoders.Encoder) -> dict[str, Any]:
         """Return what identifies a run: settings, encoder and data."""
-        inputs = [data.train.inputs] if isinstance(data.train, ArraySplit) else []
+        parts = data.train.parts if isinstance(data.train, JoinedSplit) else (data.train,)
+        inputs = [part.inputs for part in parts if isinstance(part, ArraySplit)]
         return {
             **self.config.as_flat(),
             "encoder": self.encoder if isinstance(self.encoder, str) else f"own {type(self.encoder).__qualname__}",
             "width": self.width,
             "weights": None if self.weights is None else str(self.weights),
+            **({} if encoder.normalisation is None else {"normalisation": encoder.normalisation}),
             "data": data.source,
             "data_sha256": pixels.fingerprint(*inputs, data.train.labels, data.validation.labels),
         }
@@ -300,8 +364,21 @@ class ProbMCL:
         return ArraySplit(array, np.zeros((len(array), len(self.label_names)), dtype=np.uint8))
 
 
+def _as_earlier(record: dict[str, Any], out: str | os.PathLike[str]) -> dict[str, Any]:
+    """Leave out settings that the run in this folder, of an earlier release, did not have but trained by."""
+    if not (Path(out) / "config.json").is_file():
+        return record
+    old = runs.Run.read(out).config
+    defaults = with_earlier_defaults(old)
+    known, off = old.get("augmentation") or {}, vars(Augmentation())  # what is new there changes nothing by default
+    kept = {name: v for name, v in record["augmentation"].items() if name in known or v != off[name]}
+    record |= {"augmentation": kept}
+    return {name: v for name, v in record.items() if name in old or name not in defaults or defaults[name] != v}
+
+
 def _config(table: dict[str, Any]) -> Config:
     """Rebuild the settings from their JSON form, without names that this release does not know."""
+    table = with_earlier_defaults(table)
     names = Config().as_flat().keys() & table.keys()
     known = {name: tuple(table[name]) if isinstance(table[name], list) else table[name] for name in names}
     return Config.flat(**{**known, "augmentation": Augmentation(**table["augmentation"])})

@@ -52,8 +52,8 @@ class ImageSet:
     ) -> ImageSet:
         """Build and check a set from plain arrays in any usual layout.
 
-        Images are uint8 in 0..255 or floats in [0, 1] of shape (n, h, w), (n, c, h, w) or (n, h, w, c) with 1 or 3
-        channels; contiguous uint8 and float32 arrays of the second form, memory maps too, are used without a copy.
+        Images are uint8 in 0..255 or floats in [0, 1] of shape (n, h, w), (n, c, h, w) or (n, h, w, c) with any number
+        of channels; contiguous uint8 and float32 arrays of the second form, memory maps too, are used without a copy.
         Labels are numbers from 0, (n,) or (n, 1). Classes are named by their numbers unless ``classes`` names them.
 
         Examples
@@ -121,6 +121,9 @@ def load(
         - a torch ``Dataset`` of (image, label), a Hugging Face ``Dataset``, or arrays or tensors ``(images, labels)``
         - ``(train, test)`` or ``{"train": ..., "test": ...}`` of these, a ``DatasetDict``, or
           ``(train_images, train_labels, test_images, test_labels)``
+        - ``(train, test)`` of specifications or paths: the training images of one and the test images of the other, or
+          all images where there is one part; a folder's may have the names that :func:`~sextet_common.hub.folder_names`
+          gives the classes, as a distilled set's do
         - an :class:`ImageSet`, which is returned as it is
 
     Examples

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0b6e99", "#d1495b", "#66a182", "#edae49", "#5f4b8b", "#8d99ae")
-_BACKGROUND = 0.6  # grey, to set black and white images off from the gaps
+BACKGROUND = 0.6  # grey, to set black and white images off from the gaps
 _STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "font.size": 9}
 Images: TypeAlias = Float[np.ndarray, "images channels height width"]
-"""Images with 1 or 3 channels; values are clipped to [0, 1], which distilled pixels may leave."""
+"""Images; values are clipped to [0, 1], which distilled pixels may leave."""
 Curve: TypeAlias = tuple[Sequence[float], Sequence[float]]
 """Values of x and y; non-finite points are not drawn."""
 
@@ -30,17 +30,21 @@ Curve: TypeAlias = tuple[Sequence[float], Sequence[float]]
 def grid(images: Images, columns: int | None = None, *, gap: int = 1) -> UInt8[np.ndarray, "rows columns 3"]:
     """Arrange images in rows of ``columns``, by default in a square, on grey with ``gap`` pixels between them.
 
+    The channels of images with 2 or more than 3 are drawn in grey, side by side.
+
     Examples
     --------
     >>> grid(np.zeros((10, 1, 8, 8)), columns=5).shape
     (19, 46, 3)
     """
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
-        raise InputError(f"images of shape {images.shape}", "(n, c, h, w) with n >= 1 and c 1 or 3")
+    if images.ndim != 4 or 0 in images.shape:
+        raise InputError(f"images of shape {images.shape}", "(n, c, h, w), none of them 0")
+    if images.shape[1] not in (1, 3):
+        images = np.moveaxis(images, 1, 2).reshape(len(images), 1, images.shape[2], -1)
     count, _, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    picture = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), _BACKGROUND)
+    picture = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), BACKGROUND)
     for number, image in enumerate(images):
         top, left = (number // columns) * (height + gap) + gap, (number % columns) * (width + gap) + gap
         picture[top : top + height, left : left + width] = image.transpose(1, 2, 0)

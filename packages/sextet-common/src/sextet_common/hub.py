@@ -19,6 +19,7 @@ from sextet_common import files
 from sextet_common.errors import InputError, require
 
 Kind = Literal["model", "dataset"]
+_PARTS = {"train", "test", "val", "valid", "validation"}
 _UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")  # YAML takes them as escapes only
 _ON_THE_HUB = ("a folder, or a repository that exists, a branch, tag or commit of it, a token with access to it "
                "(hf auth login) and a connection to the Hub (HF_HUB_OFFLINE unset)")  # fmt: skip
@@ -76,8 +77,12 @@ def write_images(
 
 
 def folder_names(classes: Sequence[str]) -> tuple[str, ...]:
-    """Return a folder name for each class, in an order that sorting them does not change."""
-    usable = all(re.fullmatch(r"\w([\w .-]*[\w-])?", name) and len(name) <= 100 for name in classes)
+    """Return a folder name for each class, in an order that sorting them does not change.
+
+    Names that are no names of folders, or that readers take for a part of the data (train, test), get numbers.
+    """
+    parts = _PARTS.intersection(map(str.lower, classes))
+    usable = not parts and all(re.fullmatch(r"\w([\w .-]*[\w-])?", name) and len(name) <= 100 for name in classes)
     distinct = len({name.casefold() for name in classes}) == len(classes)  # some file systems ignore case
     if usable and distinct and list(classes) == sorted(classes):
         return tuple(classes)

@@ -7,6 +7,7 @@ import io
 import json
 import os
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -63,10 +64,28 @@ def scan(path: str | os.PathLike[str]) -> Listing:
     labels = [np.array([number[name] for name in part.values()], dtype=np.int64) for part in (train, test)]
     unused = [image for image in found.paths["images"] if image not in train and image not in test]
     found.paths["images without a label or outside of the training and test sets"] = unused
-    ignored = {kind: paths for kind, paths in found.paths.items() if paths and kind not in _USED}
-    top = os.path.join(root, "")
-    notes = tuple(f"{root}: {kind} are ignored ({some(paths, top)})" for kind, paths in ignored.items())
+    notes = notes_about(root, found.paths)
     return Listing(tuple(train), labels[0], tuple(test), labels[1], tuple(number), notes)
+
+
+def walk(root: str) -> defaultdict[str, list[str]]:
+    """Return all paths below a folder by their kind: folders, images, tables, and the kinds that are ignored."""
+    paths: defaultdict[str, list[str]] = defaultdict(list)
+    seen = {os.path.realpath(root)}
+    with reading(root, "a folder that can be listed"):
+        for folder, folders, files in os.walk(root, onerror=_raise, followlinks=True):
+            kinds = {name: _kind(os.path.join(folder, name), seen) for name in sorted(folders + files)}
+            folders[:] = [name for name, kind in kinds.items() if kind == "folders"]  # to walk through
+            for name, kind in kinds.items():
+                paths[kind].append(os.path.join(folder, name))
+    return paths
+
+
+def notes_about(root: str, paths: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Return a sentence about every kind of paths that are ignored, with their number and some names."""
+    ignored = {kind: found for kind, found in paths.items() if found and kind not in _USED}
+    top = os.path.join(root, "")
+    return tuple(f"{root}: {kind} are ignored ({some(found, top)})" for kind, found in ignored.items())
 
 
 class _Scan:
@@ -74,34 +93,11 @@ class _Scan:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.paths: dict[str, list[str]] = defaultdict(list)
+        self.paths = walk(root)
         self.rows: dict[str, str] = {}
-        self._seen = {os.path.realpath(root)}
-        with reading(root, "a folder that can be listed"):
-            for folder, folders, files in os.walk(root, onerror=_raise, followlinks=True):
-                kinds = {name: self._kind(os.path.join(folder, name)) for name in sorted(folders + files)}
-                folders[:] = [name for name, kind in kinds.items() if kind == "folders"]  # to walk through
-                for name, kind in kinds.items():
-                    self.paths[kind].append(os.path.join(folder, name))
         self.training, self.tests = self._parts()
         for table in self.paths["tables"]:
             self._read(table)
-
-    def _kind(self, path: str) -> str:
-        name = os.path.basename(path).lower()
-        if name.startswith(".") or name in _SYSTEM:
-            return "hidden and system files"
-        if os.path.isdir(path):
-            target = os.path.realpath(path)
-            if target in self._seen:
-                return "folders linked to twice"
-            self._seen.add(target)
-            return "folders"
-        if not os.path.isfile(path):
-            return "dangling links and special files"
-        if name in _TABLES:
-            return "tables"
-        return "images" if name.endswith(IMAGE_SUFFIXES) else "files that are not images"
 
     def folders_in(self, folder: str) -> list[str]:
         return [path for path in self.paths["folders"] if os.path.dirname(path) == folder]
@@ -172,6 +168,24 @@ class _Scan:
                 raise InputError(f"class {min(wrong)!r} is not in both {parts}", "the same classes")
             return test
         return {}
+
+
+def _kind(path: str, seen: set[str]) -> str:
+    """Return the kind of a path; ``seen`` has the folders on the way, where links lead to."""
+    name = os.path.basename(path).lower()
+    if name.startswith(".") or name in _SYSTEM:
+        return "hidden and system files"
+    if os.path.isdir(path):
+        target = os.path.realpath(path)
+        if target in seen:
+            return "folders linked to twice"
+        seen.add(target)
+        return "folders"
+    if not os.path.isfile(path):
+        return "dangling links and special files"
+    if name in _TABLES:
+        return "tables"
+    return "images" if name.endswith(IMAGE_SUFFIXES) else "files that are not images"
 
 
 def _rows(table: str) -> list[dict[str, object]]:

@@ -1,18 +1,22 @@
-"""Networks of torchvision and timm by name, weights from local files, and the cost of a network."""
+"""Networks of torchvision and timm by name, the normalisation of their inputs, and the cost of a network."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
-import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sextet_common.errors import STRUCTURE, InputError, reading, require
+from sextet_common.errors import InputError, require
+from sextet_common.weights import LoadedWeights as LoadedWeights, load_weights as load_weights
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of every channel, for images in [0, 1]."""
+
+IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def published(name: str, outputs: int | None, *, package: str, own: tuple[str, ...] = ()) -> nn.Module:
@@ -27,61 +31,38 @@ def published(name: str, outputs: int | None, *, package: str, own: tuple[str, .
     >>> published("resnet18", 4, package="sextet-common").fc.out_features
     4
     """
-    library, _, bare = name.rpartition(":")
-    if library not in ("", "torchvision", "timm"):
-        raise InputError(f"the network {name!r} names {library!r}", "torchvision:NAME or timm:NAME")
+    library, bare = _library(name, package, own)
+    if library == "timm":
+        model: nn.Module = _timm(package).create_model(bare, pretrained=False, num_classes=outputs or 0)
+        return model
     from torchvision import models
 
-    if library != "timm" and bare in models.list_models(module=models):
-        options = {} if outputs is None else {"num_classes": outputs}
-        if bare in ("googlenet", "inception_v3"):
-            options |= {"init_weights": True, "aux_logits": False}
-        network: nn.Module = models.get_model(bare, weights=None, **options)
-        return _headless(network, bare) if outputs is None else network
-    if library == "timm" or _has_timm(package):
-        timm = require("timm", package=package, extra="timm")
-        if bare in timm.list_models():
-            model: nn.Module = timm.create_model(bare, pretrained=False, num_classes=outputs or 0)
-            return model
-    known = [*own, *models.list_models(module=models), *(_timm_names(package) if _has_timm(package) else [])]
-    near = difflib.get_close_matches(bare, known, n=3)
-    expected = f"{', '.join(near)}, perhaps" if near else f"{', '.join([*own, 'a name of torchvision or timm'])}"
-    raise InputError(f"the network {name!r} is unknown", expected)
+    options = {} if outputs is None else {"num_classes": outputs}
+    if bare in ("googlenet", "inception_v3"):
+        options |= {"init_weights": True, "aux_logits": False}
+    network: nn.Module = models.get_model(bare, weights=None, **options)
+    return _headless(network, bare) if outputs is None else network
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Load a module's weights from a .safetensors file, or from a torch file without pickled objects.
+def normalisation(name: str, *, package: str) -> Normalisation:
+    """Return the normalisation that the published weights of a network expect, as torchvision or timm states it.
 
-    The file must contain every entry of the module. Additional entries are ignored only if they belong to the last
-    layer of a classifier (``fc``, ``classifier``, ``head``, ``heads``). On error the module keeps its weights.
+    ``name`` and ``package`` are those of `published`. For almost all networks this is `IMAGENET`; a few, such as some
+    of timm's vision transformers, expect a mean and a deviation of 0.5.
+
+    Examples
+    --------
+    >>> normalisation("mobilenet_v2", package="sextet-common") == IMAGENET
+    True
     """
-    if not path.is_file():
-        raise InputError(f"{path} is missing", "a file of weights, .safetensors or .pt")
-    with reading(path, "tensors by name, without pickled objects", *STRUCTURE, RuntimeError, AssertionError):
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    library, bare = _library(name, package, ())
+    if library == "timm":
+        stated = _timm(package).models.get_pretrained_cfg(bare)
+    else:
+        from torchvision import models
 
-            weights: Any = load_file(path)
-        else:
-            # From memory: torch.load of a file allocates whatever length the file claims.
-            weights = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    weights = weights.get("state_dict", weights) if isinstance(weights, dict) else weights
-    if not isinstance(weights, dict) or not all(
-        isinstance(v, Tensor) and isinstance(n, str) for n, v in weights.items()
-    ):
-        raise InputError(f"{path} holds {type(weights).__name__}", "tensors by name")
-    target = getattr(module, "network", module)
-    own = target.state_dict()
-    missing = sorted(set(own) - set(weights))
-    heads = ("fc.", "classifier.", "head.", "heads.")
-    extra = sorted(name for name in set(weights) - set(own) if not name.startswith(heads))
-    unlike = sorted(name for name in set(own) & set(weights) if own[name].shape != weights[name].shape)
-    for fault, names in (("lacks", missing), ("has the unknown", extra), ("has another shape of", unlike)):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise InputError(f"{path} {fault} {names[0]}{more}", "weights of this network")
-    with reading(path, "weights of this network", RuntimeError, NotImplementedError):
-        target.load_state_dict({name: weights[name] for name in own})
+        stated = models.get_model_weights(bare).DEFAULT.transforms()
+    return (tuple(stated.mean), tuple(stated.std)) if stated is not None else IMAGENET
 
 
 def complexity(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, int]:
@@ -116,16 +97,36 @@ def _headless(network: nn.Module, name: str) -> nn.Module:
     raise InputError(f"torchvision's {name!r} has no last linear layer to leave out", "a classifier")
 
 
+def _library(name: str, package: str, own: tuple[str, ...]) -> tuple[str, str]:
+    """Return the library that has a network, torchvision or timm, and the network's name there."""
+    library, _, bare = name.rpartition(":")
+    if library not in ("", "torchvision", "timm"):
+        raise InputError(f"the network {name!r} names {library!r}", "torchvision:NAME or timm:NAME")
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if library != "timm" and bare in known:
+        return "torchvision", bare
+    names: list[str] = []
+    if library == "timm" or _has_timm(package):
+        names = _timm(package).list_models()
+        if bare in names:
+            return "timm", bare
+    near = difflib.get_close_matches(bare, [*own, *known, *names], n=3)
+    expected = f"{', '.join(near)}, perhaps" if near else ", ".join([*own, "a name of torchvision or timm"])
+    raise InputError(f"the network {name!r} is unknown", expected)
+
+
+def _timm(package: str) -> Any:
+    return require("timm", package=package, extra="timm")
+
+
 def _has_timm(package: str) -> bool:
     try:
-        require("timm", package=package, extra="timm")
+        _timm(package)
     except InputError:
         return False
     return True
-
-
-def _timm_names(package: str) -> list[str]:
-    return list(require("timm", package=package, extra="timm").list_models())
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -59,6 +59,11 @@ class Option:
         return f"--no-{self.name}" in self.flags
 
     @property
+    def is_tuple(self) -> bool:
+        """Whether it takes several values."""
+        return get_origin(_bare(self.kind)) is tuple
+
+    @property
     def help(self) -> str:
         """Its documentation, its choices where the metavar has no room for them, and its default."""
         choices = [str(word) for part in _parts(self.kind) if get_origin(part) is Literal for word in get_args(part)]

@@ -112,6 +112,7 @@ def _words_of_file(file: Path, program: str, options: Sequence[Option], given: s
             if option is None:
                 raise _unknown(name, f"--{key}", program, options)
             if option.flags and given.isdisjoint(option.flags) and not (is_run and key == "out"):
+                value = [value] if option.is_tuple and not isinstance(value, list) else value
                 checks.check(name, value, option.kind)
                 yield from _words(option, value)
         except InputError as error:

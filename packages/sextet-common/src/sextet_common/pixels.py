@@ -89,16 +89,16 @@ def fingerprint(*arrays: np.ndarray) -> str:
 def as_nchw(images: np.ndarray, source: str, *, owned: bool = False) -> np.ndarray:
     """Return images as (n, c, h, w), uint8 or float32 in [0, 1], without a copy where none is needed.
 
-    ``owned`` arrays may be rearranged in place.
+    The channels of (n, h, w, c) are recognised by being 1 or 3, by square images, or as the smaller number. ``owned``
+    arrays may be rearranged in place.
     """
     if images.ndim == 3:
         images = images[:, None]
-    elif images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
+    elif images.ndim == 4 and _is_channels_last(*images.shape[1:]):
         in_place = owned and images.flags.c_contiguous and images.flags.writeable
         images = _channels_first(images) if in_place else images.transpose(0, 3, 1, 2)
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[1:]:
-        accepted = "(n, h, w), (n, c, h, w) or (n, h, w, c), c 1 or 3"
-        raise InputError(f"{source}: images of shape {images.shape}", accepted)
+    if images.ndim != 4 or 0 in images.shape[1:]:
+        raise InputError(f"{source}: images of shape {images.shape}", "(n, h, w), (n, c, h, w) or (n, h, w, c)")
     if images.dtype == np.uint8:
         return images if images.flags.c_contiguous else np.ascontiguousarray(images)  # a memory map stays one
     if images.dtype.kind != "f":
@@ -110,6 +110,15 @@ def as_nchw(images: np.ndarray, source: str, *, owned: bool = False) -> np.ndarr
             raise InputError(f"{source}: image {done + wrong.argmax()} has values outside [0, 1]", ACCEPTED)
         done += len(block)
     return images.astype(np.float32, order="C", copy=False)
+
+
+def _is_channels_last(first: int, middle: int, last: int) -> bool:
+    """Whether an image's last axis holds the channels, and not the first; of undecided shapes the first does."""
+    usual = first in (1, 3), last in (1, 3)
+    if any(usual):
+        return not usual[0]
+    square = first == middle, middle == last  # the sides of the image, if the channels are last, or first
+    return square[0] if square[0] != square[1] else last < first
 
 
 def _channels_first(images: np.ndarray) -> np.ndarray:

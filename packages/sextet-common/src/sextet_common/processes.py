@@ -6,6 +6,7 @@ when another process is lost.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+_joined = itertools.count()
 TIMEOUT = timedelta(minutes=10)  # that a process waits for the others before it gives them up
 
 
@@ -118,7 +120,13 @@ def join(device: str = "auto") -> Iterator[Processes]:
         torch.cuda.set_device(chosen)
     ours = not distributed.is_initialized()
     if ours:
-        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
+        from torch.distributed.rendezvous import rendezvous
+
+        store, rank, world = next(rendezvous("env://", timeout=TIMEOUT))
+        # The addresses of the job before are still in the store.
+        store = distributed.PrefixStore(f"join {next(_joined)}", store)  # type: ignore[attr-defined]  # torch's own name
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
     rank, world = distributed.get_rank(), distributed.get_world_size()
     try:
         yield Processes(chosen, rank, world)

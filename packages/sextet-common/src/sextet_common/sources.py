@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sextet_common import cache, datasets, image_files, image_folders, npy
+from sextet_common import cache, datasets, hub, image_files, image_folders, npy, pixels
 from sextet_common.errors import InputError, reading, require
 from sextet_common.pixels import Parts
 from sextet_common.seeding import generator
@@ -31,6 +31,7 @@ class Options(NamedTuple):
     cache: Path | None
     on_bad_image: image_files.OnBadImage
     workers: int | None
+    split: bool = True  # hold out test images of a folder without any
 
 
 def read(source: Any, options: Options) -> Parts:
@@ -59,6 +60,8 @@ def fitted(images: np.ndarray, source: str, size: int | None, channels: int | No
     shape = (channels or depth, size or height, size or width)
     if images.shape[1:] == shape:
         return images
+    if depth not in (1, 3):
+        raise InputError(f"{source}: images of {depth} channels", f"1 or 3, to be changed to the shape {shape}")
     if images.dtype != np.uint8:
         given = f"{source}: float images of shape {images.shape[1:]}"
         raise InputError(given, f"{shape} as requested, or uint8 images")
@@ -77,7 +80,7 @@ def split(labels: np.ndarray, classes: Sequence[str] | None, source: str) -> tup
         name = classes[label] if classes and 0 <= label < len(classes) else str(label)
         rows = np.flatnonzero(labels == label)
         if len(rows) == 1:
-            raise InputError(f"{source}: class {name!r} has 1 image", "at least 2: one is held out for the test set")
+            raise InputError(f"{source}: class {name!r} has 1 image", "2, one to test on, or load((data, test))")
         count = max(1, round(TEST_SHARE * len(rows)))
         held_out.append(rows[generator(0, "test split", name).permutation(len(rows))[:count]])
     test = np.sort(np.concatenate(held_out))
@@ -88,6 +91,8 @@ def split(labels: np.ndarray, classes: Sequence[str] | None, source: str) -> tup
 
 def _objects(source: Any, options: Options) -> Parts:
     first, second, notes = datasets.halves_of(source)
+    if isinstance(first, str | os.PathLike) and isinstance(second, str | os.PathLike):
+        return _pair(first, second, options)
     name = "the given arrays" if isinstance(first, tuple) else f"the given {type(first).__name__}"
     train, classes = datasets.read(first, name, options.size, options.channels)
     if second is None:
@@ -97,6 +102,19 @@ def _objects(source: Any, options: Options) -> Parts:
     if classes != names:
         raise InputError(f"{name}: training and test classes differ: {classes} and {names}", "the same classes")
     return Parts(train, test, classes, name, notes)
+
+
+def _pair(first: str | os.PathLike[str], second: str | os.PathLike[str], options: Options) -> Parts:
+    """Read training images from one source and test images from another, which name the same classes."""
+    test = read(second, options._replace(split=False, cache=None))
+    half = test.test if len(test.test[1]) else test.train
+    channels = options.channels or pixels.as_nchw(half[0], test.source).shape[1]
+    train = read(first, options._replace(split=False, channels=channels))
+    source, names = f"{train.source}, tested on {test.source}", train.classes
+    if test.classes is not None and names not in (None, test.classes, hub.folder_names(test.classes)):
+        raise InputError(f"{source}: training and test classes differ: {names} and {test.classes}", "the same classes")
+    return replace(train, test=half, classes=test.classes or names, source=source, notes=(*train.notes, *test.notes),
+                   owned=False, statistics=None, fingerprint="")  # fmt: skip
 
 
 def _digits() -> Parts:
@@ -125,7 +143,7 @@ def _folder(path: Path, options: Options) -> Parts:
     source, listing = f"folder:{path}", image_folders.scan(path)
     paths, notes, n_train = (*listing.train, *listing.test), listing.notes, len(listing.train)
     labels = np.concatenate([listing.train_labels, listing.test_labels])
-    if not listing.test:
+    if not listing.test and options.split:
         train, test, note = split(labels, listing.classes, source)
         order, n_train = np.concatenate([train, test]), len(train)
         paths, labels, notes = tuple(paths[row] for row in order), labels[order], (*notes, note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -44,14 +45,7 @@ class Views:
 
     def table(self, view: int, images: int) -> Float[np.ndarray, "images 4"]:
         """Return the parameters of a view of every image: scale, mirror (1 or -1), horizontal and vertical shift."""
-        drawn = generator(self.seed, "view", view).random((images, 4))
-        table = np.ones((images, 4), dtype=np.float32)
-        table[:, 2:] = 0
-        if view:
-            table[:, 0] = 1 + self.scale * (2 * drawn[:, 0] - 1)
-            table[:, 1] = np.where(self.flip & (drawn[:, 1] < 0.5), -1, 1)
-            table[:, 2:] = 2 * self.shift * (2 * drawn[:, 2:] - 1)  # a sampling grid is two wide
-        return table
+        return _table(self, view, images)
 
     def apply(
         self, batch: Float[Tensor, "batch c h w"], view: int, rows: Integer[np.ndarray, " batch"], images: int
@@ -65,3 +59,17 @@ class Views:
         lines = [torch.stack([scale * mirror, zero, across], 1), torch.stack([zero, scale, down], 1)]
         grid = functional.affine_grid(torch.stack(lines, 1), list(batch.shape), align_corners=False)
         return functional.grid_sample(batch, grid, align_corners=False)
+
+
+@lru_cache(maxsize=4)
+def _table(views: Views, view: int, images: int) -> Float[np.ndarray, "images 4"]:
+    """Compute the read-only table of a view, which all batches of an epoch need."""
+    drawn = generator(views.seed, "view", view).random((images, 4))
+    table = np.ones((images, 4), dtype=np.float32)
+    table[:, 2:] = 0
+    if view:
+        table[:, 0] = 1 + views.scale * (2 * drawn[:, 0] - 1)
+        table[:, 1] = np.where(views.flip & (drawn[:, 1] < 0.5), -1, 1)
+        table[:, 2:] = 2 * views.shift * (2 * drawn[:, 2:] - 1)  # a sampling grid is two wide
+    table.setflags(write=False)
+    return table

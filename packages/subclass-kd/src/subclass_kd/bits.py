@@ -53,6 +53,8 @@ def label_bits(
 ) -> Bits:
     """Compute H(S | C) of the labels: what a subclass label conveys beyond its class, without a teacher.
 
+    Images whose subclass is not known are left out.
+
     ``level``, ``draws`` and ``seed`` are the confidence level, the number of resamples and the seed of the bootstrap.
 
     Examples
@@ -63,9 +65,12 @@ def label_bits(
     >>> label_bits(np.array([0, 0, 2, 2]), pairs).value
     0.0
     """
-    labels = hierarchy.check_labels(np.asarray(subclass_labels))
-    if labels.ndim != 1 or not len(labels):
-        raise InputError(f"labels have shape {labels.shape}", "(samples,), at least one")
+    given = hierarchy.check_labels(np.asarray(subclass_labels), all_known=False)
+    labels = given[given >= 0]
+    if given.ndim != 1 or not len(labels):
+        raise InputError(
+            f"labels have shape {given.shape}, {labels.size} of them subclasses", "(samples,), at least one"
+        )
     counts = np.bincount(labels, minlength=hierarchy.n_subclasses)
     random = _bootstrap_generator(level, draws, seed)
     resampled = random.multinomial(len(labels), counts / len(labels), size=draws)  # equivalent to resampling labels

@@ -4,91 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
-from sextet_common import data as image_data, files, hub, loggers, runs
-from sextet_common.checks import Count, Natural
+from sextet_common import files, hub, loggers
+from sextet_common.device import pick
 from sextet_common.errors import STRUCTURE, InputError, reading
 from sextet_common.options import Advanced
 from torch import nn
 
-from subclass_kd.augment import Views
 from subclass_kd.bits import label_bits, mutual_label_bits, soft_label_bits
 from subclass_kd.classifier import Classifier
-from subclass_kd.compare import CompareConfig, compare as compare_methods, objective_of
+from subclass_kd.clinical.files import save_clinical
+from subclass_kd.clinical.report import ClinicalConfig, clinical_report, percent
+from subclass_kd.compare import compare as compare_methods, objective_of
 from subclass_kd.comparison import Comparison, Method, bits_beside_gain
-from subclass_kd.config import TrainConfig
 from subclass_kd.data import SubclassSet
-from subclass_kd.discover import Clustering, discover_subclasses
-from subclass_kd.inference import evaluate, features_on, predict
+from subclass_kd.deployment import Output, export as export_network
+from subclass_kd.discover import Clustering, choose_layer
+from subclass_kd.inference import evaluate, predict
+from subclass_kd.layers import layer_features
 from subclass_kd.networks import build
+from subclass_kd.options import CompareOptions, Data, Device, Log, Rest, RunData, TrainOptions
 from subclass_kd.plotting import save_bits, save_confusion, save_gains
 from subclass_kd.saved import RECIPE, WEIGHTS, Recipe, rebuild
-from subclass_kd.sources import load
+from subclass_kd.tables import save_table
 from subclass_kd.teacher import TeacherLogits
+from subclass_kd.timing import latency as time_network
 from subclass_kd.train import distill as distill_student, train_teacher
 
 
-@dataclasses.dataclass(frozen=True)
-class _Views(Views):
-    # --count and --seed would not say whose they are.
-    count: Annotated[Advanced[Count], tyro.conf.arg(name="views")] = Views.count
-    seed: Annotated[Advanced[Natural], tyro.conf.arg(name="views-seed")] = Views.seed
-
-
-@dataclasses.dataclass(frozen=True)
-class _TrainConfig(TrainConfig):
-    views: _Views = field(default_factory=_Views)
-
-
-@dataclasses.dataclass(frozen=True)
-class _CompareConfig(CompareConfig):
-    train: _TrainConfig = field(default_factory=_TrainConfig)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Data(image_data.DataOptions):
-    data: str = "digits"
-    """digits, digits:half, npz-jpeg:PREFIX, cifar10:PATH, mhist:PATH, a folder class/subclass/image; with a hierarchy
-    any folder, npz:PATH, cifar100:PATH, ..."""
-    hierarchy: Path | None = None
-    """A JSON or CSV file that names the class of each subclass; the classes of the data are then the subclasses."""
-
-    def read(self) -> SubclassSet:
-        """Load the data."""
-        options = {name: value for name, value in vars(self).items() if name != "data"}
-        return load(self.data, **options)
-
-
-@dataclasses.dataclass(frozen=True)
-class _RunData(_Data):
-    data: str | None = None  # type: ignore[assignment]
-    """By default the data of the run, or digits without one."""
-
-    def of(self, run: Path | None) -> _Data:
-        """Return what is given, completed by the options of the run."""
-        options = vars(self)
-        if run is not None and (run / RECIPE).exists():
-            recipe = vars(Recipe.read(run))
-            options = options | {
-                name: options[name] or recipe[name] for name in ("data", "size", "channels", "hierarchy")
-            }
-        elif run is not None and self.data is None and (run / "README.md").exists():
-            raise InputError(f"{run} does not say what its data are", "--data")
-        elif run is not None and self.data is None:
-            Recipe.read(run)  # says what is missing
-        return _Data(**{**options, "data": options["data"] or "digits"})
-
-
-_Log = Annotated[
-    tuple[loggers.Name, ...], tyro.conf.arg(help="Trackers that follow the training: tensorboard, wandb, mlflow.")
-]
-
-
-def compare(out: Path, config: _CompareConfig, data: _Data, log: _Log = ()) -> None:
+def compare(out: Path, config: CompareOptions, data: Data, log: Log = ()) -> None:
     """Compare students alone, with conventional and with subclass distillation.
 
     An interrupted comparison resumes with the same command, and continues with more seeds.
@@ -116,12 +63,14 @@ def compare(out: Path, config: _CompareConfig, data: _Data, log: _Log = ()) -> N
 
 def teacher(
     out: Path,
-    config: _TrainConfig,
-    data: _Data,
+    config: TrainOptions,
+    data: Data,
     network: str = "convnet-deep",
     width: Advanced[int | None] = None,
     weights: Path | None = None,
-    log: _Log = (),
+    share: float = 1.0,
+    rest: Rest = "unlabelled",
+    log: Log = (),
 ) -> None:
     """Train a teacher on the subclasses and save its logits on every view of every training image.
 
@@ -139,29 +88,34 @@ def teacher(
         Width of convnet or convnet-deep.
     weights
         Local file of weights for all layers but the last.
+    share
+        Share of the training labels that are used, drawn by the seed, at least one of every subclass.
+    rest
+        What the other images are: unlabelled, or class, without a subclass.
     """
     loggers.open(log)
-    images = data.read()
+    images = _with_share(data.read(), share, rest, config.seed)
     outputs = images.hierarchy.n_subclasses
     untrained = build(network, images.input_shape, outputs, width=width, weights=weights, seed=config.seed)
     trained = train_teacher(untrained, images, config, out, log=log)
     _recipe(data, network, width).write(out)
-    key = runs.fingerprint(*trained.state_dict().values())
-    TeacherLogits.compute(trained, images.train, config.views, out / "logits", outputs=outputs, key=key)
+    TeacherLogits.compute(trained, images.train, config.views, out / "logits", outputs=outputs)
     _report_scores(trained, images, out)
 
 
 def distill(
     out: Path,
-    config: _TrainConfig,
-    data: _RunData,
+    config: TrainOptions,
+    data: RunData,
     teacher: Path | None = None,
     method: Literal["alone", "alone-subclass", "kd", "dkd", "skd"] = "skd",
     network: str = "convnet",
     width: Advanced[int | None] = None,
     temperature: float = 4.0,
     alpha: float = 0.9,
-    log: _Log = (),
+    share: float = 1.0,
+    rest: Rest = "unlabelled",
+    log: Log = (),
 ) -> None:
     """Train a student from a teacher's saved logits, from a teacher of the Hub, or alone.
 
@@ -183,11 +137,15 @@ def distill(
         Width of convnet or convnet-deep.
     temperature, alpha
         Temperature and share of the soft term.
+    share
+        Share of the training labels that are used, drawn by the seed, at least one of every subclass.
+    rest
+        What the other images are: unlabelled, or class, without a subclass.
     """
     loggers.open(log)
     shared = None if teacher is None else _shared(teacher)
     options = data.of(teacher if shared is None else shared)
-    images = options.read()
+    images = _with_share(options.read(), share, rest, config.seed)
     student = build(network, images.input_shape, images.hierarchy.n_subclasses, width=width, seed=config.seed)
     objective = objective_of(method, images, temperature, alpha)
     logits = None if teacher is None else teacher / "logits"
@@ -197,7 +155,7 @@ def distill(
     _report_scores(trained, images, out)
 
 
-def bits(run: tyro.conf.Positional[Path] | None = None, /, *, data: _RunData, temperature: float = 4.0) -> None:
+def bits(run: tyro.conf.Positional[Path] | None = None, /, *, data: RunData, temperature: float = 4.0) -> None:
     """Print the label bits of the data, and of a teacher if one is given.
 
     Parameters
@@ -223,14 +181,15 @@ def discover(
     run: tyro.conf.Positional[Path],
     /,
     *,
-    data: _RunData,
+    data: RunData,
     out: Path | None = None,
     least: int = 2,
     most: int = 6,
-    method: Clustering = "kmeans",
+    method: Clustering = "spectral",
+    layer: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Cluster a trained network's features into subclasses of each class, and write them as a table.
+    """Cluster the features of a layer of a trained network into subclasses of each class, and write them as a table.
 
     Parameters
     ----------
@@ -243,19 +202,30 @@ def discover(
     least, most
         Bounds of the number of subclasses per class, between which the silhouette chooses.
     method
-        kmeans or gmm.
+        kmeans, gmm or spectral.
+    layer
+        pixels, a layer by its height and width such as 8x8, or last; by default the one whose clusters agree most with
+        those of the other layers.
     seed
         Seed of the clustering.
     """
     run = _shared(run) or run
     images = data.of(run).read()
+    images = dataclasses.replace(images, train=images.train.rows(images.train.is_labelled.nonzero()[0]))
     names, classes = images.hierarchy.class_names, images.hierarchy.class_labels(images.train.labels)
-    features = features_on(rebuild(run, images), images.train)
-    clusters = discover_subclasses(features, classes, (least, most), method, class_names=names, seed=seed)
-    subclasses = [clusters.hierarchy.subclass_names[label] for label in clusters.subclass_labels]
-    rows = [f"{row},{names[label]},{subclasses[row]}" for row, label in enumerate(classes)]
+    layers = layer_features(rebuild(run, images), images.train)
+    if layer is not None and layer not in layers:
+        raise InputError(f"layer {layer!r}", f"one of {', '.join(layers)}")
+    chosen = layers if layer is None else {layer: layers[layer]}
+    choice = choose_layer(chosen, classes, (least, most), method, class_names=names, seed=seed)
+    clusters = choice.discovered
     path = out or run / "discovered.csv"
-    files.write_text(path, "\n".join(["image,class,subclass", *rows]) + "\n")
+    tree = clusters.hierarchy
+    others = tree.class_only(images.hierarchy.class_labels(images.validation.labels))
+    save_table(images.with_subclasses(clusters.subclass_labels, others, tree), path, parts=("train",))
+    if layer is None:
+        agreements = "  ".join(f"{name}: {value:.3f}" for name, value in choice.agreement.items())
+        print(f"layer {choice.layer}, by agreement   {agreements}")
     for name, count, scores in zip(names, clusters.hierarchy.sizes, clusters.scores, strict=True):
         print(f"{name}: {count} subclasses   " + "  ".join(f"{tried}: {value:.3f}" for tried, value in scores.items()))
     print(path)
@@ -264,39 +234,94 @@ def discover(
 def report(
     runs: tyro.conf.Positional[tuple[Path, ...]],
     /,
+    *,
+    data: RunData,
+    config: ClinicalConfig,
     out: Path | None = None,
     method: Method = "skd",
     to: Method = "kd",
+    clinical: bool = False,
 ) -> None:
-    """Print the label bits of finished comparisons beside the gain from subclasses.
+    """Print the label bits of comparisons beside the gain from subclasses; or write the clinical report of a network.
 
     Parameters
     ----------
     runs
-        Folders of compare.
+        Folders of compare; with --clinical the run folder of a network, and perhaps of a second one on the same data,
+        to which the first is compared.
+    data
+        The images of a clinical report.
+    config
+        What a clinical report measures.
     out
-        Also plot the label bits against the gain of skd over `to` in this PNG file.
+        Also plot the label bits against the gain of skd over `to` in this PNG file; with --clinical the folder of the
+        report, by default clinical in the run folder.
     method, to
         The methods whose F1 are compared.
+    clinical
+        Write a page of sensitivity, specificity, AUROC, calibration, intervals by patient and heat maps, and a table of
+        all predictions.
     """
+    if clinical:
+        _clinical_report(runs, data, config, out)
+        return
     points = [(run.name, Comparison.load(run)) for run in runs]
     print(bits_beside_gain(points, method, to))
     if out is not None:
-        print(save_bits(points, out, to=to))
+        print(save_bits(points, out, method=method, to=to))
 
 
-def export(run: tyro.conf.Positional[Path], /, to: Path, license: str = "unknown") -> None:
-    """Write a folder for the Hugging Face Hub: a model card and the network, which Classifier.from_pretrained reads.
+def _clinical_report(chosen: tuple[Path, ...], data: RunData, config: ClinicalConfig, out: Path | None) -> None:
+    if len(chosen) not in (1, 2):
+        raise InputError(f"{len(chosen)} runs for a clinical report", "one, or two to compare")
+    folders = [_shared(run) or run for run in chosen]
+    options = data.of(folders[0])
+    if out is None and not chosen[0].is_dir():
+        raise InputError(f"{chosen[0]} is a model of the Hub", "--out FOLDER for the report")
+    if len(folders) == 2 and (of_second := data.of(folders[1])) != options:
+        raise InputError(f"{chosen[1]} has the data {of_second.data}", f"those of {chosen[0]}, {options.data}")
+    images = options.read()
+    networks = [rebuild(folder, images) for folder in folders]
+    measured = clinical_report(networks[0], images, config, against=networks[1] if len(networks) == 2 else None)
+    print(f"{measured.positive} against {measured.negative}: AUROC {percent(measured.auroc)}\n{measured.table()}")
+    if measured.comparison is not None:
+        print(f"AUROC over {chosen[1]}: {percent(measured.comparison.difference)}, p = {measured.comparison.p:.4g}")
+    print(
+        save_clinical(
+            measured, out or chosen[0] / "clinical", networks[0], images, title=f"{chosen[0].name}, {images.source}"
+        )
+    )
+
+
+def export(
+    run: tyro.conf.Positional[Path],
+    path: tyro.conf.Positional[Path | None] = None,
+    /,
+    to: Path | None = None,
+    output: Output = "classes",
+    license: str = "unknown",
+) -> None:
+    """Write a network for use without this library, as a file; or a folder for the Hugging Face Hub.
 
     Parameters
     ----------
     run
-        Finished run folder of teacher or distill.
+        Finished run folder of teacher or distill, an exported folder, or OWNER/NAME of the Hub.
+    path
+        File that ends in .onnx or .pt2.
     to
-        The folder, new or empty.
+        A new or empty folder for a model card and the network, which Classifier.from_pretrained reads.
+    output
+        The probabilities that the file's network returns: those of the classes or of the subclasses.
     license
-        Licence of the model, an identifier of the Hub such as mit.
+        Licence of the model in the card, an identifier of the Hub such as mit.
     """
+    if (path is None) == (to is None):
+        raise InputError("export to a file and a folder, or to neither", "FILE.onnx, FILE.pt2 or --to FOLDER")
+    if path is not None:
+        print(export_network(Classifier.from_pretrained(run), path, output=output))
+        return
+    assert to is not None
     scores = None
     if (run / "test.json").exists():
         with reading(run / "test.json", "the scores that the run wrote", *STRUCTURE):
@@ -304,6 +329,28 @@ def export(run: tyro.conf.Positional[Path], /, to: Path, license: str = "unknown
             scores = {str(name): float(value) for name, value in table.items()}
     Classifier.from_pretrained(run).export_hub(to, license=license, scores=scores)
     print(to)
+
+
+def latency(
+    run: tyro.conf.Positional[Path], /, batch: int = 1, threads: int = 1, seconds: float = 1.0, device: Device = "auto"
+) -> None:
+    """Time the forward pass of a network, and print the median and the quartiles.
+
+    Parameters
+    ----------
+    run
+        Finished run folder of teacher or distill, an exported folder, or OWNER/NAME of the Hub.
+    batch
+        Images per pass.
+    threads
+        Threads on a CPU.
+    seconds
+        How long to measure, about.
+    """
+    model = Classifier.from_pretrained(run)
+    print(
+        time_network(model.network.to(pick(device)), model.input_shape, batch=batch, threads=threads, seconds=seconds)
+    )
 
 
 def _shared(run: Path) -> Path | None:
@@ -315,9 +362,13 @@ def _shared(run: Path) -> Path | None:
     return hub.local_folder(run)
 
 
-def _recipe(data: _Data, network: str, width: int | None) -> Recipe:
-    hierarchy = None if data.hierarchy is None else str(data.hierarchy)
-    return Recipe(data.data, network, width, data.size, data.channels, hierarchy)
+def _with_share(images: SubclassSet, share: float, rest: Rest, seed: int) -> SubclassSet:
+    return images if share == 1 else images.scarce(share, seed, rest=rest)
+
+
+def _recipe(data: Data, network: str, width: int | None) -> Recipe:
+    files_ = (None if file is None else str(file) for file in (data.hierarchy, data.subclasses))
+    return Recipe(data.data, network, width, data.size, data.channels, *files_)
 
 
 def _report_scores(network: nn.Module, data: SubclassSet, out: Path) -> None:

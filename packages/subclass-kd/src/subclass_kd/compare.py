@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 from sextet_common import device, files, loggers, runs
@@ -17,18 +17,38 @@ from sextet_common.errors import InputError
 from sextet_common.options import Advanced
 from torch import nn
 
+from subclass_kd.batches import Batches
 from subclass_kd.bits import Bits, label_bits, mutual_label_bits, soft_label_bits
-from subclass_kd.comparison import FILE, Comparison, Method
+from subclass_kd.comparison import FILE, SEMI, Comparison, Method
 from subclass_kd.config import TrainConfig
 from subclass_kd.data import SubclassSet
-from subclass_kd.discover import discover_subclasses
-from subclass_kd.inference import evaluate, features_on, predict
-from subclass_kd.losses import ClassKDLoss, CrossEntropy, DecoupledKDLoss, Objective, SubclassKDLoss
+from subclass_kd.discover import choose_layer
+from subclass_kd.hierarchy import Hierarchy
+from subclass_kd.inference import evaluate, predict
+from subclass_kd.layers import layer_features
+from subclass_kd.losses import (
+    ClassKDLoss,
+    CrossEntropy,
+    DecoupledKDLoss,
+    DISTLoss,
+    LearnedSubclassLoss,
+    Objective,
+    StandardizedKDLoss,
+    SubclassKDLoss,
+)
 from subclass_kd.metrics import Scores
-from subclass_kd.networks import build, complexity, latency
+from subclass_kd.networks import build, complexity
 from subclass_kd.sources import Source, load
 from subclass_kd.teacher import TeacherLogits
+from subclass_kd.timing import latency
 from subclass_kd.train import distill, train_teacher
+
+TEMPERATURES, ALPHAS = (1.0, 2.0, 4.0, 8.0), (0.5, 0.9)  # the grid of tune
+OTHER_SOFT_TERMS: dict[str, Callable[[Hierarchy, float], Objective]] = {
+    "dkd": DecoupledKDLoss,
+    "standardised": StandardizedKDLoss,
+    "dist": DISTLoss,
+}  # without an alpha
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +56,9 @@ class CompareConfig:
     """What is compared, and how."""
 
     methods: tuple[Method, ...] = ("alone", "kd", "skd", "discovered")
-    """alone, alone-subclass, kd, dkd, skd, skd-curriculum, discovered."""
+    """alone, alone-subclass, kd, kd-classes (a teacher trained on classes), dkd, standardised, dist, skd,
+    skd-curriculum, discovered and learned (subclasses); with a share of the labels also kd-semi, skd-semi and pseudo,
+    which use the other images."""
     seeds: Growing[Count] = 5
     """Number of seeds: of teachers, students, batches, and of the draw of labels if they are scarce. A finished
     comparison continues with more."""
@@ -52,8 +74,15 @@ class CompareConfig:
     """Temperature of all soft terms."""
     alpha: Advanced[Share] = 0.9
     """Share of the soft terms."""
+    tune: bool = False
+    """Choose temperature and alpha of every method on the validation images of the first seed, from a small grid."""
     share: PositiveShare = 1.0
-    """Share of the training labels and images that teachers and students see."""
+    """Share of the training labels that teachers and students see, and the images with them; methods named semi and
+    pseudo see all images."""
+    teacher_labels: Literal["share", "all"] = "share"
+    """all: the teacher sees all labels, as a teacher from elsewhere that was trained on more data."""
+    teacher_epochs: Advanced[Count | None] = None
+    """Passes of teachers over their images; by default those with as many steps as the students have."""
     per_class: Advanced[Count] = 5
     """Number of discovered subclasses per class."""
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
@@ -63,19 +92,31 @@ class CompareConfig:
         check_fields(self)
         if not self.methods or len(set(self.methods)) < len(self.methods):
             raise InputError(f"methods are {self.methods}", f"some of {', '.join(get_args(Method))}, each once")
+        semi = [method for method in self.methods if method in SEMI]
+        if semi and self.share == 1:
+            raise InputError(f"{semi[0]} without unlabelled images", "a share of the labels below 1")
 
 
 def objective_of(method: Method, data: SubclassSet, temperature: float, alpha: float) -> Objective:
     """Return a method's objective."""
+    hierarchy = data.hierarchy
     if method == "alone":
-        return CrossEntropy(data.hierarchy, "class")
-    if method == "alone-subclass":
-        return CrossEntropy(data.hierarchy, "subclass")
-    if method == "kd":
-        return ClassKDLoss(data.hierarchy, temperature, alpha)
-    if method == "dkd":
-        return DecoupledKDLoss(data.hierarchy, temperature)
-    return SubclassKDLoss(data.hierarchy, temperature, alpha)
+        return CrossEntropy(hierarchy, "class")
+    if method in ("alone-subclass", "pseudo"):
+        return CrossEntropy(hierarchy, "subclass")
+    if method in ("kd", "kd-classes", "kd-semi"):
+        return ClassKDLoss(hierarchy, temperature, alpha)
+    if method in OTHER_SOFT_TERMS:
+        return OTHER_SOFT_TERMS[method](hierarchy, temperature)
+    return SubclassKDLoss(hierarchy, temperature, alpha)
+
+
+def grid_of(method: Method) -> list[dict[str, float]]:
+    """Return the settings among which ``tune`` chooses; one empty one for methods without a soft term."""
+    if method in ("alone", "alone-subclass", "pseudo"):
+        return [{}]
+    alphas = [{}] if method in OTHER_SOFT_TERMS else [{"alpha": alpha} for alpha in ALPHAS]
+    return [{"temperature": temperature, **alpha} for temperature in TEMPERATURES for alpha in alphas]
 
 
 def compare(
@@ -112,18 +153,22 @@ def compare(
     opened = None if out is None else runs.Run.open(out, "subclass-kd compare", record, settings=CompareConfig)
     with opened or nullcontext():
         folder = None if opened is None else opened.path
+        chosen: dict[str, dict[str, float]] = {}
         for seed in range(config.seeds):
-            trial = _Trial(data, config, seed, folder, tuple(log))
+            trial = _Trial(data, config, seed, folder, tuple(log), chosen)
             for name, each in trial.scores().items():
                 scores[name].append(each)
-        comparison = Comparison(scores, cost, _bits(trial.data, trial.teacher, config))
+        comparison = Comparison(scores, cost, _bits(trial.data, trial.teacher, config), chosen)
         if folder is not None:
             files.write_text(folder / FILE, json.dumps(comparison.as_dict(), indent=1) + "\n")
     return comparison
 
 
 class _Trial:
-    """One seed of a comparison: its draw of the data, its teacher, and a student per method."""
+    """One seed of a comparison: its draw of the data, its teachers, and a student per method.
+
+    The first seed fills ``chosen`` with the settings that do best on the validation images.
+    """
 
     teacher: nn.Module
 
@@ -134,9 +179,10 @@ class _Trial:
         seed: int,
         folder: Path | None,
         log: tuple[loggers.Name | loggers.Logger, ...],
+        chosen: dict[str, dict[str, float]],
     ) -> None:
-        self.config, self.seed, self.log = config, seed, log
-        self.data = data.scarce(config.share, seed) if config.share < 1 else data
+        self.config, self.seed, self.log, self.chosen = config, seed, log, chosen
+        self.all, self.data = data, data.scarce(config.share, seed) if config.share < 1 else data
         self.train = dataclasses.replace(
             config.train, seed=seed, views=dataclasses.replace(config.train.views, seed=seed)
         )
@@ -144,53 +190,128 @@ class _Trial:
 
     def scores(self) -> dict[str, Scores]:
         """Train all networks and score them."""
-        self.teacher, source = self._teacher(self.data, "teacher")
+        labelled = self.all if self.config.teacher_labels == "all" else self.data
+        self.teacher = self._teacher(labelled, "teacher")
+        logits = self._logits(self.teacher, self.data, "teacher-logits")
         scores = {"teacher": evaluate(self.teacher, self.data)}
         for method in self.config.methods:
-            if method == "discovered":
-                data = self._discovered()
-                _, discovered = self._teacher(data, "teacher-discovered")
-                scores[method] = evaluate(self._student(method, data, discovered), data)
-            else:
-                scores[method] = evaluate(self._student(method, self.data, source), self.data)
+            data, source = self.data, logits
+            if method in SEMI:
+                data, source = self._semi(method)
+            elif method == "kd-classes":
+                source = self._teacher_of_classes(labelled)
+            elif method == "discovered":
+                data, source = self._discovered()
+            elif method == "learned":
+                data, source = self._learned()
+            scores[method] = self._best(method, data, source)
         return scores
 
     def _run_folder(self, name: str) -> Path | None:
         return None if self.folder is None else self.folder / name
 
-    def _teacher(self, data: SubclassSet, name: str) -> tuple[nn.Module, nn.Module | TeacherLogits]:
-        """Train a teacher; return it, and its cached logits or, without a folder, the teacher again."""
+    def _teacher(self, data: SubclassSet, name: str, objective: Objective | None = None) -> nn.Module:
+        """Train a teacher, by default by cross-entropy on the labels of the data."""
         outputs, width = data.hierarchy.n_subclasses, self.config.teacher_width
         network = build(self.config.teacher, data.input_shape, outputs, width=width, seed=self.seed)
-        teacher = train_teacher(network, data, self.train, self._run_folder(name), log=self.log)
-        folder = self._run_folder(f"{name}-logits")
-        if folder is None:
-            return teacher, teacher
-        key = runs.fingerprint(*teacher.state_dict().values())
-        return teacher, TeacherLogits.compute(teacher, data.train, self.train.views, folder, outputs=outputs, key=key)
+        folder = self._run_folder(name)
+        epochs = self.config.teacher_epochs
+        longer = None if epochs is None else dataclasses.replace(self.train, epochs=epochs)
+        train = longer or self._as_long(data, self.train, False)
+        if objective is None:
+            return train_teacher(network, data, train, folder, log=self.log)
+        return distill(None, network, data, objective, train, folder, log=self.log)
 
-    def _student(self, method: Method, data: SubclassSet, teacher: nn.Module | TeacherLogits) -> nn.Module:
-        """Train a method's student; all methods' students have the same initial weights."""
+    def _as_long(self, data: SubclassSet, train: TrainConfig, with_unlabelled: bool) -> TrainConfig:
+        """Return the settings with the epochs that have as many steps on some data as on the labelled images."""
+        steps, longer = (
+            Batches(part, train, with_unlabelled=unlabelled).steps
+            for part, unlabelled in ((self.data.train, False), (data.train, with_unlabelled))
+        )
+        return dataclasses.replace(train, epochs=max(1, round(train.epochs * steps / longer)))
+
+    def _logits(self, teacher: nn.Module, data: SubclassSet, name: str) -> nn.Module | TeacherLogits:
+        """Return a teacher's cached logits on the training images or, without a folder, the teacher."""
+        folder = self._run_folder(name)
+        return teacher if folder is None else TeacherLogits.compute(teacher, data.train, self.train.views, folder)
+
+    def _best(self, method: Method, data: SubclassSet, source: nn.Module | TeacherLogits) -> Scores:
+        """Train a method's student with the settings chosen for it, or choose them, and score it."""
+        config = self.config
+        usual = {"temperature": config.temperature, "alpha": config.alpha}
+        if not config.tune:
+            return evaluate(self._student(method, method, data, source, usual), data)
+        grid = [self.chosen[method]] if method in self.chosen else grid_of(method)
+        found = []
+        for options in grid:
+            varied = "-".join(f"{key}-{value:g}" for key, value in options.items())
+            name = f"{method}-{varied}" if varied else method
+            student = self._student(method, name, data, source, usual | options)
+            found.append((evaluate(student, data, "validation").f1, evaluate(student, data)))
+        best = max(range(len(grid)), key=lambda number: found[number][0])
+        self.chosen[method] = grid[best]
+        return found[best][1]
+
+    def _student(
+        self,
+        method: Method,
+        name: str,
+        data: SubclassSet,
+        teacher: nn.Module | TeacherLogits,
+        options: dict[str, float],
+    ) -> nn.Module:
+        """Train a method's student; all methods' students have the same initial weights, and as many steps."""
         train = dataclasses.replace(self.train, curriculum="linear") if method == "skd-curriculum" else self.train
         outputs, width = data.hierarchy.n_subclasses, self.config.student_width
         network = build(self.config.student, data.input_shape, outputs, width=width, seed=self.seed)
-        objective = objective_of(method, data, self.config.temperature, self.config.alpha)
-        return distill(teacher, network, data, objective, train, self._run_folder(method), log=self.log)
+        objective = objective_of(method, data, **options)
+        train = self._as_long(data, train, objective.needs_teacher)
+        return distill(teacher, network, data, objective, train, self._run_folder(name), log=self.log)
 
-    def _discovered(self) -> SubclassSet:
-        """Return the data with clusters of the features of a network trained on the classes alone as subclasses."""
+    def _semi(self, method: Method) -> tuple[SubclassSet, nn.Module | TeacherLogits]:
+        """Return the data with the other images unlabelled, or with the labels that the teacher gives them."""
+        data = self.all.scarce(self.config.share, self.seed, rest="unlabelled")
+        source = self._logits(self.teacher, data, "teacher-logits-all-images")
+        if method != "pseudo":
+            return data, source
+        labels = data.train.labels.copy()
+        guessed = predict(self.teacher, data.train).argmax(dim=1).numpy()
+        labels[labels < 0] = guessed[labels < 0]
+        return dataclasses.replace(data, train=dataclasses.replace(data.train, labels=labels)), source
+
+    def _teacher_of_classes(self, data: SubclassSet) -> nn.Module | TeacherLogits:
+        teacher = self._teacher(data.with_classes_only(), "teacher-classes")
+        return self._logits(teacher, self.data, "teacher-classes-logits")
+
+    def _discovered(self) -> tuple[SubclassSet, nn.Module | TeacherLogits]:
+        """Return the data with clusters of a layer's features as subclasses, and a teacher of these.
+
+        The layers are those of a network that was trained on the classes alone.
+        """
         data, classes = self.data, self.data.with_classes_only()
-        outputs, width = data.hierarchy.n_classes, self.config.teacher_width
-        plain = build(self.config.teacher, data.input_shape, outputs, width=width, seed=self.seed)
-        network = train_teacher(plain, classes, self.train, self._run_folder("classes"), log=self.log)
-        parts = (classes.train, classes.validation)
-        clusters = discover_subclasses(
-            np.concatenate([features_on(network, part) for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-            self.config.per_class, class_names=data.hierarchy.class_names, seed=self.seed,
-        )  # fmt: skip
-        train, validation = np.split(clusters.subclass_labels, [len(data.train)])
-        return data.with_subclasses(train, validation, clusters.hierarchy)
+        network = self._teacher(classes, "classes")
+        layers = layer_features(network, classes.train, classes.validation)
+        labels = np.concatenate([classes.train.labels, classes.validation.labels])
+        names = data.hierarchy.class_names
+        found = choose_layer(layers, labels, self.config.per_class, class_names=names, seed=self.seed).discovered
+        train, validation = np.split(found.subclass_labels, [len(data.train)])
+        data = data.with_subclasses(train, validation, found.hierarchy)
+        return data, self._logits(self._teacher(data, "teacher-discovered"), data, "teacher-discovered-logits")
+
+    def _learned(self) -> tuple[SubclassSet, nn.Module | TeacherLogits]:
+        """Return the data with subclasses that only a teacher knows, which it found by itself."""
+        data, per_class = self.data, self.config.per_class
+        hierarchy = Hierarchy(
+            np.repeat(np.arange(data.hierarchy.n_classes), per_class),
+            tuple(f"{name} {number}" for name in data.hierarchy.class_names for number in range(per_class)),
+            data.hierarchy.class_names,
+        )
+        train, validation = (
+            hierarchy.class_only(data.hierarchy.class_labels(part.labels)) for part in (data.train, data.validation)
+        )
+        data = data.with_subclasses(train, validation, hierarchy)
+        teacher = self._teacher(data, "teacher-learned", LearnedSubclassLoss(hierarchy))
+        return data, self._logits(teacher, data, "teacher-learned-logits")
 
 
 def _cost(data: SubclassSet, config: CompareConfig) -> dict[str, dict[str, float]]:
@@ -202,7 +323,7 @@ def _cost(data: SubclassSet, config: CompareConfig) -> dict[str, dict[str, float
         network = build(name, data.input_shape, data.hierarchy.n_subclasses, width=width)
         network = network.to(device.pick(config.train.device))
         parameters, operations = complexity(network, data.input_shape)
-        seconds = latency(network, data.input_shape)
+        seconds = latency(network, data.input_shape).median
         costs[role] = {"parameters": float(parameters), "multiply_adds": float(operations), "seconds": seconds}
     return costs
 
@@ -218,8 +339,10 @@ def _bits(data: SubclassSet, teacher: nn.Module, config: CompareConfig) -> tuple
 
 
 def _record(config: CompareConfig, data: SubclassSet) -> dict[str, object]:
-    return {
-        **runs.to_json(config),
-        "data": data.source,
-        "data_sha256": data.train.fingerprint(data.test.labels),
-    }
+    record = runs.to_json(config)
+    for name in ("tune", "teacher_labels", "teacher_epochs"):  # so that comparisons of earlier releases resume
+        if getattr(config, name) == getattr(CompareConfig, name):
+            del record[name]
+    if data.train.is_labelled.all() and not set(config.methods) & set(SEMI):
+        del record["train"]["unlabelled_ratio"]  # it decides nothing
+    return {**record, "data": data.source, "data_sha256": data.train.fingerprint(data.test.labels)}

@@ -15,18 +15,31 @@ from sextet_common.errors import STRUCTURE, InputError, reading
 from subclass_kd.bits import Bits
 from subclass_kd.metrics import Scores
 
-Method = Literal["alone", "alone-subclass", "kd", "dkd", "skd", "skd-curriculum", "discovered"]
+Method = Literal[
+    "alone", "alone-subclass", "pseudo", "kd", "kd-classes", "kd-semi", "dkd", "standardised", "dist", "skd",
+    "skd-semi", "skd-curriculum", "discovered", "learned",
+]  # fmt: skip
 FILE = "comparison.json"
 NAMES: dict[str, str] = {
     "alone": "student alone",
     "alone-subclass": "student alone, subclass labels",
+    "pseudo": "teacher's labels of the unlabelled images",
     "kd": "conventional KD",
-    "dkd": "decoupled KD",
+    "kd-classes": "conventional KD, teacher of classes",
+    "kd-semi": "conventional KD, unlabelled images too",
+    "dkd": "decoupled KD over subclasses",
+    "standardised": "standardised logits of subclasses",
+    "dist": "DIST over subclasses",
     "skd": "SKD",
+    "skd-semi": "SKD, unlabelled images too",
     "skd-curriculum": "SKD with curriculum",
     "discovered": "SKD, discovered subclasses",
+    "learned": "SKD, learned subclasses",
 }
+SEMI = ("pseudo", "kd-semi", "skd-semi")
+"""Methods that use the images whose labels are withheld."""
 _COLUMNS = ("f1", "accuracy", "auroc", "precision", "recall")
+_HEADS = ("F1", "accuracy", "AUROC", "precision", "recall")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +60,14 @@ class Comparison:
 
     ``scores`` holds each method's scores on the test part, one per seed; "teacher" is among the methods. ``cost`` has
     parameters, multiply-adds and seconds of a forward pass of one image, for teacher and student. ``bits`` has the
-    three readings of the label bits, for the last seed's training images and teacher.
+    three readings of the label bits, for the last seed's training images and teacher. ``chosen`` has the temperature
+    and alpha of each method that were chosen on validation images.
     """
 
     scores: dict[str, list[Scores]]
     cost: dict[str, dict[str, float]]
     bits: tuple[Bits, ...]
+    chosen: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
     def difference(self, method: str, to: str) -> Difference:
         """Return the paired difference of two methods' F1 in points; the interval of a single seed is NaN."""
@@ -69,21 +84,33 @@ class Comparison:
 
     def table(self) -> str:
         """Return the scores as a Markdown table: mean ± standard deviation over seeds, per cent."""
-        lines = [
-            "| | F1 | accuracy | AUROC | precision | recall | F1 over alone | F1 over KD |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
+        against = [to for to in ("alone", "alone-subclass") if to in self.scores]
+        heads = [f"F1 over {NAMES[to].removeprefix('student ')}" for to in against] + ["F1 over KD"] * self._has_kd
+        lines = [f"| | {' | '.join((*_HEADS, *heads))} |", "|---" * (1 + len(_HEADS) + len(heads)) + "|"]
         for name, each in self.scores.items():
             cells = []
             for column in _COLUMNS:
                 values = [100 * getattr(scores, column) for scores in each]
                 deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
                 cells.append(f"{np.mean(values):.2f} ± {deviation:.2f}")
-            for to in ("alone", "kd"):
-                compared = name not in ("teacher", to) and to in self.scores and not (to == "kd" and name == "alone")
-                cells.append(str(self.difference(name, to)) if compared else "")
-            lines.append(f"| {NAMES.get(name, name)} | {' | '.join(cells)} |")
+            others = [*against, *([self._conventional(name)] * self._has_kd)]
+            cells += ["" if self._are_same(name, to) else str(self.difference(name, to)) for to in others]
+            options = ", ".join(f"{key} {value:g}" for key, value in self.chosen.get(name, {}).items())
+            lines.append(f"| {NAMES.get(name, name)}{f' ({options})' if options else ''} | {' | '.join(cells)} |")
         return "\n".join(lines)
+
+    @property
+    def _has_kd(self) -> bool:
+        return "kd" in self.scores
+
+    def _conventional(self, name: str) -> str:
+        """Return conventional KD on the images that a method sees."""
+        return "kd-semi" if name in SEMI and "kd-semi" in self.scores else "kd"
+
+    @staticmethod
+    def _are_same(name: str, to: str) -> bool:
+        """Return whether a method has no difference to another that says anything."""
+        return name in ("teacher", to) or name == "alone" or (name == "alone-subclass" and to != "alone")
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -91,6 +118,7 @@ class Comparison:
             "scores": {name: [dataclasses.asdict(s) for s in each] for name, each in self.scores.items()},
             "cost": self.cost,
             "bits": [dataclasses.asdict(b) for b in self.bits],
+            "chosen": self.chosen,
         }
 
     @classmethod
@@ -113,7 +141,9 @@ class Comparison:
         cost = {str(role): {key: float(value) for key, value in c.items()} for role, c in table["cost"].items()}
         numbers = ("value", "low", "high", "ceiling")
         bits = tuple(Bits(str(b["name"]), *(float(b[key]) for key in numbers)) for b in table["bits"])
-        return cls(scores, cost, bits)
+        given = dict(table.get("chosen", {}))  # earlier releases chose nothing
+        chosen = {str(name): {str(k): float(v) for k, v in options.items()} for name, options in given.items()}
+        return cls(scores, cost, bits, chosen)
 
 
 def bits_beside_gain(points: Sequence[tuple[str, Comparison]], method: str = "skd", to: str = "kd") -> str:

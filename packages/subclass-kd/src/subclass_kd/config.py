@@ -16,9 +16,12 @@ class TrainConfig:
     """How a network is trained."""
 
     epochs: Count = 40
-    """Passes over the training images. The learning rate's schedule depends on them: a run of fewer cannot go on."""
+    """Passes over the training images: over the labelled or the unlabelled ones, whichever take more steps, while the
+    others are repeated. The learning rate's schedule depends on them: a run of fewer cannot go on."""
     batch_size: Count = 64
     """Images per step, over all processes."""
+    unlabelled_ratio: NonNegative = 3.0
+    """Unlabelled images per labelled one in every step, if the data have any and there is a teacher."""
     lr: Positive = 2e-3
     """Peak learning rate of AdamW, after a linear warm-up over a tenth of the steps; a cosine decay follows."""
     weight_decay: Advanced[NonNegative] = 1e-3

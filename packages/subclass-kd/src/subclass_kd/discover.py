@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,8 +15,11 @@ from sextet_common.seeding import derive
 
 from subclass_kd.hierarchy import Hierarchy
 
-Clustering = Literal["kmeans", "gmm"]
+Clustering = Literal["kmeans", "gmm", "spectral"]
 Criterion = Literal["silhouette", "bic"]
+
+
+_FEWEST = 20  # samples for a graph of nearest neighbours
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,59 @@ class Discovered:
     subclass_labels: Int[np.ndarray, " samples"]
     hierarchy: Hierarchy
     scores: tuple[dict[int, float], ...]
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """The chosen layer, its clusters, and the agreement of every layer's clusters with those of the others."""
+
+    layer: str
+    discovered: Discovered
+    agreement: dict[str, float]
+
+
+def choose_layer(
+    layers: Mapping[str, Float[np.ndarray, "samples features"]],
+    labels: Integer[np.ndarray, " samples"],
+    per_class: int | tuple[int, int] = (2, 6),
+    method: Clustering = "spectral",
+    *,
+    criterion: Criterion = "silhouette",
+    class_names: tuple[str, ...] | None = None,
+    seed: int = 0,
+) -> LayerChoice:
+    """Discover subclasses in every layer's features, and choose the layer whose clusters the others confirm most.
+
+    The agreement of two layers is the adjusted Rand index of their clusters, averaged over the classes; a layer's is
+    the mean over all others. Clusters that come from the images are found by several layers; clusters of what a layer
+    has left of them are not. ``layers`` is what `layer_features` returns; the other parameters are those of
+    `discover_subclasses`.
+
+    Examples
+    --------
+    >>> random, subclass = np.random.default_rng(0), np.arange(60) % 4
+    >>> layers = {name: np.eye(4)[subclass] + 0.1 * random.normal(size=(60, 4)) for name in ("pixels", "8x8")}
+    >>> choice = choose_layer({**layers, "last": random.normal(size=(60, 4))}, subclass // 2, per_class=2)
+    >>> choice.layer, round(choice.agreement["last"], 1)
+    ('pixels', 0.0)
+    """
+    from sklearn.metrics import adjusted_rand_score
+
+    options: dict[str, Any] = {"criterion": criterion, "class_names": class_names, "seed": seed}
+    found = {name: discover_subclasses(values, labels, per_class, method, **options) for name, values in layers.items()}
+    if not found:
+        raise InputError("no layer", "at least one")
+    groups = [np.flatnonzero(np.asarray(labels) == label) for label in np.unique(labels)]
+
+    def agreement(one: str, other: str) -> float:
+        both = [found[name].subclass_labels for name in (one, other)]
+        return float(np.mean([adjusted_rand_score(both[0][rows], both[1][rows]) for rows in groups]))
+
+    agreements = {
+        name: float(np.mean([agreement(name, other) for other in found if other != name] or [1.0])) for name in found
+    }
+    best = max(agreements, key=lambda name: agreements[name])
+    return LayerChoice(best, found[best], agreements)
 
 
 def discover_subclasses(
@@ -50,7 +107,8 @@ def discover_subclasses(
     per_class
         Number of subclasses per class, or its bounds (least, most), between which the criterion chooses for each class.
     method
-        "kmeans" or "gmm" (Gaussian mixture with diagonal covariances), from scikit-learn.
+        "kmeans", "gmm" (Gaussian mixture with diagonal covariances) or "spectral" (of the graph of ten nearest
+        neighbours; a class of fewer than 20 samples is clustered by k-means), from scikit-learn.
     criterion
         "silhouette" (highest), or "bic" (lowest) with gmm.
 
@@ -96,7 +154,7 @@ def _check(x: np.ndarray, y: np.ndarray, per_class: tuple[int, int], method: Clu
     check("method", method, Clustering)
     check("criterion", criterion, Criterion)
     if criterion == "bic" and method != "gmm":
-        raise InputError("criterion 'bic' with method 'kmeans'", "silhouette, or the method gmm")
+        raise InputError(f"criterion 'bic' with method {method!r}", "silhouette, or the method gmm")
     least, most = per_class
     if not 1 <= least <= most or (least == 1 and most > 1 and criterion == "silhouette"):
         given = f"per_class is {least if least == most else per_class}"
@@ -110,7 +168,7 @@ def _cluster(
     scores: dict[int, float] = {}
     labels: dict[int, np.ndarray] = {}
     for count in counts:
-        model = _model(method, count, seed)
+        model = _model("kmeans" if method == "spectral" and len(x) < _FEWEST else method, count, seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about too few distinct points and unfinished iterations
             labels[count] = np.asarray(model.fit_predict(x))
@@ -137,6 +195,12 @@ def _model(method: Clustering, count: int, seed: int) -> Any:
         from sklearn.cluster import KMeans
 
         return KMeans(count, n_init=10, random_state=seed)
+    if method == "spectral":
+        from sklearn.cluster import SpectralClustering
+
+        return SpectralClustering(
+            count, affinity="nearest_neighbors", n_neighbors=10, assign_labels="cluster_qr", random_state=seed
+        )
     from sklearn.mixture import GaussianMixture
 
     return GaussianMixture(count, covariance_type="diag", n_init=3, reg_covar=1e-4, random_state=seed)

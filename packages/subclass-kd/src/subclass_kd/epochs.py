@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from sextet_common import optimizers
-from sextet_common.errors import InputError
 from sextet_common.processes import Processes
-from sextet_common.seeding import generator, torch_seed
+from sextet_common.seeding import torch_seed
 from sextet_common.training import Job
 from torch import Tensor, nn
 
+from subclass_kd.batches import Batches
 from subclass_kd.config import TrainConfig
-from subclass_kd.curriculum import CurriculumSampler
-from subclass_kd.data import Part, SubclassSet
+from subclass_kd.data import SubclassSet
 from subclass_kd.inference import evaluate
 from subclass_kd.losses import Objective
 from subclass_kd.teacher import TeacherSource
@@ -45,7 +44,7 @@ class Epochs(Job):
         self.teacher = teacher if objective.needs_teacher else None
         self.processes = processes
         self.steps, self.seed, self.hint = config.epochs, config.seed, f"an lr below {config.lr:g}"
-        self.batches = max(1, len(data.train) // config.batch_size)
+        self.batches = Batches(data.train, config, with_unlabelled=objective.needs_teacher)
         self.optimizer = optimizers.adamw(network.parameters(), config.lr, config.weight_decay)
         self._start_schedule(0)
         self.learner = nn.parallel.DistributedDataParallel(network) if processes.world > 1 else network
@@ -93,50 +92,39 @@ class Epochs(Job):
         self._start_schedule(int(state["step"]))
 
     def _start_schedule(self, epochs_done: int) -> None:
-        steps = self.config.epochs * self.batches
-        done = epochs_done * self.batches
+        steps, done = (epochs * self.batches.steps for epochs in (self.config.epochs, epochs_done))
         self.schedule = optimizers.warmup_cosine(self.optimizer, steps, WARMUP, done=done)
 
     def _epoch(self, epoch: int) -> float:
-        """Train on every image once and return the mean loss."""
+        """Train for an epoch and return the mean loss."""
         self.learner.train()
         view = epoch % self.config.views.count
         total = torch.zeros((), device=self.processes.device)
-        for number, rows in enumerate(np.array_split(_order(self.data.train, self.config, epoch), self.batches)):
-            loss = self._loss(epoch, number, view, rows)
+        batches = self.batches.epoch(epoch, self.processes.rank, self.processes.world)
+        for number, (rows, count) in enumerate(batches):
+            loss = self._loss(epoch, number, view, rows) * (len(rows) * self.processes.world / count)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
             self.schedule.step()
             total += loss.detach()
-        return float(self.processes.sum(total)) / self.batches / self.processes.world
+        return float(self.processes.sum(total)) / self.batches.steps / self.processes.world
 
-    def _loss(self, epoch: int, number: int, view: int, batch: np.ndarray) -> Tensor:
-        """Compute the loss of this process's images of a batch, weighted as their part of the batch."""
-        device, rank, world = self.processes.device, self.processes.rank, self.processes.world
-        rows, train = batch[rank::world], self.data.train
+    def _loss(self, epoch: int, number: int, view: int, rows: np.ndarray) -> Tensor:
+        """Compute the loss of this process's images of a batch."""
+        device, train = self.processes.device, self.data.train
         images = self.config.views.apply(train.batch(rows, device), view, rows, len(train))
         labels = torch.from_numpy(train.labels[rows]).to(device)
         teacher = self.teacher(view, rows).to(device) if self.teacher is not None else None
         with (
-            torch_seed(self.config.seed, "dropout", epoch, number, rank),
+            torch_seed(self.config.seed, "dropout", epoch, number, self.processes.rank),
             torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"),
         ):
             outputs = self.learner(images)
-        return self.objective(outputs, teacher, labels) * (len(rows) * world / len(batch))
-
-
-def _order(part: Part, config: TrainConfig, epoch: int) -> np.ndarray:
-    """Return the rows of an epoch: a permutation, or those of the curriculum."""
-    if config.curriculum == "none":
-        return generator(config.seed, "order", epoch).permutation(len(part))
-    if part.difficulty is None:
-        raise InputError("a curriculum without difficulties", "data with votes, or with a difficulty per image")
-    sampler = CurriculumSampler(
-        part.difficulty, config.curriculum, epochs=max(1, config.epochs // 2), start=config.curriculum_start,
-        whole=True, seed=config.seed,
-    )  # fmt: skip
-    return sampler.rows(epoch)
+        if train.weights is None:
+            return self.objective(outputs, teacher, labels)
+        weights = torch.from_numpy(train.weights[rows].astype(np.float32)).to(device)
+        return self.objective(outputs, teacher, labels, sample_weights=weights)  # type: ignore[call-arg]
 
 
 def _with_prefix(state: Mapping[str, Any], prefix: str, *, keep: bool = False) -> dict[str, Tensor]:

@@ -138,6 +138,9 @@ def _order(label: int | str) -> tuple[bool, int | str]:
 
 
 def _name(label: int | str, names: Sequence[str] | None) -> str:
+    if names is not None and isinstance(label, int) and not 0 <= label < len(names):
+        given = f"a label of a dataset with the names {', '.join(names[:5])} is {label}"
+        raise InputError(given, f"0 to {len(names) - 1}; SubclassSet.of and table:FILE take images without labels")
     return names[label] if names is not None and isinstance(label, int) else str(label)
 
 

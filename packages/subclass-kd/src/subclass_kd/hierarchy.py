@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +16,22 @@ from jaxtyping import Float, Int, Integer
 from sextet_common.checks import Positive, check
 from sextet_common.errors import InputError, reading
 from torch import Tensor
-from torch.nn import functional
+
+from subclass_kd.class_sum import ClassSum
+from subclass_kd.csv_table import IMAGE, read_csv
+
+UNLABELLED = -1
+"""The label of an image of which neither the class nor the subclass is known."""
 
 
 @dataclass(frozen=True, eq=False)
 class Hierarchy:
     """A two-level hierarchy: every subclass belongs to one class, and every class has at least one subclass.
 
-    ``class_of`` holds the class of each subclass, whole numbers from 0. All names are unique.
+    ``class_of`` holds the class of each subclass, whole numbers from 0. All names are unique; by default they are the
+    numbers. Hierarchies of the same names in the same order are equal.
+
+    A label is the number of a subclass; -1 if nothing is known, or -(2 + c) if only the class c is known.
 
     Examples
     --------
@@ -34,11 +40,13 @@ class Hierarchy:
     ([0, 0, 1], [1, 0, 0])
     >>> pets.class_log_probs(torch.zeros(1, 3)).exp()
     tensor([[0.6667, 0.3333]])
+    >>> Hierarchy(np.array([0, 0, 1])).as_dict()
+    {'0': ['0', '1'], '1': ['2']}
     """
 
     class_of: Int[np.ndarray, " subclasses"]
-    subclass_names: tuple[str, ...]
-    class_names: tuple[str, ...]
+    subclass_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         class_of = np.asarray(self.class_of)
@@ -48,9 +56,20 @@ class Hierarchy:
         class_of = class_of.astype(np.int64)
         class_of.setflags(write=False)
         object.__setattr__(self, "class_of", class_of)
-        object.__setattr__(self, "subclass_names", tuple(map(str, self.subclass_names)))
-        object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
+        for kind, count in (("subclass_names", len(class_of)), ("class_names", int(class_of.max()) + 1)):
+            names = tuple(map(str, getattr(self, kind))) or tuple(map(str, range(min(count, len(class_of)))))
+            object.__setattr__(self, kind, names)
         self.validate()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Hierarchy) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[object, ...]:
+        return self.class_of.tobytes(), self.subclass_names, self.class_names
 
     def validate(self) -> None:
         """Raise InputError if names and classes do not fit together."""
@@ -84,22 +103,19 @@ class Hierarchy:
         return np.bincount(self.class_of, minlength=self.n_classes)
 
     @cached_property
-    def _members(self) -> tuple[Tensor, Tensor]:
-        """The columns of each class's subclasses, padded with column 0, and the mask of the padding."""
-        width = int(self.sizes.max())
-        columns, padding = np.zeros((self.n_classes, width), dtype=np.int64), np.ones((self.n_classes, width), bool)
-        for label in range(self.n_classes):
-            members = np.flatnonzero(self.class_of == label)
-            columns[label, : len(members)], padding[label, : len(members)] = members, False
-        return torch.from_numpy(columns), torch.from_numpy(padding)
+    def _sums(self) -> dict[torch.device, ClassSum]:
+        return {}
+
+    def class_sum(self, device: torch.device) -> ClassSum:
+        """Return the module that sums over subclasses, on a device, to which its index tensors are copied once."""
+        if device not in self._sums:
+            self._sums[device] = ClassSum(self).to(device)
+        return self._sums[device]
 
     def class_logits(self, subclass_logits: Float[Tensor, "batch subclasses"]) -> Float[Tensor, "batch classes"]:
         """Return class logits: the logsumexp of the subclasses' logits, so that their softmax sums the subclasses'."""
-        if subclass_logits.ndim != 2 or subclass_logits.shape[1] != self.n_subclasses:
-            given = f"subclass logits have shape {tuple(subclass_logits.shape)}"
-            raise InputError(given, f"(batch, {self.n_subclasses})")
-        columns, padding = (tensor.to(subclass_logits.device) for tensor in self._members)
-        return torch.logsumexp(subclass_logits[:, columns].masked_fill(padding, -math.inf), dim=-1)
+        logits: Tensor = self.class_sum(subclass_logits.device)(subclass_logits)
+        return logits
 
     def class_log_probs(
         self,
@@ -114,8 +130,9 @@ class Hierarchy:
         each class's sum by its number of subclasses before normalising. Otherwise a class with more subclasses gains
         mass from their number alone as the temperature grows.
         """
-        softened = self.softened(subclass_logits, temperature, normalize_groups=normalize_groups)
-        return functional.log_softmax(self.class_logits(softened), dim=1)
+        check("temperature", temperature, Positive)
+        sums = self.class_sum(subclass_logits.device)
+        return sums.log_probs(subclass_logits, temperature, normalize_groups=normalize_groups)
 
     def softened(
         self,
@@ -126,30 +143,60 @@ class Hierarchy:
     ) -> Float[Tensor, "batch subclasses"]:
         """Return logits / temperature, minus the log of the size of each subclass's class with `normalize_groups`."""
         check("temperature", temperature, Positive)
-        logits = subclass_logits / temperature
-        if normalize_groups:
-            size = torch.from_numpy(self.sizes[self.class_of]).to(logits.device)
-            logits = logits - size.to(logits.dtype).log()
-        return logits
+        sums = self.class_sum(subclass_logits.device)
+        return sums.softened(subclass_logits, temperature, normalize_groups=normalize_groups)
 
-    def class_labels(self, subclass_labels: Any) -> Any:
-        """Return the classes (int64) of an array or tensor of subclass labels of any shape.
+    def class_labels(self, labels: Any) -> Any:
+        """Return the classes (int64) of an array or tensor of labels of any shape.
 
-        The values of a tensor on a GPU are not checked, which would wait for the device.
+        A label is a subclass, or -(2 + c) where only the class c is known; -1 is unlabelled, and so is its class. The
+        values of a tensor on a GPU are not checked, which would wait for the device.
+
+        Examples
+        --------
+        >>> pets = Hierarchy.from_dict({"cat": ["siamese", "persian"], "dog": ["poodle"]})
+        >>> pets.class_labels(np.array([1, 2, -2, -3, -1])).tolist()
+        [0, 1, 0, 1, -1]
         """
-        if isinstance(subclass_labels, Tensor):
-            if subclass_labels.device.type == "cpu":
-                self.check_labels(subclass_labels.numpy())
-            return torch.tensor(self.class_of, device=subclass_labels.device)[subclass_labels.long()]
-        return self.class_of[self.check_labels(np.asarray(subclass_labels))]
+        if isinstance(labels, Tensor):
+            if labels.device.type == "cpu":
+                self.check_labels(labels.detach().numpy(), all_known=False)
+            return self.class_sum(labels.device).class_labels(labels)
+        labels = self.check_labels(np.asarray(labels), all_known=False)
+        return self.class_sum(torch.device("cpu")).class_of_code.numpy()[labels.astype(np.int64) + self.n_classes + 1]
 
-    def check_labels(self, labels: Integer[np.ndarray, "*shape"]) -> Integer[np.ndarray, "*shape"]:
-        """Return subclass labels; raise InputError unless they are whole numbers in range."""
+    def class_only(self, classes: Any) -> Any:
+        """Return the labels (int64) of images whose class is known and whose subclass is not: -(2 + class).
+
+        Examples
+        --------
+        >>> Hierarchy.from_dict({"cat": ["siamese", "persian"], "dog": ["poodle"]}).class_only(np.array([0, 1]))
+        array([-2, -3])
+        """
+        if isinstance(classes, Tensor):
+            return -2 - classes.long()
+        classes = np.asarray(classes)
+        if classes.dtype.kind not in "iu":
+            raise InputError(f"class labels have dtype {classes.dtype}", "whole numbers")
+        if classes.size and not 0 <= classes.min() <= classes.max() < self.n_classes:
+            wrong = classes[(classes < 0) | (classes >= self.n_classes)].flatten()[0]
+            raise InputError(f"class label {wrong}", f"whole numbers from 0 to {self.n_classes - 1}")
+        return -2 - classes.astype(np.int64)
+
+    def check_labels(
+        self, labels: Integer[np.ndarray, "*shape"], *, all_known: bool = True
+    ) -> Integer[np.ndarray, "*shape"]:
+        """Return labels; raise InputError unless they are whole numbers in range.
+
+        They must be subclasses unless ``all_known`` is False: then -1 (unlabelled) and -(2 + c) (class c) may occur.
+        """
         if labels.dtype.kind not in "iu":
             raise InputError(f"subclass labels have dtype {labels.dtype}", "whole numbers")
-        if labels.size and not 0 <= labels.min() <= labels.max() < self.n_subclasses:
-            wrong = labels[(labels < 0) | (labels >= self.n_subclasses)].flatten()[0]
-            raise InputError(f"subclass label {wrong}", f"whole numbers from 0 to {self.n_subclasses - 1}")
+        lowest = 0 if all_known else -1 - self.n_classes
+        if labels.size and not lowest <= labels.min() <= labels.max() < self.n_subclasses:
+            wrong = labels[(labels < lowest) | (labels >= self.n_subclasses)].flatten()[0]
+            unknown = "" if all_known else f", -1 (unlabelled), or -2 to {lowest} (class only)"
+            raise InputError(f"subclass label {wrong}", f"whole numbers from 0 to {self.n_subclasses - 1}{unknown}")
         return labels
 
     def collapsed(self) -> Hierarchy:
@@ -164,22 +211,28 @@ class Hierarchy:
         }
 
     @classmethod
-    def from_dict(cls, subclasses: Mapping[str, Sequence[str]]) -> Hierarchy:
-        """Build from a mapping of class names to lists of subclass names, numbered in this order."""
+    def from_dict(cls, subclasses: Mapping[str, Sequence[str] | int]) -> Hierarchy:
+        """Build from a mapping of class names to lists of subclass names, or to their number, numbered in this order.
+
+        Examples
+        --------
+        >>> Hierarchy.from_dict({"HP": 2, "SSA": ["clear"]}).as_dict()
+        {'HP': ['HP 0', 'HP 1'], 'SSA': ['clear']}
+        """
         if not subclasses:
             raise InputError("no class is given", "at least one class with its subclasses")
-        class_of = [label for label, names in enumerate(subclasses.values()) for _ in names]
-        names = tuple(name for names in subclasses.values() for name in names)
+        lists = {str(name): _names(name, value) for name, value in subclasses.items()}
+        class_of = [label for label, names in enumerate(lists.values()) for _ in names]
         if not class_of:
-            raise InputError(f"class {next(iter(subclasses))!r} has no subclass", "at least one for every class")
-        return cls(np.array(class_of, dtype=np.int64), names, tuple(subclasses))
+            raise InputError(f"class {next(iter(lists))!r} has no subclass", "at least one for every class")
+        return cls(np.array(class_of), tuple(name for names in lists.values() for name in names), tuple(lists))
 
     @classmethod
     def of(cls, value: Hierarchy | Mapping[str, Any] | str | os.PathLike[str]) -> Hierarchy:
         """Build from any of the usual forms.
 
-        A mapping gives each subclass its class, or each class the list of its subclasses; a JSON file holds such a
-        mapping; a CSV table is as for `from_csv`.
+        A mapping gives each subclass the name of its class, or each class the list or the number of its subclasses; a
+        JSON file holds such a mapping; a CSV table is as for `from_csv`.
 
         Examples
         --------
@@ -196,17 +249,14 @@ class Hierarchy:
                 value = json.loads(path.read_text(encoding="utf-8-sig"))
             if not isinstance(value, Mapping):
                 raise InputError(f"{path} holds no JSON object", '{"subclass": "class", ...}')
-        lists = [isinstance(names, list | tuple) for names in value.values()]
-        if any(lists):
-            if not all(lists):
-                wrong = next(key for key, is_list in zip(value, lists, strict=True) if not is_list)
-                raise InputError(f"class {wrong!r} has no list of subclasses", "a list for every class")
-            return cls.from_dict({str(name): [str(subclass) for subclass in names] for name, names in value.items()})
+        if not any(isinstance(names, str) for names in value.values()):
+            return cls.from_dict(value)
         subclasses: dict[str, list[str]] = {}
         for subclass, name in value.items():
-            if not isinstance(name, str | int) or isinstance(name, bool):
-                raise InputError(f"the class of {subclass!r} is {name!r}", "the name of a class")
-            subclasses.setdefault(str(name), []).append(str(subclass))
+            if not isinstance(name, str):
+                accepted = "names of classes for all subclasses, or a list or a number of subclasses for all classes"
+                raise InputError(f"the hierarchy gives {subclass!r} the value {name!r}, and others a name", accepted)
+            subclasses.setdefault(name, []).append(str(subclass))
         return cls.from_dict(subclasses)
 
     def ordered(self, names: Sequence[str]) -> Hierarchy:
@@ -221,25 +271,23 @@ class Hierarchy:
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str]) -> Hierarchy:
-        """Read a CSV table with the columns ``class`` and ``subclass`` and one row per subclass.
+        """Read a CSV table with the columns ``class`` and ``subclass`` and one row per subclass, or per image.
 
-        Classes and subclasses are numbered by first appearance.
+        Classes and subclasses are numbered by first appearance. The delimiter is recognised, and the case of the header
+        does not matter. In a table of images, those without a subclass are left out.
         """
-        path = Path(path)
-        expected = "a UTF-8 CSV table of classes and subclasses"
-        with reading(path, expected), path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.reader(file))
-        if not lines or not {"class", "subclass"} <= set(lines[0]):
-            raise InputError(f"{path} lacks a column", "class and subclass in its first line")
         subclasses: dict[str, list[str]] = {}
-        for number, line in enumerate(lines[1:], start=2):
-            if not line:
-                continue
-            row = dict(zip(lines[0], line, strict=False))
-            if not row.get("class") or not row.get("subclass"):
-                given = f"{path}, line {number}: subclass {row.get('subclass')!r} of class {row.get('class')!r}"
+        for number, row in read_csv(path, {"class": (), "subclass": (), "image": IMAGE}, ("class", "subclass")):
+            if not row["class"] or not row["subclass"]:
+                if row["image"]:
+                    continue
+                given = f"{path}, line {number}: subclass {row['subclass']!r} of class {row['class']!r}"
                 raise InputError(given, "a name for both")
-            subclasses.setdefault(row["class"], []).append(row["subclass"])
+            names = subclasses.setdefault(row["class"], [])
+            if row["subclass"] not in names:
+                names.append(row["subclass"])
+            elif not row["image"]:
+                raise InputError(f"{path}, line {number}: duplicate subclass name {row['subclass']!r}", "each once")
         return cls.from_dict(subclasses)
 
     @classmethod
@@ -258,3 +306,12 @@ class Hierarchy:
                 for name in classes
             }
         )
+
+
+def _names(name: object, value: object) -> list[str]:
+    """Return the names of a class's subclasses, given as a list or as their number."""
+    if isinstance(value, list | tuple):
+        return [str(subclass) for subclass in value]
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return [f"{name} {number}" for number in range(value)]
+    raise InputError(f"the subclasses of class {name!r} are {value!r}", "a list of names, or their number, at least 1")

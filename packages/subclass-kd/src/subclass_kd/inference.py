@@ -1,4 +1,4 @@
-"""Predictions, features and scores of a trained network on a part of the data."""
+"""Predictions and scores of a trained network on a part of the data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from subclass_kd.data import Part, SubclassSet
 from subclass_kd.metrics import Scores, score
-from subclass_kd.networks import features_of
 
 _BATCH = 512
 
@@ -30,14 +29,12 @@ def predict(network: nn.Module, part: Part, device: torch.device | None = None) 
 
 
 def evaluate(network: nn.Module, data: SubclassSet, part: Literal["train", "validation", "test"] = "test") -> Scores:
-    """Score a network's class predictions on a part of the data; the network has one logit per subclass."""
+    """Score a network's class predictions on a part of the data; the network has one logit per subclass.
+
+    Images without a label are left out.
+    """
     images: Part = getattr(data, part)
+    if not images.is_labelled.all():
+        images = images.rows(np.flatnonzero(images.is_labelled))
     log_probs = data.hierarchy.class_log_probs(predict(network, images))
     return score(log_probs.exp(), torch.from_numpy(data.hierarchy.class_labels(images.labels)))
-
-
-def features_on(network: nn.Module, part: Part) -> Float[np.ndarray, "images features"]:
-    """Return the inputs of a network's last linear layer for every image of a part."""
-    device = device_of(network)
-    batches = np.array_split(np.arange(len(part)), max(1, len(part) // _BATCH))
-    return np.concatenate([features_of(network, part.batch(rows, device)).cpu().numpy() for rows in batches])

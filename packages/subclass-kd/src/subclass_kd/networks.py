@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,11 +9,11 @@ import torch
 from jaxtyping import Float
 from sextet_common.checks import Count, check
 from sextet_common.errors import InputError
-from sextet_common.networks import complexity, device_of, evaluating, load_weights, published
+from sextet_common.networks import complexity, evaluating, load_weights, published
 from sextet_common.seeding import torch_seed
 from torch import Tensor, nn
 
-__all__ = ["ConvNet", "architecture_of", "build", "complexity", "features_of", "latency", "load_weights"]
+__all__ = ["ConvNet", "architecture_of", "build", "complexity", "features_of", "load_weights"]
 
 _BUILT = "subclass_kd_built"  # attribute of built networks
 
@@ -118,23 +115,6 @@ def features_of(network: nn.Module, images: Float[Tensor, "batch channels height
     if not inputs:
         raise InputError(f"{type(network).__name__} has no linear layer", "a classifier with one, or features")
     return inputs[-1].flatten(1)
-
-
-def latency(network: nn.Module, input_shape: tuple[int, ...], *, batch: int = 1, rounds: int = 30) -> float:
-    """Return the median seconds of a forward pass on the network's device, over `rounds` after three warm-up passes."""
-    device = device_of(network)
-    images = torch.zeros(batch, *input_shape, device=device)
-    wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
-    times = []
-    with evaluating(network), torch.inference_mode():
-        for number in range(rounds + 3):
-            wait()
-            start = time.perf_counter()
-            network(images)
-            wait()
-            if number >= 3:
-                times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def _load_body(network: nn.Module, path: Path) -> None:

@@ -46,14 +46,15 @@ def save_confusion(
 ) -> Path:
     """Plot the confusion matrix of subclasses as a PNG file, sorted by class; lines separate the classes.
 
-    Entries outside the squares on the diagonal are errors of the class.
+    Entries outside the squares on the diagonal are errors of the class. Images whose subclass is not known are left
+    out.
     """
-    p, y = hierarchy.check_labels(np.asarray(predicted)), hierarchy.check_labels(np.asarray(labels))
+    p, y = hierarchy.check_labels(np.asarray(predicted)), hierarchy.check_labels(np.asarray(labels), all_known=False)
     if p.shape != y.shape or p.ndim != 1:
         raise InputError(f"predictions and labels have shapes {p.shape} and {y.shape}", "(images,) for both")
-    count = hierarchy.n_subclasses
+    count, known = hierarchy.n_subclasses, y >= 0
     table = np.zeros((count, count))
-    np.add.at(table, (y, p), 1)
+    np.add.at(table, (y[known], p[known]), 1)
     order = np.argsort(hierarchy.class_of, kind="stable")
     share = (table / np.maximum(table.sum(axis=1, keepdims=True), 1))[order][:, order]
     names = [text.label(hierarchy.subclass_names[s], 40) for s in order]
@@ -73,7 +74,12 @@ def save_confusion(
 
 
 def save_bits(
-    points: Sequence[tuple[str, Comparison]], path: str | os.PathLike[str], *, reading: int = 0, to: str = "kd"
+    points: Sequence[tuple[str, Comparison]],
+    path: str | os.PathLike[str],
+    *,
+    reading: int = 0,
+    method: str = "skd",
+    to: str = "kd",
 ) -> Path:
     """Plot label bits against the gain from subclass distillation as a PNG file.
 
@@ -85,14 +91,14 @@ def save_bits(
         The PNG file.
     reading
         Index of the reading in the comparisons' bits: 0 label entropy, 1 the teacher's, 2 mutual information.
-    to
-        The method over which the gain of "skd" is measured.
+    method, to
+        The methods whose F1 are compared.
     """
-    check_points(points, "skd", to)
+    check_points(points, method, to)
     with figures.figure_file(path, (5.4, 3.8)) as figure:
         axis = figure.subplots()
         for number, (name, comparison) in enumerate(points):
-            bits, gain = comparison.bits[reading], comparison.difference("skd", to)
+            bits, gain = comparison.bits[reading], comparison.difference(method, to)
             color = figures.COLOURS[number % len(figures.COLOURS)]
             axis.plot([bits.low, bits.high], [gain.mean, gain.mean], color=color, linewidth=1.5)
             if np.isfinite(gain.low):
@@ -100,6 +106,6 @@ def save_bits(
             axis.plot([bits.value], [gain.mean], "o", color=color, label=name)
         axis.axhline(0, color="0.6", linewidth=1)
         axis.set_xlabel(f"{points[0][1].bits[reading].name}, bits per sample")
-        axis.set_ylabel(f"F1 of SKD over {NAMES.get(to, to)}, points")
+        axis.set_ylabel(f"F1 of {NAMES.get(method, method)}\nover {NAMES.get(to, to)}, points")
         axis.legend(frameon=False, fontsize=8)
     return Path(path)

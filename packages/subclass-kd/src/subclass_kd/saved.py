@@ -33,13 +33,14 @@ class Recipe:
     size: int | None
     channels: int | None = None
     hierarchy: str | None = None
+    subclasses: str | None = None
 
     @classmethod
     def read(cls, run: Path) -> Recipe:
         """Read the recipe of a run folder."""
         with reading(run / RECIPE, _EXPECTED, *STRUCTURE):
             table = dict(json.loads((run / RECIPE).read_text(encoding="utf-8")))
-            options = (table.get(name) for name in ("size", "channels", "hierarchy"))
+            options = (table.get(name) for name in ("size", "channels", "hierarchy", "subclasses"))
             return cls(str(table["data"]), str(table["network"]), table["width"], *options)
 
     def write(self, run: Path) -> None:

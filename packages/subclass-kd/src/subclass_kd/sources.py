@@ -6,19 +6,20 @@ import csv
 import difflib
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from sextet_common import cache as image_cache, data as image_data, image_folders
+from sextet_common import cache as image_cache, data as image_data
 from sextet_common.checks import Count, check
 from sextet_common.errors import DataWarning, InputError, reading
 
-from subclass_kd import given
+from subclass_kd import folders, given, tables
 from subclass_kd.data import Part, SubclassSet, hold_out
 from subclass_kd.hierarchy import Hierarchy
+from subclass_kd.rows import labelled
 from subclass_kd.votes import Scheme, subclasses_from_votes, votes_from_counts
 
 Source: TypeAlias = image_data.Source | SubclassSet
@@ -26,7 +27,7 @@ Source: TypeAlias = image_data.Source | SubclassSet
 
 _ACCEPTED = (
     "digits, digits:parity, digits:half, npz-jpeg:PREFIX or cifar10:PATH (animals and vehicles), "
-    "folder:PATH (class/subclass/image), mhist:PATH; or any data of one level and a hierarchy"
+    "folder:PATH (class/subclass/image), table:FILE.csv, mhist:PATH; or any data of one level and a hierarchy"
 )
 _ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
 _SIZE = 224  # pixels, of image files in two levels of folders
@@ -39,6 +40,7 @@ def load(
     source: Source,
     *,
     hierarchy: Hierarchy | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    subclasses: str | os.PathLike[str] | None = None,
     columns: tuple[str, str] | None = None,
     scheme: Scheme = "clear-ambiguous",
     size: int | None = None,
@@ -58,14 +60,19 @@ def load(
         - ``digits`` or ``digits:parity``: scikit-learn's digits, even or odd; ``digits:half``: below five or not. The
           ten digits are the subclasses.
         - ``npz-jpeg:PREFIX``, ``cifar10:PATH``: CIFAR-10 as animals (six subclasses) and vehicles (four).
-        - ``folder:PATH`` or a path: folders class/subclass/image in PATH/train and PATH/test (val, valid, validation),
-          or in PATH alone.
+        - ``folder:PATH`` or a path: folders class/subclass/image in PATH/train, PATH/val and PATH/test, or in PATH
+          alone; unlabelled images in PATH/unlabelled. Images directly in a class have no subclass.
+        - ``table:FILE`` or a path that ends in .csv or .tsv: a table with the columns image, class, subclass and
+          optionally group, split and weight; an empty class or subclass is unknown. `save_table` writes one.
         - ``mhist:PATH``: the user's copy of MHIST, with images/ and annotations.csv.
         - with a ``hierarchy``, everything that `sextet_common.data.load` takes; its classes are the subclasses
         - a torch ``Dataset`` of (image, class, subclass), arrays or tensors (images, classes, subclasses), a Hugging
           Face ``Dataset`` with two label columns, a pair or a mapping of these for training and test
     hierarchy
         The class of each subclass: a `Hierarchy`, a mapping, a JSON or a CSV file; see `Hierarchy.of`.
+    subclasses
+        A table of other subclasses of the images, such as the command discover writes. Images that it does not name
+        keep their class only.
     columns
         Columns of classes and of subclasses in a Hugging Face dataset; by default its two ClassLabel columns, of which
         the one with more names has the subclasses.
@@ -91,6 +98,12 @@ def load(
     >>> load("digits", hierarchy={"round": ["0", "6", "8", "9"], "other": list("123457")}).hierarchy.n_classes
     2
     """
+    if subclasses is not None:
+        data = load(
+            source, hierarchy=hierarchy, columns=columns, scheme=scheme, size=size, channels=channels,
+            download=download, cache=cache, on_bad_image=on_bad_image,
+        )  # fmt: skip
+        return tables.with_subclasses_of(data, subclasses)
     if isinstance(source, SubclassSet):
         return source
     check("size", size, Count | None)
@@ -98,8 +111,11 @@ def load(
     check("on_bad_image", on_bad_image, Literal["refuse", "skip"])
     options = _Options(size, channels, download, None if cache is None else Path(cache).expanduser(), on_bad_image)
     is_named = isinstance(source, str | os.PathLike)
-    if hierarchy is not None:
-        tree = Hierarchy.of(hierarchy)
+    tree = None if hierarchy is None else Hierarchy.of(hierarchy)
+    table = _table_of(source)
+    if table is not None:
+        return _table(table, options, f"table:{table}", tree)
+    if tree is not None:
         images = image_data.load(source, **options._asdict())
         return _in_memory(images, tree.ordered(images.classes), os.fspath(source) if is_named else images.source)  # type: ignore[arg-type]
     if not is_named:
@@ -109,6 +125,17 @@ def load(
         images, tree = given.load(source, columns, options._asdict())
         return _in_memory(images, tree, images.source)
     return _named(os.fspath(source), options, scheme)  # type: ignore[arg-type]
+
+
+def _table_of(source: Source) -> Path | None:
+    """Return the file of a source that is a table."""
+    if not isinstance(source, str | os.PathLike):
+        return None
+    kind, _, rest = os.fspath(source).partition(":")
+    is_table = kind == "table" and rest
+    if not is_table and Path(source).suffix.lower() not in (".csv", ".tsv"):
+        return None
+    return Path(rest if is_table else source).expanduser()
 
 
 class _Options(NamedTuple):
@@ -164,69 +191,36 @@ def _in_memory(images: image_data.ImageSet, hierarchy: Hierarchy, source: str) -
 
 
 def _folder(root: Path, options: _Options, source: str) -> SubclassSet:
-    listing = image_folders.scan(root)
-    top = _top_of_classes(root, listing)
-    hierarchy = Hierarchy.from_folder(top)
-    train, loose = _folder_part(root, top, listing.train, hierarchy, options)
-    _check_all_have_images(train, hierarchy, top)
-    notes = list(listing.notes)
-    if listing.test:
-        test_top = Path(root, Path(listing.test[0]).relative_to(root).parts[0])
-        test, more = _folder_part(root, test_top, listing.test, hierarchy, options)
-        loose += more
-        _check_all_have_images(test, hierarchy, test_top)
-    if loose:
-        notes.append(f"{root}: images outside of subclass folders are ignored ({len(loose)}: {loose[0]!r} ...)")
-    if not listing.test:
-        kept, held = hold_out(train.labels, _TEST_SHARE, source, "test")
-        train, test = train.rows(kept), train.rows(held)
-        share = f"{len(held)} of {len(kept) + len(held)} images, a fifth of every subclass"
-        notes.append(f"{source} has no test images: {share}, are held out")
-    return _of_files(train, test, hierarchy, options, source, root, tuple(notes))
+    rows, notes = folders.scan(root)
+    found = labelled(rows, source, size=options.size or _SIZE, channels=options.channels or 3)
+    return _of_parts(found.parts, found.hierarchy, options, source, root, (*notes, *found.notes))
 
 
-def _check_all_have_images(part: Part, hierarchy: Hierarchy, top: Path) -> None:
-    absent = np.flatnonzero(np.bincount(part.labels, minlength=hierarchy.n_subclasses) == 0)
-    if absent.size:
-        name = hierarchy.subclass_names[int(absent[0])]
-        raise InputError(f"{top / name} has no image", "at least one for every subclass")
+def _table(path: Path, options: _Options, source: str, hierarchy: Hierarchy | None) -> SubclassSet:
+    needed = ("image", "class") if hierarchy is None else ("image", "subclass")
+    rows = tables.image_rows(path, needed=needed)
+    found = labelled(
+        rows, source, size=options.size or _SIZE, channels=options.channels or 3, hierarchy=hierarchy,
+        order=tables.natural,
+    )  # fmt: skip
+    return _of_parts(found.parts, found.hierarchy, options, source, path.parent, found.notes)
 
 
-def _top_of_classes(root: Path, listing: image_folders.Listing) -> Path:
-    """Return the folder that holds the class folders: the root itself, or its folder of training images."""
-    names = [listing.classes[label] for label in listing.train_labels]
-    parts = [Path(path).relative_to(root).parts for path in listing.train]
-    if all(part[0] == name for part, name in zip(parts, names, strict=True)):
-        return root
-    if all(len(part) > 2 and part[1] == name for part, name in zip(parts, names, strict=True)):
-        return root / parts[0][0]
-    raise InputError(f"{root} has a table of labels of one level", "folders class/subclass/image, or a hierarchy")
-
-
-def _folder_part(
-    root: Path, top: Path, paths: Sequence[str], hierarchy: Hierarchy, options: _Options
-) -> tuple[Part, list[str]]:
-    """Return the images in subclass folders as a part, and the names of images outside of them."""
-    number = {name: label for label, name in enumerate(hierarchy.subclass_names)}
-    files: list[Path] = []
-    labels: list[int] = []
-    loose: list[str] = []
-    for path in map(Path, paths):
-        folders = path.relative_to(top).parts[:-1]
-        if len(folders) < 2:
-            loose.append(str(path.relative_to(root)))
-            continue
-        name = "/".join(folders[:2])
-        if name not in number:
-            raise InputError(f"{path} is of the subclass {name}, which has no training image", "the same subclasses")
-        files.append(path)
-        labels.append(number[name])
-    return Part(tuple(files), np.array(labels, np.int64), None, options.size or _SIZE, options.channels or 3), loose
+def _of_parts(
+    parts: dict[str, Part], tree: Hierarchy, options: _Options, source: str, root: Path, notes: tuple[str, ...]
+) -> SubclassSet:
+    """Build a set of image files; without test images a share of the labelled training images is held out."""
+    if "test" not in parts:
+        train = parts["train"]
+        kept, held = hold_out(train.labels, _TEST_SHARE, source, "test", train.groups)
+        share = f"{len(held)} of {int(train.is_labelled.sum())} images, a fifth of every subclass"
+        notes = (*notes, f"{source} has no test images: {share}, are held out")
+        parts = parts | {"train": train.rows(kept), "test": train.rows(held)}
+    return _of_files(parts, tree, options, source, root, notes)
 
 
 def _of_files(
-    train: Part,
-    test: Part,
+    parts: dict[str, Part],
     hierarchy: Hierarchy,
     options: _Options,
     source: str,
@@ -235,29 +229,33 @@ def _of_files(
 ) -> SubclassSet:
     """Build a set of image files, which are decoded at once for a cache or to skip what cannot be read."""
     if options.cache is not None or options.on_bad_image == "skip":
-        train, test, more = _decoded(train, test, options, root)
+        parts, more = _decoded(parts, options, root)
         notes += more
     for note in notes:
         warnings.warn(note, DataWarning, stacklevel=2)
-    return SubclassSet.with_held_out(
-        train, test, hierarchy, (train.channels, train.size, train.size), source, tuple(notes)
-    )
+    train, test, validation = parts["train"], parts["test"], parts.get("validation")
+    shape = train.channels, train.size, train.size
+    return SubclassSet.with_held_out(train, test, hierarchy, shape, source, notes, validation=validation)
 
 
-def _decoded(train: Part, test: Part, options: _Options, root: Path) -> tuple[Part, Part, tuple[str, ...]]:
+def _decoded(parts: dict[str, Part], options: _Options, root: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
     """Return parts with their files decoded, in memory or mapped from the cache, and notes about the files."""
-    assert isinstance(train.images, tuple) and isinstance(test.images, tuple)
-    paths = [str(path) for path in (*train.images, *test.images)]
+    order = ["train", *sorted(parts.keys() - {"train"})]
+    paths = [str(path) for name in order for path in parts[name].images]
+    train = parts["train"]
     # The numbers of the files stand for the labels: they tell which files were skipped.
-    parts = image_cache.decoded(
+    decoded = image_cache.decoded(
         paths, np.arange(len(paths)), len(train), root=root, folder=options.cache,
         size=train.size, channels=train.channels, on_bad_image=options.on_bad_image,
     )  # fmt: skip
-    found = []
-    for part, (images, rows), first in ((train, parts.train, 0), (test, parts.test, len(train))):
-        chosen = part.rows(rows - first)
-        found.append(replace(chosen, images=images))
-    return found[0], found[1], parts.notes
+    found, first = {}, 0
+    for name in order:
+        images, numbers = decoded.train if name == "train" else decoded.test
+        at = np.flatnonzero((numbers >= first) & (numbers < first + len(parts[name])))
+        chosen = parts[name].rows(numbers[at] - first)
+        found[name] = replace(chosen, images=images[at[0] : at[-1] + 1] if at.size else images[:0])
+        first += len(parts[name])
+    return found, decoded.notes
 
 
 def _mhist(root: Path, options: _Options, source: str, scheme: Scheme) -> SubclassSet:
@@ -288,4 +286,4 @@ def _mhist(root: Path, options: _Options, source: str, scheme: Scheme) -> Subcla
     train, test = (whole.rows(np.flatnonzero(np.array(partitions) == part)) for part in ("train", "test"))
     if not len(train) or not len(test):
         raise InputError(f"{table} has no row of one partition", "rows of both train and test")
-    return _of_files(train, test, voted.hierarchy, options, source, root)
+    return _of_files({"train": train, "test": test}, voted.hierarchy, options, source, root)

@@ -106,7 +106,7 @@ def time_steps(
     ):
         warnings.simplefilter("ignore", UserWarning)  # small classes: repeated for every variant, of no use here
         for name in only or known:
-            contestants[name] = _round(Step(known[name], data, shard, preprocessing), steps)
+            contestants[name] = _round(Step([known[name]], data, shard, preprocessing), steps)
         timings = in_turn(contestants, rounds)
     return {name: Timing(tuple(s / steps for s in timing.seconds)) for name, timing in timings.items()}
 

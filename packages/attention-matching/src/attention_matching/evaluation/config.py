@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sextet_common import runs
 from sextet_common.checks import (
@@ -17,14 +17,16 @@ from sextet_common.checks import (
     changeable,
     check_fields,
 )
+from sextet_common.data import DataOptions
 
-from attention_matching.images.augment import Operation
-from attention_matching.networks.base import FeatureNetwork
-from attention_matching.networks.build import Architecture, build
-from attention_matching.networks.layers import Norm
+from attention_matching.kinds import Architecture, Norm, Operation
 
-Labels = Literal["hard", "soft"]
+if TYPE_CHECKING:
+    from attention_matching.networks.base import FeatureNetwork
+
+Labels = Literal["hard", "soft", "views"]
 Choice = Literal["last", "held-out"]
+VIEWS = 50  # augmented views of an image that a teacher labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +43,6 @@ class TrainConfig:
     """Momentum of SGD."""
     weight_decay: NonNegative = 5e-4
     """Weight decay of SGD."""
-    together: Running[Count | None] = None
-    """Networks trained at once on one device, equal up to rounding; by default chosen by the device and the images."""
     seed: Natural = 0
     """Seed of all random numbers."""
     device: Running[str] = "auto"
@@ -69,7 +69,7 @@ class EvaluateConfig(TrainConfig):
     augment: tuple[Operation, ...] | None = None
     """Transforms of the augmentation: all six; no flip for digits."""
     labels: Labels = "hard"
-    """Targets: class numbers, or the soft labels of the set."""
+    """Targets: class numbers, the soft labels of the set, or those of augmented views, one view per epoch."""
     choose: Choice = "last"
     """Step whose accuracy counts: the last, or the best of twenty on held-out training images."""
     held_out: OpenShare = 0.1
@@ -77,7 +77,17 @@ class EvaluateConfig(TrainConfig):
 
     def network(self, image_shape: tuple[int, int, int], n_classes: int) -> FeatureNetwork:
         """Build an untrained network on the CPU, from torch's global generator."""
+        from attention_matching.networks.build import build  # here, as --help needs no torch
+
         return build(self.architecture, image_shape, n_classes, width=self.width, depth=self.depth, norm=self.norm)
+
+
+@dataclasses.dataclass(frozen=True)
+class TestData(DataOptions):
+    """The options that name the images to test on."""
+
+    data: str = ""
+    """The images to test on, as for distill; by default those of the distillation."""
 
 
 def identity(config: EvaluateConfig) -> dict[str, Any]:

@@ -6,20 +6,22 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sextet_common import data as image_data, figures, files, runs
+from sextet_common.data import ImageSet
 from sextet_common.errors import STRUCTURE, InputError, reading
 
 from attention_matching.evaluation.accuracy import Evaluation
-from attention_matching.evaluation.config import EvaluateConfig, identity
-from attention_matching.evaluation.evaluate import evaluate, evaluate_random_real, evaluate_whole
-from attention_matching.evaluation.soft_labels import soft_labels_from, train_teacher
+from attention_matching.evaluation.config import VIEWS, EvaluateConfig, identity
+from attention_matching.evaluation.evaluate import evaluate, evaluate_random_real, evaluate_whole, load_classes
+from attention_matching.evaluation.learned_labels import learned_labels_from
+from attention_matching.evaluation.soft_labels import soft_labels_from, train_teacher, view_labels_from
 from attention_matching.images.distilled import DistilledSet
-from attention_matching.networks.build import ARCHITECTURES, Architecture
+from attention_matching.kinds import ARCHITECTURES, Architecture
 
 RANDOM_REAL, DISTILLED, WHOLE = "random real", "distilled", "whole set"
 
@@ -34,15 +36,18 @@ def compare(
     whole: bool = False,
     whole_epochs: int = 60,
     temperature: float = 1.0,
+    views: int = VIEWS,
 ) -> dict[str, Evaluation]:
     """Evaluate a set, as many random real images and the whole training set under the same training.
 
-    With ``labels="soft"`` one teacher, trained on the whole training set, labels the random real images, and the set
-    too if it has no soft labels yet. The whole set keeps its hard labels. The rows are ``random real``, ``distilled``
-    and ``whole set``, as far as requested, in this order.
+    With ``labels="soft"`` or ``"views"`` one teacher, trained on the whole training set, labels the random real images,
+    and the set too if it has no such labels yet; where the set's soft labels are learned, so are those of the random
+    real images. The whole set keeps its hard labels. The rows are ``random real``, ``distilled`` and ``whole set``, as
+    far as requested, in this order.
 
     ``out`` is a folder with a run folder per row, named by row and settings; interrupted rows resume. ``whole_epochs``
-    are passes over the whole training set, for its row and for the teacher, whose soft labels have the ``temperature``.
+    are passes over the whole training set, for its row and for the teacher, whose labels have the ``temperature`` and
+    are of as many ``views`` as the set's own.
 
     Examples
     --------
@@ -52,25 +57,31 @@ def compare(
     >>> list(compare(k_centre(digits, 1), digits, EvaluateConfig(networks=1, epochs=1, width=8)))
     ['random real', 'distilled']
     """
-    config, data = config or EvaluateConfig(), image_data.load(data)
+    config, data = config or EvaluateConfig(), load_classes(data)
     longer = dataclasses.replace(config, epochs=whole_epochs)
     prepared = training.preprocessing
     content = f"{data.source}, {prepared.whitening}"
-    label = None
-    if config.labels == "soft" and (random_real or training.soft_labels is None):
-        path = _path(out, "teacher", longer, content, ".safetensors")
-        teacher = train_teacher(data, longer, prepared, path)
-        label = partial(soft_labels_from, data=data, temperature=temperature, teacher=teacher)
-        content += f", {temperature}"
-    if label is not None and training.soft_labels is None:
-        training = label(training)
+    mine = {"hard": training.labels, "soft": training.soft_labels, "views": training.view_labels}[config.labels]
+    label: Callable[[DistilledSet], DistilledSet] | None = None
+    if random_real or mine is None:
+        teacher_path = _path(out, "teacher", longer, content, ".safetensors")
+        count = views if training.view_labels is None else training.view_labels.views
+        label, remark = _labeller(training, data, config, longer, teacher_path, temperature, count)
+        content += remark
+        if label is not None and mine is None:
+            training = label(training)
 
     rows: dict[str, Evaluation] = {}
     if random_real:
-        ipc = round(training.ipc)
+        counts = training.counts
+        ipc = counts[0] if len({*counts}) == 1 else counts
         folder = _path(out, RANDOM_REAL, config, f"{content}, {ipc}")
         rows[RANDOM_REAL] = evaluate_random_real(data, ipc, config, folder, preprocessing=prepared, label=label)
-    examples = [training.images] if training.soft_labels is None else [training.images, training.soft_labels]
+    examples = [training.images]
+    if training.soft_labels is not None:
+        examples.append(training.soft_labels)
+    if training.view_labels is not None:
+        examples += training.view_labels.arrays().values()
     folder = _path(out, DISTILLED, config, f"{content}, {runs.fingerprint(*examples)}")
     rows[DISTILLED] = evaluate(training, data, config, folder)
     if whole:
@@ -178,7 +189,7 @@ def cross_architecture(
     >>> list(cross_architecture(k_centre(digits, 1), digits, quick, ["convnet", "alexnet"]).distilled)
     ['convnet', 'alexnet']
     """
-    config, data = config or EvaluateConfig(), image_data.load(data)
+    config, data = config or EvaluateConfig(), load_classes(data)
     if not architectures or len(set(architectures)) < len(architectures):
         raise InputError(f"architectures are {list(architectures)}", "one or more, each once")
     tables: dict[str, dict[str, Evaluation]] = {RANDOM_REAL: {}, DISTILLED: {}}
@@ -188,6 +199,35 @@ def cross_architecture(
         for row, result in compare(training, data, chosen, out, random_real=random_real).items():
             tables[row][name] = result
     return CrossTable(tables[DISTILLED], tables[RANDOM_REAL])
+
+
+def _labeller(
+    training: DistilledSet,
+    data: ImageSet,
+    config: EvaluateConfig,
+    longer: EvaluateConfig,
+    teacher_path: Path | None,
+    temperature: float,
+    views: int,
+) -> tuple[Callable[[DistilledSet], DistilledSet] | None, str]:
+    """Return what labels random real images as the set is labelled, and its description."""
+    if config.labels == "hard":
+        return None, ""
+    if config.labels == "soft" and _learned(training):
+        return partial(learned_labels_from, data=data, config=config), ", learned"
+    teacher = train_teacher(data, longer, training.preprocessing, teacher_path)
+    if config.labels == "soft":
+        return partial(soft_labels_from, data=data, teacher=teacher, temperature=temperature), f", {temperature}"
+    options: dict[str, Any] = {"teacher": teacher, "temperature": temperature, "views": views}
+    if training.view_labels is not None:
+        options["augment"] = training.view_labels.augment
+    return partial(view_labels_from, data=data, config=config, **options), f", {temperature}, {views} views"
+
+
+def _learned(training: DistilledSet) -> bool:
+    """Tell whether a set's soft labels are learned, as its metadata records."""
+    record = training.meta.get("soft_labels")
+    return training.soft_labels is not None and isinstance(record, dict) and record.get("by") == "learning"
 
 
 def _path(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,20 +17,20 @@ from torch import Tensor
 
 from attention_matching.evaluation.accuracy import Evaluation, accuracy
 from attention_matching.evaluation.config import EvaluateConfig
-from attention_matching.evaluation.ensemble import group_size
 from attention_matching.evaluation.training import train_networks
 from attention_matching.images.augment import augmentation_for
-from attention_matching.images.distilled import DistilledSet
+from attention_matching.images.distilled import DistilledSet, check_same_form
 from attention_matching.images.held_out import HeldOut, held_out_images, held_out_rows, without_rows
 from attention_matching.images.inputs import Inputs, RealInputs
 from attention_matching.images.preprocess import Preprocessing
-from attention_matching.images.select import random_real
+from attention_matching.images.select import Ipc, random_real
+from attention_matching.images.view_labels import Targets, ViewLabels
 from attention_matching.networks.base import FeatureNetwork
 
 JOB = "attention-matching evaluate"
 
-Examples = Callable[[Sequence[int]], tuple[Inputs, Tensor]]
-"""From the numbers of networks to their training inputs and targets; one set for all, or one each."""
+Examples = Callable[[int], tuple[Inputs, Targets]]
+"""From the number of a network to its training inputs and targets."""
 
 
 def evaluate(
@@ -56,24 +56,19 @@ def evaluate(
     >>> len(evaluate(random_real(digits, ipc=1), digits, quick).accuracies)
     2
     """
-    config, data = config or EvaluateConfig(), image_data.load(data)
-    if tuple(training.images.shape[1:]) != data.image_shape or training.classes != data.classes:
-        raise InputError(
-            f"the set has {len(training.classes)} classes of {tuple(training.images.shape[1:])} images, "
-            f"the test data {data.n_classes} of {data.image_shape}",
-            "the same image shape and classes",
-        )
+    config, data = config or EvaluateConfig(), load_classes(data)
+    check_same_form(training, data)
     held_out = None
     if config.choose == "held-out":
         taken = held_out_rows(data, config.held_out, config.seed)
         held_out = held_out_images(data, training.preprocessing, taken).without(training.images)
     examples = training.images, _targets(training, config)
-    return _evaluate(lambda numbers: examples, data, training.preprocessing, config, held_out, out)
+    return _evaluate(lambda number: examples, data, training.preprocessing, config, held_out, out)
 
 
 def evaluate_random_real(
     data: image_data.Source,
-    ipc: int,
+    ipc: Ipc,
     config: EvaluateConfig | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
@@ -82,9 +77,9 @@ def evaluate_random_real(
 ) -> Evaluation:
     """Measure the baseline: each network is trained on another random choice of ``ipc`` real images per class.
 
-    With ``choose="held-out"`` the held-out images are not chosen from. ``out`` is as in :func:`evaluate`. By default
-    inputs are standardised by the training images' mean and std. ``label`` adds soft labels to a choice, such as
-    :func:`soft_labels_from` with its teacher bound.
+    ``ipc`` may be a number for each class. With ``choose="held-out"`` the held-out images are not chosen from. ``out``
+    is as in :func:`evaluate`. By default inputs are standardised by the training images' mean and std. ``label`` adds
+    soft labels or labels of views to a choice, such as :func:`soft_labels_from` with its teacher bound.
 
     Examples
     --------
@@ -93,16 +88,14 @@ def evaluate_random_real(
     >>> 0 <= evaluate_random_real(load("digits"), 1, quick).mean <= 1
     True
     """
-    config, data = config or EvaluateConfig(), image_data.load(data)
+    config, data = config or EvaluateConfig(), load_classes(data)
     preprocessing = preprocessing or Preprocessing.fit(data)
     taken, held_out = _split(data, preprocessing, config)
     kept = data if held_out is None else without_rows(data, taken)
 
-    def examples(numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        choices = [random_real(kept, ipc, seeding.derive(config.seed, "choice", n), preprocessing) for n in numbers]
-        labelled = [label(each) for each in choices] if label is not None else choices
-        targets = [_targets(each, config) for each in labelled]
-        return torch.stack([each.images for each in choices]), torch.stack(targets)
+    def examples(number: int) -> tuple[Tensor, Targets]:
+        choice = random_real(kept, ipc, seeding.derive(config.seed, "choice", number), preprocessing)
+        return choice.images, _targets(choice if label is None else label(choice), config)
 
     return _evaluate(examples, data, preprocessing, config, held_out, out)
 
@@ -125,13 +118,13 @@ def evaluate_whole(
     >>> 0 <= evaluate_whole(load("digits"), EvaluateConfig(networks=1, epochs=1, width=8)).mean <= 1
     True
     """
-    config, data = dataclasses.replace(config or EvaluateConfig(), labels="hard"), image_data.load(data)
+    config, data = dataclasses.replace(config or EvaluateConfig(), labels="hard"), load_classes(data)
     preprocessing = preprocessing or Preprocessing.fit(data)
     taken, held_out = _split(data, preprocessing, config)
     rows = np.flatnonzero(~taken)
     training = RealInputs(data.train_images, preprocessing, rows, devices.pick(config.device))
     labels = torch.tensor(data.train_labels[rows])
-    return _evaluate(lambda numbers: (training, labels), data, preprocessing, config, held_out, out)
+    return _evaluate(lambda number: (training, labels), data, preprocessing, config, held_out, out)
 
 
 def _split(
@@ -144,12 +137,34 @@ def _split(
     return taken, held_out_images(data, preprocessing, taken)
 
 
-def _targets(training: DistilledSet, config: EvaluateConfig) -> Tensor:
+def load_classes(data: image_data.Source) -> ImageSet:
+    """Load data, and refuse a single class."""
+    data = image_data.load(data)
+    if data.n_classes < 2:
+        raise InputError(f"data of {data.n_classes} class, on which any network scores 100 %", "2 classes or more")
+    return data
+
+
+def _targets(training: DistilledSet, config: EvaluateConfig) -> Targets:
     if config.labels == "hard":
         return training.labels
-    if training.soft_labels is None:
-        raise InputError("the set has no soft labels", "labels hard, or a set that soft_labels_from has labelled")
-    return training.soft_labels
+    soft, views = training.soft_labels, training.view_labels
+    if config.labels == "soft":
+        if soft is None:
+            raise InputError("the set has no soft labels", "labels hard, or a set that soft_labels_from has labelled")
+        return soft
+    if views is None:
+        raise InputError("the set has no labels of views", "labels hard, or a set that view_labels_from has labelled")
+    if config.augment is not None and config.augment != views.augment.operations:
+        given = f"augment {config.augment} with labels of views transformed by {views.augment.operations}"
+        raise InputError(given, "augment None, or labels hard or soft")
+    return views
+
+
+def _tensors(inputs: Inputs, targets: Targets) -> list[Tensor]:
+    """Return what identifies a training set; real images are identified by their data."""
+    labels = list(targets.arrays().values()) if isinstance(targets, ViewLabels) else [targets]
+    return [*([inputs] if isinstance(inputs, Tensor) else []), *labels]
 
 
 def _evaluate(
@@ -160,7 +175,7 @@ def _evaluate(
     held_out: HeldOut | None,
     out: str | os.PathLike[str] | None,
 ) -> Evaluation:
-    """Train and test the networks, group by group."""
+    """Train and test the networks, one after another."""
     device = devices.pick(config.device)
     inputs = RealInputs(data.test_images, preprocessing, device=device)
     labels = torch.tensor(data.test_labels).to(device)
@@ -169,41 +184,36 @@ def _evaluate(
     def make(number: int) -> FeatureNetwork:
         return config.network(data.image_shape, data.n_classes)
 
-    first = examples([0])
-    with seeding.torch_seed(config.seed, "form"):
-        together = group_size(make(0).to(device), first[0].shape[-4:], config, device)
-    chosen = dataclasses.replace(config, together=together)
+    with torch.device("meta"):  # refuse what cannot be built before anything is written
+        make(0)
 
-    def accuracies_of(group: range, advance: Callable[[int], None]) -> list[float]:
-        networks = train_networks(make, group, *examples(group), augment, chosen, held_out=held_out, advance=advance)
-        return [accuracy(network, inputs, labels, config.batch) for network in networks]
+    def accuracy_of(number: int, advance: Callable[[int], None]) -> float:
+        [network] = train_networks(
+            make, [number], *examples(number), augment, config, held_out=held_out, advance=advance
+        )
+        return accuracy(network, inputs, labels, config.batch)
 
     if out is None:
-        return Evaluation(tuple(_complete(accuracies_of, [], config.networks, together, config.epochs, None)))
+        return Evaluation(tuple(_complete(accuracy_of, config, None)))
     record = {
         "data": data.source,
         "data_sha256": data.fingerprint,
         "preprocessing_sha256": preprocessing.sha256,
-        "sha256": runs.fingerprint(*(part for part in first if isinstance(part, Tensor))),
+        "sha256": runs.fingerprint(*_tensors(*examples(0))),
         **runs.to_json(config),
     }
     with runs.Run.open(out, JOB, record, settings=EvaluateConfig) as run:
-        done = _resumed(run, config.networks, together)
-        return Evaluation(tuple(_complete(accuracies_of, done, config.networks, together, config.epochs, run)))
+        return Evaluation(tuple(_complete(accuracy_of, config, run)))
 
 
 def _complete(
-    accuracies_of: Callable[[range, Callable[[int], None]], list[float]],
-    accuracies: list[float],
-    networks: int,
-    together: int,
-    epochs: int,
-    run: runs.Run | None,
+    accuracy_of: Callable[[int, Callable[[int], None]], float], config: EvaluateConfig, run: runs.Run | None
 ) -> list[float]:
-    """Train and test the networks that have no accuracy yet, group by group."""
+    """Return the accuracies of all networks; train and test those that have none in the run folder."""
+    accuracies = [] if run is None else _resumed(run)
     done, began = len(accuracies), time.perf_counter()
     with (
-        progress.bar("evaluate", networks * epochs, done=done * epochs) as bar,
+        progress.bar("evaluate", config.networks * config.epochs, done=done * config.epochs) as bar,
         runs.interruptible() as stopping,
     ):
 
@@ -212,23 +222,19 @@ def _complete(
             if stopping():
                 raise KeyboardInterrupt
 
-        for start in range(done, networks, together):
-            group = range(start, min(start + together, networks))
-            for number, each in zip(group, accuracies_of(group, advance), strict=True):
-                accuracies.append(each)
-                if run is not None:
-                    run.log(number, accuracy=each, seconds=round(time.perf_counter() - began, 3))
+        for number in range(done, config.networks):
+            accuracies.append(accuracy_of(number, advance))
+            if run is not None:
+                seconds = round(time.perf_counter() - began, 3)
+                run.log(number, accuracy=accuracies[-1], seconds=seconds)
     return accuracies
 
 
-def _resumed(run: runs.Run, networks: int, together: int) -> list[float]:
-    """Return the accuracies that a run folder holds, of whole groups only, and drop the others."""
+def _resumed(run: runs.Run) -> list[float]:
+    """Return the accuracies that a run folder holds, and drop damaged lines."""
     rows = run.metrics()
     with reading(run.path, "an evaluation run folder", KeyError, TypeError):
         accuracies = [float(row["accuracy"]) for row in rows]
     accuracies = [Evaluation((accuracy,)).mean for accuracy in accuracies]
-    # A group that was interrupted is trained again as a whole: its sums may round differently by the group's size.
-    if len(accuracies) < networks:
-        accuracies = accuracies[: len(accuracies) // together * together]
     run.rewind(len(accuracies) - 1)
     return accuracies

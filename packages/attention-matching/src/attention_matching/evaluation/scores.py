@@ -20,7 +20,7 @@ from sextet_common.errors import InputError
 
 from attention_matching.evaluation.accuracy import Evaluation
 from attention_matching.evaluation.config import EvaluateConfig
-from attention_matching.evaluation.evaluate import evaluate, evaluate_random_real, evaluate_whole
+from attention_matching.evaluation.evaluate import evaluate, evaluate_random_real, evaluate_whole, load_classes
 from attention_matching.images.distilled import DistilledSet
 
 
@@ -138,8 +138,10 @@ def robust_scores(
     >>> 0 <= scores.label_robust <= 1 and 0 <= scores.augmentation_robust <= 1
     True
     """
-    config, data = config or EvaluateConfig(), image_data.load(data)
+    config, data = config or EvaluateConfig(), load_classes(data)
     check("weight", weight, Share)
+    if config.labels == "views":
+        raise InputError("labels 'views' without augmentation", "labels hard or soft")
     counts = distilled.labels.bincount(minlength=len(distilled.classes))
     ipc = int(counts[0])
     if not bool((counts == ipc).all()):

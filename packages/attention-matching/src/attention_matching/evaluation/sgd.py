@@ -1,4 +1,4 @@
-"""SGD with momentum on the weights of several networks as one vector."""
+"""SGD with momentum on the weights of a network as one vector."""
 
 from __future__ import annotations
 

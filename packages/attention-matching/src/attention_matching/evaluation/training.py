@@ -1,7 +1,7 @@
 """Train fresh networks on a few labelled images: the loop of every evaluation.
 
-Every draw is keyed by (seed, number of the network, epoch), so a network learns the same whether it is trained alone,
-beside others, or after an interruption.
+Every draw is keyed by (seed, number of the network, epoch), so a network learns the same whichever others are trained,
+and after an interruption.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import torch
 from sextet_common import device as devices, seeding
 from sextet_common.errors import InputError
 from torch import Tensor, nn
+from torch.nn import functional
 
 from attention_matching.evaluation.accuracy import accuracy
 from attention_matching.evaluation.config import TrainConfig
-from attention_matching.evaluation.ensemble import Learner, group_size, learner_of
+from attention_matching.evaluation.sgd import FlatSGD
 from attention_matching.images.augment import N_RANDOM, SiameseAugmentation
 from attention_matching.images.held_out import HeldOut
 from attention_matching.images.inputs import Inputs
+from attention_matching.images.view_labels import Targets, ViewLabels
 from attention_matching.networks.memory import explain_out_of_memory
 
 CHECKS = 20  # measurements of a training on its held-out images, evenly over the epochs
@@ -33,7 +35,7 @@ def train_networks(
     make: Callable[[int], nn.Module],
     numbers: Sequence[int],
     inputs: Inputs,
-    targets: Tensor,
+    targets: Targets,
     augment: SiameseAugmentation,
     config: TrainConfig,
     *,
@@ -53,18 +55,17 @@ def train_networks(
     numbers
         The networks to train, such as ``range(5)``; they key the random numbers.
     inputs
-        Network inputs, shape (n, channels, height, width), a tensor or the images of a data set; or a tensor of shape
-        (len(numbers), n, channels, height, width) for different images per network.
+        Network inputs, shape (n, channels, height, width), a tensor or the images of a data set.
     targets
-        Class numbers, int64, shape (n,), or probabilities, float, shape (n, classes); with different images per
-        network, one such row per network in front.
+        Class numbers, int64, shape (n,), or probabilities, float, shape (n, classes), or labels of augmented views:
+        epoch e then has view e modulo their number.
     augment
-        The transforms; ``SiameseAugmentation(())`` for none.
+        The transforms; ``SiameseAugmentation(())`` for none. Labels of views bring their own.
     held_out
         Measure each network on these images twenty times, evenly over its epochs, and return it as it was at its best
         measurement (the last of equals). By default it is returned as it is after the last step.
     advance
-        Called after every epoch with the number of networks trained; may raise to stop the training.
+        Called with 1 after every epoch of a network; may raise to stop the training.
 
     Examples
     --------
@@ -78,147 +79,122 @@ def train_networks(
     [(4, 2), (4, 2)]
     """
     device = devices.pick(config.device)
-    separate = inputs.ndim == 5
-    if separate and not len(inputs) == len(targets) == len(numbers):
-        raise InputError(f"{len(inputs)} sets of images for {len(numbers)} networks", "one each, or one for all")
-    trained: list[nn.Module] = []
-    with explain_out_of_memory("batch or together"):
-        shared = None if separate else (inputs.to(device), targets.to(device))
+    with explain_out_of_memory("batch"):
+        inputs, targets = inputs.to(device), targets.to(device)
         if held_out is not None:
             held_out = HeldOut(held_out.inputs.to(device), held_out.labels.to(device))
-        size = group_size(_fresh(make, numbers[0], config, device), inputs.shape[-4:], config, device)
-        for start in range(0, len(numbers), size):
-            rows = slice(start, start + size)
-            examples = (inputs[rows].to(device), targets[rows].to(device)) if shared is None else shared
-            trained += _train_group(make, numbers[rows], examples, augment, config, held_out, advance)
-    return trained
+        return [_train(make, number, inputs, targets, augment, config, held_out, advance) for number in numbers]
 
 
-def _train_group(
+def _train(
     make: Callable[[int], nn.Module],
-    group: Sequence[int],
-    examples: tuple[Inputs, Tensor],
+    number: int,
+    inputs: Inputs,
+    targets: Targets,
     augment: SiameseAugmentation,
     config: TrainConfig,
     held_out: HeldOut | None,
     advance: Callable[[int], None] | None,
-) -> list[nn.Module]:
-    """Train networks that fit on the device together; ``examples`` are those of all, or have a row per network."""
-    learner = learner_of([_fresh(make, number, config, examples[0].device) for number in group], config)
-    best = None if held_out is None else _Best(held_out, len(group), config)
-    # Dropout, where a network has it, draws from the global generator.
-    with seeding.torch_seed(config.seed, "train", group[0]):
-        _fit(learner, group, *examples, augment, config, best, advance)
-    networks = learner.networks()
-    if best is not None:
-        best.restore(networks)
-    for network in networks:
-        for parameter in network.parameters():  # its own memory again, not a view of the learner's vector
-            parameter.data = parameter.data.clone()
-    return networks
-
-
-def _fresh(make: Callable[[int], nn.Module], number: int, config: TrainConfig, device: torch.device) -> nn.Module:
+) -> nn.Module:
+    """Build and train one network."""
     with seeding.torch_seed(config.seed, "network", number):
-        return make(number).to(device)
+        network = make(number).to(inputs.device).train()
+    best = None if held_out is None else _Best(held_out, config)
+    # Dropout, where a network has it, draws from the global generator.
+    with seeding.torch_seed(config.seed, "train", number):
+        _fit(network, number, inputs, targets, augment, config, best, advance)
+    if best is not None:
+        network.load_state_dict(best.state)
+    for parameter in network.parameters():  # its own memory again, not a view of the optimizer's vector
+        parameter.data = parameter.data.clone()
+    return network
 
 
 def _fit(
-    learner: Learner,
-    numbers: Sequence[int],
+    network: nn.Module,
+    number: int,
     inputs: Inputs,
-    targets: Tensor,
+    targets: Targets,
     augment: SiameseAugmentation,
     config: TrainConfig,
     best: _Best | None,
     advance: Callable[[int], None] | None,
 ) -> None:
-    images = inputs.shape[-4]
-    row = torch.arange(len(numbers), device=inputs.device)[:, None]
-    half = (config.epochs + 1) // 2
-    block = max(1, min(_BLOCK_EPOCHS, _BLOCK_IMAGES // (len(numbers) * images)))
+    images, half = len(inputs), (config.epochs + 1) // 2
+    block = max(1, min(_BLOCK_EPOCHS, _BLOCK_IMAGES // images))
+    sgd = FlatSGD(network.parameters(), config)
     for start in range(0, config.epochs, block):
         epochs = range(start, min(start + block, config.epochs))
-        host_order, host_random = _draws(config, numbers, epochs, images)
+        host_order, host_random = _draws(config, number, epochs, images)
         order, random = host_order.to(inputs.device), host_random.to(inputs.device)
-        losses = torch.zeros(len(epochs), len(numbers), device=inputs.device)
+        losses = torch.zeros(len(epochs), device=inputs.device)
         for i, epoch in enumerate(epochs):
             if epoch == half:
-                learner.divide_lr(10)
+                sgd.divide_lr(10)
             for first in range(0, images, config.batch):
                 batch = slice(first, first + config.batch)
-                index = order[i, :, batch]
-                kind = float(host_random[i, 0, first, 0]) if len(numbers) == 1 else None
-                if isinstance(inputs, Tensor) and inputs.ndim == 5:
-                    drawn, labels = inputs[row, index], targets[row, index]
+                index = order[i, batch]
+                if isinstance(targets, ViewLabels):
+                    drawn, labels = targets.view(inputs[index], index, epoch % targets.views)
                 else:
-                    drawn, labels = inputs[index], targets[index]
-                augmented = _augmented(augment, drawn, random[i, :, batch], kind)
-                losses[i] += learner.step(augmented, labels)
+                    drawn = _operation(augment, float(host_random[i, first, 0]))(inputs[index], random[i, batch])
+                    labels = targets[index]
+                loss = functional.cross_entropy(network(drawn), labels)
+                losses[i] += loss.detach()
+                sgd.step(loss)
             if advance is not None:
-                advance(len(numbers))
+                advance(1)
             if best is not None:
-                best.after_epoch(epoch, learner)
-        _check_finite(losses, numbers, epochs, half, config)  # once per block, since it waits for the device
+                best.after_epoch(epoch, network)
+        _check_finite(losses, number, epochs, half, config)  # once per block, since it waits for the device
 
 
-def _draws(config: TrainConfig, numbers: Sequence[int], epochs: range, images: int) -> tuple[Tensor, Tensor]:
-    """Draw the orders, (epochs, networks, images), and the transforms, (epochs, networks, images, N_RANDOM)."""
-    order = np.empty((len(epochs), len(numbers), images), dtype=np.int64)
+def _draws(config: TrainConfig, number: int, epochs: range, images: int) -> tuple[Tensor, Tensor]:
+    """Draw the orders, (epochs, images), and the transforms, (epochs, images, N_RANDOM)."""
+    order = np.empty((len(epochs), images), dtype=np.int64)
     random = np.empty((*order.shape, N_RANDOM), dtype=np.float32)
     for i, epoch in enumerate(epochs):
-        for j, number in enumerate(numbers):
-            draw = seeding.generator(config.seed, number, epoch)
-            order[i, j] = draw.permutation(images)
-            random[i, j] = draw.random((images, N_RANDOM), dtype=np.float32)
+        draw = seeding.generator(config.seed, number, epoch)
+        order[i] = draw.permutation(images)
+        random[i] = draw.random((images, N_RANDOM), dtype=np.float32)
     # One operation per batch, its amounts per image, as in the papers' evaluation.
-    random[..., 0] = random[:, :, np.arange(images) // config.batch * config.batch, 0]
+    random[..., 0] = random[:, np.arange(images) // config.batch * config.batch, 0]
     return torch.from_numpy(order), torch.from_numpy(random)
 
 
-def _augmented(augment: SiameseAugmentation, images: Tensor, random: Tensor, kind: float | None) -> Tensor:
-    """Transform (networks, batch, ...) images.
-
-    ``kind`` is the random number of the operation if all images share it and the host knows it: then only that
-    operation is computed.
-    """
-    if augment.operations and kind is not None:
-        number = min(int(np.float32(kind) * len(augment.operations)), len(augment.operations) - 1)
-        augment = dataclasses.replace(augment, operations=(augment.operations[number],))
-    return augment(images.flatten(0, 1), random.flatten(0, 1)).reshape(images.shape)
+def _operation(augment: SiameseAugmentation, kind: float) -> SiameseAugmentation:
+    """Return the augmentation reduced to the operation of a batch, so that only that one is computed."""
+    if not augment.operations:
+        return augment
+    number = min(int(np.float32(kind) * len(augment.operations)), len(augment.operations) - 1)
+    return dataclasses.replace(augment, operations=(augment.operations[number],))
 
 
 class _Best:
-    """The best state of each network so far, by its accuracy on held-out images."""
+    """The best state of a network so far, by its accuracy on held-out images."""
 
-    def __init__(self, held_out: HeldOut, networks: int, config: TrainConfig) -> None:
+    def __init__(self, held_out: HeldOut, config: TrainConfig) -> None:
         self.held_out, self.batch = held_out, config.batch
         self.epochs = {round(config.epochs * (check + 1) / CHECKS) for check in range(CHECKS)}
-        self.accuracies = [-1.0] * networks
-        self.states: list[dict[str, Tensor]] = [{}] * networks
+        self.accuracy = -1.0
+        self.state: dict[str, Tensor] = {}
 
-    def after_epoch(self, epoch: int, learner: Learner) -> None:
-        """Measure the networks if it is time; of equal accuracies the newest wins."""
+    def after_epoch(self, epoch: int, network: nn.Module) -> None:
+        """Measure the network if it is time; of equal accuracies the newest wins."""
         if epoch + 1 in self.epochs:
-            for i, network in enumerate(learner.networks()):
-                current = accuracy(network, self.held_out.inputs, self.held_out.labels, self.batch)
-                if current >= self.accuracies[i]:
-                    self.accuracies[i] = current
-                    self.states[i] = {name: value.detach().clone() for name, value in network.state_dict().items()}
-
-    def restore(self, networks: Sequence[nn.Module]) -> None:
-        """Load the best states."""
-        for network, state in zip(networks, self.states, strict=True):
-            network.load_state_dict(state)
+            current = accuracy(network, self.held_out.inputs, self.held_out.labels, self.batch)
+            if current >= self.accuracy:
+                self.accuracy = current
+                self.state = {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
-def _check_finite(losses: Tensor, numbers: Sequence[int], epochs: range, half: int, config: TrainConfig) -> None:
+def _check_finite(losses: Tensor, number: int, epochs: range, half: int, config: TrainConfig) -> None:
     bad = (~losses.isfinite()).nonzero()
     if len(bad):
-        i, j = bad[0].tolist()
+        i = int(bad[0])
         lr = config.lr if epochs[i] < half else config.lr / 10
         raise InputError(
-            f"the loss of network {numbers[j]} is {float(losses[i, j])} in epoch {epochs[i]} "
+            f"the loss of network {number} is {float(losses[i])} in epoch {epochs[i]} "
             f"at learning rate {lr:g}, seed {config.seed}",
             f"finite numbers: try an lr below {config.lr:g}",
         )

@@ -24,20 +24,13 @@ from attention_matching.evaluation.config import TrainConfig
 from attention_matching.evaluation.training import train_networks
 from attention_matching.experiments.continual_result import ContinualResult
 from attention_matching.experiments.run_folder import open_run, save_result
-from attention_matching.experiments.small_sets import (
-    SOURCES,
-    Source,
-    check_sources,
-    members_of,
-    only_classes,
-    small_set,
-)
-from attention_matching.images.augment import Operation, SiameseAugmentation, augmentation_for
+from attention_matching.experiments.small_sets import SOURCES, check_sources, members_of, only_classes, small_set
+from attention_matching.images.augment import SiameseAugmentation, augmentation_for
 from attention_matching.images.distilled import DistilledSet
 from attention_matching.images.inputs import RealInputs
 from attention_matching.images.preprocess import Preprocessing
+from attention_matching.kinds import Norm, Operation, Source
 from attention_matching.networks.build import build
-from attention_matching.networks.layers import Norm
 
 JOB = "attention-matching continual"
 

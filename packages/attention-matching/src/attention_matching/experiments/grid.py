@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields
 
 from sextet_common.errors import InputError
 
+from attention_matching.kinds import Activation, Norm, Pooling
 from attention_matching.networks.convnet import ConvNet
-from attention_matching.networks.layers import Activation, Norm, Pooling
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from attention_matching.evaluation.training import train_networks
 from attention_matching.experiments.grid import Candidate, Grid
 from attention_matching.experiments.run_folder import open_run, save_result
 from attention_matching.experiments.search_result import WHOLE, Scores, SearchResult
-from attention_matching.images.augment import Operation, SiameseAugmentation, augmentation_for
+from attention_matching.images.augment import SiameseAugmentation, augmentation_for
 from attention_matching.images.distilled import DistilledSet
 from attention_matching.images.held_out import held_out_rows, without_rows
 from attention_matching.images.inputs import Inputs, RealInputs
 from attention_matching.images.preprocess import Preprocessing
+from attention_matching.kinds import Operation
 
 JOB = "attention-matching search"
 COLUMNS = ("validation", "test", "seconds")

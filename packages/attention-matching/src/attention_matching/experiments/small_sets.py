@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Integer
@@ -22,8 +22,8 @@ from attention_matching.distillation.distill import Distiller
 from attention_matching.images.distilled import DistilledSet
 from attention_matching.images.preprocess import Preprocessing
 from attention_matching.images.select import select
+from attention_matching.kinds import Source
 
-Source = Literal["random", "k-centre", "herding", "dm", "datadam", "atom"]
 SOURCES: tuple[Source, ...] = get_args(Source)
 
 

@@ -60,7 +60,7 @@ def data_card(distilled: DistilledSet, evaluation: Mapping[str, Any] | None = No
     """
     meta = distilled.meta
     settings = {key: value for key, value in sorted(meta.items()) if key not in _NO_SETTING}
-    name = f"{meta.get('data', 'unnamed data')}, {distilled.ipc:g} images per class"
+    name = f"{meta.get('data', 'unnamed data')}, {distilled.per_class} images per class"
     source = {"source": meta.get("data", "not recorded"), "SHA-256": meta.get("data_sha256", "not recorded")}
     parts = [
         f"# {markdown(name)}",
@@ -120,11 +120,21 @@ def _facts(distilled: DistilledSet) -> dict[str, str]:
     return {
         "method": str(distilled.meta.get("method", "not recorded")),
         "source": str(distilled.meta.get("data", "not recorded")),
-        "images": f"{count} of {' x '.join(map(str, shape))}, {distilled.ipc:g} per class",
+        "images": f"{count} of {' x '.join(map(str, shape))}, {distilled.per_class} per class",
         "classes": f"{len(distilled.classes)}: {names}{more}",
-        "labels": "hard" if distilled.soft_labels is None else "hard, and soft ones",
+        "labels": _labels(distilled),
         "preprocessing": "ZCA whitening" if whitened else "each channel standardised",
     }
+
+
+def _labels(distilled: DistilledSet) -> str:
+    kinds = ["hard"]
+    if distilled.soft_labels is not None:
+        kinds.append("soft ones")
+    if distilled.view_labels is not None:
+        views = distilled.view_labels
+        kinds.append(f"those of {views.views} augmented views ({views.bytes_per_image} bytes per image)")
+    return ", and ".join([", ".join(kinds[:-1]), kinds[-1]]) if len(kinds) > 1 else kinds[0]
 
 
 def _accuracy(evaluation: Mapping[str, Any] | None) -> list[str]:

@@ -47,6 +47,7 @@ What to know of that release:
   five on the test set. Without `syn_lr` the same is done for these images; with it, the comparison is not fair.
 - It cannot compute its augmentation-robust score for hard labels, since it looks for a teacher and a test set that it
   never creates: `attention_matching.robust_scores` computes one.
+- Its files have no place for a set's labels of augmented views: these are left out.
 """
 
 _ZCA = """

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -18,9 +18,8 @@ from torch import Tensor
 from attention_matching.export import ddranking
 from attention_matching.export.hub_folder import export_hub
 from attention_matching.images.distilled import DistilledSet
+from attention_matching.kinds import Export, Layout
 
-Layout = Literal["dc", "mtt"]
-Export = Literal["folder", "pt-dc", "pt-mtt", "ddranking", "hub", "hub-imagefolder"]
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 
 _CIFAR = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -45,11 +44,12 @@ NORMALISATION: dict[str, dict[str, Constants]] = {
 
 
 def export_folder(distilled: DistilledSet, path: str | os.PathLike[str]) -> None:
-    """Write PNG files, ``class/00000.png``, which ``load("folder:...")`` and torchvision's ImageFolder read.
+    """Write PNG files, ``class/00000.png``, which `DistilledSet.from_folder` and torchvision's ImageFolder read.
 
-    The pixels are clipped to [0, 1] and rounded to 8 bits; nothing is lost beyond that. Readers number the classes by
-    the order of the folder names: if the class names are in another order, or cannot be folder names, each is preceded
-    by its number. ``path`` is a new or empty folder, written atomically; every class must have an image.
+    ``load((path, data))`` reads them as training images, with the test images of ``data``; a set alone has none. The
+    pixels are clipped to [0, 1] and rounded to 8 bits; soft labels and labels of views are left out. Readers number the
+    classes by the order of the folder names: if the class names are in another order, or cannot be folder names, each
+    is preceded by its number. ``path`` is a new or empty folder, written atomically; every class must have an image.
 
     Examples
     --------
@@ -62,6 +62,9 @@ def export_folder(distilled: DistilledSet, path: str | os.PathLike[str]) -> None
     ['0/00000.png', '0/00001.png', '1/00000.png']
     """
     image_module = require("PIL.Image", package="sextet-common", extra="images")
+    channels = distilled.images.shape[1]
+    if channels not in (1, 3):
+        raise InputError(f"PNG files of {channels} channels", "1 or 3; compact, pt-dc and pt-mtt take any number")
     empty = np.flatnonzero(np.bincount(distilled.labels.numpy(), minlength=len(distilled.classes)) == 0)
     if empty.size:
         # Readers refuse an empty folder, and a missing one would change the numbers of the other classes.
@@ -85,7 +88,8 @@ def export_pt(
 
     The layout ``"dc"`` is what DC, DSA and DM save, a file with ``{"data": [[images, labels]], "accs_all_exps": {}}``.
     ``"mtt"`` is what MTT saves, a folder with the tensors ``images_best.pt`` and ``labels_best.pt``. Images are float32
-    (n, c, h, w), labels int64 (n,). ``path`` is a new file, or for ``"mtt"`` a new or empty folder, written atomically.
+    (n, c, h, w), labels int64 (n,); soft labels are left out. ``path`` is a new file, or for ``"mtt"`` a new or empty
+    folder, written atomically.
 
     ``dataset`` is that code's name of the data set, and the images are written in its normalisation. (MTT whitens as
     this package does, so with ``"mtt"`` whitened images stay whitened, for its ``--zca``.) Without a name they stay in
@@ -156,7 +160,8 @@ def export(
     """Write a set for another tool.
 
     The kind ``"folder"`` calls :func:`export_folder`, ``"pt-dc"`` and ``"pt-mtt"`` call :func:`export_pt`,
-    ``"ddranking"`` calls :func:`export_ddranking`, with the same ``path`` and ``dataset``; ``"hub"`` and
+    ``"ddranking"`` calls :func:`export_ddranking`, with the same ``path`` and ``dataset``; ``"compact"`` calls
+    `DistilledSet.save`, and ``"hub"`` and
     ``"hub-imagefolder"`` call :func:`~attention_matching.export.hub_folder.export_hub` with the ``evaluation`` for its
     card.
 
@@ -170,11 +175,15 @@ def export(
     >>> sorted(file.name for file in folder.iterdir())
     ['images_best.pt', 'labels_best.pt']
     """
-    if kind in ("folder", "hub", "hub-imagefolder"):
+    if kind in ("folder", "compact", "hub", "hub-imagefolder"):
         if dataset is not None:
-            raise InputError(f"data set {dataset!r} for PNG files", "none: pixels have no normalisation")
+            raise InputError(f"data set {dataset!r} for pixels", "none: they have no normalisation")
         if kind == "folder":
             export_folder(distilled, path)
+        elif kind == "compact":
+            if Path(path).exists():
+                raise InputError(f"{path} exists", "a new file")
+            distilled.save(path, compact=True)
         else:
             export_hub(distilled, path, layout="parquet" if kind == "hub" else "imagefolder", evaluation=evaluation)
     elif kind == "ddranking":

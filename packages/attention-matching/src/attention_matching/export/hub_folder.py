@@ -45,6 +45,11 @@ def export_hub(
     >>> len(DistilledSet.from_pretrained(folder))
     10
     """
+    channels = distilled.images.shape[1]
+    if channels not in (1, 3):
+        raise InputError(
+            f"images of {channels} channels for the Hub", "1 or 3; compact, pt-dc and pt-mtt take any number"
+        )
     labels = distilled.labels.numpy()
     empty = np.flatnonzero(np.bincount(labels, minlength=len(distilled.classes)) == 0)
     if empty.size and layout == "imagefolder":  # a missing folder would change the numbers of the other classes
@@ -54,7 +59,7 @@ def export_hub(
     pixels = (values.clip(0, 1) * 255).round().astype(np.uint8)
     front = {
         "license": license,
-        "pretty_name": f"{distilled.meta.get('data', 'Unnamed data')}, {distilled.ipc:g} images per class",
+        "pretty_name": f"{distilled.meta.get('data', 'Unnamed data')}, {distilled.per_class} images per class",
         "task_categories": ["image-classification"],
         "size_categories": [next((name for limit, name in _SIZES.items() if len(labels) < limit), "n>1M")],
         "tags": ["dataset-distillation", "attention-matching"],
@@ -63,15 +68,17 @@ def export_hub(
     with hub.new_folder(path) as folder:
         distilled.save(folder / FILE)
         front |= hub.write_images(folder, pixels, labels, distilled.classes, layout=layout)
-        body = f"{data_card(distilled, evaluation)}\n{_files(layout, outside, distilled.soft_labels is not None)}"
+        body = f"{data_card(distilled, evaluation)}\n{_files(layout, outside, distilled)}"
         (folder / "README.md").write_text(hub.card(front, body), encoding="utf-8")
 
 
-def _files(layout: str, outside: float, soft: bool) -> str:
+def _files(layout: str, outside: float, distilled: DistilledSet) -> str:
     """Return the section that says what the images of the folder are, and what they are not."""
     where = "`data/`: a parquet file" if layout == "parquet" else "`train/`: PNG files in a folder for each class"
     share = f"{100 * outside:.2g} % of the values were outside and are clipped" if outside else "none was outside"
-    extra = ", and the soft labels" if soft else ""
+    extra = ", and the soft labels" if distilled.soft_labels is not None else ""
+    if distilled.view_labels is not None:
+        extra += ", and the labels of augmented views"
     return f"""## Files
 
 - `{FILE}`: the network inputs, exactly as they were distilled, with their preprocessing{extra}.

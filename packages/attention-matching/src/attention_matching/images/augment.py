@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,8 @@ from sextet_common.errors import InputError
 from torch import Tensor
 from torch.nn import functional
 
-Operation = Literal["color", "crop", "cutout", "flip", "scale", "rotate"]
+from attention_matching.kinds import Operation
+
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 N_RANDOM = 4  # numbers per row: which operation, and up to three amounts
 
@@ -35,6 +36,7 @@ class SiameseAugmentation:
     brightness, saturation, contrast
         Strengths of ``color``: brightness adds up to half of its value in either direction, saturation scales colours
         by up to its value, contrast scales by up to 0.5 around 1 (its value is the smallest factor).
+        Colours are differences from the mean over the channels, however many there are; one channel has none.
     crop, cutout
         Largest shift (zeros move in), and side of the square that is blanked, as shares of the side.
     flip

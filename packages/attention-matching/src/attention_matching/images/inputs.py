@@ -61,11 +61,6 @@ class RealInputs:
         return torch.Size((len(self._rows), *self._images.shape[1:]))
 
     @property
-    def ndim(self) -> int:
-        """Number of dimensions, 4."""
-        return self._images.ndim
-
-    @property
     def resident(self) -> bool:
         """Whether all images are in the memory of the device, so that no access waits for the host."""
         return self._placed is not None or (self.device.type == "cpu" and not isinstance(self._images, np.memmap))
@@ -114,7 +109,7 @@ class RealInputs:
         return placed
 
 
-Inputs: TypeAlias = Float[Tensor, "*networks images channels height width"] | RealInputs
+Inputs: TypeAlias = Float[Tensor, "images channels height width"] | RealInputs
 """Network inputs: a tensor, or the images of a data set."""
 
 

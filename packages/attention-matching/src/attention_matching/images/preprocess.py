@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,8 +16,8 @@ from sextet_common.errors import InputError
 from torch import Tensor
 
 from attention_matching.images.zca import ZCA as ZCA, check_numbers as check_numbers
+from attention_matching.kinds import Whitening
 
-Whitening = Literal["none", "zca"]
 Pixels = (
     Float[np.ndarray, "images channels height width"]
     | UInt8[np.ndarray, "images channels height width"]
@@ -101,7 +100,7 @@ class Preprocessing:
         return inputs
 
     def _inputs(self, x: Tensor) -> Tensor:
-        mean, std, zca_mean, matrix = self._constants(x.device)
+        mean, std, zca_mean, matrix, _ = self._constants(x.device)
         if x.dtype == torch.uint8:
             # By a number on the device: CUDA would multiply by the rounded reciprocal of one on the host.
             x = x.float().div_(torch.full((), 255.0, device=x.device))
@@ -112,10 +111,10 @@ class Preprocessing:
         return ((x.flatten(1) - zca_mean) @ matrix).view_as(x)
 
     def _constants(self, device: torch.device) -> tuple[Tensor, ...]:
-        """Return mean, std and the whitening's mean and matrix on a device, where they stay."""
+        """Return mean, std and the whitening's mean, matrix and inverse on a device, where they stay."""
         if device not in self._placed:
             mean, std = self.mean[:, None, None], self.std[:, None, None]
-            zca = (mean, mean) if self.zca is None else (self.zca.mean, self.zca.matrix)
+            zca = (mean,) * 3 if self.zca is None else (self.zca.mean, self.zca.matrix, self.zca.inverse)
             self._placed[device] = tuple(tensor.to(device) for tensor in (mean, std, *zca))
         return self._placed[device]
 
@@ -134,6 +133,24 @@ class Preprocessing:
         for block in _blocks(x):
             block.copy_(block @ self.zca.inverse + self.zca.mean)
         return x.numpy()
+
+    def clamp(
+        self, inputs: Float[Tensor, "images channels height width"]
+    ) -> Float[Tensor, "images channels height width"]:
+        """Return the inputs of the same images with their pixels clamped to [0, 1], on the same device.
+
+        Examples
+        --------
+        >>> Preprocessing(torch.tensor([0.5]), torch.tensor([0.25])).clamp(torch.tensor([[[[1.0, 3.0]]]]))
+        tensor([[[[1., 2.]]]])
+        """
+        mean, std, zca_mean, matrix, inverse = self._constants(inputs.device)
+        # The difference is added, exactly 0 for images whose pixels are valid: nothing drifts by rounding.
+        if self.zca is None:
+            pixels = inputs * std + mean
+            return inputs + (pixels.clamp(0, 1) - pixels) / std
+        pixels = inputs.flatten(1) @ inverse + zca_mean
+        return inputs + ((pixels.clamp(0, 1) - pixels) @ matrix).view_as(inputs)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Refuse images of a shape, (images, channels, height, width), that this was not fitted to."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from sextet_common import data as image_data, seeding
-from sextet_common.checks import Count, check
+from sextet_common.checks import Count, Natural, check
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 from torch import Tensor
@@ -17,8 +17,10 @@ from attention_matching.images.coreset import FeatureFunction, farthest_first, n
 from attention_matching.images.distilled import DistilledSet
 from attention_matching.images.inputs import RealInputs
 from attention_matching.images.preprocess import Preprocessing
+from attention_matching.kinds import Selection
 
-Selection = Literal["random", "k-centre", "herding"]
+Ipc: TypeAlias = int | Sequence[int]
+"""Images of every class: one number, or a number for each class, which may be 0."""
 
 _BATCH = 256  # images that pass through a network at once
 
@@ -26,7 +28,7 @@ _BATCH = 256  # images that pass through a network at once
 def select(
     method: Selection,
     data: image_data.Source,
-    ipc: int,
+    ipc: Ipc,
     seed: int = 0,
     preprocessing: Preprocessing | None = None,
     *,
@@ -34,8 +36,9 @@ def select(
 ) -> DistilledSet:
     """Choose ``ipc`` training images of every class by :func:`random_real`, :func:`k_centre` or :func:`herding`.
 
-    By default ``preprocessing`` is the training images' mean and std. ``seed`` is used by a random choice only,
-    ``features`` (see :func:`k_centre`) by the others.
+    ``ipc`` is one number, or a number for every class, such as those of :func:`proportional_counts`. By default
+    ``preprocessing`` is the training images' mean and std. ``seed`` is used by a random choice only, ``features`` (see
+    :func:`k_centre`) by the others.
 
     Examples
     --------
@@ -51,9 +54,9 @@ def select(
 
 
 def random_real(
-    data: image_data.Source, ipc: int, seed: int = 0, preprocessing: Preprocessing | None = None
+    data: image_data.Source, ipc: Ipc, seed: int = 0, preprocessing: Preprocessing | None = None
 ) -> DistilledSet:
-    """Choose ``ipc`` random training images of every class, without replacement.
+    """Choose ``ipc`` random training images of every class, or a number for each, without replacement.
 
     Examples
     --------
@@ -63,15 +66,16 @@ def random_real(
     """
     data = image_data.load(data)
     chosen = [
-        seeding.generator(seed, "random real", label).choice(members, ipc, replace=False)
-        for label, members in enumerate(_members(data, ipc))
+        seeding.generator(seed, "random real", label).choice(members, count, replace=False)
+        for label, (members, count) in enumerate(check_members(data, ipc))
     ]
-    return subset(data, np.concatenate(chosen), {"method": "random real", "ipc": ipc, "seed": seed}, preprocessing)
+    meta: dict[str, object] = {"method": "random real", "ipc": _plain(ipc), "seed": seed}
+    return subset(data, np.concatenate(chosen), meta, preprocessing)
 
 
 def k_centre(
     data: image_data.Source,
-    ipc: int,
+    ipc: Ipc,
     preprocessing: Preprocessing | None = None,
     *,
     features: FeatureFunction | None = None,
@@ -94,7 +98,7 @@ def k_centre(
 
 def herding(
     data: image_data.Source,
-    ipc: int,
+    ipc: Ipc,
     preprocessing: Preprocessing | None = None,
     *,
     features: FeatureFunction | None = None,
@@ -146,21 +150,55 @@ def subset(
     )
 
 
-def _members(data: ImageSet, ipc: int) -> list[np.ndarray]:
-    """Return every class's members; each class must have ``ipc`` of them."""
-    check("ipc", ipc, Count)
+def proportional_counts(data: image_data.Source, total: int) -> tuple[int, ...]:
+    """Divide a number of images among the classes as the training images are, at least one to each.
+
+    Largest remainders decide about the last ones, the first of equal ones. Not in the papers, whose classes are equal.
+
+    Examples
+    --------
+    >>> pixels, labels = np.zeros((10, 8, 8), dtype=np.uint8), np.array([0] * 7 + [1] * 2 + [2])
+    >>> proportional_counts(ImageSet.of(pixels, labels, pixels, labels), 5)
+    (3, 1, 1)
+    """
+    data = image_data.load(data)
+    sizes = np.bincount(data.train_labels, minlength=data.n_classes)
+    if not data.n_classes <= total <= sizes.sum():
+        raise InputError(f"a total of {total} images", f"{data.n_classes} to {sizes.sum()}: at least one of each class")
+    counts = np.ones_like(sizes)
+    for _ in range(total - data.n_classes):
+        counts[np.argmax(sizes * (total / sizes.sum()) - counts)] += 1
+    return tuple(counts.tolist())
+
+
+def check_members(data: ImageSet, ipc: Ipc) -> list[tuple[np.ndarray, int]]:
+    """Return every class's members and how many of them to choose; each class must have as many."""
+    if isinstance(ipc, Sequence):
+        for count in ipc:
+            check("ipc", count, Natural)
+        if len(ipc) != data.n_classes or not any(ipc):
+            raise InputError(f"ipc has {len(ipc)} numbers, of sum {sum(ipc)}", f"{data.n_classes}, not all 0")
+    else:
+        check("ipc", ipc, Count)
+    counts = list(ipc) if isinstance(ipc, Sequence) else [ipc] * data.n_classes
     members = class_members(data)
-    for name, numbers in zip(data.classes, members, strict=True):
-        if len(numbers) < ipc:
-            raise InputError(f"every class must have at least ipc = {ipc} images, got {len(numbers)} of class {name!r}")
-    return members
+    for name, numbers, count in zip(data.classes, members, counts, strict=True):
+        if len(numbers) < count:
+            raise InputError(
+                f"every class must have at least ipc = {count} images, got {len(numbers)} of class {name!r}"
+            )
+    return list(zip(members, counts, strict=True))
+
+
+def _plain(ipc: Ipc) -> int | list[int]:
+    return list(ipc) if isinstance(ipc, Sequence) else ipc
 
 
 def _chosen_by(
     choose: Callable[[Tensor, int], list[int]],
     method: str,
     data: image_data.Source,
-    ipc: int,
+    ipc: Ipc,
     preprocessing: Preprocessing | None,
     features: FeatureFunction | None,
 ) -> DistilledSet:
@@ -168,11 +206,13 @@ def _chosen_by(
     preprocessing = preprocessing or Preprocessing.fit(data)
     chosen = []
     with torch.no_grad():
-        for members in _members(data, ipc):  # one class in memory at a time
+        for members, count in check_members(data, ipc):  # one class in memory at a time
+            if not count:
+                continue
             inputs = RealInputs(data.train_images, preprocessing, members)
             points = inputs[:].flatten(1) if features is None else _embedded(inputs, features)
-            chosen.append(members[choose(points, ipc)])
-    return subset(data, np.concatenate(chosen), {"method": method, "ipc": ipc}, preprocessing)
+            chosen.append(members[choose(points, count)])
+    return subset(data, np.concatenate(chosen), {"method": method, "ipc": _plain(ipc)}, preprocessing)
 
 
 def _embedded(inputs: RealInputs, features: FeatureFunction) -> Tensor:

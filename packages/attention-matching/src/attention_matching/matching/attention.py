@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Literal, Protocol, get_args
 
+import torch
 from jaxtyping import Float
-from sextet_common.checks import Bounds
 from sextet_common.errors import InputError
 from torch import Tensor
 
-from attention_matching.matching import reference
+from attention_matching.kinds import MAX_POWER
+from attention_matching.matching import blockwise, reference
+from attention_matching.matching.reference import Pair, Powers
 
 Backend = Literal["auto", "reference", "triton"]
 _BACKENDS = get_args(Backend)
-MAX_POWER = 32  # its sums over any image stay in float32's range once the features are scaled to 1
-Power = Annotated[int, Bounds(1, MAX_POWER)]
 
 
 def spatial_attention(
@@ -90,12 +90,8 @@ def attention_maps(
     >>> spatial.shape, channel.shape
     (torch.Size([2, 9]), torch.Size([2, 4]))
     """
-    if _uses_kernels(features, spatial_power, channel_power, backend):
-        from attention_matching.matching import fused
-
-        maps: reference.Pair = fused.maps(features, spatial_power, channel_power)
-        return maps
-    return reference.maps(features, spatial_power, channel_power)
+    powers = (spatial_power, channel_power)
+    return _implementation(features, powers, backend).maps(features, powers)
 
 
 def attention_means(
@@ -117,18 +113,43 @@ def attention_means(
     >>> spatial.shape, channel
     (torch.Size([2, 9]), None)
     """
-    kernels = _uses_kernels(features, spatial_power, channel_power, backend)
-    per_class = _images_per_class(features, n_classes)
-    if kernels:
-        from attention_matching.matching import fused
+    powers = (spatial_power, channel_power)
+    implementation = _implementation(features, powers, backend)
+    return implementation.maps(features, powers, _images_per_class(features, n_classes))
 
-        means: reference.Pair = fused.maps(features, spatial_power, channel_power, per_class)
-        return means
-    spatial, channel = reference.maps(features, spatial_power, channel_power)
-    return (
-        None if spatial is None else class_means(spatial, n_classes),
-        None if channel is None else class_means(channel, n_classes),
-    )
+
+def attention_distances(
+    features: Float[Tensor, "batch channels height width"],
+    real: Pair,
+    n_classes: int,
+    spatial_power: int | None = 4,
+    channel_power: int | None = 4,
+    weights: tuple[float, float] = (1.0, 1.0),
+    backend: Backend = "auto",
+) -> Float[Tensor, " classes"]:
+    """Squared distances of each class's :func:`attention_means` from given ones, summed over kinds with weights.
+
+    The means ``real``, spatial and channel, are constants. The normalised maps are not stored, and the gradient with
+    respect to the sums of powers is computed with the distance, so that one read and one write of the features remain.
+
+    Examples
+    --------
+    >>> import torch
+    >>> features = torch.rand(6, 4, 3, 3)
+    >>> distances = attention_distances(features, attention_means(features, 2), 2)
+    >>> distances.shape, bool((distances < 1e-6).all())
+    (torch.Size([2]), True)
+    """
+    powers = (spatial_power, channel_power)
+    implementation = _implementation(features, powers, backend)
+    _images_per_class(features, n_classes)
+    sizes = (features.shape[2] * features.shape[3], features.shape[1])
+    for kind, power, mean, size in zip(("spatial", "channel"), powers, real, sizes, strict=True):
+        shape = None if mean is None else tuple(mean.shape)
+        expected = None if power is None else (n_classes, size)
+        if shape != expected:
+            raise InputError(f"real must hold {kind} means of shape {expected}, got {shape}")
+    return implementation.distances(features, powers, real, weights, n_classes)
 
 
 def class_means(maps: Float[Tensor, "batch size"], n_classes: int) -> Float[Tensor, "classes size"]:
@@ -153,26 +174,37 @@ def _images_per_class(rows: Tensor, n_classes: int) -> int:
     return len(rows) // n_classes
 
 
-def _uses_kernels(features: Tensor, spatial_power: int | None, channel_power: int | None, backend: Backend) -> bool:
-    """Check the arguments and return whether the fused kernels compute the maps."""
+class _Implementation(Protocol):
+    """A module that computes maps of checked arguments."""
+
+    def maps(self, features: Tensor, powers: Powers, images_per_mean: int = 1) -> Pair: ...
+
+    def distances(
+        self, features: Tensor, powers: Powers, real: Pair, weights: tuple[float, float], n_classes: int
+    ) -> Tensor: ...
+
+
+def _implementation(features: Tensor, powers: Powers, backend: Backend) -> _Implementation:
+    """Check the arguments and return the module that computes."""
     if features.ndim != 4 or not features.numel():
         shape = tuple(features.shape)
         raise InputError(f"features must be non-empty, of shape (batch, channels, height, width), got shape {shape}")
     if not features.is_floating_point():
         raise InputError(f"features must be floating-point numbers, got {features.dtype}")
-    for name, power in (("spatial_power", spatial_power), ("channel_power", channel_power)):
+    for name, power in zip(("spatial_power", "channel_power"), powers, strict=True):
         whole = isinstance(power, int) and not isinstance(power, bool)
         if power is not None and not (whole and 1 <= power <= MAX_POWER):
             raise InputError(f"{name} must be a whole number in [1, {MAX_POWER}], got {power!r}")
-    if spatial_power is None and channel_power is None:
+    if powers == (None, None):
         raise InputError("spatial_power or channel_power must be a whole number, got None for both")
     if backend not in _BACKENDS:
         raise InputError(f"backend must be {', '.join(_BACKENDS)}, got {backend!r}")
     if backend == "reference" or (backend == "auto" and not features.is_cuda):
-        return False
+        # Checking the sums first would wait for a device, or break a compiled graph.
+        return blockwise if features.device.type == "cpu" and not torch.compiler.is_compiling() else reference
     from attention_matching.matching import fused  # torch.compiler.disable imports much at import time
 
     obstacle = fused.obstacle(features)
     if obstacle and backend == "triton":
         raise InputError(f"backend 'triton' cannot run: {obstacle}", "auto, or reference")
-    return obstacle is None
+    return fused if obstacle is None else reference

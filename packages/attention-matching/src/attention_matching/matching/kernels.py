@@ -1,4 +1,4 @@
-"""The Triton kernels behind `fused`; imported only where Triton is installed.
+"""The Triton kernels that make maps from features; imported only where Triton is installed.
 
 Every kernel sees an image as a matrix whose columns run along the memory: channels x positions in contiguous memory,
 positions x channels in channels-last memory. Both attention maps are sums of powers of the matrix's entries, one down
@@ -29,7 +29,7 @@ SMALLEST = tl.constexpr(2.0**-126)  # the smallest normal number
 LARGE = tl.constexpr(2.0**126)  # the largest power of two whose inverse is normal
 
 
-def _tuned(configs, key):
+def tuned(configs, key):
     """Autotune over configurations; the interpreter uses the first.
 
     Equivalent to `triton.autotune`, with the same timing, but Triton 3.2's looks for a GPU at import time.
@@ -46,7 +46,7 @@ def _tuned(configs, key):
 
 
 @triton.jit
-def _power(x, POWER: tl.constexpr):
+def power(x, POWER: tl.constexpr):
     """Return |x|^POWER, by squarings: 13 is 1101 in binary, so x * x^4 * x^8."""
     square = tl.abs(x)
     result = tl.full(x.shape, 1.0, tl.float32)
@@ -59,13 +59,6 @@ def _power(x, POWER: tl.constexpr):
 
 
 @triton.jit
-def _slope(x, POWER: tl.constexpr):
-    """Return the derivative of |x|^POWER without the factor POWER: 0 at 0."""
-    slope = _power(x, POWER - 1)
-    return tl.where(x < 0, -slope, tl.where(x == 0, 0.0, slope))
-
-
-@triton.jit
 def _inverse_power_of_two(x):
     """Return 1 / 2^floor(log2(x)) of a positive scalar, exactly, from its exponent's bits."""
     exponent = tl.minimum(tl.maximum(x, SMALLEST), LARGE).to(tl.int32, bitcast=True) >> 23
@@ -73,7 +66,7 @@ def _inverse_power_of_two(x):
 
 
 @triton.jit
-def _load(f, image, rows, columns, n_rows, n_columns, stride_image, stride_row, stride_column):
+def load(f, image, rows, columns, n_rows, n_columns, stride_image, stride_row, stride_column):
     """Load a block of an image's matrix in float32, with zeros beyond its edges."""
     inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
     offsets = rows[:, None] * stride_row + columns[None, :] * stride_column
@@ -92,11 +85,11 @@ def _sum_part(
     column_sums = tl.zeros([BLOCK, TILE], tl.float32)
     for start in tl.range(0, CHUNK, BLOCK, num_stages=AHEAD):
         rows = chunk * CHUNK + start + tl.arange(0, BLOCK)
-        x = _load(f, image, rows, columns, n_rows, n_columns, stride_image, stride_row, stride_column) * scale
+        x = load(f, image, rows, columns, n_rows, n_columns, stride_image, stride_row, stride_column) * scale
         if COLUMN_POWER:
-            column_sums += _power(x, COLUMN_POWER)
+            column_sums += power(x, COLUMN_POWER)
         if ROW_POWER:
-            row_sums = tl.sum(_power(x, ROW_POWER), axis=1)
+            row_sums = tl.sum(power(x, ROW_POWER), axis=1)
             tl.store(row_parts + (image * n_tiles + tile) * n_rows + rows, row_sums, mask=rows < n_rows)
     if COLUMN_POWER:
         offsets = (image * n_chunks + chunk) * n_columns + columns
@@ -137,7 +130,7 @@ def _largest_feature(
     for row in range(0, n_rows, BLOCK):
         for column in range(0, n_columns, TILE):
             rows, columns = row + tl.arange(0, BLOCK), column + tl.arange(0, TILE)
-            x = _load(f, image, rows, columns, n_rows, n_columns, stride_image, stride_row, stride_column)
+            x = load(f, image, rows, columns, n_rows, n_columns, stride_image, stride_row, stride_column)
             top = tl.maximum(top, tl.abs(x))
     return tl.max(tl.max(top, axis=1), axis=0)
 
@@ -160,7 +153,7 @@ def _write_unit(parts, maps, inverse_lengths, image, size, n_parts):
 
 
 @triton.jit
-def _finish(
+def finish(
     f, column_parts, row_parts, column_maps, row_maps, column_inverses, row_inverses, scales, image,
     n_rows, n_columns, n_chunks, n_tiles, stride_image, stride_row, stride_column,
     COLUMN_POWER: tl.constexpr, ROW_POWER: tl.constexpr,
@@ -197,7 +190,7 @@ def _finish(
         _write_unit(row_parts, row_maps, row_inverses, image, n_rows, n_tiles)
 
 
-@_tuned(
+@tuned(
     [triton.Config({"AHEAD": stages}, num_warps=4, num_stages=stages) for stages in (2, 1, 3, 4)],
     key=["n_rows", "n_columns", "COLUMN_POWER", "ROW_POWER", "WHOLE"],
 )
@@ -219,7 +212,7 @@ def sum_parts(
     )  # fmt: skip
     if WHOLE:
         tl.debug_barrier()  # until all threads have written their sums
-        _finish(
+        finish(
             f, column_parts, row_parts, column_maps, row_maps, column_inverses, row_inverses, scales, image,
             n_rows, n_columns, n_chunks, n_tiles, stride_image, stride_row, stride_column,
             COLUMN_POWER, ROW_POWER, CHUNK, BLOCK, TILE,
@@ -234,92 +227,9 @@ def finish_maps(
     CHUNK: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Compute one image's maps from the sums of its parts."""
-    _finish(
+    finish(
         f, column_parts, row_parts, column_maps, row_maps, column_inverses, row_inverses, scales,
         tl.program_id(0).to(tl.int64),
         n_rows, n_columns, n_chunks, n_tiles, stride_image, stride_row, stride_column,
         COLUMN_POWER, ROW_POWER, CHUNK, BLOCK, TILE,
     )  # fmt: skip
-
-
-@triton.jit
-def mean_maps(maps, means, n_images, size, IMAGES: tl.constexpr, TILE: tl.constexpr):
-    """Average one tile of the maps of one class's consecutive images."""
-    label = tl.program_id(0).to(tl.int64)
-    columns = tl.program_id(1) * TILE + tl.arange(0, TILE)
-    total = tl.zeros([IMAGES, TILE], tl.float32)
-    for start in range(0, n_images, IMAGES):
-        images = start + tl.arange(0, IMAGES)
-        inside = (images < n_images)[:, None] & (columns < size)[None, :]
-        offsets = (label * n_images + images)[:, None] * size + columns[None, :]
-        total += tl.load(maps + offsets, mask=inside, other=0.0)
-    tl.store(means + label * size + columns, tl.sum(total, axis=0) / n_images, mask=columns < size)
-
-
-@triton.jit
-def _sum_gradient(maps, inverses, scale, gradients, result, image, n_images, size, POWER: tl.constexpr):
-    """Propagate one map's gradient through mean and normalisation, with the factors common to all features."""
-    row = gradients + image // n_images * size
-    along = tl.zeros([ROW], tl.float32)
-    for start in range(0, size, ROW):
-        index = start + tl.arange(0, ROW)
-        z = tl.load(maps + image * size + index, mask=index < size, other=0.0)
-        along += z * tl.load(row + index, mask=index < size, other=0.0)
-    radial = tl.sum(along, axis=0)
-    factor = tl.load(inverses + image) * scale * POWER / n_images
-    for start in range(0, size, ROW):
-        index = start + tl.arange(0, ROW)
-        z = tl.load(maps + image * size + index, mask=index < size, other=0.0)
-        g = tl.load(row + index, mask=index < size, other=0.0)
-        tl.store(result + image * size + index, (g - z * radial) * factor, mask=index < size)
-
-
-@triton.jit
-def sum_gradients(
-    column_maps, row_maps, column_inverses, row_inverses, scales, column_gradients, row_gradients,
-    column_result, row_result, n_images, n_rows, n_columns, COLUMN_POWER: tl.constexpr, ROW_POWER: tl.constexpr,
-):  # fmt: skip
-    """Propagate the gradients of one image's maps, or of their means over n_images, to its sums."""
-    image = tl.program_id(0).to(tl.int64)
-    scale = tl.load(scales + image)
-    if COLUMN_POWER:
-        _sum_gradient(
-            column_maps, column_inverses, scale, column_gradients, column_result, image, n_images, n_columns,
-            COLUMN_POWER,
-        )  # fmt: skip
-    if ROW_POWER:
-        _sum_gradient(row_maps, row_inverses, scale, row_gradients, row_result, image, n_images, n_rows, ROW_POWER)
-
-
-@_tuned(
-    [
-        triton.Config({"ENTRIES": entries}, num_warps=warps)
-        for entries, warps in ((4096, 4), (1024, 4), (2048, 4), (2048, 8), (4096, 8), (8192, 8))
-    ],
-    key=["n_rows", "n_columns", "COLUMN_POWER", "ROW_POWER"],
-)
-@triton.jit
-def feature_gradients(
-    f, scales, column_gradients, row_gradients, result, n_rows, n_columns, n_tiles,
-    stride_image, stride_row, stride_column, result_stride_image, result_stride_row, result_stride_column,
-    COLUMN_POWER: tl.constexpr, ROW_POWER: tl.constexpr, TILE: tl.constexpr, ENTRIES: tl.constexpr,
-):  # fmt: skip
-    """Multiply one block's slopes by the gradients of their sums: one read and one write."""
-    ROWS: tl.constexpr = ENTRIES // TILE
-    block = tl.program_id(0).to(tl.int64)
-    n_blocks = tl.cdiv(n_rows, ROWS)
-    image = block // (n_blocks * n_tiles)
-    rows = (block // n_tiles % n_blocks).to(tl.int32) * ROWS + tl.arange(0, ROWS)
-    columns = (block % n_tiles).to(tl.int32) * TILE + tl.arange(0, TILE)
-    x = _load(f, image, rows, columns, n_rows, n_columns, stride_image, stride_row, stride_column)
-    x = x * tl.load(scales + image)
-    gradient = tl.zeros([ROWS, TILE], tl.float32)
-    if COLUMN_POWER:
-        down = tl.load(column_gradients + image * n_columns + columns, mask=columns < n_columns, other=0.0)
-        gradient += _slope(x, COLUMN_POWER) * down[None, :]
-    if ROW_POWER:
-        across = tl.load(row_gradients + image * n_rows + rows, mask=rows < n_rows, other=0.0)
-        gradient += _slope(x, ROW_POWER) * across[:, None]
-    inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
-    offsets = rows[:, None] * result_stride_row + columns[None, :] * result_stride_column
-    tl.store(result + image * result_stride_image + offsets, gradient.to(result.dtype.element_ty), mask=inside)

@@ -24,7 +24,6 @@ class FeatureNetwork(nn.Module, ABC):
     """Base class of classifiers whose features can be matched; derive user-defined networks from it.
 
     A subclass sets ``classifier``, the module from the embedding to the logits, and defines :meth:`features`.
-    Networks are trained together in one ``torch.func.vmap``, so control flow must not depend on pixel values.
     """
 
     classifier: nn.Module

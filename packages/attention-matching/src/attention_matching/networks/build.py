@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 from sextet_common.checks import check
 from sextet_common.errors import InputError
 
+from attention_matching.kinds import Architecture, Norm
 from attention_matching.networks import zoo
 from attention_matching.networks.base import FeatureNetwork
 from attention_matching.networks.convnet import ConvNet, default_width
-from attention_matching.networks.layers import Norm
-
-Architecture = Literal["convnet", "alexnet", "vgg11", "resnet18", "vit"]
-ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 
 
 def build(

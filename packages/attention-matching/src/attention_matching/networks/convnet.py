@@ -10,8 +10,9 @@ from jaxtyping import Float
 from sextet_common.errors import InputError
 from torch import Tensor, nn
 
+from attention_matching.kinds import Activation, Norm, Pooling
 from attention_matching.networks.base import FeatureNetwork, Features
-from attention_matching.networks.layers import Activation, Norm, Pooling, activation_of, normalisation, pooling_of
+from attention_matching.networks.layers import activation_of, normalisation, pooling_of
 
 
 class Block(NamedTuple):
@@ -50,8 +51,7 @@ class BlockNetwork(FeatureNetwork):
             normalise = normalisation(norm, block.width)  # before the convolution: it checks the width
             convolve = nn.Conv2d(channels, block.width, block.kernel, padding=padding)
             self.blocks.append(nn.Sequential(convolve, normalise, activation_of(activation)))
-            last = number + 1 == len(blocks)
-            pools = block.pool and pooling != "none" and (min(sides) // 2 > 1 or last)
+            pools = block.pool and pooling != "none" and _may_pool(sides, last=number + 1 == len(blocks))
             self.pools.append(pooling_of(pooling) if pools else nn.Identity())
             sides = [side // 2 for side in sides] if pools else sides
             channels = block.width
@@ -134,6 +134,25 @@ def default_width(side: int) -> int:
     (64, 128)
     """
     return 128 if side >= 28 else 64
+
+
+def embedding_positions(sides: Sequence[int], depth: int) -> int:
+    """Return the number of positions in the embedding of a pooling ConvNet, for images of a height and width.
+
+    Examples
+    --------
+    >>> embedding_positions((32, 32), depth=3), embedding_positions((8, 8), depth=2)
+    (16, 4)
+    """
+    sides = _padded(sides)
+    for number in range(depth):
+        if _may_pool(sides, last=number + 1 == depth):
+            sides = [side // 2 for side in sides]
+    return math.prod(sides)
+
+
+def _may_pool(sides: Sequence[int], *, last: bool) -> bool:
+    return min(sides) // 2 > 1 or last
 
 
 def _padded(sides: Sequence[int]) -> list[int]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from sextet_common.checks import Count, check
 from sextet_common.errors import InputError
 from torch import Tensor, nn
 
-Norm = Literal["instance", "batch", "group", "layer", "none"]
-Activation = Literal["relu", "sigmoid", "leaky_relu"]
-Pooling = Literal["avg", "max", "none"]
+from attention_matching.kinds import Activation, Norm, Pooling
 
 _GROUPS = 4  # of the group norm, as in the condensation papers' code
 # On a CPU a matrix product averages faster than torch's pooling for rows up to this wide and at least this many values.

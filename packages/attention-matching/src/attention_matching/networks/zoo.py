@@ -10,9 +10,10 @@ from sextet_common.errors import InputError
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from attention_matching.kinds import Norm
 from attention_matching.networks.base import FeatureNetwork, Features
 from attention_matching.networks.convnet import Block, BlockNetwork
-from attention_matching.networks.layers import Norm, normalisation
+from attention_matching.networks.layers import normalisation
 
 _MIN_SIDE = 8  # pixels: three halvings, or four patches
 
@@ -155,7 +156,7 @@ class ViT(FeatureNetwork):
         tokens = torch.cat([self.class_token.expand(len(images), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
         x = tokens + self.encoder.pos_embedding
         maps = []
-        with sdpa_kernel(SDPBackend.MATH):  # the backend that vmap supports on every device; as fast for 65 tokens
+        with sdpa_kernel(SDPBackend.MATH):  # on every device; as fast as the others for 65 tokens
             for layer in self.encoder.layers:
                 x = layer(x)
                 maps.append(x[:, 1:].transpose(1, 2).reshape(patches.shape))

@@ -62,7 +62,7 @@ def assemble(
     for part in ("test", "validation"):
         if not (part_of == part).any():
             training = np.flatnonzero(part_of == "train")
-            _, held = held_out(len(training), source)
+            _, held = held_out(labels[training], source)
             part_of[training[held]] = part
             if part == "test":
                 notes += (f"{source} has no test part: {len(held)} of {len(training)} training rows are held out",)
@@ -78,7 +78,7 @@ def assemble(
             part: FileSplit(tuple(paths[row] for row in rows), labels[rows], options.size, channels)
             for part, rows in rows_of.items()
         }
-    absent = [name for name, count in zip(names, splits["train"].labels.sum(axis=0), strict=True) if not count]
+    absent = [name for name, count in zip(names, (splits["train"].labels > 0).sum(axis=0), strict=True) if not count]
     if absent:
         notes += (f"{source}: no training image has the label {absent[0]!r} ({len(absent)} such)",)
     for note in notes:

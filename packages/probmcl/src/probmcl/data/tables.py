@@ -33,7 +33,7 @@ def npz(path: Path) -> MultiLabelSet:
         raise InputError(f"{path}: features of shape {x.shape} with labels of shape {y.shape}", "as many rows")
     if x.shape[1] != x_test.shape[1]:
         raise InputError(f"{path}: {x.shape[1]} features to train, {x_test.shape[1]} to test", "as many")
-    kept, held = held_out(len(x), str(path))
+    kept, held = held_out(y, str(path)) if y.dtype.kind in "biuf" else held_out(len(y), str(path))
     mean, deviation = x[kept].mean(axis=0), x[kept].std(axis=0)
     scale = np.where(deviation > 0, deviation, 1)
     x, x_test = (x - mean) / scale, (x_test - mean) / scale
@@ -133,10 +133,12 @@ def _listed(cells: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def _binary(rows: list[list[str]], columns: list[int], head: list[str], path: Path) -> np.ndarray:
-    values = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
+    values = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "-1": -1}
     for number, line in enumerate(rows, start=2):
         for column in columns:
             if line[column].strip() not in values:
-                raise InputError(f"{path}, line {number}, column {head[column]!r} is {line[column]!r}", "0 or 1")
+                raise InputError(
+                    f"{path}, line {number}, column {head[column]!r} is {line[column]!r}", "0 or 1, or -1 where unknown"
+                )
     table = [[values[line[column].strip()] for column in columns] for line in rows]
-    return np.array(table, dtype=np.uint8).reshape(len(rows), len(columns))
+    return np.array(table, dtype=np.int8).reshape(len(rows), len(columns))

@@ -6,6 +6,7 @@ The head computes mixtures in float32 even under autocast: half precision cannot
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Literal
 
 import torch
@@ -40,6 +41,10 @@ class MixtureDensityHead(nn.Module):
         "vector", a mean of `dim` numbers a component, or "scalar", one number for all dimensions.
     positive
         Function that makes deviations positive: 1 + elu, softplus or exp.
+    normalise
+        Scale every component's mean to the length sqrt(dim), so that similarities of mixtures do not depend on the
+        number of dimensions; scalar means stay as they are. Not specified in the paper; without it the contrastive
+        term hardly learns.
     min_std
         Smallest deviation. A head that sees the point at which its likelihood is evaluated could shrink its deviations
         to nothing; this floor prevents that.
@@ -68,6 +73,7 @@ class MixtureDensityHead(nn.Module):
         hidden: tuple[int, ...] = (2048,),
         mean: MeanShape = "vector",
         positive: StdActivation = "elu",
+        normalise: bool = True,
         min_std: float = 0.1,
     ) -> None:
         super().__init__()
@@ -77,9 +83,11 @@ class MixtureDensityHead(nn.Module):
         check("covariance", covariance, Covariance)
         check("mean", mean, MeanShape)
         check("positive", positive, StdActivation)
+        check("normalise", normalise, bool)
         check("min_std", min_std, Positive)
         self.n_components, self.dim, self.covariance, self.min_std = n_components, dim, covariance, min_std
         self.mean, self.positive = mean, positive
+        self.normalise = normalise and mean == "vector"
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise((in_features, *hidden, dim)):
             layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
@@ -99,6 +107,8 @@ class MixtureDensityHead(nn.Module):
             hidden = functional.relu(projection)
             log_weights = functional.log_softmax(self.weights_of(hidden), dim=-1)
             means = self.means_of(hidden).unflatten(-1, (self.n_components, -1))
+            if self.normalise:
+                means = functional.normalize(means, dim=-1) * math.sqrt(self.dim)
             raw = self.deviations_of(hidden)
             if self.covariance == "diagonal":
                 raw = raw.unflatten(-1, (self.n_components, -1))

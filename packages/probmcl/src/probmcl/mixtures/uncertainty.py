@@ -1,10 +1,11 @@
-"""The uncertainty of an image's mixture: the variance between its components and within them."""
+"""The uncertainty of an image's mixture: the variance between and within its components, and their distinctness."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float, Shaped
 from sextet_common.errors import InputError
 from torch import Tensor
@@ -50,6 +51,43 @@ def uncertainty(mixtures: MixtureParameters) -> Uncertainty:
     between = (weights * (mixtures.means - mean).square()).sum(dim=1).mean(dim=-1)
     variances = mixtures.variances if mixtures.covariance == "diagonal" else mixtures.variances[..., None]
     return Uncertainty(between, (weights * variances).sum(dim=1).mean(dim=-1))
+
+
+def mutual_information(mixtures: MixtureParameters) -> Float[Tensor, " batch"]:
+    """Compute how much a point drawn from a mixture tells about its component, in nats.
+
+    It is 0 where all components are equal and the entropy of the weights where they are apart. The mutual information
+    of Gaussians has no closed form; this is its lower bound by Bhattacharyya distances.
+
+    References
+    ----------
+    Kolchinsky and Tracey, 2017, Estimating mixture entropy with pairwise distances, arXiv 1706.02419.
+
+    Examples
+    --------
+    Two equal components, and two that are far apart:
+
+    >>> means = torch.tensor([[[0.0], [0.0]], [[-9.0], [9.0]]])
+    >>> mutual_information(MixtureParameters(torch.full((2, 2), 0.5).log(), means, torch.zeros(2, 2)))
+    tensor([0.0000, 0.6931])
+    """
+    mixtures.check()
+    each = [_components_told_apart(mixtures.select(slice(row, row + 1))) for row in range(len(mixtures.means))]
+    return torch.cat(each).clamp(min=0).abs()  # no -0
+
+
+def _components_told_apart(mixture: MixtureParameters) -> Float[Tensor, " 1"]:
+    means, variances, log_std = mixture.means, mixture.variances, mixture.log_std
+    mean_variance = (variances[:, :, None] + variances[:, None]) / 2
+    log_ratio = mean_variance.log() - log_std[:, :, None] - log_std[:, None]  # to the geometric mean
+    if mixture.covariance == "isotropic":
+        squares = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist").square()
+        distances = squares / mean_variance / 8 + log_ratio * means.shape[2] / 2
+    else:
+        squares = (means[:, :, None] - means[:, None]).square()
+        distances = (squares / mean_variance / 8 + log_ratio / 2).sum(dim=-1)
+    overlap = torch.logsumexp(mixture.log_weights[:, None] - distances, dim=-1)
+    return -(mixture.log_weights.exp() * overlap).sum(dim=-1)
 
 
 def error_by_quantile(

@@ -22,7 +22,8 @@ def calibrate(network: Network, split: Split, device: torch.device) -> tuple[flo
     """
     logits = infer(network, split, device, network.logits).double().flatten()
     labels = torch.from_numpy(np.array(split.labels)).double().flatten()
-    if labels.min() == labels.max():
+    logits, labels = logits[labels >= 0], labels[labels >= 0]
+    if not len(labels) or labels.min() == labels.max():
         return 1.0, 0.0
     parameters = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
