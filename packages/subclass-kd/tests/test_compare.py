@@ -147,6 +147,26 @@ def test_pseudo_labels_are_the_teacher_s() -> None:
     assert np.array_equal(filled.train.labels[~known], expected[~known])
 
 
+def test_images_without_labels_in_the_data_are_those_of_a_share() -> None:
+    config = dataclasses.replace(SCARCE, methods=("kd", "skd", "skd-semi", "pseudo"))
+    shared = compare(data(), config)
+    given = compare(data().scarce(0.2, 0, rest="unlabelled"), dataclasses.replace(config, share=1))
+    assert given.scores == shared.scores
+    with pytest.raises(InputError, match=r"skd-semi without unlabelled images; expected: a share of the labels below"):
+        compare(data(), dataclasses.replace(config, share=1))
+
+
+def test_single_methods_may_have_their_own_temperature_and_alpha() -> None:
+    own = {"kd": {"temperature": 1.0}, "skd": {"temperature": 8.0, "alpha": 0.5}}
+    result = compare(data(), dataclasses.replace(SCARCE, methods=("kd", "skd")), chosen=own)
+    assert result.chosen == own
+    kd = compare(data(), dataclasses.replace(SCARCE, methods=("kd",), temperature=1.0))
+    skd = compare(data(), dataclasses.replace(SCARCE, methods=("skd",), temperature=8.0, alpha=0.5))
+    assert (result.scores["kd"], result.scores["skd"]) == (kd.scores["kd"], skd.scores["skd"])
+    with pytest.raises(InputError, match=r"'heat': 2.0.*expected: temperature, alpha, or both"):
+        compare(data(), SCARCE, chosen={"kd": {"heat": 2.0}})
+
+
 def test_tuned_settings_are_those_of_the_best_validation_score_of_the_first_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,7 +246,6 @@ def test_the_table_has_a_row_for_each_method() -> None:
         ({"seeds": 0}, "seeds must be a whole number >= 1, got 0"),
         ({"methods": ()}, "methods are"),
         ({"methods": ("skd", "skd")}, "each once"),
-        ({"methods": ("skd", "pseudo")}, "pseudo without unlabelled images; expected: a share of the labels below 1"),
         ({"teacher_labels": "none"}, "teacher_labels must be share or all, got 'none'"),
         ({"methods": ("skd", "magic")}, r"methods\[1\] must be .*, got 'magic'"),
         ({"share": 0.0}, r"share must be a number in \(0, 1\], got 0.0"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal, get_args
@@ -57,8 +57,8 @@ class CompareConfig:
 
     methods: tuple[Method, ...] = ("alone", "kd", "skd", "discovered")
     """alone, alone-subclass, kd, kd-classes (a teacher trained on classes), dkd, standardised, dist, skd,
-    skd-curriculum, discovered and learned (subclasses); with a share of the labels also kd-semi, skd-semi and pseudo,
-    which use the other images."""
+    skd-curriculum, discovered and learned (subclasses); with unlabelled images, or a share of the labels, also kd-semi,
+    skd-semi and pseudo, which use the other images."""
     seeds: Growing[Count] = 5
     """Number of seeds: of teachers, students, batches, and of the draw of labels if they are scarce. A finished
     comparison continues with more."""
@@ -92,9 +92,6 @@ class CompareConfig:
         check_fields(self)
         if not self.methods or len(set(self.methods)) < len(self.methods):
             raise InputError(f"methods are {self.methods}", f"some of {', '.join(get_args(Method))}, each once")
-        semi = [method for method in self.methods if method in SEMI]
-        if semi and self.share == 1:
-            raise InputError(f"{semi[0]} without unlabelled images", "a share of the labels below 1")
 
 
 def objective_of(method: Method, data: SubclassSet, temperature: float, alpha: float) -> Objective:
@@ -124,6 +121,7 @@ def compare(
     config: CompareConfig | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
+    chosen: Mapping[Method, Mapping[str, float]] | None = None,
     log: Sequence[loggers.Name | loggers.Logger] = (),
 ) -> Comparison:
     """Train a teacher and every method's student for each seed, and score them on the test part.
@@ -134,6 +132,8 @@ def compare(
         The data, or what `load` accepts, and the settings.
     out
         A folder with a run folder per network. Finished networks are not trained again.
+    chosen
+        Temperature and alpha of single methods in place of the settings', such as another comparison's ``chosen``.
     log
         Trackers that follow the training of every network: tensorboard, wandb, mlflow, or objects.
 
@@ -147,18 +147,24 @@ def compare(
     data, config = load(data), config or CompareConfig()
     if "skd-curriculum" in config.methods and data.train.difficulty is None:
         raise InputError("skd-curriculum without difficulties", "data with votes, or no skd-curriculum")
+    semi = [method for method in config.methods if method in SEMI]
+    if semi and config.share == 1 and data.train.is_labelled.all():
+        raise InputError(f"{semi[0]} without unlabelled images", "a share of the labels below 1, or data with some")
     cost = _cost(data, config)  # before any training: unknown networks are refused here
     scores: dict[str, list[Scores]] = {name: [] for name in ("teacher", *config.methods)}
-    record = _record(config, data)
+    settled = {str(method): dict(options) for method, options in (chosen or {}).items()}
+    for method, options in settled.items():
+        if not set(options) <= {"temperature", "alpha"}:
+            raise InputError(f"chosen of {method} is {options}", "temperature, alpha, or both")
+    record = _record(config, data) | ({"chosen": settled} if settled else {})
     opened = None if out is None else runs.Run.open(out, "subclass-kd compare", record, settings=CompareConfig)
     with opened or nullcontext():
         folder = None if opened is None else opened.path
-        chosen: dict[str, dict[str, float]] = {}
         for seed in range(config.seeds):
-            trial = _Trial(data, config, seed, folder, tuple(log), chosen)
+            trial = _Trial(data, config, seed, folder, tuple(log), settled)
             for name, each in trial.scores().items():
                 scores[name].append(each)
-        comparison = Comparison(scores, cost, _bits(trial.data, trial.teacher, config), chosen)
+        comparison = Comparison(scores, cost, _bits(trial.data, trial.teacher, config), settled)
         if folder is not None:
             files.write_text(folder / FILE, json.dumps(comparison.as_dict(), indent=1) + "\n")
     return comparison
@@ -183,6 +189,9 @@ class _Trial:
     ) -> None:
         self.config, self.seed, self.log, self.chosen = config, seed, log, chosen
         self.all, self.data = data, data.scarce(config.share, seed) if config.share < 1 else data
+        if not self.data.train.is_labelled.all():  # images without labels are for the methods that are meant for them
+            labelled = self.data.train.rows(np.flatnonzero(self.data.train.is_labelled))
+            self.data = dataclasses.replace(self.data, train=labelled)
         self.train = dataclasses.replace(
             config.train, seed=seed, views=dataclasses.replace(config.train.views, seed=seed)
         )
@@ -240,7 +249,8 @@ class _Trial:
         config = self.config
         usual = {"temperature": config.temperature, "alpha": config.alpha}
         if not config.tune:
-            return evaluate(self._student(method, method, data, source, usual), data)
+            options = usual | self.chosen.get(method, {})
+            return evaluate(self._student(method, method, data, source, options), data)
         grid = [self.chosen[method]] if method in self.chosen else grid_of(method)
         found = []
         for options in grid:
