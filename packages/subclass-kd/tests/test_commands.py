@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from subclass_kd import Comparison, TeacherLogits, build, evaluate, load, load_into
+from subclass_kd import Comparison, TeacherLogits, build, evaluate, folds, load, load_into
 from subclass_kd.__main__ import main
 
 FAST = ["--epochs", "2", "--views", "2", "--device", "cpu"]
@@ -58,6 +58,17 @@ def test_distill_reads_a_teacher_s_folder(method: str, teacher: Path, tmp_path: 
     assert scores["f1"] == pytest.approx(evaluate(network, load("digits")).f1)
     job = json.loads((tmp_path / "s" / "config.json").read_text())
     assert job["job"] == "subclass-kd distill"
+
+
+def test_a_fold_of_the_data_is_remembered_by_its_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["distill", "--method", "alone", "--width", "3", "--out", str(tmp_path / "s"), *FAST]
+    assert main([*words, "--fold", "2/3"]) == 0
+    scores = json.loads((tmp_path / "s" / "test.json").read_text())
+    network = load_into(build("convnet", (1, 8, 8), 10, width=3), tmp_path / "s")
+    assert scores["f1"] == pytest.approx(evaluate(network, list(folds(load("digits"), 3))[1]).f1)
+    assert json.loads((tmp_path / "s" / "network.json").read_text())["fold"] == "2/3"
+    assert main([*words, "--fold", "4/3"]) == 2
+    assert "fold '4/3'; expected: a number from 1 to 3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rest", ["unlabelled", "class"])

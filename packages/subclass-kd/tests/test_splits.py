@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sextet_common.errors import InputError
-from subclass_kd.cross_validation import folds
+from subclass_kd.cross_validation import chosen_fold, folds
 from subclass_kd.data import Part, SubclassSet, hold_out
 from subclass_kd.hierarchy import Hierarchy
+from subclass_kd.sources import load
 from subclass_kd.splits import group_folds
 
 RANDOM = np.random.default_rng(0)
@@ -86,3 +87,13 @@ def test_folds_test_every_image_once_and_keep_patients_together() -> None:
         assert np.array_equal(fold.test.labels, LABELS[rows]) and np.array_equal(fold.test.groups, PATIENTS[rows])
         tested += rows.tolist()
     assert sorted(tested) == list(range(600))
+
+
+def test_one_fold_by_its_number_and_other_text_is_refused() -> None:
+    data = load("digits")
+    for number, expected in enumerate(folds(data, 3), start=1):
+        found = chosen_fold(data, f"{number}/3")
+        assert found.source == expected.source and np.array_equal(found.test.labels, expected.test.labels)
+    for wrong in ("0/3", "4/3", "3", "a/b", "-1/3", "1/3/3", "", "1/1"):
+        with pytest.raises(InputError, match="fold"):
+            chosen_fold(data, wrong)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from sextet_common.checks import Natural, check
+from sextet_common.errors import InputError
 
 from subclass_kd.data import Part, SubclassSet
 from subclass_kd.splits import group_folds
@@ -38,6 +40,16 @@ def folds(data: SubclassSet, count: int, seed: int = 0) -> Iterator[SubclassSet]
         yield SubclassSet.with_held_out(
             whole.rows(rest), whole.rows(tested), data.hierarchy, data.input_shape, source, data.notes
         )
+
+
+def chosen_fold(data: SubclassSet, number: str) -> SubclassSet:
+    """Return the set of one fold, such as the second of five for ``2/5``."""
+    which, _, count = number.partition("/")
+    if not (which.isascii() and which.isdecimal() and count.isascii() and count.isdecimal()):
+        raise InputError(f"fold {number!r}", "NUMBER/COUNT, such as 2/5")
+    if not 1 <= int(which) <= int(count):
+        raise InputError(f"fold {number!r}", f"a number from 1 to {int(count)}")
+    return next(itertools.islice(folds(data, int(count)), int(which) - 1, None))
 
 
 def _joined(parts: list[Part]) -> Part:

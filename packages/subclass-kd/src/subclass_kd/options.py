@@ -16,6 +16,7 @@ from sextet_common.options import Advanced
 from subclass_kd.augment import Views
 from subclass_kd.compare import CompareConfig
 from subclass_kd.config import TrainConfig
+from subclass_kd.cross_validation import chosen_fold
 from subclass_kd.data import SubclassSet
 from subclass_kd.saved import RECIPE, Recipe
 from subclass_kd.sources import load
@@ -53,11 +54,14 @@ class Data(image_data.DataOptions):
     """A JSON or CSV file that names the class of each subclass; the classes of the data are then the subclasses."""
     subclasses: Path | None = None
     """A table of other subclasses of the images, such as discover writes; images without a row keep their class."""
+    fold: str | None = None
+    """Cross-validation: NUMBER/COUNT, such as 2/5, tests on the second of five folds. A patient is in one fold."""
 
     def read(self) -> SubclassSet:
         """Load the data."""
-        options = {name: value for name, value in vars(self).items() if name != "data"}
-        return load(self.data, **options)
+        options = {name: value for name, value in vars(self).items() if name not in ("data", "fold")}
+        data = load(self.data, **options)
+        return data if self.fold is None else chosen_fold(data, self.fold)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +76,8 @@ class RunData(Data):
         options = vars(self)
         if run is not None and (run / RECIPE).exists():
             recipe = vars(Recipe.read(run))
-            options = options | {
-                name: options[name] or recipe[name] for name in ("data", "size", "channels", "hierarchy", "subclasses")
-            }
+            saved = ("data", "size", "channels", "hierarchy", "subclasses", "fold")
+            options = options | {name: options[name] or recipe[name] for name in saved}
         elif run is not None and self.data is None and (run / "README.md").exists():
             raise InputError(f"{run} does not say what its data are", "--data")
         elif run is not None and self.data is None:

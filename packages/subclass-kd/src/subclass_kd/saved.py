@@ -34,13 +34,14 @@ class Recipe:
     channels: int | None = None
     hierarchy: str | None = None
     subclasses: str | None = None
+    fold: str | None = None
 
     @classmethod
     def read(cls, run: Path) -> Recipe:
         """Read the recipe of a run folder."""
         with reading(run / RECIPE, _EXPECTED, *STRUCTURE):
             table = dict(json.loads((run / RECIPE).read_text(encoding="utf-8")))
-            options = (table.get(name) for name in ("size", "channels", "hierarchy", "subclasses"))
+            options = (table.get(name) for name in ("size", "channels", "hierarchy", "subclasses", "fold"))
             return cls(str(table["data"]), str(table["network"]), table["width"], *options)
 
     def write(self, run: Path) -> None:
