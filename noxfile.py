@@ -94,6 +94,7 @@ def together(session: nox.Session) -> None:
         "docs/requirements.txt",
         "import-linter>=2.6",
         "coverage>=7.6",
+        "fonttools[woff]>=4.50",
         "pyyaml>=6",
         XDIST,
     )
