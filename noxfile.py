@@ -15,6 +15,7 @@ import nox
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tools"))
+import bench_changes  # noqa: E402
 import benches  # noqa: E402
 import quick as quickly  # noqa: E402
 import workspace  # noqa: E402
@@ -132,7 +133,7 @@ def quick(session: nox.Session) -> None:
     targets = [*(str(package.path / "tests") for package in chosen), *modules]
     environment = {**FOR_TESTS, "PYTHONPATH": str(ROOT / "tools"), quickly.CHANGED: "\n".join(files)}
     words = [*IN_PARALLEL[:-1], "load", "--doctest-modules", "-W", "error", "-p", "quick", "-m", "not slow", "-q", "-x"]
-    session.run("pytest", *words, *targets, env={**environment, quickly.SECONDS: "60"}, success_codes=[0, 5])
+    session.run("pytest", *words, *targets, env={**environment, quickly.SECONDS: "45"}, success_codes=[0, 5])
     session.log(f"checked {', '.join(package.name for package in chosen)}; `dev.py test` runs every test of all")
 
 
@@ -201,6 +202,14 @@ def build(session: nox.Session, package: str) -> None:
 
 
 @nox.session
+@each
+def api(session: nox.Session, package: str) -> None:
+    """Breaks of the public interface of one package against its last release, or against a COMMIT."""
+    session.install("griffelib>=2.0")
+    session.run("python", "tools/api.py", package, *session.posargs)
+
+
+@nox.session
 def wheels(session: nox.Session) -> None:
     """All packages as wheels from a local folder, and the compositions outside the repository."""
     session.install("--exact", "build[uv]")
@@ -238,7 +247,13 @@ def docs(session: nox.Session) -> None:
 @nox.session
 @each
 def bench(session: nox.Session, package: str) -> None:
-    """The benchmarks of one package against its peers, sized for two cores; or one script."""
+    """The benchmarks of one package against its peers, for two cores; or one script; or --compare [COMMIT]: changes."""
+    if session.posargs[:1] == ["--compare"]:
+        try:
+            print(bench_changes.compared(package, *session.posargs[1:2]))
+        except ValueError as problem:
+            session.error(str(problem))
+        return
     in_tree = workspace.editables(workspace.closure(PACKAGES, package), extras=True)
     session.install(*in_tree, *group(package, "bench"))
     session.chdir(PACKAGES[package].path)
