@@ -17,6 +17,7 @@ import threading
 import traceback
 import types
 import warnings
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,15 @@ ONE_THREAD["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
 class Forks:
     """The process that forks, started at the first order."""
 
-    def __init__(self) -> None:
+    def __init__(self, preload: Sequence[str] = PRELOAD) -> None:
+        self.preload = preload
         self.server: subprocess.Popen[str] | None = None
 
     def run(self, folder: Path, **what: Any) -> tuple[int, str]:
         """Run ``module=`` with ``words=``, or ``program=``, in a folder; return the exit code and the output."""
         if self.server is None:
             pipe = subprocess.PIPE
-            command = [sys.executable, str(Path(__file__).resolve())]
+            command = [sys.executable, str(Path(__file__).resolve()), *self.preload]
             self.server = subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **ONE_THREAD}
             )
@@ -59,9 +61,9 @@ class Forks:
             self.server.communicate(timeout=60)
 
 
-def serve() -> None:
-    """Process orders until the input ends."""
-    for name in PRELOAD:
+def serve(preload: Sequence[str]) -> None:
+    """Import some modules, then process orders until the input ends."""
+    for name in preload:
         with contextlib.suppress(ImportError):
             import_module(name)
     if len(os.listdir("/proc/self/task")) > 1:
@@ -88,6 +90,8 @@ def become(order: dict[str, Any]) -> None:
             code = import_module(order["module"]).main(order["words"])
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
         code = 1
@@ -108,4 +112,4 @@ def run_program(text: str) -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(sys.argv[1:])
