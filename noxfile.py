@@ -15,7 +15,9 @@ import nox
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tools"))
+import bench_changes  # noqa: E402
 import benches  # noqa: E402
+import quick as quickly  # noqa: E402
 import workspace  # noqa: E402
 
 nox.needs_version = ">=2026.8"
@@ -65,6 +67,14 @@ def run_tests(session: nox.Session, package: str, *options: str, warnings: str =
     session.run("pytest", *words, *targets, env=FOR_TESTS)
 
 
+def check_style(session: nox.Session, *words: str) -> None:
+    """Run ruff and import-linter; with arguments, ruff gets them and formats instead of checking the format."""
+    session.run("ruff", "check", *(words or ["."]))
+    session.run("ruff", "format", *([] if words else ["--check"]), ".")
+    sources = os.pathsep.join(str(package.path / "src") for package in PACKAGES.values())
+    session.run("lint-imports", env={"PYTHONPATH": sources}, silent=True)
+
+
 @nox.session
 @each
 def tests(session: nox.Session, package: str) -> None:
@@ -94,11 +104,37 @@ def together(session: nox.Session) -> None:
         "docs/requirements.txt",
         "import-linter>=2.6",
         "coverage>=7.6",
+        "fonttools[woff]>=4.50",
         "pyyaml>=6",
         XDIST,
     )
     words = [*IN_PARALLEL, "--doctest-modules", "--override-ini=pythonpath=tools", *(session.posargs or ["-q"])]
     session.run("pytest", *words, "--ignore=tests/test_compositions.py", "tests", "tools", env=FOR_TESTS)
+
+
+@nox.session
+def quick(session: nox.Session) -> None:
+    """Style, types and fast tests of the packages that the working tree changes, or --since COMMIT: two minutes."""
+    since = session.posargs[1] if session.posargs[:1] == ["--since"] and len(session.posargs) == 2 else "HEAD"
+    if session.posargs and since == "HEAD":
+        session.error("quick takes nothing, or --since COMMIT")
+    try:
+        files = quickly.changed_files(since=since)
+    except RuntimeError as problem:
+        session.error(str(problem))
+    chosen = [PACKAGES[name] for name in quickly.changed_packages(files) if name in PACKAGES]
+    session.install(*everything(), *DEV_TOOLS, "import-linter>=2.6", XDIST)
+    check_style(session)
+    if not chosen:
+        session.log(f"no package differs from {since}: run tests(PACKAGE) for all its tests")
+        return
+    session.run("mypy", *(str(package.path / "src") for package in chosen))
+    modules = [file for file in files if "/src/" in file and file.endswith(".py") and (ROOT / file).is_file()]
+    targets = [*(str(package.path / "tests") for package in chosen), *modules]
+    environment = {**FOR_TESTS, "PYTHONPATH": str(ROOT / "tools"), quickly.CHANGED: "\n".join(files)}
+    words = [*IN_PARALLEL[:-1], "load", "--doctest-modules", "-W", "error", "-p", "quick", "-m", "not slow", "-q", "-x"]
+    session.run("pytest", *words, *targets, env={**environment, quickly.SECONDS: "45"}, success_codes=[0, 5])
+    session.log(f"checked {', '.join(package.name for package in chosen)}; `dev.py test` runs every test of all")
 
 
 @nox.session
@@ -130,10 +166,7 @@ def mutants(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """Style: ruff's rules and its format; the architecture: import-linter's contracts in pyproject.toml."""
     session.install(*DEV_TOOLS, "import-linter>=2.6")
-    session.run("ruff", "check", *(session.posargs or ["."]))
-    session.run("ruff", "format", *([] if session.posargs else ["--check"]), ".")
-    sources = os.pathsep.join(str(package.path / "src") for package in PACKAGES.values())
-    session.run("lint-imports", env={"PYTHONPATH": sources}, silent=True)
+    check_style(session, *session.posargs)
 
 
 @nox.session
@@ -166,6 +199,14 @@ def build(session: nox.Session, package: str) -> None:
         session.error(f"the wheel says it is {version}, pyproject.toml says {chosen.version}")
     if (chosen.path / "src" / chosen.module / "__main__.py").exists():
         session.run("python", "-m", chosen.module, "--version")
+
+
+@nox.session
+@each
+def api(session: nox.Session, package: str) -> None:
+    """Breaks of the public interface of one package against its last release, or against a COMMIT."""
+    session.install("griffelib>=2.0")
+    session.run("python", "tools/api.py", package, *session.posargs)
 
 
 @nox.session
@@ -206,7 +247,13 @@ def docs(session: nox.Session) -> None:
 @nox.session
 @each
 def bench(session: nox.Session, package: str) -> None:
-    """The benchmarks of one package against its peers, sized for two cores; or one script."""
+    """The benchmarks of one package against its peers, for two cores; or one script; or --compare [COMMIT]: changes."""
+    if session.posargs[:1] == ["--compare"]:
+        try:
+            print(bench_changes.compared(package, *session.posargs[1:2]))
+        except ValueError as problem:
+            session.error(str(problem))
+        return
     in_tree = workspace.editables(workspace.closure(PACKAGES, package), extras=True)
     session.install(*in_tree, *group(package, "bench"))
     session.chdir(PACKAGES[package].path)

@@ -110,7 +110,8 @@ def main(
         mean = 100 * statistics.mean(accuracies[source]["with teacher"])
         by_digit = chosen.pixels().reshape(10, ipc, *digits.image_shape).swapaxes(0, 1)
         panels[f"{source}: {mean:.1f} % of the test images right"] = by_digit.reshape(-1, *digits.image_shape)
-    figures.save_panels(panels, out / "picture.png", columns=10, title="Training images of a student for even or odd")
+    title = "Training images of a student for even or odd"
+    figures.save_panels(panels, out / "picture.png", columns=10, title=title, column_names=digits.classes)
     with torch.no_grad():
         predicted = teacher(torch.from_numpy(distilled.pixels())).argmax(dim=1)
     result = {

@@ -96,7 +96,10 @@ def main(
     generators = [load_generator(folder_of(classes) / "d2m") for classes in arrived]
     samples = [synthesize(g, 8, seed=1).pixels().reshape(g.n_classes, 8, *digits.image_shape) for g in generators]
     by_row = np.concatenate(samples).swapaxes(0, 1)
-    figures.save_grid(by_row.reshape(-1, *digits.image_shape), out / "picture.png", columns=10)
+    rows, classes = by_row.reshape(-1, *digits.image_shape), comparison.orders[0]
+    figures.save_panels(
+        {"Generated digits, in their order of arrival": rows}, out / "picture.png", 10, column_names=classes
+    )
     weights = sum(tensor.numel() for generator in generators for tensor in generator.state_dict().values())
     result = {
         "order": list(comparison.orders[0]),

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOXFILE = (ROOT / "noxfile.py").read_text(encoding="utf-8")
 SESSIONS = re.findall(r"^@nox\.session.*\n(?:@.*\n)*def (\w+)", NOXFILE, re.MULTILINE)
 SETTINGS = ("PIP_", "UV_", "NOX", "PYTHON", "SSL_CERT_FILE", "ALL_PROXY", "VIRTUAL_ENV")
+PACKAGES = ("esac", "gmr-metric", "probmcl")
 UNREACHABLE = "http://127.0.0.1:9/simple"  # the discard port: nothing answers there
 
 # Settings of pip and their equivalents for uv.
@@ -58,10 +59,11 @@ def succeeds(*command: str) -> bool:
 
 
 def old_interpreters() -> list[str]:
-    """Find interpreters on this machine that are too old for Sextet but read python 3."""
+    """Find interpreters on this machine that are too old for Sextet."""
     installed = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    found = [str(path) for minor in range(6, 11) for path in sorted(installed.glob(f"3.{minor}.*/bin/python"))]
-    named = (shutil.which(f"python3.{minor}") for minor in (8, 9, 10))
+    old = ["2.7", *(f"3.{minor}" for minor in range(6, 11))]
+    found = [str(path) for version in old for path in sorted(installed.glob(f"{version}.*/bin/python"))]
+    named = (shutil.which(f"python{version}") for version in ("2.7", "3.8", "3.9", "3.10"))
     return [python for python in (*found, *filter(None, named)) if succeeds(python, "--version")]
 
 
@@ -77,10 +79,13 @@ PYTHON_WITH_PIP = python_with_pip()
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A folder with tools/ and the noxfile, and nothing else."""
+    """A folder with tools/, the noxfile and names of packages, and nothing else."""
     root = tmp_path / "copy"
     shutil.copytree(ROOT / "tools", root / "tools", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "noxfile.py", root)
+    for name in PACKAGES:
+        (root / "packages" / name).mkdir(parents=True)
+        (root / "packages" / name / "pyproject.toml").touch()
     return root
 
 
@@ -129,6 +134,63 @@ def test_an_unknown_session_is_one_line_and_makes_no_environment(copy: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("tset", "test"),
+        ("qick", "quick"),
+        ("tests(gmr)", "tests(gmr-metric)"),
+        ("tests(gmr-metrik)", "tests(gmr-metric)"),
+        ("tests(esac", "tests(esac)"),
+        ("test(esac)", "tests(esac)"),
+        ("lint(esac)", "lint"),
+        ("bench(nobody)", None),
+        ("zzz", None),
+    ],
+)
+def test_a_mistyped_session_suggests_the_one_that_was_meant(copy: Path, word: str, meant: str | None) -> None:
+    done = run(copy, word)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"dev.py: there is no session {word!r}: ")
+    assert line.endswith(f"; did you mean {meant!r}?") if meant else "did you mean" not in line
+    assert ("nobody" in word) <= all(name in line for name in PACKAGES)
+    assert not (copy / ".venv").exists()
+
+
+def test_caches_are_in_the_project_only_if_the_home_folder_cannot_be_written(
+    dev: ModuleType, copy: Path, tmp_path: Path
+) -> None:
+    for place in ({"HOME": str(tmp_path)}, {"HOME": os.devnull, "XDG_CACHE_HOME": str(tmp_path / "caches")}):
+        assert dev.with_caches(place) == place
+    closed = dev.with_caches({"HOME": os.devnull, "UV_CACHE_DIR": "mine"})
+    assert closed.pop("HOME") == os.devnull and closed.pop("UV_CACHE_DIR") == "mine"
+    assert "XDG_CACHE_HOME" in closed and all(
+        Path(folder).is_relative_to(copy / ".cache") for folder in closed.values()
+    )
+    assert ".cache/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+
+
+def test_uv_installs_with_a_home_folder_that_cannot_be_written(dev: ModuleType, copy: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "install",
+        "--no-config",
+        "--no-index",
+        "--target",
+        str(tmp_path / "t"),
+    ]
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "pyproject.toml").write_text('[project]\nname = "nothing-at-all"\nversion = "1"\n', encoding="utf-8")
+    environment = dev.with_caches(clean_environment() | {"HOME": os.devnull})
+    subprocess.run([*command, "--dry-run", str(project)], env=environment, check=True, capture_output=True)
+    assert (copy / ".cache" / "uv").is_dir()
+
+
+@pytest.mark.parametrize(
     ("found", "hint"),
     [("python3.12", "run it with python3.12"), (None, "install a newer python first")],
     ids=["a newer one is there", "none is there"],
@@ -141,18 +203,20 @@ def test_an_old_interpreter_gets_one_line_with_a_suggestion(
     hint: str,
 ) -> None:
     monkeypatch.setattr(dev, "sys", SimpleNamespace(version_info=(3, 10, 13, "final", 0), stderr=sys.stderr))
-    monkeypatch.setattr(dev.shutil, "which", lambda name: name if name == found else None)
+    monkeypatch.setattr(dev.os, "access", lambda path, mode: os.path.basename(path) == found)
     assert dev.main(["lint"]) == 1
     line = f"dev.py: python 3.10.13 is too old: Sextet needs python >= 3.11 ({hint})\n"
     assert capsys.readouterr() == ("", line)
 
 
 @pytest.mark.parametrize("python", old_interpreters())
-@pytest.mark.parametrize("session", ["lint", "test", "tset"])
+@pytest.mark.parametrize("session", ["lint", "tset", "--help"])
 def test_a_real_old_interpreter_reads_the_file_and_refuses(copy: Path, python: str, session: str) -> None:
     done = run(copy, session, python=python)
     assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(r"dev\.py: python 3\.\d+\.\d+ is too old: Sextet needs python >= 3\.11 \(.*\)\n", done.stderr)
+    assert re.fullmatch(
+        r"dev\.py: python [23]\.\d+\.\d+ is too old: Sextet needs python >= 3\.11 \(.*\)\n", done.stderr
+    )
     assert not (copy / ".venv").exists()
 
 

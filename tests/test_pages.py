@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import unicodedata
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -15,18 +16,21 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 import benches  # noqa: E402
 import pages  # noqa: E402
+import readme_tables  # noqa: E402
 
 ORDERS = [
     (page, order)
     for page in sorted((ROOT / "docs").glob("**/*.md"))
     for order in pages.ORDER.findall(page.read_text(encoding="utf-8"))
 ]
+TABLES = [(page, order) for page, order in ORDERS if not order.startswith("others ")]
 EQUATIONS = [
     (page, found[1], pattern is pages.BLOCK)
     for page in sorted((ROOT / "docs").glob("**/*.md"))
     for pattern in (pages.BLOCK, pages.INLINE)
     for found in pattern.finditer(page.read_text(encoding="utf-8"))
 ]
+TEXTS = {page: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("**/*.md"))}
 MATHML = "{http://www.w3.org/1998/Math/MathML}"
 each_row = pytest.mark.parametrize("row", [*benches.SPEED, *benches.WORTH], ids=lambda r: f"{r.package}: {r.job}")
 
@@ -43,7 +47,11 @@ def as_printed(value: float) -> set[float]:
     return {float(f"{value:{form}}") for form in formats}
 
 
-@pytest.mark.parametrize(("page", "order"), ORDERS, ids=lambda value: getattr(value, "stem", value))
+@pytest.mark.parametrize(
+    ("page", "order"),
+    TABLES,
+    ids=lambda value: getattr(value, "stem", value),
+)
 def test_a_directive_inserts_a_table(page: Path, order: str) -> None:
     table = pages.filled(f"{{{{ {order} }}}}")
     assert re.search(r"^\|( ?-{3,} ?\|)+$", table, flags=re.MULTILINE)
@@ -58,6 +66,86 @@ def test_every_benchmark_table_of_a_readme_is_on_the_packages_benchmark_page() -
     }
     asked = {tuple(order.split(" ", 2)[1:]) for _, order in ORDERS if order.startswith("table ")}
     assert asked == marks
+
+
+@pytest.mark.parametrize(
+    "page", [p for p, text in TEXTS.items() if pages.WORDS.search(text)], ids=lambda page: page.stem
+)
+def test_a_figure_or_a_command_within_a_line_is_one_of_a_readme(page: Path) -> None:
+    for found in pages.WORDS.finditer(TEXTS[page]):
+        shown = pages.quoted(found).replace("\N{NO-BREAK SPACE}", " ")
+        readme = (ROOT / "packages" / found[2].split()[0] / "README.md").read_text(encoding="utf-8")
+        assert shown and (f"| {shown} |" if found[1] == "cell" else f"\n{shown}\n") in readme
+
+
+def test_every_figure_about_the_papers_has_its_command() -> None:
+    sections = re.split(r"^## ", TEXTS[ROOT / "docs" / "papers.md"], flags=re.MULTILINE)[1:]
+    assert {section.splitlines()[0] for section in sections} == set(benches.SCRIPTS) - {"sextet-common"}
+    for section in sections:
+        with_figures = set(re.findall(r"^\| (\d+) \|.*\{\{ cell ", section, flags=re.MULTILINE))
+        commands = re.findall(r"^- ([\d, ]+).*?: `(.+?)`", section, flags=re.MULTILINE)
+        assert with_figures <= {number for numbers, _ in commands for number in re.findall(r"\d+", numbers)}
+        folder = ROOT / "packages" / section.splitlines()[0]
+        scripts = re.findall(r"python (\S+\.py)", " ".join(line for _, line in commands))
+        assert scripts and all((folder / script).is_file() for script in scripts)
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("esac bench_speed :: esac", "write"),
+        ("esac bench_speed :: nobody :: ms", "0 cells"),
+        ("subclass-kd bench_methods :: SKD :: F1", "3 cells"),
+        ("esac bench_none :: x :: y", "no text between"),
+    ],
+)
+def test_a_cell_that_is_none_or_several_stops_the_build(place: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        pages.filled(f"a {{{{ cell {place} }}}}")
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*/reference.md")), ids=lambda page: page.parent.name)
+def test_a_reference_page_has_every_public_name_once_and_the_main_one_first(page: Path) -> None:
+    module = page.parent.name.replace("-", "_")
+    listed = re.findall(rf"^::: {module}\.(\w+)$", pages.filled(TEXTS[page]), flags=re.MULTILINE)
+    names = readme_tables.public_names(module)
+    assert sorted(name for name in listed if name in names) == sorted(names)
+    first = {"attention_matching": "Distiller", "d2m_generator": "D2M", "esac": "ESAC", "gmr_metric": "reduce",
+             "probmcl": "ProbMCL", "subclass_kd": "distill"}  # fmt: skip
+    assert listed[0] == first[module]
+
+
+def test_a_public_name_that_a_reference_page_leaves_out_stands_at_its_end() -> None:
+    text = pages.filled("::: esac.ESAC\n\n{{ others esac }}\n")
+    assert "## Others" in text and text.count("::: esac.ESAC\n") == 1 and "::: esac.SAC\n" in text
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        '<script src="https://cdn.example/x.js"></script>',
+        '<link rel="stylesheet" href="https://fonts.example/css">',
+        '<link href="//fonts.example/css" rel="preload">',
+        '<img alt="" src="http://a.example/b.png">',
+    ],
+)
+def test_a_page_that_loads_something_from_elsewhere_stops_the_build(part: str) -> None:
+    page = SimpleNamespace(file=SimpleNamespace(src_path="index.md"))
+    own = '<link rel="stylesheet" href="site.css"><a href="https://arxiv.org">paper</a><img src="images/a.png">'
+    assert pages.on_post_page(own, page) == own
+    with pytest.raises(ValueError, match=r"index\.md loads <"):
+        pages.on_post_page(own + part, page)
+
+
+def test_the_font_of_the_equations_has_all_their_characters_and_large_signs() -> None:
+    font = pytest.importorskip("fontTools.ttLib").TTFont(ROOT / "docs" / "fonts" / "sextet-math.woff2")
+    known = font.getBestCmap()
+    for _, tex, block in EQUATIONS:
+        shown = "".join(ElementTree.fromstring(pages.mathml(tex, block=block)).itertext())
+        assert all(ord(c) in known or unicodedata.category(c) in ("Cc", "Cf", "Zs") for c in shown), tex
+    assert {0x1D400 + place for place in range(26)} <= set(known)  # a browser draws single letters in italics: 1D434
+    large = set(font["MATH"].table.MathVariants.VertGlyphCoverage.glyphs)
+    assert {known[ord(sign)] for sign in "∑√(){}[]∫"} <= large
 
 
 @pytest.mark.parametrize("order", ["table README.md nothing", "tables README.md x", "speed"])
@@ -116,7 +204,7 @@ def test_every_package_is_in_the_summary_and_every_benchmark_is_run_or_needs_mor
     run = {benches.parsed(command)[1] for commands in benches.SCRIPTS.values() for command in commands}
     assert run <= scripts
     # Data that no dependency ships, or more than half an hour.
-    assert scripts - run == {"bench_cifar.py", "bench_controls.py", "bench_learning.py"}
+    assert scripts - run == {"bench_cifar.py", "bench_controls.py", "bench_learning.py", "bench_sweep.py"}
 
 
 def test_the_benchmark_scripts_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,26 +223,37 @@ def machine_of(report: Report) -> str:
     return f"{machine['cores']} cores of {cpu}" if machine["gpu"] == "none" else str(machine["gpu"])
 
 
+def table(rows: Iterable[Row], header: str, cells: Callable[[Row, Report], list[str]]) -> str:
+    """Return numbered rows in Markdown, and below them the commands that reproduce them."""
+    lines = [f"| | {header} |", "|" + "---|" * (header.count("|") + 2)]
+    commands: dict[tuple[str, str], list[str]] = {}
+    for number, row in enumerate(rows, start=1):
+        report = row.read()
+        content = [str(number), row.package, row.job, row.peer, *cells(row, report), machine_of(report)]
+        lines.append("| " + " | ".join(content) + " |")
+        commands.setdefault((row.package, row.command), []).append(str(number))
+    lines.append("")
+    lines += [f"- {', '.join(numbers)}: `{text}` in {name}" for (name, text), numbers in commands.items()]
+    return "\n".join(lines)
+
+
 def speed_table() -> str:
     """Return the table of speeds in Markdown."""
-    lines = ["| package | job | peer | times the peer's speed | machine | command |", "|---|---|---|---|---|---|"]
-    for row in SPEED:
-        report = row.read()
+
+    def ratio(row: Row, report: Report) -> list[str]:
         theirs, ours = row.figures(report)
-        cells = (row.package, row.job, row.peer, formatted(theirs / ours), machine_of(report), f"`{row.command}`")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        return [formatted(theirs / ours)]
+
+    return table(SPEED, "package | job | peer | times the peer's speed | machine", ratio)
 
 
 def worth_table() -> str:
     """Return the table of accuracies in Markdown."""
-    lines = ["| package | what | peer | peer's | ours | machine | command |", "|---|---|---|---|---|---|---|"]
-    for row in WORTH:
-        report = row.read()
-        theirs, ours = map(formatted, row.figures(report))
-        cells = (row.package, row.job, row.peer, theirs, ours, machine_of(report), f"`{row.command}`")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return table(
+        WORTH,
+        "package | what | peer | peer's | ours | machine",
+        lambda row, report: [formatted(figure) for figure in row.figures(report)],
+    )
 
 
 if __name__ == "__main__":

@@ -2,22 +2,27 @@
 """Entry point for all checks: `python3 tools/dev.py demo`, `python3 tools/dev.py test`.
 
 Needs only python >= 3.11 with pip. The first call creates `.venv` with the nox and uv versions of
-tools/requirements.txt; every call then runs nox. The syntax of this file works in old interpreters, so that they print
-an error message instead of a syntax error.
+tools/requirements.txt; every call then runs nox. The syntax of this file works in old interpreters, even in
+Python 2, so that they print an error message instead of a syntax error.
 """
 
+from __future__ import print_function
+
 import ast
+import difflib
 import errno
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 
 OLDEST = (3, 11)
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 PINS = os.path.join(ROOT, "tools", "requirements.txt")
 STAMP = os.path.join(VENV, "sextet-stamp")
+CACHES = os.path.join(ROOT, ".cache")  # for a home folder that cannot be written
 FREE_BYTES_TO_START = 8 * 1024**3  # torch with CUDA, stored once; further environments use hard links
 FREE_BYTES_FULL = 64 * 1024**2
 
@@ -48,7 +53,9 @@ def check_interpreter():
     """Refuse an interpreter that is too old; suggest a newer one if there is one."""
     if sys.version_info >= OLDEST:
         return
-    newer = [n for n in ("python3.14", "python3.13", "python3.12", "python3.11") if shutil.which(n)]
+    folders = os.environ.get("PATH", "").split(os.pathsep)
+    newer = [n for n in ("python3.14", "python3.13", "python3.12", "python3.11")
+             if any(os.access(os.path.join(folder, n), os.X_OK) for folder in folders)]  # fmt: skip
     hint = "run it with %s" % newer[0] if newer else "install a newer python first"
     raise Problem(
         "python %s is too old: Sextet needs python >= %d.%d (%s)"
@@ -70,6 +77,24 @@ def environment_for_uv(environ):
     if "UV_INDEX" in result and "UV_INDEX_STRATEGY" not in result:
         result["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # pip's behaviour with an extra index
     return result
+
+
+def with_caches(environ):
+    """Return the environment with all caches in the project if the home folder cannot be written.
+
+    >>> os.path.relpath(with_caches({"HOME": os.devnull})["UV_CACHE_DIR"], ROOT)
+    '.cache/uv'
+    """
+    usual = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".cache")
+    try:
+        os.makedirs(usual, exist_ok=True)
+        with tempfile.TemporaryFile(dir=usual):
+            return dict(environ)
+    except OSError:
+        places = {"UV_CACHE_DIR": "uv", "MPLCONFIGDIR": "matplotlib", "TRITON_CACHE_DIR": "triton",
+                  "HF_HOME": "huggingface", "TORCH_HOME": "torch"}  # fmt: skip
+        ours = {name: os.path.join(CACHES, folder) for name, folder in places.items()}
+        return dict(dict(ours, **environ), XDG_CACHE_HOME=CACHES)
 
 
 def reason_in(output):
@@ -123,7 +148,7 @@ def make_environment():
         # pip installs from outside the environment, so that a python without ensurepip works as well.
         venv.create(VENV, with_pip=False)
         command = [sys.executable, "-m", "pip", "--python", python_of(VENV), "install", "--quiet", "--retries", "2"]
-        done = subprocess.run([*command, "-r", PINS], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(command + ["-r", PINS], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
             raise Problem(reason_in(done.stdout))
         with open(STAMP, "w", encoding="utf-8") as stamp:
@@ -141,15 +166,53 @@ def ensure_environment():
     return python_of(VENV)
 
 
-def sessions():
-    """Return the noxfile's sessions and the first line of their docstrings."""
+def sessions(takes_package=False):
+    """Return the noxfile's sessions and the first line of their docstrings, or whether they take a package."""
     with open(os.path.join(ROOT, "noxfile.py"), encoding="utf-8") as noxfile:
         tree = ast.parse(noxfile.read())
     return {
-        node.name: (ast.get_docstring(node) or "").splitlines()[0]
+        node.name: any(getattr(d, "id", "") == "each" for d in node.decorator_list)
+        if takes_package
+        else (ast.get_docstring(node) or "").splitlines()[0]
         for node in tree.body
         if isinstance(node, ast.FunctionDef) and any("session" in ast.dump(d) for d in node.decorator_list)
     }
+
+
+def packages():
+    """Return the names of the packages, which some sessions take in parentheses."""
+    folder = os.path.join(ROOT, "packages")
+    found = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    return [name for name in found if os.path.exists(os.path.join(folder, name, "pyproject.toml"))]
+
+
+def closest(word, names):
+    """Return the name that a word abbreviates or resembles, or an empty string.
+
+    >>> closest("gmr", ["esac", "gmr-metric"]), closest("eesac", ["esac", "gmr-metric"]), closest("x", ["esac"])
+    ('gmr-metric', 'esac', '')
+    """
+    likely = [name for name in names if word and name.startswith(word)] or difflib.get_close_matches(word, names, 1)
+    return likely[0] if likely else ""
+
+
+def check_session(word):
+    """Refuse a session that does not exist, and suggest the one that was meant."""
+    takes_package = sessions(True)
+    known = ["demo", "test"] + list(takes_package)
+    name, bracket, package = word.partition("(")
+    if word in known or (takes_package.get(name) and word in ["%s(%s)" % (name, p) for p in packages()]):
+        return
+    session = closest(name, [n for n in known if takes_package.get(n)] if bracket else known)
+    meant, reason = session, "one of %s" % ", ".join(known)
+    if bracket:
+        of = closest(package.rstrip(")"), packages())
+        meant = "%s(%s)" % (session, of) if session and of else ""
+    if takes_package.get(name):
+        reason = "%s takes one of %s" % (name, ", ".join(packages()))
+    elif name in takes_package:
+        meant, reason = name, "it takes no package"
+    raise Problem("there is no session %r: %s%s" % (word, reason, "; did you mean %r?" % meant if meant else ""))
 
 
 def usage():
@@ -180,23 +243,22 @@ def nox_arguments(words):
     if rest[:1] == ["--"]:
         rest = rest[1:]
     chosen = [] if session == "test" else ["--session", session]
-    return chosen + (["--", *rest] if rest else [])
+    return chosen + (["--"] + rest if rest else [])
 
 
 def main(words):
     """Run one command and return its exit code."""
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0 if words else 2
     try:
         check_interpreter()
-        if words[0] != "test" and words[0].split("(")[0] not in sessions():
-            raise Problem("there is no session %r: one of demo, test, %s" % (words[0], ", ".join(sessions())))
+        if not words or words[0] in ("-h", "--help", "help"):
+            print(usage())
+            return 0 if words else 2
+        check_session(words[0])
         python = ensure_environment()
-        environ = environment_for_uv(os.environ)
+        environ = with_caches(environment_for_uv(os.environ))
         environ["PATH"] = os.path.dirname(python) + os.pathsep + environ.get("PATH", "")
-        code = subprocess.call([python, "-m", "nox", "--noxfile", os.path.join(ROOT, "noxfile.py"),
-                                *nox_arguments(words)], env=environ, cwd=ROOT)  # fmt: skip
+        nox = [python, "-m", "nox", "--noxfile", os.path.join(ROOT, "noxfile.py")]
+        code = subprocess.call(nox + nox_arguments(words), env=environ, cwd=ROOT)
         if code and shutil.disk_usage(ROOT).free < FREE_BYTES_FULL:
             raise Problem("the disk is full: free some space and run this again")
         return code

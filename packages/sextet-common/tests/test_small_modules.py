@@ -104,6 +104,24 @@ def test_panels_and_curves_are_not_blank(tmp_path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_panel_names_its_columns_above_them_and_its_rows_beside_them(tmp_path) -> None:
+    white = np.ones((8, 1, 8, 8))
+    figures.save_panels({"": white}, tmp_path / "plain.png", 4)
+    figures.save_panels(
+        {"": white}, tmp_path / "named.png", 4, column_names=["0", "1", "2", "$3$"], row_names=["a", "b"]
+    )
+    with Image.open(tmp_path / "plain.png") as plain, Image.open(tmp_path / "named.png") as named:
+        grey = np.asarray(named.convert("L")) < 100  # letters: neither the white images nor the grey gaps
+        assert not (np.asarray(plain.convert("L")) < 100).any() and named.size[1] > plain.size[1]
+    letters = grey.any(axis=0), grey.any(axis=1)
+    top = grey[: grey.shape[0] // 8].any(axis=0)
+    assert np.count_nonzero(np.diff(top.astype(int)) == 1) >= 4  # a name above each column
+    assert letters[0][: grey.shape[1] // 8].any() and letters[1][grey.shape[0] // 4 :].any()
+    with pytest.raises(InputError, match="3 names of columns"):
+        figures.save_panels({"": white}, tmp_path / "wrong.png", 4, column_names=["0", "1", "2"])
+    assert not (tmp_path / "wrong.png").exists()
+
+
 def test_images_of_other_channels_are_drawn_in_grey_side_by_side() -> None:
     images = np.random.default_rng(0).random((2, 4, 5, 3))
     picture = figures.grid(images, columns=1)

@@ -63,17 +63,38 @@ def save_grid(
         enlarged.save(temporary, format="png")
 
 
-def save_panels(panels: Mapping[str, Images], path: str | os.PathLike[str], columns: int, *, title: str = "") -> None:
-    """Save one :func:`grid` per title as PNG, from top to bottom."""
+def save_panels(
+    panels: Mapping[str, Images],
+    path: str | os.PathLike[str],
+    columns: int,
+    *,
+    title: str = "",
+    column_names: Sequence[str] = (),
+    row_names: Sequence[str] = (),
+) -> None:
+    """Save one :func:`grid` per title as PNG, from top to bottom, with names above its columns and beside its rows.
+
+    Classes in the columns, for example: ``column_names=data.classes``. Row names are those of every panel.
+    """
+    if column_names and len(column_names) != columns:
+        raise InputError(f"{len(column_names)} names of columns", f"{columns}, one per column")
     pictures = {name: grid(images, columns) for name, images in panels.items()}
     ratios = [picture.shape[0] / picture.shape[1] for picture in pictures.values()]
-    height = sum(7 * ratio + 0.35 for ratio in ratios) + (0.35 if title else 0)
+    above = (0.35 if any(panels) else 0) + (0.2 if column_names else 0)
+    height = sum(7 * ratio + above for ratio in ratios) + (0.35 if title else 0)
     with figure_file(path, (7.0, height), title=title) as figure:
         axes = figure.subplots(len(pictures), 1, squeeze=False, gridspec_kw={"height_ratios": ratios})[:, 0]
-        for axis, (name, picture) in zip(axes, pictures.items(), strict=True):
+        for axis, (name, picture), images in zip(axes, pictures.items(), panels.values(), strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set_title(text.label(name), loc="left")
-            axis.axis("off")
+            axis.spines[:].set_visible(False)
+            axis.grid(visible=False)
+            axis.tick_params(length=0, labelsize=8, top=True, bottom=False, labeltop=True, labelbottom=False)
+            rows = math.ceil(len(images) / columns)
+            places = ((picture.shape[1] - 1) / columns, column_names), ((picture.shape[0] - 1) / rows, row_names)
+            for set_ticks, (step, names) in zip((axis.set_xticks, axis.set_yticks), places, strict=True):
+                centres = [step * (number + 0.5) for number in range(len(names))]
+                set_ticks(centres, [text.label(name) for name in names])
 
 
 def save_curves(
