@@ -15,7 +15,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 # Sessions that the CI does not run, because they take long.
-NOT_IN_CI = {"bench", "demo", "fuzz", "mutants"}
+NOT_IN_CI = {"quick", "api", "bench", "demo", "fuzz", "mutants"}
 
 
 @pytest.fixture
