@@ -39,6 +39,11 @@ addEventListener("load", () => {
 </script>"""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow tests, so that at the end no process waits for one of them."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @dataclass(frozen=True)
 class Seen:
     """What a browser shows of a page.

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from forks import Forks
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -28,18 +32,39 @@ def named(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    made = Forks()
+    yield made
+    made.close()
+
+
+def program_of(name: str) -> str | None:
+    """Return the module of a command that one of our packages installs, after checking that it is installed."""
+    (entry, *_) = [e for e in metadata.entry_points(group="console_scripts") if e.name == name] or [None]
+    if entry is None or entry.dist is None or entry.dist.name not in {path.name for path in ROOT.glob("packages/*")}:
+        return None
+    folder = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    assert shutil.which(name, path=folder) and entry.attr == "main"
+    return entry.module
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and looks into /proc")
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python") or blocks(p, "console")], ids=named)
-def test_code_and_commands_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    program = "\n".join(blocks(page, "python"))
-    jobs = [[sys.executable, "-W", "error", "-c", program]] if program else []
+def test_code_and_commands_of_a_page_run_in_order(page: Path, forks: Forks, tmp_path: Path) -> None:
+    folder = tmp_path / "page"
+    folder.mkdir()
+    if program := "\n".join(blocks(page, "python")):
+        code, output = forks.run(folder, program=program)
+        assert code == 0, output
     for line in "".join(blocks(page, "console")).splitlines():
         if not line.startswith(RUN_ELSEWHERE):
-            jobs.append(line.split())
-    for job in jobs:
-        done = subprocess.run(job, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{job[:4]}: {done.stderr}"
+            name, *words = line.split()
+            module = program_of(name)
+            assert module, f"{name} is no command of a package"
+            code, output = forks.run(folder, module=module, words=words)
+            assert code == 0, f"{line}: {output}"
 
 
 def test_dev_commands_in_the_pages_are_sessions() -> None:

@@ -103,21 +103,27 @@ def turn_back(packages: Path) -> None:
     shutil.rmtree(packages / "gmr-metric" / "tests", ignore_errors=True)
 
 
-@pytest.fixture
-def clone(tmp_path: Path) -> Clone:
-    """A clone in which every package has one entry to release."""
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository in which every package has one entry to release."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.splitlines()
-    clone = Clone(tmp_path / "clone")
+    original = Clone(tmp_path_factory.mktemp("original") / "clone")
     for name in listed:
         if (ROOT / name).is_file():
-            (clone.root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, clone.root / name)
-    turn_back(clone.root / "packages")
-    clone.git("init", "--quiet", "--initial-branch=main")
-    clone.commit("Everything")
-    return clone
+            (original.root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, original.root / name)
+    turn_back(original.root / "packages")
+    original.git("init", "--quiet", "--initial-branch=main")
+    original.commit("Everything")
+    return original.root
+
+
+@pytest.fixture
+def clone(original: Path, tmp_path: Path) -> Clone:
+    """A copy of that repository for one test."""
+    return Clone(shutil.copytree(original, tmp_path / "clone", symlinks=True))
 
 
 @pytest.fixture
