@@ -48,8 +48,9 @@ CIFAR = CompareConfig(
     train=TrainConfig(epochs=12, batch_size=128, lr=4e-3, views=Views(4, flip=True)),
 )
 CIFAR_SEMI = dataclasses.replace(
-    CIFAR, methods=SEMI, seeds=3, share=2000 / 42_500, teacher_labels="all", teacher_epochs=5, student_width=8,
-    train=dataclasses.replace(CIFAR.train, epochs=40),
+    CIFAR, methods=("alone-subclass", "pseudo", "kd-semi", "skd-semi"), seeds=3, share=2000 / 42_500,
+    teacher_labels="all", teacher_epochs=3, student_width=8,
+    train=dataclasses.replace(CIFAR.train, epochs=40, views=Views(2, flip=True)),
 )  # fmt: skip
 CIFAR_SCARCE = dataclasses.replace(CIFAR, share=0.1, train=dataclasses.replace(CIFAR.train, epochs=60, batch_size=64))
 SETTINGS: dict[str, tuple[str, CompareConfig]] = {
