@@ -48,7 +48,7 @@ CIFAR = CompareConfig(
     train=TrainConfig(epochs=12, batch_size=128, lr=4e-3, views=Views(4, flip=True)),
 )
 CIFAR_SEMI = dataclasses.replace(
-    CIFAR, methods=("alone-subclass", "pseudo", "kd-semi", "skd-semi"), seeds=3, share=2000 / 42_500,
+    CIFAR, methods=("alone", "alone-subclass", "pseudo", "kd-semi", "skd-semi"), seeds=3, share=2000 / 42_500,
     teacher_labels="all", teacher_epochs=3, student_width=8,
     train=dataclasses.replace(CIFAR.train, epochs=40, views=Views(2, flip=True)),
 )  # fmt: skip
@@ -109,7 +109,8 @@ def write() -> None:
             continue
         table = json.loads(path.read_text(encoding="utf-8"))
         comparison = Comparison.from_dict(table)
-        points.append((title, comparison))
+        if "skd" in comparison.scores:
+            points.append((title, comparison))
         cost = {role: comparison.cost[role] for role in ("teacher", "student")}
         costs = "; ".join(
             f"{role} {c['parameters']:,.0f} parameters, {c['multiply_adds'] / 1e6:.2f} M multiply-adds, "
