@@ -8,7 +8,7 @@ from .engines.serial import SerialEngine
 from .generation import Generation
 from .play.policy import NumpyPolicy, PolicyShape
 from .play.rollout import Episode
-from .presets import preset, release
+from .presets import paper, preset, release
 from .results.hub_folder import export_hub
 from .results.video import record
 from .sac.config import SACConfig
@@ -35,6 +35,7 @@ __all__ = [
     "WorkerError",
     "changed",
     "export_hub",
+    "paper",
     "preset",
     "record",
     "release",

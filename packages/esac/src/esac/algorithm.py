@@ -23,12 +23,13 @@ from esac.learner import Learner
 from esac.play.environment import EnvSource, name_from_file
 from esac.play.policy import NumpyPolicy
 from esac.play.rollout import Episode
-from esac.sac.actor import Actor
+from esac.sac.actor import Actor, Normalise
 
 Callback = Callable[["ESAC", Generation], bool | None]
 """Called with the learner and the generation that ended; returning False stops learning."""
 
-_KIND, _REPLAY_KIND = "esac", "esac replay"
+_KIND, _REPLAY_KIND = "esac learner", "esac transitions"
+_OLD_KINDS = ("esac", "esac replay")  # of 0.1, whose actions are in the environment's units
 _SETTINGS = {"config": ESACConfig, "steps": "running", "device": "running"}  # what may differ on resuming
 _OF_A_MACHINE = {"workers", "engine", "timeout"}  # a file starts no processes
 
@@ -119,10 +120,12 @@ class ESAC(Learner):
         if deterministic:
             policy = self.policy()
             return (policy(rows) if rows.ndim == 1 else policy.batch(rows)), None
-        table = torch.tensor(np.atleast_2d(rows), device=self.sac.device)
+        table = np.atleast_2d(rows) if self.inputs is None else (np.atleast_2d(rows) - self.inputs[0]) * self.inputs[1]
+        actor, device = self.sac.actor, self.sac.device
         with torch.no_grad():
-            noise = torch.randn(len(table), self.shape.actions, generator=self.sampling, device=self.sac.device)
-            actions = self.sac.actor.sample(table, noise)[0].cpu().numpy()
+            noise = torch.randn(len(table), self.shape.actions, generator=self.sampling, device=device)
+            sampled = actor.sample(torch.tensor(table, device=device), noise)[0]
+            actions = (sampled * actor.scale + actor.bias).cpu().numpy()
         return (actions[0] if rows.ndim == 1 else actions), None
 
     def policy(self, which: Which = "best") -> NumpyPolicy:
@@ -134,9 +137,9 @@ class ESAC(Learner):
         space = self.env.action_space
         assert isinstance(space, gymnasium.spaces.Box)
         policy = self.policy(which)
-        actor = Actor(self.shape, space.low, space.high, policy.action)
+        actor = Actor(policy.shape, space.low, space.high, policy.action)
         actor.load_vector(policy.vector)
-        return actor.eval()
+        return (actor if policy.inputs is None else torch.nn.Sequential(Normalise(policy.inputs), actor)).eval()
 
     def evaluate(self, which: Which = "best", episodes: int = 10, seed: int | None = None) -> list[Episode]:
         """Run episodes of a deterministic policy from resets that learning does not use.
@@ -168,12 +171,12 @@ class ESAC(Learner):
             if env is None:
                 env = name_from_file(record["env"], path)
             config = changed({key: value for key, value in record["config"].items() if key not in _OF_A_MACHINE})
-            units = sum(config.hidden) + sum(a * b for a, b in itertools.pairwise(config.hidden))
-            if units > arrays["best"].numel():  # before allocating the networks
-                raise InputError(f"{path} has layers of {config.hidden}", f"{arrays['best'].numel()} weights")
+            stored = sum(array.numel() for array in arrays.values())
+            for hidden in (config.es_hidden, config.hidden if config.mode != "es" else ()):
+                units = sum(hidden) + sum(a * b for a, b in itertools.pairwise(hidden))
+                if units > stored:  # before allocating the networks
+                    raise InputError(f"{path} has layers of {hidden}", f"{stored} weights")
             learner = cls(env, config, seed=int(record["seed"]), options=record["options"])
-            if "best_reward" not in meta:  # files of release 0.1
-                meta["best_reward"] = meta["best"]
             learner.load_state({**meta, **arrays})
         return learner
 
@@ -193,6 +196,11 @@ def _read(
     path: str | os.PathLike[str], kind: str, expected: str, framework: Literal["torch", "numpy"] = "torch"
 ) -> tuple[Mapping[str, Any], dict[str, Any]]:
     loaded = checkpoint.load(path, framework)
+    if loaded.meta.get("kind") in _OLD_KINDS:
+        raise InputError(
+            f"{path} was saved by esac 0.1, which stored actions in the environment's units",
+            f"{expected} of a later version; policies of 0.1 can still be read (NumpyPolicy.load)",
+        )
     if loaded.meta.get("kind") != kind:
         raise InputError(f"{path} is a checkpoint of {loaded.meta.get('kind', 'something else')}", expected)
     return loaded.arrays, loaded.meta

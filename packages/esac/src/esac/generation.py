@@ -76,11 +76,11 @@ class GenerationJob(training.Job):
         values: dict[str, float] = {}
         offspring = None
         if learner.config.mode != "sac":
-            offspring = learner.population.offspring(number, learner.sac.actor.vector())
+            offspring = learner.population.offspring(number, learner.injected_vector(number), learner.inputs)
             self.engine.start(offspring.bases, offspring.tasks)
         episodes: list[tuple[str, Episode]] = []
         for k in range(self._gradient_episodes(number, values)):
-            episode, losses = learner.collector.episode(number, k)
+            episode, losses = learner.collector.episode(number, k, learner.inputs)
             values |= losses
             episodes.append(("sac", episode))
         self._describe_gradients(episodes, values)
@@ -91,7 +91,9 @@ class GenerationJob(training.Job):
             population_episodes = self._wait(values)
             outcome = learner.population.evolve(number, offspring, population_episodes)
             origins = offspring.origins
-            episodes += [(origins[k // 2], e) for k, e in enumerate(population_episodes)]
+            each = 2 * learner.config.es_episodes
+            episodes += [(origins[k // each], e) for k, e in enumerate(population_episodes)]
+        learner.observe(episode for _, episode in episodes)
         values |= outcome.values
         self._count(episodes, values, time.perf_counter() - clock, time.process_time() - processor)
         if number == 0 or learner.steps // learner.config.eval_every > steps_before // learner.config.eval_every:
@@ -127,7 +129,7 @@ class GenerationJob(training.Job):
         episodes = self.engine.finish()
         values["time/wait_s"] = time.perf_counter() - clock
         for episode in episodes:
-            if episode.transitions is not None and not episode.failed:
+            if episode.transitions is not None and self.learner.gradients is not None:
                 self.learner.replay.add(episode.transitions)
         return episodes
 

@@ -112,6 +112,9 @@ def check_spaces(env: gymnasium.Env[Any, Any]) -> None:
         raise InputError(f"observations are {seen}", f"a Box of one dimension: wrap it in {flatten}")
     if not isinstance(acts, spaces.Box):
         raise InputError(f"actions are {acts}", "a Box: soft actor-critic is for continuous actions")
+    if not np.issubdtype(acts.dtype, np.floating):
+        remedy = f"a Box of floating-point numbers: {transform} can round them"
+        raise InputError(f"actions are whole numbers ({acts.dtype})", remedy)
     if len(acts.shape) != 1:
         raise InputError(f"actions are of shape {acts.shape}", f"a Box of one dimension: {transform} can reshape them")
     if not (np.isfinite(acts.low).all() and np.isfinite(acts.high).all() and (acts.low < acts.high).all()):
