@@ -91,13 +91,12 @@ PAPER: dict[str, Any] = {
 """Settings of `paper`."""
 
 RELEASE: dict[str, Any] = {
-    **PAPER,
     "mirrored": "forward", "crossover": "none", "amt_input": "ranks", "amt_apply": "gradient", "es_action": "clip",
     "step_counter": "generation",
 }  # fmt: skip
 """Settings of `release`."""
 
-COMPATIBILITY: dict[str, dict[str, Any]] = {"none": {}, "paper": PAPER, "release": RELEASE}
+COMPATIBILITY: dict[str, dict[str, Any]] = {"none": {}, "paper": PAPER, "release": {**PAPER, **RELEASE}}
 """Settings by the values of the option ``--compat``."""
 
 
@@ -116,8 +115,8 @@ def preset(env: str) -> Preset:
     return PRESETS.get(stem if mark and version.isdigit() else name, Preset(source="defaults: no preset of this name"))
 
 
-def paper(config: ESACConfig | None = None) -> ESACConfig:
-    """Return a configuration, by default the default one, with the population of ESAC's public code as it is meant.
+def paper() -> ESACConfig:
+    """Return the configuration of ESAC's public code as it is meant.
 
     Ranks and Adam move a mean of 256 x 256 units, winners are crossed with it, and the mutation is tuned.
 
@@ -126,11 +125,11 @@ def paper(config: ESACConfig | None = None) -> ESACConfig:
     >>> paper().crossover, paper().amt_every
     ('row', 20)
     """
-    return changed(PAPER, config)
+    return changed(PAPER)
 
 
 def release(config: ESACConfig | None = None) -> ESACConfig:
-    """Return `paper` with the bugs of ESAC's public code.
+    """Return a configuration, by default `paper`, with the bugs of ESAC's public code.
 
     The second episode of a member is at its base, winners do not donate, the tuning of the mutation uses ranks and does
     not reach the mutations, the population's actions are clipped rather than squashed, and a generation counts as one
@@ -141,4 +140,4 @@ def release(config: ESACConfig | None = None) -> ESACConfig:
     >>> release().mirrored, release().crossover
     ('forward', 'none')
     """
-    return changed(RELEASE, config)
+    return changed(RELEASE, config or paper())
