@@ -103,7 +103,8 @@ def episode(
         total += reward
         length += 1
         if not math.isfinite(total) or not interaction.finite(observation):
-            fault = f"the {'observation' if math.isfinite(total) else 'reward'} of step {length} is not finite"
+            wrong = f"observation of step {length} is not finite in float32"
+            fault = f"the {wrong if math.isfinite(total) else f'reward of step {length} is not finite'}"
             break
         if keep:
             rows.append(writer.after(reward, observation, terminated))
