@@ -1,6 +1,7 @@
 from .algorithm import ESAC
 from .callbacks import All, SaveEvery, StopOnReward
 from .config import ESACConfig, changed
+from .engines.batch import BatchEngine
 from .engines.ledger import WorkerError
 from .engines.process import ProcessEngine
 from .engines.ray import RayEngine
@@ -20,6 +21,7 @@ __all__ = [
     "ESAC",
     "SAC",
     "All",
+    "BatchEngine",
     "ESACConfig",
     "Episode",
     "Generation",

@@ -121,8 +121,9 @@ class ESACConfig:
     """Counted steps between two checkpoints: a kill loses at most these and one generation."""
     workers: Running[Natural] = 0
     """Workers that evaluate the population; 0 evaluates in this process."""
-    engine: Running[Literal["processes", "ray"]] = "processes"
-    """What workers are: processes of this machine, or actors of a Ray cluster (extra ray)."""
+    engine: Running[Literal["processes", "batch", "ray"]] = "processes"
+    """What workers are: processes, threads that step many members at once (batch; gymnasium's MuJoCo v5 tasks only), or
+    actors of a Ray cluster (extra ray)."""
     threads: Running[Count] = 1
     """Threads of torch: a second one helps networks of this size little, and is very slow on a busy machine."""
     timeout: Advanced[Running[Positive]] = 600.0

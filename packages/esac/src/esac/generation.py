@@ -210,6 +210,10 @@ def gradient_probability(counted: int, config: ESACConfig) -> float:
 
 def make_engine(job: Job, config: ESACConfig) -> Engine:
     """Return the engine that a configuration names."""
+    if config.engine == "batch":
+        from esac.engines.batch import BatchEngine
+
+        return BatchEngine(job, max(1, config.workers))
     if not config.workers:
         return SerialEngine(job)
     if config.engine == "processes":

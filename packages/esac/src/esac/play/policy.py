@@ -142,7 +142,7 @@ class NumpyPolicy:
             if number < last:
                 np.maximum(out, 0, out=out)
             x = out
-        return self._to_actions(x)
+        return self.to_actions(x)
 
     def batch(self, observations: Float[np.ndarray, "n observations"]) -> Float[np.ndarray, "n actions"]:
         """Return the actions for many observations."""
@@ -153,7 +153,7 @@ class NumpyPolicy:
             x = x @ weights.T + biases
             if number < len(self._layers) - 1:
                 x = np.maximum(x, 0)
-        return self._to_actions(x)
+        return self.to_actions(x)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an npz or safetensors file, by the suffix, atomically; `load` reads it without torch."""
@@ -202,7 +202,8 @@ class NumpyPolicy:
         inputs = {} if self.inputs is None else {_INPUTS: self.inputs}
         return {**{name: getattr(self, name) for name in _ARRAYS}, **inputs}
 
-    def _to_actions(self, mean: np.ndarray) -> np.ndarray:
+    def to_actions(self, mean: Float[np.ndarray, "... actions"]) -> Float[np.ndarray, "... actions"]:
+        """Return the actions that outputs of the network stand for."""
         actions: np.ndarray
         if self.action == "clip":
             actions = np.clip(np.clip(mean, -1, 1), self.low, self.high)

@@ -94,8 +94,8 @@ class Evaluator:
         self.horizon = environment.horizon(self.env)
         self._broken = self._warned = False
 
-    def __call__(self, task: Task, bases: Float[np.ndarray, "bases width"]) -> Episode:
-        """Run the episode of a task."""
+    def load(self, task: Task, bases: Float[np.ndarray, "bases width"]) -> None:
+        """Set the policy to that of a task."""
         vector, size = self.policy.vector, self.policy.shape.size
         vector[:] = bases[task.base, :size]
         if self.job.normalize:
@@ -105,15 +105,23 @@ class Evaluator:
             if task.spread is not None:
                 drawn *= bases[task.spread, :size]
             vector += np.float32(task.sign * task.sigma) * drawn
+
+    def reset_seed(self, task: Task) -> int:
+        """Return the seed of a task's reset."""
         key = (self.job.seed, 0xE5, task.generation, task.member, *([task.episode] if task.episode else []))
-        reset = int(np.random.SeedSequence(key).generate_state(1)[0])
+        return int(np.random.SeedSequence(key).generate_state(1)[0]) >> 1
+
+    def __call__(self, task: Task, bases: Float[np.ndarray, "bases width"]) -> Episode:
+        """Run the episode of a task."""
+        self.load(task, bases)
+        reset = self.reset_seed(task)
         error = ""
         for _ in range(self.tries):
             try:
                 if self._broken:
                     self.env, self._broken = environment.make(self.job.env, self.job.options), False
                 return rollout.episode(
-                    self.env, self.policy, reset >> 1, max_steps=self.horizon, on_nan=self.job.on_nan, keep=task.keep,
+                    self.env, self.policy, reset, max_steps=self.horizon, on_nan=self.job.on_nan, keep=task.keep,
                     observe=self.job.normalize,
                 )  # fmt: skip
             except (NonFiniteError, InputError):
