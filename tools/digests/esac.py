@@ -34,7 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mean gradient": {"es_gradient": "mean"},
     "clip": {"es_action": "clip"},
     "ranks": {"amt_input": "ranks", "amt_apply": "gradient"},
-    "store all": {"store": "all", "sync": True},
+    "store all": {"store": "all", "transfer": "both"},
     "store injected": {"store": "injected"},
     "generation counter": {"step_counter": "generation", "sac_least": 0.5, "sac_decay": 100.0},
     "auto alpha": {"sac": {"batch_size": 8, "capacity": 5000, "auto_alpha": True, "alpha": 0.5, "gamma": 0.9}},

@@ -336,7 +336,9 @@ def test_a_learner_saved_by_an_earlier_version_is_refused_and_its_policy_loads(t
         saved = checkpoint.load(path, "torch")
         checkpoint.save(path, saved.arrays, {**saved.meta, "kind": kind})
     for read in (lambda: ESAC.load(tmp_path / "e.st"), lambda: first.load_replay(tmp_path / "r.st")):
-        with pytest.raises(InputError, match=r"was saved by esac 0\.1, which stored actions in the environment's units"):
+        with pytest.raises(
+            InputError, match=r"was saved by esac 0\.1, which stored actions in the environment's units"
+        ):
             read()
     policy = {"hidden": np.array([2]), "observations": np.array(3), "action": np.array("tanh")}
     vector = np.arange(11, dtype=np.float32)

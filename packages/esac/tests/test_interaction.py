@@ -24,14 +24,12 @@ from gymnasium import spaces
 from hypothesis import given, settings, strategies as st
 from sextet_common.errors import InputError
 
-
 MISUSES = {
     "four values": r"step of .* returned 4 values; expected: gymnasium's \(observation, reward, terminated, truncated",
     "reward array": r"the reward of .* is an array of shape \(1,\); expected: one number",
     "reward text": r"the reward of .* is 'high'; expected: one number",
     "reset without info": r"reset of .* returned an array of shape \(3,\); expected: gymnasium's \(observation, info\)",
 }
-
 
 
 @pytest.fixture(autouse=True)
@@ -64,12 +62,16 @@ class Counter(gymnasium.Env[Any, Any]):
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {}, "reused observation": {"reuse": True}, "action changed in place": {"spoil": True},
-    "both": {"reuse": True, "spoil": True}, "narrow": {"low": -0.01, "high": 0.01}, "shifted": {"low": 3.0, "high": 7.0},
+    "both": {"reuse": True, "spoil": True}, "narrow": {"low": -0.01, "high": 0.01},
+    "shifted": {"low": 3.0, "high": 7.0},
 }  # fmt: skip
 
 
 def check(rows: np.ndarray, env: Counter, env_actions: np.ndarray) -> None:
-    middle, half = (env.action_space.high + env.action_space.low) / 2, (env.action_space.high - env.action_space.low) / 2
+    middle, half = (
+        (env.action_space.high + env.action_space.low) / 2,
+        (env.action_space.high - env.action_space.low) / 2,
+    )
     steps = np.arange(len(rows))[:, None]
     np.testing.assert_array_equal(rows[:, :2], np.repeat(steps + 0.5, 2, axis=1))
     np.testing.assert_allclose(rows[:, 2:4] * half + middle, env_actions, rtol=1e-5, atol=1e-7)

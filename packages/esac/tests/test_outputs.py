@@ -340,7 +340,7 @@ def test_the_best_policy_keeps_the_map_that_it_was_evaluated_with(tmp_path: Path
 
 
 @pytest.mark.parametrize("words", [{"es_optimizer": "clipup"}, {"es_optimizer": "sgd"}, {"selection": "softmax"},
-                                   {"sync": True}, {"crossover": "neuron"}, {"store": "injected"},
+                                   {"transfer": "both"}, {"crossover": "neuron"}, {"store": "injected"},
                                    {"es_gradient": "mean"}])  # fmt: skip
 def test_every_switch_learns_and_changes_what_is_learned(words: dict[str, object]) -> None:
     seen: list[list[np.ndarray]] = [[], []]

@@ -1,4 +1,4 @@
-"""Optimizers of the population and the normalisation of observations: oracles, and equal results however they are run."""
+"""Optimizers of the population and the normalisation of observations: oracles, and equal results in all ways to run."""
 
 from __future__ import annotations
 
@@ -81,7 +81,9 @@ def test_ars_is_plain_augmented_random_search() -> None:
         np.testing.assert_allclose(ours, plain.generation(number), rtol=1e-4)  # float32 policies
     np.testing.assert_allclose(model.population.mean, plain.weights[0], rtol=1e-3, atol=1e-4)
     assert model.inputs is not None and len(returns) == 6
-    np.testing.assert_allclose(model.inputs, [plain.seen.mean(axis=0), 1 / plain.seen.std(axis=0)], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        model.inputs, [plain.seen.mean(axis=0), 1 / plain.seen.std(axis=0)], rtol=1e-5, atol=1e-7
+    )
 
 
 def test_cma_is_the_package_cmaes_with_draws_keyed_by_the_generation() -> None:
@@ -220,7 +222,12 @@ def test_a_policy_file_holds_the_normalisation(suffix: str, tmp_path: Path) -> N
 def test_the_mean_of_several_episodes_with_the_shift_taken_off_is_what_counts() -> None:
     model = learner(es_episodes=2, reward_shift=3.0, es_shaping="returns", population=2)
     offspring = model.population.offspring(0, None, model.inputs)
-    assert [(t.member, t.sign, t.episode) for t in offspring.tasks[:4]] == [(0, 1, 0), (0, 1, 1), (0, -1, 0), (0, -1, 1)]
+    assert [(t.member, t.sign, t.episode) for t in offspring.tasks[:4]] == [
+        (0, 1, 0),
+        (0, 1, 1),
+        (0, -1, 0),
+        (0, -1, 1),
+    ]
     totals, lengths = [1.0, 3.0, 8.0, 4.0, 0.0, 2.0, 5.0, 5.0], [2, 2, 1, 3, 1, 1, 4, 2]
     before = model.population.mean.copy()
     outcome = model.population.evolve(0, offspring, [Episode(*pair) for pair in zip(totals, lengths, strict=True)])

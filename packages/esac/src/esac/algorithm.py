@@ -15,12 +15,14 @@ import torch
 from sextet_common import checkpoint, checks, loggers, training
 from sextet_common.errors import STRUCTURE, InputError, reading
 
+from esac import sb3
+from esac.callbacks import All
 from esac.config import ESACConfig, changed
 from esac.engines.serial import Engine
 from esac.evaluation import Which
 from esac.generation import Generation, GenerationJob
 from esac.learner import Learner
-from esac.play.environment import EnvSource, name_from_file
+from esac.play.environment import name_from_file
 from esac.play.policy import NumpyPolicy
 from esac.play.rollout import Episode
 from esac.sac.actor import Actor, Normalise
@@ -41,29 +43,85 @@ class ESAC(Learner):
     and of the gradient-trained policy; the ranks move the mean. While workers evaluate, soft actor-critic learns: every
     few generations, with an exponentially decaying probability.
 
+    ``ESAC(env, config)`` and Stable-Baselines3's ``ESAC("MlpPolicy", env, ...)`` are the same.
+
     Parameters
     ----------
+    policy
+        "MlpPolicy", or the environment itself, which the configuration then follows.
     env
-        A name for ``gymnasium.make``, or a function without arguments that makes an environment (with workers: one
-        that can be imported).
+        A name for ``gymnasium.make``, an environment (with workers: one that it made), or a function without arguments
+        that makes one (with workers: one that can be imported). Observations that are dictionaries are flattened.
     seed
-        Seed of all random draws: results do not depend on the number of workers.
+        Seed of all random draws: results do not depend on the number of workers. None is 0.
     device
         Device of the networks; a CPU is faster for policies of this size.
     options
         Keyword arguments of ``gymnasium.make``.
+    policy_kwargs
+        ``dict(net_arch=[256, 256])``: units of the hidden layers of the gradient-trained policy and the critics.
+    verbose
+        1 prints a line for every evaluation.
+    arguments
+        Arguments of Stable-Baselines3's SAC: learning_rate, gamma, tau, batch_size, buffer_size, learning_starts and
+        ent_coef.
+
+    Attributes
+    ----------
+    logger
+        Keeps what callbacks of Stable-Baselines3 record.
 
     References
     ----------
     ESAC, arXiv 2007.13690. The documentation lists where its public code differs.
     """
 
+    def __init__(
+        self,
+        policy: Any = "MlpPolicy",
+        env: Any = None,
+        config: ESACConfig | None = None,
+        *,
+        seed: int | None = 0,
+        device: str = "cpu",
+        options: dict[str, Any] | None = None,
+        policy_kwargs: Mapping[str, Any] | None = None,
+        verbose: int = 0,
+        **arguments: Any,
+    ) -> None:
+        if not (isinstance(policy, str) and policy in sb3.POLICIES):
+            if isinstance(policy, str) and policy.endswith("Policy"):
+                raise InputError(f"the policy {policy!r}", " or ".join(sb3.POLICIES))
+            policy, env, config = "MlpPolicy", policy, env if config is None else config
+        config = sb3.configured(config, policy_kwargs, arguments)
+        super().__init__(
+            sb3.source(env), config, seed=0 if seed is None else seed, device="cpu" if device == "auto" else device,
+            options=options,
+        )  # fmt: skip
+        self.verbose, self.logger = verbose, sb3.Logger()
+        self._first_step = 0
+
+    @property
+    def num_timesteps(self) -> int:
+        """Environment steps since learning began, or since the last `learn` that counted anew."""
+        return self.steps - self._first_step
+
+    def get_env(self) -> gymnasium.Env[Any, Any]:
+        """Return the environment of evaluations and of the gradient-trained policy."""
+        return self.env
+
+    def get_vec_normalize_env(self) -> None:
+        """Return None: observations are normalised by the learner itself."""
+
     def learn(
         self,
-        total_steps: int,
-        callback: Callback | None = None,
+        total_steps: int | None = None,
+        callback: Callback | Sequence[Callback] | Any = None,
         out: str | os.PathLike[str] | None = None,
         *,
+        total_timesteps: int | None = None,
+        reset_num_timesteps: bool = True,
+        log_interval: int = 1,
         progress_bar: bool = True,
         engine: Engine | None = None,
         log: Sequence[loggers.Name | loggers.Logger] = (),
@@ -73,11 +131,17 @@ class ESAC(Learner):
         Parameters
         ----------
         total_steps
-            Environment steps: a lower bound, since generations are completed.
+            Environment steps since the learner was made: a lower bound, since generations are completed.
         callback
-            Called after every generation; returning False stops.
+            Called after every generation; returning False stops. Also a list, and callbacks of Stable-Baselines3.
         out
             Run folder; a stopped run resumes bit-identically, also with more steps or other ``Running`` settings.
+        total_timesteps
+            Environment steps from now on, as in Stable-Baselines3; instead of ``total_steps``.
+        reset_num_timesteps
+            With ``total_timesteps``: let `num_timesteps` start at 0 again.
+        log_interval
+            Evaluations between two lines, with ``verbose=1``.
         progress_bar
             Show a progress bar if there is a terminal.
         engine
@@ -92,8 +156,16 @@ class ESAC(Learner):
         KeyboardInterrupt
             After Ctrl-C or SIGTERM, once the generation is saved and all workers have ended.
         """
-        checks.check("total_steps", total_steps, checks.Natural)
-        job = GenerationJob(self, int(total_steps), lambda done: callback(self, done) if callback else None, engine)
+        if (total_steps is None) == (total_timesteps is None):
+            raise InputError(f"total_steps {total_steps} and total_timesteps {total_timesteps}", "one of them")
+        steps = total_steps if total_timesteps is None else total_timesteps
+        checks.check("total_steps" if total_timesteps is None else "total_timesteps", steps, checks.Natural)
+        checks.check("log_interval", log_interval, checks.Count)
+        if total_timesteps is not None:
+            self._first_step = self.steps if reset_num_timesteps else self._first_step
+            steps = self.counted + total_timesteps
+        called = sb3.callbacks(callback, self) + ([sb3.Lines(log_interval)] if self.verbose else [])
+        job = GenerationJob(self, int(steps or 0), lambda done: All(*called)(self, done), engine)
         cadence = training.Cadence(log=0, checkpoint=self.config.checkpoint_every)
         with _torch_threads(self.config.threads), contextlib.closing(job):
             training.run(
@@ -160,7 +232,7 @@ class ESAC(Learner):
         return Path(path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], env: EnvSource | None = None) -> ESAC:
+    def load(cls, path: str | os.PathLike[str], env: Any = None) -> ESAC:
         """Read a saved learner; it evaluates in this process, whatever workers it had.
 
         ``env`` is needed if it was a function or if its name contains a module; other names are in the file.

@@ -25,7 +25,7 @@ def cloned(
     A linear policy is fitted by least squares to the actions before their squashing; one with hidden layers takes some
     steps of Adam from ``vector``. Observations are normalised already, if they are to be.
     """
-    targets = actions if action == "clip" else np.arctanh(np.clip(actions, -_LARGEST, _LARGEST))
+    targets = actions if action != "tanh" else np.arctanh(np.clip(actions, -_LARGEST, _LARGEST))
     return _adam(shape, vector, observations, targets) if shape.hidden else _least_squares(shape, observations, targets)
 
 

@@ -54,7 +54,7 @@ class ESACConfig:
     es_lr: Positive = 0.02
     """Learning rate of the mean."""
     es_shaping: Advanced[Literal["auto", "returns", "ranks"]] = "auto"
-    """Differences that move the mean: of returns, divided by their standard deviation, or of ranks; auto: as ars does."""
+    """Differences that move the mean: of returns, over their standard deviation, or of ranks; auto: returns for ars."""
     es_optimizer: Advanced[Literal["auto", "adam", "sgd", "clipup"]] = "auto"
     """Ascent of the mean; auto: sgd for ars, adam for openai, clipup for pgpe."""
     es_std_lr: Advanced[NonNegative] = 0.1
@@ -76,7 +76,8 @@ class ESACConfig:
     es_gradient: Advanced[Literal["all", "mean"]] = "mean"
     """Members whose mutations move the mean: all, as in the public code, or only those around the mean itself."""
     es_action: Advanced[ActionMap] = "tanh"
-    """How the population acts: tanh, like the gradient-trained policy, or clip (public code)."""
+    """How the population acts: tanh, like the gradient-trained policy, linear (clipped to the bounds), or clip, which
+    does not scale (public code)."""
     amt_every: Advanced[Natural] = 0
     """Generations between two tunings of the mutation; 0 disables it."""
     amt_clip: Advanced[NonNegative] = 1e-4
@@ -89,8 +90,12 @@ class ESACConfig:
     """Largest sigma."""
     store: Advanced[Store] = "none"
     """Members whose transitions are stored for the critics: none, injected or all."""
-    sync: Advanced[bool] = False
-    """Copy the mean into the gradient-trained policy when it is better (not specified in the paper)."""
+    transfer: Advanced[Literal["none", "both"]] = "none"
+    """Replace the mean or the gradient-trained policy by the other one where that is better by its training episodes:
+    copied if their layers agree, else cloned on stored observations (not specified in the paper)."""
+    sac_schedule: Advanced[Literal["annealed", "adaptive"]] = "annealed"
+    """When gradients learn: by the probability below, or so that their share of all steps follows who improves (not
+    specified in the paper)."""
     sac_every: Count = 5
     """Generations between two chances of gradient-based learning."""
     sac_least: Advanced[Share] = 0.1

@@ -64,10 +64,7 @@ class Evaluation:
         return run_episodes(self.learner.env, self.policy(which), count, self.learner.seed if seed is None else seed)
 
     def run(self, when: tuple[float, float, float]) -> dict[str, float]:
-        """Evaluate the policies of this mode, update ``best`` and return metrics.
-
-        With ``sync``, the mean is copied into the gradient-trained policy if it is better.
-        """
+        """Evaluate the policies of this mode, update ``best`` and return metrics."""
         episodes = {which: self.episodes(which, self.config.eval_episodes) for which in _EVALUATED[self.config.mode]}
         self.history.add(when, {str(which): each for which, each in episodes.items()})
         values: dict[str, float] = {}
@@ -81,8 +78,6 @@ class Evaluation:
                 policy = self.policy(which)
                 self.best = Best(means[which], policy.vector, policy.action, policy.shape.hidden, policy.inputs)
         values["eval/best_mean_reward"] = self.best.reward
-        if self.config.sync and len(means) == 2 and means["mean"] > means["sac"]:
-            self.learner.copy_mean(self.learner.generation)
         return values
 
     def state(self) -> dict[str, Any]:

@@ -94,6 +94,9 @@ class GenerationJob(training.Job):
             each = 2 * learner.config.es_episodes
             episodes += [(origins[k // each], e) for k, e in enumerate(population_episodes)]
         learner.observe(episode for _, episode in episodes)
+        if learner.config.mode == "esac":
+            learner.transfer(number, learner.exchange.update(number, episodes))
+            values["sac/share"] = learner.exchange.share
         values |= outcome.values
         self._count(episodes, values, time.perf_counter() - clock, time.process_time() - processor)
         if number == 0 or learner.steps // learner.config.eval_every > steps_before // learner.config.eval_every:
@@ -111,10 +114,20 @@ class GenerationJob(training.Job):
         config = self.learner.config
         if config.mode != "esac":
             return int(config.mode == "sac")
+        if config.sac_schedule == "adaptive":
+            return self._episodes_behind()
         values["sac/p"] = gradient_probability(self.learner.counted, config)
         due = (number + 1) % config.sac_every == 0
         taken = due and generator(self.learner.seed, "chance", number).random() < values["sac/p"]
         return config.sac_episodes if taken else 0
+
+    def _episodes_behind(self) -> int:
+        """Return the episodes by which gradient-based learning is behind its share, at most ten times sac_episodes."""
+        learner, share = self.learner, self.learner.exchange.share
+        if not learner.steps:
+            return learner.config.sac_episodes
+        behind = (share * learner.steps - learner.collector.steps) / (1 - share)
+        return min(10 * learner.config.sac_episodes, max(0, round(behind * learner.episodes / learner.steps)))
 
     def _describe_gradients(self, episodes: Sequence[tuple[str, Episode]], values: dict[str, float]) -> None:
         if episodes:

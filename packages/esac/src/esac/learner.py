@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -18,6 +18,7 @@ from esac.cloning import cloned
 from esac.config import ESACConfig
 from esac.es.population import Population
 from esac.evaluation import Best, Evaluation
+from esac.exchange import Exchange, Side
 from esac.play.environment import EnvSource
 from esac.play.normalize import Moments
 from esac.play.policy import NumpyPolicy, PolicyShape
@@ -27,13 +28,14 @@ from esac.results.outputs import Evaluations
 from esac.sac.collect import Collector
 from esac.sac.replay import Replay
 from esac.sac.update import SAC
+from esac.sb3 import source
 
 _COUNTERS = ("generation", "steps", "episodes", "seconds", "cpu_seconds")
-_CLONING_ROWS = 2048  # observations that a clone is fitted on
+_CLONING_ROWS, _FEWEST_ROWS = 2048, 64  # observations that a clone is fitted on, and fewest in the replay
 _NUMBERS = (*_COUNTERS, "sac_steps", "updates", "sigma")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Gradients:
     """What soft actor-critic consists of."""
 
@@ -80,6 +82,7 @@ class Learner:
         self.gradients = None if config.mode == "es" else self._make_gradients()
         self.moments = Moments.empty(shape.observations)
         self.inputs = self.moments.inputs() if config.normalize else None
+        self.exchange = Exchange(config)
         self.evaluation = Evaluation(self)
         self.sampling = torch.Generator(device).manual_seed(seed)
         self.generation = self.steps = self.episodes = 0
@@ -118,6 +121,18 @@ class Learner:
         """Runs the episodes of the gradient-trained policy."""
         return self._gradients().collector
 
+    def set_env(self, env: Any) -> None:
+        """Learn on with another environment, which must have the same spaces."""
+        job = dataclasses.replace(self.job, env=source(env), options={})
+        evaluator = Evaluator(job)
+        for name in ("observation_space", "action_space"):
+            old, new = getattr(self.env, name), getattr(evaluator.env, name)
+            if old != new:
+                raise InputError(f"an environment with the {name} {new}", f"{old}")
+        self.job, self.env, self.horizon = job, evaluator.env, evaluator.horizon
+        if self.gradients is not None:
+            self.collector.env, self.collector.horizon = self.env, self.horizon
+
     def observe(self, episodes: Iterable[Episode]) -> None:
         """Merge the moments of the episodes of a generation, in their order, if observations are normalised."""
         if self.config.normalize:
@@ -125,12 +140,18 @@ class Learner:
             self.inputs = self.moments.inputs()
 
     def injected_vector(self, number: int) -> np.ndarray | None:
-        """Return the gradient-trained policy in the population's shape: a copy if shapes agree, else a clone.
+        """Return the gradient-trained policy in the population's shape, if it is injected and can be cloned yet."""
+        return self._for_population(number) if self.config.gradient_members else None
 
-        Returns None if there is none, or nothing yet to clone it on.
-        """
-        if not self.config.gradient_members:
-            return None
+    def transfer(self, number: int, better: Side | None) -> None:
+        """Replace the worse side's policy by the better one's."""
+        if better == "sac" and (vector := self._for_population(number)) is not None:
+            self.population.optimizer.place(vector)
+        elif better == "mean":
+            self._to_gradients(number)
+
+    def _for_population(self, number: int) -> np.ndarray | None:
+        """Return the gradient-trained policy: a copy if shapes agree, else a clone, or None without observations."""
         if self.shape == self.population.shape:
             return self.sac.actor.vector()
         observations = self._replayed(number)
@@ -141,7 +162,7 @@ class Learner:
             actions = torch.tanh(mean).cpu().numpy()
         return cloned(self.population.shape, self.population.mean, observations, actions, self.config.es_action)
 
-    def copy_mean(self, number: int) -> None:
+    def _to_gradients(self, number: int) -> None:
         """Make the gradient-trained policy act like the population's mean: copy if shapes agree, else clone."""
         vector = self.population.mean
         if self.shape != self.population.shape:
@@ -155,7 +176,7 @@ class Learner:
 
     def _replayed(self, number: int) -> np.ndarray | None:
         """Draw observations as the networks see them; None if the replay has too few."""
-        if len(self.replay) < _CLONING_ROWS // 4:
+        if len(self.replay) < _FEWEST_ROWS:
             return None
         batch = self.replay.sample(generator(self.seed, "clone", number), _CLONING_ROWS, inputs=self.inputs)
         return batch.observations.numpy()
@@ -188,6 +209,8 @@ class Learner:
         parts: dict[str, Mapping[str, Any]] = {"population": self.population.state()}
         if self.config.normalize:
             parts["moments"] = self.moments.state()
+        if self.config.mode == "esac":
+            parts["exchange"] = self.exchange.state()
         if self.gradients is not None:
             parts["sac"] = self.sac.state()
             if replay:
@@ -210,6 +233,8 @@ class Learner:
             self.moments = Moments(int(saved["count"]), np.array(saved["mean"]), np.array(saved["squares"]))
             self.inputs = self.moments.inputs()
         self.evaluation.load_state(state)
+        if self.config.mode == "esac":
+            self.exchange.load_state(_under(state, "exchange"))
         if self.gradients is not None:
             self.collector.steps, self.collector.updates = state["sac_steps"], state["updates"]
             self.sac.load_state(_under(state, "sac"))

@@ -85,8 +85,8 @@ SB3_SAC: dict[str, Any] = {
 """Stable-Baselines3's defaults of SAC, for a fair comparison."""
 
 PAPER: dict[str, Any] = {
-    "es_method": "openai", "es_hidden": (256, 256), "normalize": False, "population": 10, "sigma": 0.005, "es_lr": 0.005,
-    "injected": 4, "crossover": "row", "es_gradient": "all", "amt_every": 20,
+    "es_method": "openai", "es_hidden": (256, 256), "normalize": False, "population": 10, "sigma": 0.005,
+    "es_lr": 0.005, "injected": 4, "crossover": "row", "es_gradient": "all", "amt_every": 20,
 }  # fmt: skip
 """Settings of `paper`."""
 

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import mujoco
+import mujoco  # type: ignore[import-untyped]  # it has no stubs
 import numpy as np
 from jaxtyping import Float
 from sextet_common import checks
@@ -150,7 +150,10 @@ class _Policies:
             vectors.append(self.policy.vector.copy())
             inputs.append(self.policy.inputs)
         parts = [self.policy.shape.parts(vector) for vector in vectors]
-        self.layers = [(np.stack(w), np.stack(b)) for w, b in (zip(*layer, strict=True) for layer in zip(*parts))]
+        self.layers = [
+            (np.stack([weights for weights, _ in layer]), np.stack([biases for _, biases in layer]))
+            for layer in zip(*parts, strict=True)
+        ]
         self.inputs = None if self.policy.inputs is None else np.stack([each for each in inputs if each is not None])
         self.active = np.arange(len(tasks))
 
@@ -252,5 +255,5 @@ class _Log:
 
 def _finite(observations: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
-        finite: np.ndarray = np.isfinite(observations.astype(np.float32)).all(axis=1)
+        finite: np.ndarray = np.all(np.isfinite(observations.astype(np.float32)), axis=1)
     return finite

@@ -57,6 +57,10 @@ class Optimizer(ABC):
     def candidates(self, number: int, rows: np.ndarray, chosen: list[int]) -> Float[np.ndarray, "chosen size"]:
         """Return the vectors of some candidates of a generation, given the rows that were evaluated."""
 
+    def place(self, vector: Float[np.ndarray, " size"]) -> None:
+        """Replace the mean, and forget where it was moving."""
+        self.mean = vector.copy()
+
     def state(self) -> dict[str, np.ndarray]:
         """Return the state but for sigma as arrays."""
         return {"mean": self.mean}
@@ -117,6 +121,11 @@ class Directions(Optimizer):
         std = self.noise_std
         return np.stack([rows[c // 2] + np.float32(self.signs[c % 2] * std) * drawn[c // 2] for c in chosen])
 
+    def place(self, vector: Float[np.ndarray, " size"]) -> None:
+        """Replace the mean, and forget where it was moving."""
+        super().place(vector)
+        self.ascent.__post_init__()
+
     def state(self) -> dict[str, np.ndarray]:
         """Return mean and moments."""
         return {"mean": self.mean, **{f"ascent.{key}": value for key, value in self.ascent.state().items()}}
@@ -137,7 +146,7 @@ class PGPE(Directions):
 
     def __init__(self, shape: PolicyShape, config: ESACConfig, seed: int) -> None:
         super().__init__(shape, config, seed)
-        self.std = np.full(shape.size, config.sigma, dtype=np.float32)
+        self.std: np.ndarray = np.full(shape.size, config.sigma, dtype=np.float32)
 
     def ask(self, number: int) -> tuple[Float[np.ndarray, "rows size"], list[Task]]:
         """Return the mean and the standard deviations, and the tasks of all mutations."""
@@ -159,7 +168,7 @@ class PGPE(Directions):
         growth = sums @ ((moves**2 - self.std**2) / self.std) / np.float32(len(members))
         ratio = self.ascent.step(self.mean, direction)
         change = np.clip(np.float32(self.config.es_std_lr) * growth, -_PGPE_MOST * self.std, _PGPE_MOST * self.std)
-        self.std = self.std + change
+        self.std = (self.std + change).astype(np.float32)
         self.sigma = float(self.std.mean())
         return {"es/grad_norm": float(np.linalg.norm(direction)), "es/update_ratio": ratio}
 
@@ -217,6 +226,12 @@ class CMA(Optimizer):
     def candidates(self, number: int, rows: np.ndarray, chosen: list[int]) -> Float[np.ndarray, "chosen size"]:
         """Return rows: each is a candidate."""
         return rows[chosen]
+
+    def place(self, vector: Float[np.ndarray, " size"]) -> None:
+        """Replace the mean, and forget where it was moving."""
+        self._cma._mean = vector.astype(np.float64)
+        self._cma._pc, self._cma._p_sigma = np.zeros(len(vector)), np.zeros(len(vector))
+        self._read()
 
     def _read(self) -> None:
         self.mean, self.sigma = self._cma.mean.astype(np.float32), float(self._cma._sigma)

@@ -109,7 +109,7 @@ class Population:
         self._check_failures(number, failures, episodes)
         returns = np.array([e.total for e in episodes]).reshape(each).mean(axis=2)
         lengths = np.array([e.length for e in episodes]).reshape(each).mean(axis=2)
-        failed = failures.any(axis=2)
+        failed: np.ndarray = np.any(failures, axis=2)
         fitness = returns - self.config.reward_shift * lengths
         winners = self._select(number, offspring, fitness, failed)
         values = {"es/sigma": self.sigma, "pop/failed": float(failures.sum())}

@@ -23,11 +23,13 @@ _DM_CONTROL = "dm_control/"
 def make(env: EnvSource, options: dict[str, Any] | None = None) -> gymnasium.Env[Any, Any]:
     """Make an environment with a flat box of observations and a bounded box of actions.
 
+    Observations that are dictionaries are flattened into one vector.
+
     Parameters
     ----------
     env
-        A name registered with gymnasium, dm_control/NAME (through shimmy: extra dm-control; observations are flattened
-        into one vector), or a function without arguments.
+        A name registered with gymnasium, dm_control/NAME (through shimmy: extra dm-control), or a function without
+        arguments.
     options
         Keyword arguments of ``gymnasium.make``.
 
@@ -48,7 +50,7 @@ def make(env: EnvSource, options: dict[str, Any] | None = None) -> gymnasium.Env
         raise InputError(f"the environment {env!r} cannot be made: {first}", _remedy(env, error)) from error
     if not isinstance(instance, gymnasium.Env):
         raise InputError(f"the environment {env!r} is a {type(instance).__name__}", "a gymnasium environment")
-    if isinstance(env, str) and env.startswith(_DM_CONTROL) and isinstance(instance.observation_space, spaces.Dict):
+    if isinstance(instance.observation_space, spaces.Dict):
         instance = gymnasium.wrappers.FlattenObservation(instance)
     try:
         check_spaces(instance)

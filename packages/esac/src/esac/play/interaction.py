@@ -46,8 +46,8 @@ def finite(observation: np.ndarray) -> bool:
 class TransitionWriter:
     """Makes rows (observation, action, reward, next observation, 1 - terminated) of float32.
 
-    Actions are stored in [-1, 1], whatever their bounds in the environment. Nothing in a row aliases what an environment
-    may change later: `before` is called with the observation and the action before the step, `after` with its result.
+    Actions are stored in [-1, 1], whatever their bounds in the environment. Nothing in a row aliases what an
+    environment may change: `before` is called with observation and action before the step, `after` with its result.
 
     Parameters
     ----------

@@ -26,12 +26,12 @@ class Formulas:
     ----------
     fields
         Names of the fields of MuJoCo's data that the functions need.
-    place
-        Field whose first column (or its function `centre`) gives the velocity along x; "" if none does.
     observe
         From the environment and the fields to observations, shape (members, observations).
     judge
         From the environment, the fields, actions and velocities along x to rewards, shape (members,), and terminations.
+    centre
+        From the environment and the fields to places along x, whose differences are the velocities.
     """
 
     fields: tuple[str, ...]
@@ -51,11 +51,13 @@ def formulas(env: gymnasium.Env[Any, Any]) -> Formulas | None:
 
 
 def _x(env: Any, data: Arrays) -> np.ndarray:
-    return data["qpos"][:, 0]
+    x: np.ndarray = data["qpos"][:, 0]
+    return x
 
 
 def _torso_x(env: Any, data: Arrays) -> np.ndarray:
-    return data["xpos"][:, env.data.body(env._main_body).id, 0]
+    x: np.ndarray = data["xpos"][:, env.data.body(env._main_body).id, 0]
+    return x
 
 
 def _mass_centre_x(env: Any, data: Arrays) -> np.ndarray:
@@ -64,7 +66,8 @@ def _mass_centre_x(env: Any, data: Arrays) -> np.ndarray:
 
 
 def _squares(actions: np.ndarray) -> np.ndarray:
-    return np.square(actions).sum(axis=1)
+    squares: np.ndarray = np.square(actions).sum(axis=1)
+    return squares
 
 
 def _inside(values: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
@@ -90,12 +93,12 @@ def _runs(env: Any, data: Arrays, actions: np.ndarray, speeds: np.ndarray) -> tu
 
 def _hop(env: Any, data: Arrays, actions: np.ndarray, speeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     state = np.concatenate([data["qpos"][:, 2:], data["qvel"]], axis=1)
-    healthy = _inside(state, env._healthy_state_range).all(axis=1)
+    healthy = np.all(_inside(state, env._healthy_state_range), axis=1)
     return _upright(env, data, actions, speeds, healthy)
 
 
 def _walk(env: Any, data: Arrays, actions: np.ndarray, speeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return _upright(env, data, actions, speeds, ~_never(data))
+    return _upright(env, data, actions, speeds, np.ones(len(data["qpos"]), dtype=bool))
 
 
 def _upright(

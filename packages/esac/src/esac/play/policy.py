@@ -2,8 +2,8 @@
 
 The network has ReLU between its hidden layers, if there are any; ``tanh(mean) * scale + bias`` is the action of every
 policy, whether evolved, injected or trained by gradients. The vector holds the layers up to the mean. The log standard
-deviation, which evolved policies do not use, belongs to the torch module (`esac.sac.actor.Actor`) only. Observations may
-be normalised by an offset and a scale, which are no part of the vector (`esac.play.normalize`).
+deviation, which evolved policies do not use, belongs to the torch module (`esac.sac.actor.Actor`) only. Observations
+may be normalised by an offset and a scale, which are no part of the vector (`esac.play.normalize`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sextet_common import checkpoint, checks, files, hub, npy
 from sextet_common.checks import Count
 from sextet_common.errors import InputError, reading
 
-ActionMap = Literal["tanh", "clip"]
+ActionMap = Literal["tanh", "linear", "clip"]
 HUB_FILE = "policy.safetensors"  # in folders for the Hugging Face Hub
 _ARRAYS = ("vector", "low", "high")
 _INPUTS = "inputs"  # an array of policies that normalise their observations
@@ -85,7 +85,8 @@ class NumpyPolicy:
     vector
         The weights; zeros by default.
     action
-        "tanh", or "clip": the mean clipped to [-1, 1], as the population acts in ESAC's public code.
+        How the mean of the action becomes one: "tanh", "linear" (clipped to [-1, 1], then scaled to the bounds), or
+        "clip" (clipped, but not scaled: how the population acts in ESAC's public code).
     inputs
         Offset and scale of the observations, ``(observation - offset) * scale``; by default they are not normalised.
 
@@ -123,7 +124,9 @@ class NumpyPolicy:
         """Set the offset and the scale of the observations."""
         inputs = np.array(inputs, dtype=np.float32)
         if inputs.shape != (2, self.shape.observations) or not np.isfinite(inputs).all():
-            raise InputError(f"inputs of shape {inputs.shape}", f"finite numbers of shape (2, {self.shape.observations})")
+            raise InputError(
+                f"inputs of shape {inputs.shape}", f"finite numbers of shape (2, {self.shape.observations})"
+            )
         self.inputs = inputs
         self._offset, self._scale = inputs
 
@@ -158,14 +161,12 @@ class NumpyPolicy:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an npz or safetensors file, by the suffix, atomically; `load` reads it without torch."""
         if Path(path).suffix == ".safetensors":
-            sizes = {"observations": self.shape.observations, "hidden": list(self.shape.hidden), "action": self.action}
-            checkpoint.save(path, self._arrays(), sizes)
+            meta = {"observations": self.shape.observations, "hidden": list(self.shape.hidden), "action": self.action}
+            checkpoint.save(path, self._arrays(), meta)
             return
         content = io.BytesIO()
-        np.savez(
-            content, hidden=np.array(self.shape.hidden, np.int64), observations=np.array(self.shape.observations),
-            action=np.array(self.action), **self._arrays(),
-        )  # type: ignore[arg-type]  # fmt: skip
+        sizes = {"hidden": np.array(self.shape.hidden, np.int64), "observations": np.array(self.shape.observations)}
+        np.savez(content, action=np.array(self.action), **sizes, **self._arrays())  # type: ignore[arg-type]
         with files.replacing(path) as temporary:
             temporary.write_bytes(content.getvalue())
 
@@ -208,7 +209,8 @@ class NumpyPolicy:
         if self.action == "clip":
             actions = np.clip(np.clip(mean, -1, 1), self.low, self.high)
         else:
-            actions = np.tanh(mean) * self.scale + self.bias
+            inside = np.tanh(mean) if self.action == "tanh" else np.clip(mean, -1, 1)
+            actions = inside * self.scale + self.bias
         return actions
 
 

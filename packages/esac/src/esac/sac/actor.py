@@ -46,8 +46,10 @@ class Actor(nn.Module):
     def forward(self, observations: Float[Tensor, "n observations"]) -> Float[Tensor, "n actions"]:
         """Return the deterministic actions in the environment's units."""
         mean, _ = self.distribution(observations)
-        actions: Tensor = torch.tanh(mean) * self.scale + self.bias
-        return actions if self.action == "tanh" else mean.clamp(-1, 1).clamp(self.low, self.high)
+        if self.action == "clip":
+            return mean.clamp(-1, 1).clamp(self.low, self.high)
+        inside = torch.tanh(mean) if self.action == "tanh" else mean.clamp(-1, 1)
+        return inside * self.scale + self.bias
 
     def sample(
         self, observations: Float[Tensor, "n observations"], noise: Float[Tensor, "n actions"]

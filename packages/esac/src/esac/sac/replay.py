@@ -51,7 +51,7 @@ class Replay:
         return self.filled
 
     def add(self, rows: Float[np.ndarray, "n width"]) -> None:
-        """Add transitions as `esac.play.interaction.TransitionWriter` makes them; of more than fit, the last ones stay."""
+        """Add rows of `esac.play.interaction.TransitionWriter`; of more than fit, the last ones stay."""
         rows = rows[-len(self.rows) :]
         if rows.ndim != 2 or rows.shape[1] != self.rows.shape[1] or not np.isfinite(rows).all():
             raise InputError(f"transitions of shape {rows.shape}", f"finite rows of {self.rows.shape[1]} numbers")
@@ -67,7 +67,7 @@ class Replay:
         device: torch.device | str = "cpu",
         inputs: Float[np.ndarray, "2 observations"] | None = None,
     ) -> Batch:
-        """Draw transitions with replacement, their observations normalised by the offset and the scale of ``inputs``."""
+        """Draw transitions with replacement; ``inputs`` are an offset and a scale that normalise observations."""
         drawn = self.rows.take(random.integers(self.filled, size=size), axis=0)
         seen, acts = self.observations, self.actions
         if inputs is not None:
