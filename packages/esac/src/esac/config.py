@@ -36,7 +36,7 @@ class ESACConfig:
     mode: Mode = "esac"
     """esac, or one of its halves: es (no gradients), sac (no population)."""
     es_method: Method = "ars"
-    """How the mean moves: ars (augmented random search), openai (ranks and Adam), pgpe, or cma (extra cma)."""
+    """How the mean moves: ars (augmented random search), openai (ranks and Adam), pgpe, or cma (CMA-ES)."""
     es_hidden: tuple[Count, ...] = ()
     """Units of the hidden layers of the population's policies; without any they are linear."""
     normalize: bool = True

@@ -51,7 +51,12 @@ PRESETS = {
     "Ant": Preset(1_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, {**_TEN, "es_lr": 0.001}),
     "Walker2d": Preset(1_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, _TEN),
     "Hopper": Preset(2_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, _TEN),
-    "Swimmer": Preset(400_000, {"sac_episodes": 1}, _OURS, {"sac_episodes": 1, "injected": 1}),
+    "Swimmer": Preset(
+        400_000,
+        {"es_method": "cma", "population": 6, "sigma": 0.5, "injected": 0, "sac_episodes": 1, "eval_every": 40_000,
+         "eval_episodes": 5},
+        _OURS, {"sac_episodes": 1, "injected": 1},
+    ),
     "MountainCarContinuous": Preset(
         24_000, {"sigma": 1.0, "es_lr": 0.5, "population": 2, "sac_episodes": 1, "eval_every": 5000}, _OURS
     ),

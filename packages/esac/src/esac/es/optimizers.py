@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import cmaes  # type: ignore[import-untyped]  # it has no stubs
 import numpy as np
 from jaxtyping import Bool, Float
-from sextet_common.errors import InputError, require
+from sextet_common.errors import InputError
 from sextet_common.seeding import derive, generator
 
 from esac.config import ESACConfig
@@ -188,7 +189,7 @@ class PGPE(Directions):
 
 
 class CMA(Optimizer):
-    """CMA-ES of the package cmaes (extra cma), for policies of few weights.
+    """CMA-ES of the package cmaes, for policies of few weights.
 
     Its random numbers are keyed by the generation, so that a resumed run draws the same candidates.
 
@@ -202,8 +203,7 @@ class CMA(Optimizer):
         if shape.size > _CMA_LIMIT:
             remedy = f"at most {_CMA_LIMIT}: es_hidden=(), or another es_method"
             raise InputError(f"CMA-ES of {shape.size} weights", remedy)
-        cmaes: Any = require("cmaes", package="esac", extra="cma")
-        self._cma = cmaes.CMA(self.mean.astype(np.float64), config.sigma, population_size=2 * config.population)
+        self._cma: Any = cmaes.CMA(self.mean.astype(np.float64), config.sigma, population_size=2 * config.population)
 
     def ask(self, number: int) -> tuple[Float[np.ndarray, "rows size"], list[Task]]:
         """Return the candidates, and a task without noise for each."""
