@@ -16,7 +16,6 @@ from sextet_common import checkpoint, checks, loggers, training
 from sextet_common.errors import STRUCTURE, InputError, reading
 
 from esac import sb3
-from esac.callbacks import All
 from esac.config import ESACConfig, changed
 from esac.engines.serial import Engine
 from esac.evaluation import Which
@@ -165,7 +164,11 @@ class ESAC(Learner):
             self._first_step = self.steps if reset_num_timesteps else self._first_step
             steps = self.counted + total_timesteps
         called = sb3.callbacks(callback, self) + ([sb3.Lines(log_interval)] if self.verbose else [])
-        job = GenerationJob(self, int(steps or 0), lambda done: All(*called)(self, done), engine)
+
+        def after(generation: Generation) -> bool:
+            return all([each(self, generation) is not False for each in called])
+
+        job = GenerationJob(self, int(steps or 0), after, engine)
         cadence = training.Cadence(log=0, checkpoint=self.config.checkpoint_every)
         with _torch_threads(self.config.threads), contextlib.closing(job):
             training.run(

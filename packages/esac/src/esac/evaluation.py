@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -12,14 +12,12 @@ from jaxtyping import Float
 from sextet_common import checks
 from sextet_common.errors import InputError
 
+from esac.config import ESACConfig
 from esac.play import rollout
 from esac.play.environment import horizon
 from esac.play.policy import ActionMap, NumpyPolicy, PolicyShape
 from esac.play.rollout import Episode
 from esac.results.outputs import Evaluations
-
-if TYPE_CHECKING:
-    from esac.learner import Learner
 
 Which = Literal["best", "mean", "sac"]
 _EVALUATED: dict[str, tuple[Which, ...]] = {"es": ("mean",), "sac": ("sac",), "esac": ("mean", "sac")}
@@ -39,29 +37,26 @@ class Best(NamedTuple):
 
 
 class Evaluation:
-    """Policies of a learner, their evaluations (``history``) and the ``best`` of them."""
+    """Evaluations (``history``) of the policies that ``current`` returns, and the ``best`` of them."""
 
-    def __init__(self, learner: Learner) -> None:
-        self.learner, self.config = learner, learner.config
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], config: ESACConfig, seed: int, current: Callable[[Which], NumpyPolicy]
+    ) -> None:
+        self.env, self.config, self.seed, self._current = env, config, seed, current
         self.history = Evaluations()
-        mean = learner.population.mean.copy()
-        self.best = Best(-math.inf, mean, self.config.es_action, self.config.es_hidden, learner.inputs)
+        self.best = _best(-math.inf, current("mean"))
 
     def policy(self, which: Which = "best") -> NumpyPolicy:
         """Return the best policy, the population's mean, or the gradient-trained policy."""
         checks.check("policy", which, Which)
-        learner, config, best = self.learner, self.config, self.best
-        if which == "best":
-            hidden, vector, action, inputs = best.hidden, best.vector, best.action, best.inputs
-        elif which == "mean":
-            hidden, vector, action, inputs = config.es_hidden, learner.population.mean, config.es_action, learner.inputs
-        else:
-            hidden, vector, action, inputs = config.hidden, learner.sac.actor.vector(), "tanh", learner.inputs
-        return rollout.numpy_policy(learner.env, hidden, vector, action, inputs)
+        if which != "best":
+            return self._current(which)
+        best = self.best
+        return rollout.numpy_policy(self.env, best.hidden, best.vector, best.action, best.inputs)
 
     def episodes(self, which: Which, count: int, seed: int | None = None) -> list[Episode]:
         """Run episodes of a policy from resets that learning does not use."""
-        return run_episodes(self.learner.env, self.policy(which), count, self.learner.seed if seed is None else seed)
+        return run_episodes(self.env, self.policy(which), count, self.seed if seed is None else seed)
 
     def run(self, when: tuple[float, float, float]) -> dict[str, float]:
         """Evaluate the policies of this mode, update ``best`` and return metrics."""
@@ -75,8 +70,7 @@ class Evaluation:
             values[f"eval/{which}_mean_reward"] = means[which]
             values[f"eval/{which}_std_reward"] = float(np.std(totals)) if math.isfinite(means[which]) else math.nan
             if means[which] > self.best.reward:
-                policy = self.policy(which)
-                self.best = Best(means[which], policy.vector, policy.action, policy.shape.hidden, policy.inputs)
+                self.best = _best(means[which], self.policy(which))
         values["eval/best_mean_reward"] = self.best.reward
         return values
 
@@ -97,12 +91,16 @@ class Evaluation:
         reward = -math.inf if state["best_reward"] is None else float(state["best_reward"])
         hidden, vector = tuple(int(units) for units in state["best_hidden"]), np.array(state["best"])
         inputs = np.array(state["best_inputs"]) if "best_inputs" in state else None
-        shape = self.learner.shape
+        shape = self._current("mean").shape
         expected = PolicyShape(shape.observations, shape.actions, hidden)
         if vector.shape != (expected.size,) or vector.dtype != np.float32:
             raise InputError(f"best has shape {vector.shape}, {vector.dtype}", f"({expected.size},), float32")
         self.best = Best(reward, vector, state["best_action"], hidden, inputs)
         self.policy()  # checks the rest
+
+
+def _best(reward: float, policy: NumpyPolicy) -> Best:
+    return Best(reward, policy.vector, policy.action, policy.shape.hidden, policy.inputs)
 
 
 def run_episodes(env: gymnasium.Env[Any, Any], policy: NumpyPolicy, count: int, seed: int) -> list[Episode]:

@@ -17,8 +17,9 @@ from sextet_common.seeding import generator
 from esac.cloning import cloned
 from esac.config import ESACConfig
 from esac.es.population import Population
-from esac.evaluation import Best, Evaluation
+from esac.evaluation import Best, Evaluation, Which
 from esac.exchange import Exchange, Side
+from esac.play import rollout
 from esac.play.environment import EnvSource
 from esac.play.normalize import Moments
 from esac.play.policy import NumpyPolicy, PolicyShape
@@ -83,7 +84,7 @@ class Learner:
         self.moments = Moments.empty(shape.observations)
         self.inputs = self.moments.inputs() if config.normalize else None
         self.exchange = Exchange(config)
-        self.evaluation = Evaluation(self)
+        self.evaluation = Evaluation(self.env, config, seed, self._current)
         self.sampling = torch.Generator(device).manual_seed(seed)
         self.generation = self.steps = self.episodes = 0
         self.seconds = self.cpu_seconds = 0.0
@@ -121,6 +122,13 @@ class Learner:
         """Runs the episodes of the gradient-trained policy."""
         return self._gradients().collector
 
+    def _current(self, which: Which) -> NumpyPolicy:
+        """Return the population's mean or the gradient-trained policy as it is now."""
+        if which == "mean":
+            hidden, vector, action = self.config.es_hidden, self.population.mean, self.config.es_action
+            return rollout.numpy_policy(self.env, hidden, vector, action, self.inputs)
+        return rollout.numpy_policy(self.env, self.config.hidden, self.sac.actor.vector(), "tanh", self.inputs)
+
     def set_env(self, env: Any) -> None:
         """Learn on with another environment, which must have the same spaces."""
         job = dataclasses.replace(self.job, env=source(env), options={})
@@ -130,6 +138,7 @@ class Learner:
             if old != new:
                 raise InputError(f"an environment with the {name} {new}", f"{old}")
         self.job, self.env, self.horizon = job, evaluator.env, evaluator.horizon
+        self.evaluation.env = self.env
         if self.gradients is not None:
             self.collector.env, self.collector.horizon = self.env, self.horizon
 

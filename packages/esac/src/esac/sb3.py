@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 from sextet_common.errors import InputError
 
 from esac.config import ESACConfig, changed
 from esac.play.environment import EnvSource
-
-if TYPE_CHECKING:
-    from esac.algorithm import ESAC
-    from esac.generation import Generation
 
 POLICIES = ("MlpPolicy", "MultiInputPolicy")
 """Names of policies that are accepted; observations that are dictionaries are flattened for either."""
@@ -94,13 +90,13 @@ def configured(
 class StepCallback:
     """One of Stable-Baselines3's callbacks, called as often as environment steps were taken, after each generation."""
 
-    def __init__(self, callback: Any, model: ESAC) -> None:
+    def __init__(self, callback: Any, model: Any) -> None:
         self.callback = callback
         callback.init_callback(model)
         callback.on_training_start({"self": model}, {})
         self._steps = model.num_timesteps
 
-    def __call__(self, model: ESAC, generation: Generation) -> bool:
+    def __call__(self, model: Any, generation: Any) -> bool:
         """Return whether to continue."""
         on = True
         while on and self._steps < model.num_timesteps:
@@ -129,7 +125,7 @@ class Lines:
     def __init__(self, every: int = 1) -> None:
         self.every = every
 
-    def __call__(self, model: ESAC, generation: Generation) -> None:
+    def __call__(self, model: Any, generation: Any) -> None:
         """Print the last evaluation if it is new."""
         done = len(model.evaluations.when)
         if "eval/best_mean_reward" in generation.values and done % self.every == 0:
@@ -137,7 +133,7 @@ class Lines:
             print(f"{model.num_timesteps} steps: " + ", ".join(f"{name} {value:.1f}" for name, value in means.items()))
 
 
-def callbacks(given: Any, model: ESAC) -> list[Callable[[ESAC, Generation], bool | None]]:
+def callbacks(given: Any, model: Any) -> list[Callable[[Any, Any], bool | None]]:
     """Return a callback, a list of callbacks or None as a list, with Stable-Baselines3's adapted."""
     each = given if isinstance(given, Sequence) else [] if given is None else [given]
     return [StepCallback(one, model) if hasattr(one, "init_callback") else one for one in each]
