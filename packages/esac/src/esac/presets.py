@@ -52,9 +52,9 @@ PRESETS = {
     "Walker2d": Preset(1_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, _TEN),
     "Hopper": Preset(2_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, _TEN),
     "Swimmer": Preset(
-        400_000,
-        {"es_method": "cma", "population": 6, "sigma": 0.5, "injected": 0, "sac_episodes": 1, "eval_every": 40_000,
-         "eval_episodes": 5},
+        396_000,
+        {"es_method": "cma", "population": 6, "sigma": 0.5, "es_action": "linear", "injected": 0, "sac_episodes": 1,
+         "eval_every": 40_000, "eval_episodes": 5, "engine": "batch"},
         _OURS, {"sac_episodes": 1, "injected": 1},
     ),
     "MountainCarContinuous": Preset(
