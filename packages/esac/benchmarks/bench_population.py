@@ -26,7 +26,7 @@ TARGETS = {
 """Return that the mean should reach, and the environment steps that it may take."""
 NEW: dict[str, dict[str, Any]] = {
     "preset": {},
-    "crossover": {"crossover": "row"},
+    "crossover": {"crossover": "row", "elite": 0.5},
     "mutation tuning": {"amt_every": 1, "amt_clip": 0.01, "sigma_max": 10.0},
     "ranks": {"es_shaping": "ranks"},
     "ranks and Adam": {"es_method": "openai"},

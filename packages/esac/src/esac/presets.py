@@ -52,9 +52,9 @@ PRESETS = {
     "Walker2d": Preset(1_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, _TEN),
     "Hopper": Preset(2_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, _TEN),
     "Swimmer": Preset(
-        396_000,
-        {"es_method": "cma", "population": 6, "sigma": 0.5, "es_action": "linear", "injected": 0, "sac_episodes": 1,
-         "eval_every": 40_000, "eval_episodes": 5, "engine": "batch"},
+        400_000,
+        {"es_method": "cma", "population": 6, "sigma": 0.5, "injected": 0, "sac_episodes": 1,
+         "eval_every": 40_000, "eval_episodes": 5},
         _OURS, {"sac_episodes": 1, "injected": 1},
     ),
     "MountainCarContinuous": Preset(
@@ -63,8 +63,8 @@ PRESETS = {
     "Reacher": Preset(2_000_000),
     "BipedalWalker": Preset(source="defaults: ESAC's public code lists no flags for it"),
     "InvertedPendulum": Preset(
-        24_000,
-        {"sigma": 0.3, "es_lr": 0.2, "hidden": (64, 64), "sac_every": 1, "start_steps": 300, "sac_episodes": 5,
+        22_000,
+        {"sigma": 0.1, "es_lr": 0.1, "hidden": (64, 64), "sac_every": 1, "start_steps": 300, "sac_episodes": 5,
          "eval_every": 5000, "store": "all", "sac": _AUTO},
         _OURS,
     ),
