@@ -31,7 +31,7 @@ def rate(engine: Any, bases: np.ndarray, tasks: list[Task]) -> float:
     return steps / (time.process_time() - began)
 
 
-def main(horizon: int = 100, repeats: int = 5, envs: tuple[str, ...] = ENVS) -> None:
+def main(horizon: int = 50, repeats: int = 3, envs: tuple[str, ...] = ENVS) -> None:
     """Run the benchmark.
 
     Parameters
