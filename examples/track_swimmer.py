@@ -25,7 +25,10 @@ from sextet_common import figures, files
 
 ENV, HEAD = "Swimmer-v5", "torso"
 NARROW, WIDE, OUTLIERS = 0.02, 0.4, 1 / 7  # metres, metres, share of the measurements
-LEARNER = {"mode": "es", "hidden": (32,), "population": 4, "elite": 0.0, "sigma": 0.05, "es_lr": 0.05}
+LEARNER = {
+    "mode": "es", "es_method": "openai", "es_hidden": (32,), "normalize": False, "population": 4, "sigma": 0.05,
+    "es_lr": 0.05, "amt_every": 20,
+}  # fmt: skip
 ELLIPSES = 0.02  # components of smaller weight are not drawn
 
 

@@ -174,4 +174,4 @@ def test_the_pendulum_demo_balances_in_every_episode(demo: ModuleType, tmp_path:
     assert demo.main(["--only", "esac", "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "esac" / "result.json").read_text())
     assert result["returns"] == [1000.0] * 10
-    assert Page((tmp_path / "index.html").read_text()).tags.count("tr") == 5
+    assert Page((tmp_path / "index.html").read_text()).tags.count("tr") == 4

@@ -23,7 +23,7 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
         "bench_step.py",
     ),
     "d2m-generator": ("bench_accuracy.py",),
-    "esac": ("bench_speed.py",),
+    "esac": ("bench_speed.py", "OMP_NUM_THREADS=1 bench_batch.py", "OMP_NUM_THREADS=1 bench_population.py"),
     "gmr-metric": (
         "bench_quality.py",
         "bench_speed.py",
@@ -195,10 +195,10 @@ WORTH = (
     Row("subclass-kd", "even or odd digits, F1, %", "conventional distillation", "digits",
         lambda r: tuple(percent(s["f1"] for s in r["scores"][w]) for w in ("kd", "skd")),
         "python benchmarks/bench_methods.py --only digits"),
-    Row("esac", "Swimmer-v5, 40,000 steps, return: SAC alone", "Stable-Baselines3's SAC", "learning",
+    Row("esac", "Swimmer-v5, 40,000 steps, return: SAC alone, 0.1", "Stable-Baselines3's SAC", "learning",
         both(learned("Swimmer SB3 SAC"), learned("Swimmer SAC")),
         "python benchmarks/bench_learning.py"),
-    Row("esac", "Swimmer-v5, 40,000 steps, return: ESAC", "SAC alone", "learning",
+    Row("esac", "Swimmer-v5, 40,000 steps, return: ESAC, 0.1", "SAC alone", "learning",
         both(learned("Swimmer SAC"), learned("Swimmer ESAC")),
         "python benchmarks/bench_learning.py"),
 )  # fmt: skip

@@ -16,10 +16,12 @@ import esac.summaries as summaries
 import gymnasium
 import numpy as np
 from esac import ESAC, ESACConfig, NumpyPolicy, changed, release
+from esac.evaluation import Which
 from gymnasium import spaces
 
 TINY: dict[str, Any] = {
     "population": 4, "elite": 0.5, "injected": 1, "sac_every": 1, "sac_episodes": 1, "start_steps": 20,
+    "es_method": "openai", "es_hidden": (8, 8), "normalize": False, "crossover": "row", "es_gradient": "all",
     "hidden": (8, 8), "sigma": 0.1, "es_lr": 0.03, "sigma_max": 0.2, "amt_clip": 0.01,
     "eval_every": 200, "eval_episodes": 2, "checkpoint_every": 200, "amt_every": 1,
     "sac": {"batch_size": 8, "capacity": 300},
@@ -32,9 +34,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "softmax": {"selection": "softmax", "temperature": 0.5},
     "forward": {"mirrored": "forward"},
     "mean gradient": {"es_gradient": "mean"},
+    "ars": {"es_method": "ars", "es_top": 2, "crossover": "none", "amt_every": 0},
+    "pgpe": {"mode": "es", "es_method": "pgpe", "crossover": "none", "amt_every": 0},
+    "cma": {"mode": "es", "es_method": "cma", "es_hidden": (), "crossover": "none", "amt_every": 0},
+    "normalised": {"normalize": True, "es_episodes": 2, "reward_shift": 0.5},
+    "linear": {"es_hidden": (), "transfer": "both", "sac_schedule": "adaptive"},
     "clip": {"es_action": "clip"},
     "ranks": {"amt_input": "ranks", "amt_apply": "gradient"},
-    "store all": {"store": "all", "sync": True},
+    "store all": {"store": "all", "transfer": "both"},
     "store injected": {"store": "injected"},
     "generation counter": {"step_counter": "generation", "sac_least": 0.5, "sac_decay": 100.0},
     "auto alpha": {"sac": {"batch_size": 8, "capacity": 5000, "auto_alpha": True, "alpha": 0.5, "gamma": 0.9}},
@@ -72,17 +79,16 @@ def learner(**settings: Any) -> ESAC:
 def numbers(model: ESAC) -> dict[str, Any]:
     """Return what a learner has learned, without times."""
     history = model.evaluations
+    policies: tuple[Which, ...] = ("best", "mean") if model.gradients is None else ("best", "mean", "sac")
     seen = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
     return {
-        "counters": [model.generation, model.steps, model.counted, model.episodes, model.collector.steps,
-                     model.collector.updates],
-        "mean": model.population.mean, "sigma": model.population.sigma, "hindsight": model.population.hindsight,
-        "ascent": model.population.ascent.state(), "sac": model.sac.state(), "replay": model.replay.state(),
+        "counters": [model.generation, model.steps, model.counted, model.episodes],
+        "state": {key: value for key, value in model.state().items() if "." in key and key != "evaluations.when"},
         "best": [model.best.reward, model.best.vector, model.best.action],
         "evaluations": [[when[0] for when in history.when], history.returns, history.lengths],
-        "predictions": [model.predict(seen)[0], model.predict(seen, deterministic=False)[0]],
-        "modules": [model.to_module(which)(_tensor(seen)) for which in ("best", "mean", "sac")],
-        "evaluated": [[e.total, e.length] for which in ("mean", "sac") for e in model.evaluate(which, 2, seed=9)],
+        "predictions": [model.predict(seen, deterministic=model.gradients is None or k > 0)[0] for k in (0, 1)],
+        "modules": [model.to_module(which)(_tensor(seen)) for which in policies],
+        "evaluated": [[e.total, e.length] for which in policies for e in model.evaluate(which, 2, seed=9)],
     }  # fmt: skip
 
 

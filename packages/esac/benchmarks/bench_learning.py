@@ -2,8 +2,8 @@
 
 ``python benchmarks/bench_learning.py`` takes about two hours on one core. Finished runs are kept in runs/bench_learning
 and not repeated, so that several processes can share the work: ``--envs Swimmer``. All policies and critics have two
-layers of 64 units, and all methods use one thread; seconds are processor seconds without evaluations, so that other
-work on the machine has little influence.
+layers of 64 units, the population is that of the paper's public code, and all methods use one thread; seconds are
+processor seconds without evaluations, so that other work on the machine has little influence.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from esac import ESAC, ESACConfig
 from esac.config import changed
 from esac.play.environment import horizon, make
 from esac.play.rollout import episode
-from esac.presets import SB3_SAC
+from esac.presets import PAPER, SB3_SAC
 from sextet_common import files
 from sextet_common.benchmarks import into_readme, machine, store
 
@@ -30,7 +30,8 @@ HERE = Path(__file__).resolve().parent
 HIDDEN = (64, 64)
 EPISODES = 5
 SHARED: dict[str, Any] = {
-    "hidden": HIDDEN, "population": 4, "elite": 0.5, "injected": 1, "sigma": 0.02, "es_lr": 0.01, "sac_every": 1,
+    **PAPER, "hidden": HIDDEN, "es_hidden": HIDDEN,
+    "population": 4, "elite": 0.5, "injected": 1, "sigma": 0.02, "es_lr": 0.01, "sac_every": 1,
     "sac_episodes": 4, "start_steps": 1000, "amt_every": 2, "amt_clip": 1e-3, "eval_episodes": EPISODES,
     "sac": SB3_SAC["sac"],
 }  # fmt: skip
@@ -69,7 +70,8 @@ def ours(env: str, method: str, seed: int) -> dict[str, Any]:
     rows = np.array(history.when)
     return {
         "steps": rows[:, 0].tolist(), "seconds": rows[:, 2].tolist(), "returns": history.returns,
-        "updates": model.collector.updates, "total_seconds": model.cpu_seconds, "total_steps": model.steps,
+        "updates": 0 if model.gradients is None else model.collector.updates,
+        "total_seconds": model.cpu_seconds, "total_steps": model.steps,
     }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ import torch
 import tyro
 from esac import SAC, PolicyShape, Replay, SACConfig
 from esac.play.environment import make
-from esac.play.rollout import pack
+from esac.play.interaction import TransitionWriter
 from esac.play.task import Job
 from esac.plotting import scaling as draw_scaling
 from esac.scaling import rates, scaling_table
@@ -38,11 +38,13 @@ def updates(repeats: int = 7, each: int = 20) -> dict[str, float]:
     replay, random = Replay(20_000, 17, 6), np.random.default_rng(0)
     seen, _ = env.reset(seed=0)
     env.action_space.seed(0)
+    writer = TransitionWriter(env.action_space.low, env.action_space.high)  # type: ignore[attr-defined]
     for _ in range(5000):
         action = env.action_space.sample()
         next_observation, reward, terminated, truncated, _ = env.step(action)
         peer.replay_buffer.add(seen, next_observation, action, np.array([reward]), np.array([terminated]), [{}])
-        replay.add(pack(seen, action, float(reward), next_observation, terminated)[None])
+        writer.before(seen, action)
+        replay.add(writer.after(float(reward), next_observation, terminated)[None])
         seen = next_observation if not (terminated or truncated) else env.reset()[0]
     noises = torch.Generator().manual_seed(0)
     shape, acts = PolicyShape(17, 6), env.action_space

@@ -55,7 +55,7 @@ def main(out: Path, seed: int = 0, workers: int = 2) -> None:
         x_label="environment steps", y_label="mean return of 10 episodes",
     )  # fmt: skip
     total = max(1, sum(winners.values()))
-    names = {"sac": "gradient-trained", "crossed": "mean crossed with winners", "mean": "mean"}
+    names = {"sac": "gradient-trained", "mean": "mean"}
     rows = [
         ["best so far", f"{means['best']:.0f}", ""],
         *([names[o], f"{means[o]:.0f}" if o in means else "", f"{100 * winners[o] / total:.0f} %"] for o in names),

@@ -76,3 +76,32 @@ def own() -> gymnasium.Env[Any, Any]:
 
 if "Faulty-v0" not in gymnasium.registry:  # pytest and the workers may import this module under two names
     gymnasium.register("Faulty-v0", "faulty_environments:Faulty")
+
+
+class Misused(Faulty):
+    """Breaks gymnasium's interface, in the way that ``misuse`` names."""
+
+    def __init__(self, misuse: str = "") -> None:
+        super().__init__()
+        self.misuse = misuse
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        answer = super().reset(seed=seed)
+        return answer[0] if self.misuse == "reset without info" else answer
+
+    def step(self, action: np.ndarray) -> Any:
+        observation, reward, terminated, truncated, info = super().step(action)
+        if self.misuse == "four values":
+            return observation, reward, truncated, info
+        rewards: dict[str, Any] = {"reward array": np.array([reward]), "reward text": "high"}
+        return observation, rewards.get(self.misuse, reward), terminated, truncated, info
+
+
+def four_values() -> gymnasium.Env[Any, Any]:
+    """Make one whose steps return four values."""
+    return Misused("four values")
+
+
+def reward_array() -> gymnasium.Env[Any, Any]:
+    """Make one whose rewards are arrays."""
+    return Misused("reward array")

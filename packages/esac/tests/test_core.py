@@ -20,6 +20,7 @@ from esac.engines.ledger import WorkerError
 from esac.engines.process import ProcessEngine
 from esac.engines.serial import SerialEngine
 from esac.es import evolution
+from esac.es.ascent import Ascent
 from esac.play import rollout
 from esac.play.policy import NumpyPolicy, PolicyShape
 from esac.play.task import Evaluator, Job, Task, noise
@@ -35,6 +36,7 @@ from sextet_common.errors import InputError
 SHAPE = PolicyShape(5, 2, (16, 8))
 LOW, HIGH = np.array([-2.0, 0.0]), np.array([2.0, 1.0])
 SMALL = ESACConfig(
+    es_method="openai", es_hidden=(8, 8), crossover="row", es_gradient="all",
     population=4, elite=0.25, injected=1, sac_every=1, sac_least=1.0, sac_episodes=1, start_steps=20, hidden=(8, 8),
     eval_every=200, eval_episodes=1, checkpoint_every=100, amt_every=1,
     sac=SACConfig(batch_size=8, capacity=5000),
@@ -101,7 +103,7 @@ def test_a_log_density_is_that_of_the_transformed_normal() -> None:
     mean, log_std = (float(x.detach()) for x in actor.distribution(seen))
     squash = torch.distributions.TransformedDistribution(
         torch.distributions.Normal(mean, math.exp(log_std)),
-        [torch.distributions.TanhTransform(), torch.distributions.AffineTransform(0.0, 2.0)],
+        [torch.distributions.TanhTransform()],
     )
     assert float(log_prob.detach()) == pytest.approx(float(squash.log_prob(action.detach())), abs=1e-5)
 
@@ -220,7 +222,7 @@ def test_ranks_are_scipy_s_and_what_is_no_number_is_last() -> None:
 
 def test_the_mean_climbs_a_hill() -> None:
     goal, mean = np.random.default_rng(1).normal(size=20).astype(np.float32), np.zeros(20, np.float32)
-    ascent = evolution.Ascent(20, 0.05)
+    ascent = Ascent(20, 0.05)
     for t in range(200):
         noises = np.stack([noise(0, t, m, 20) for m in range(10)])
         totals = np.array([[-np.square(mean + s * 0.1 * e - goal).sum() for s in (1, -1)] for e in noises])
@@ -328,30 +330,37 @@ def test_a_saved_learner_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
         ESAC.load(tmp_path / "none.safetensors")
 
 
-def test_a_learner_saved_by_an_earlier_version_loads(tmp_path: Path) -> None:
-    first = learner().learn(100)
-    saved = checkpoint.load(first.save(tmp_path / "e.safetensors"), "torch")
-    assert "best" in saved.arrays and "best" not in saved.meta
-    saved.meta["best"] = saved.meta.pop("best_reward")  # then the name of the vector and of its return
-    checkpoint.save(tmp_path / "old.safetensors", saved.arrays, saved.meta)
-    loaded = ESAC.load(tmp_path / "old.safetensors")
-    assert same(first, loaded) and loaded.best.reward == first.best.reward > -math.inf
+def test_a_learner_saved_by_an_earlier_version_is_refused_and_its_policy_loads(tmp_path: Path) -> None:
+    first = learner()
+    for kind, path in (("esac", first.save(tmp_path / "e.st")), ("esac replay", first.save_replay(tmp_path / "r.st"))):
+        saved = checkpoint.load(path, "torch")
+        checkpoint.save(path, saved.arrays, {**saved.meta, "kind": kind})
+    for read in (lambda: ESAC.load(tmp_path / "e.st"), lambda: first.load_replay(tmp_path / "r.st")):
+        with pytest.raises(
+            InputError, match=r"was saved by esac 0\.1, which stored actions in the environment's units"
+        ):
+            read()
+    policy = {"hidden": np.array([2]), "observations": np.array(3), "action": np.array("tanh")}
+    vector = np.arange(11, dtype=np.float32)
+    np.savez(tmp_path / "old.npz", vector=vector, low=np.float32([-2]), high=np.float32([2]), **policy)
+    assert (NumpyPolicy.load(tmp_path / "old.npz").vector == vector).all()
 
 
 @pytest.mark.parametrize("mode", ["es", "sac", "esac"])
 def test_every_mode_learns_and_counts_its_steps(mode: str) -> None:
     made = learner(mode=mode, store="all").learn(400)
     assert made.steps >= 400 and made.generation > 0
-    assert (made.collector.updates > 0) == (mode != "es") and made.episodes > 0
+    assert (made.gradients is not None and made.collector.updates > 0) == (mode != "es") and made.episodes > 0
     assert math.isfinite(made.best.reward)
 
 
 def test_an_injected_policy_without_mutation_scores_as_the_gradient_trained_one() -> None:
     made = learner().learn(300)
-    found = Evaluator(made.job)(Task(0, 9, 2, 0, made.population.sigma), made.sac.actor.vector()[None])
+    base = np.concatenate([made.sac.actor.vector(), *made.inputs])
+    found = Evaluator(made.job)(Task(0, 9, 2, 0, made.population.sigma), base[None])
     reset = int(np.random.SeedSequence((0, 0xE5, 9, 2)).generate_state(1)[0]) >> 1
     policy = made.policy("sac")
-    assert rollout.episode(made.env, policy, reset, max_steps=15) == found
+    assert rollout.episode(made.env, policy, reset, max_steps=15, observe=True) == found
     with torch.no_grad():
         wanted = made.to_module("sac")(torch.ones(1, 3)).numpy()[0]
     np.testing.assert_allclose(policy(np.ones(3, np.float32)), wanted, rtol=1e-5, atol=1e-6)

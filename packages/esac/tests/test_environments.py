@@ -22,7 +22,6 @@ class Spaces(gymnasium.Env[Any, Any]):
 @pytest.mark.parametrize(
     ("seen", "acts", "message"),
     [
-        (spaces.Dict({"a": BOX}), BOX, r"a Dict; expected: a flat Box: wrap it in gymnasium\.wrappers\.Flatten"),
         (spaces.Tuple((BOX, BOX)), BOX, r"a Tuple; expected: a flat Box: wrap it in gymnasium\.wrappers\.Flatten"),
         (spaces.Discrete(3), BOX, r"observations are Discrete\(3\); expected: a Box of one dimension"),
         (spaces.Box(0, 255, (84, 84, 3), np.uint8), BOX, r"images of shape \(84, 84, 3\); expected: .*features"),

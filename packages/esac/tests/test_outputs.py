@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from esac import ESAC, All, NumpyPolicy, PolicyShape, SaveEvery, StopOnReward, changed, preset, release
+from esac import ESAC, All, NumpyPolicy, PolicyShape, SaveEvery, StopOnReward, changed, paper, preset, release
 from esac.__main__ import main
 from esac.config import ESACConfig
 from esac.presets import PRESETS, SB3_SAC
@@ -24,6 +24,7 @@ from sextet_common.runs import Run
 TINY: dict[str, Any] = {
     "population": 4, "elite": 0.25, "injected": 1, "sac_every": 1, "sac_episodes": 1, "start_steps": 20,
     "hidden": (8, 8), "eval_every": 200, "eval_episodes": 2, "checkpoint_every": 200, "amt_every": 1,
+    "es_method": "openai", "es_hidden": (8, 8), "crossover": "row", "es_gradient": "all",
     "sac": {"batch_size": 8, "capacity": 5000},
 }  # fmt: skip
 
@@ -75,7 +76,7 @@ def test_a_run_resumes_to_the_same_bits_with_other_running_settings(tmp_path: Pa
     ("seed", "words", "message"),
     [
         (1, {}, "seed=0, not 1"),
-        (0, {"sigma": 0.3}, r"sigma=0\.005, not 0\.3"),
+        (0, {"sigma": 0.3}, r"sigma=0\.03, not 0\.3"),
         (0, {"eval_every": 100}, "eval_every=200, not 100"),  # the best policy depends on it
         (0, {"sac": {**TINY["sac"], "gamma": 0.5}}, r"gamma=0\.99, not 0\.5"),
     ],
@@ -297,7 +298,8 @@ def test_callbacks_stop_and_save(tmp_path: Path) -> None:
 def test_presets_are_settings_that_exist_and_the_papers_own_ones() -> None:
     for name, each in PRESETS.items():
         assert changed(each.settings).population and each.source, name
-    assert preset("Swimmer-v5").settings == {"sac_episodes": 1, "injected": 1}
+        assert changed(each.paper, paper()).population, name
+    assert preset("Swimmer-v5").paper == {"sac_episodes": 1, "injected": 1}
     assert preset("NoSuch-v3").source.startswith("defaults")
     assert changed(SB3_SAC).sac.auto_alpha
 
@@ -315,7 +317,7 @@ def test_the_released_code_s_mistakes_are_what_a_generation_then_does() -> None:
     }  # for nobody
     seen = np.array([9.0, -9.0, 9.0], np.float32)
     raw = made.policy("mean")
-    x = seen
+    x = (seen - raw.inputs[0]) * raw.inputs[1]
     for number, (w, b) in enumerate(raw.shape.parts(raw.vector)):
         x = w @ x + b if number == 2 else np.maximum(w @ x + b, 0)
     np.testing.assert_allclose(raw(seen), np.clip(x, -1, 1), rtol=1e-5)
@@ -338,7 +340,7 @@ def test_the_best_policy_keeps_the_map_that_it_was_evaluated_with(tmp_path: Path
 
 
 @pytest.mark.parametrize("words", [{"es_optimizer": "clipup"}, {"es_optimizer": "sgd"}, {"selection": "softmax"},
-                                   {"sync": True}, {"crossover": "neuron"}, {"store": "injected"},
+                                   {"transfer": "both"}, {"crossover": "neuron"}, {"store": "injected"},
                                    {"es_gradient": "mean"}])  # fmt: skip
 def test_every_switch_learns_and_changes_what_is_learned(words: dict[str, object]) -> None:
     seen: list[list[np.ndarray]] = [[], []]
@@ -356,7 +358,8 @@ def test_every_switch_learns_and_changes_what_is_learned(words: dict[str, object
     [
         ({"mode": "evolution"}, "mode must be esac, es or sac, got 'evolution'"),
         ({"crossover": "columns"}, "crossover must be row, neuron or none, got 'columns'"),
-        ({"hidden": ()}, "hidden must have at least one layer"),
+        ({"es_top": 5, "population": 4}, "es_top is 5; expected: at most the population, 4"),
+        ({"es_method": "cma", "injected": 1}, "es_method cma with crossover, injected members"),
         ({"hidden": (8, 0)}, r"hidden\[1\] must be a whole number >= 1, got 0"),
         ({"updates_per_step": -1}, "updates_per_step must be a number >= 0, got -1"),
         ({"threads": 0}, "threads must be a whole number >= 1, got 0"),
@@ -390,7 +393,7 @@ def test_the_command_line_trains_goes_on_evaluates_and_draws(
     assert main(["plot", "run", "--out", "plots"]) == 0
     assert {"curves-steps.png", "sigma.png"} <= {path.name for path in (tmp_path / "plots").iterdir()}
     assert main(["plot", "run", "--out", "plots", "--by", "crossover"]) == 0
-    assert "esac, crossover row" in capsys.readouterr().out
+    assert "esac, crossover none" in capsys.readouterr().out
     assert main(["plot", "run", "--out", "plots", "--by", "nonsense"]) == 2
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "config.json").write_text('{"job": "esac train", "config": {"config": 1}}')

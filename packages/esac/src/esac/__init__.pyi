@@ -1,6 +1,7 @@
 from .algorithm import ESAC
 from .callbacks import All, SaveEvery, StopOnReward
 from .config import ESACConfig, changed
+from .engines.batch import BatchEngine
 from .engines.ledger import WorkerError
 from .engines.process import ProcessEngine
 from .engines.ray import RayEngine
@@ -8,7 +9,7 @@ from .engines.serial import SerialEngine
 from .generation import Generation
 from .play.policy import NumpyPolicy, PolicyShape
 from .play.rollout import Episode
-from .presets import preset, release
+from .presets import paper, preset, release
 from .results.hub_folder import export_hub
 from .results.video import record
 from .sac.config import SACConfig
@@ -20,6 +21,7 @@ __all__ = [
     "ESAC",
     "SAC",
     "All",
+    "BatchEngine",
     "ESACConfig",
     "Episode",
     "Generation",
@@ -35,6 +37,7 @@ __all__ = [
     "WorkerError",
     "changed",
     "export_hub",
+    "paper",
     "preset",
     "record",
     "release",

@@ -15,20 +15,22 @@ import torch
 from sextet_common import checkpoint, checks, loggers, training
 from sextet_common.errors import STRUCTURE, InputError, reading
 
+from esac import sb3
 from esac.config import ESACConfig, changed
 from esac.engines.serial import Engine
 from esac.evaluation import Which
 from esac.generation import Generation, GenerationJob
 from esac.learner import Learner
-from esac.play.environment import EnvSource, name_from_file
+from esac.play.environment import name_from_file
 from esac.play.policy import NumpyPolicy
 from esac.play.rollout import Episode
-from esac.sac.actor import Actor
+from esac.sac.actor import Actor, Normalise
 
 Callback = Callable[["ESAC", Generation], bool | None]
 """Called with the learner and the generation that ended; returning False stops learning."""
 
-_KIND, _REPLAY_KIND = "esac", "esac replay"
+_KIND, _REPLAY_KIND = "esac learner", "esac transitions"
+_OLD_KINDS = ("esac", "esac replay")  # of 0.1, whose actions are in the environment's units
 _SETTINGS = {"config": ESACConfig, "steps": "running", "device": "running"}  # what may differ on resuming
 _OF_A_MACHINE = {"workers", "engine", "timeout"}  # a file starts no processes
 
@@ -40,29 +42,85 @@ class ESAC(Learner):
     and of the gradient-trained policy; the ranks move the mean. While workers evaluate, soft actor-critic learns: every
     few generations, with an exponentially decaying probability.
 
+    ``ESAC(env, config)`` and Stable-Baselines3's ``ESAC("MlpPolicy", env, ...)`` are the same.
+
     Parameters
     ----------
+    policy
+        "MlpPolicy", or the environment itself, which the configuration then follows.
     env
-        A name for ``gymnasium.make``, or a function without arguments that makes an environment (with workers: one
-        that can be imported).
+        A name for ``gymnasium.make``, an environment (with workers: one that it made), or a function without arguments
+        that makes one (with workers: one that can be imported). Observations that are dictionaries are flattened.
     seed
-        Seed of all random draws: results do not depend on the number of workers.
+        Seed of all random draws: results do not depend on the number of workers. None is 0.
     device
         Device of the networks; a CPU is faster for policies of this size.
     options
         Keyword arguments of ``gymnasium.make``.
+    policy_kwargs
+        ``dict(net_arch=[256, 256])``: units of the hidden layers of the gradient-trained policy and the critics.
+    verbose
+        1 prints a line for every evaluation.
+    arguments
+        Arguments of Stable-Baselines3's SAC: learning_rate, gamma, tau, batch_size, buffer_size, learning_starts and
+        ent_coef.
+
+    Attributes
+    ----------
+    logger
+        Keeps what callbacks of Stable-Baselines3 record.
 
     References
     ----------
     ESAC, arXiv 2007.13690. The documentation lists where its public code differs.
     """
 
+    def __init__(
+        self,
+        policy: Any = "MlpPolicy",
+        env: Any = None,
+        config: ESACConfig | None = None,
+        *,
+        seed: int | None = 0,
+        device: str = "cpu",
+        options: dict[str, Any] | None = None,
+        policy_kwargs: Mapping[str, Any] | None = None,
+        verbose: int = 0,
+        **arguments: Any,
+    ) -> None:
+        if not (isinstance(policy, str) and policy in sb3.POLICIES):
+            if isinstance(policy, str) and policy.endswith("Policy"):
+                raise InputError(f"the policy {policy!r}", " or ".join(sb3.POLICIES))
+            policy, env, config = "MlpPolicy", policy, env if config is None else config
+        config = sb3.configured(config, policy_kwargs, arguments)
+        super().__init__(
+            sb3.source(env), config, seed=0 if seed is None else seed, device="cpu" if device == "auto" else device,
+            options=options,
+        )  # fmt: skip
+        self.verbose, self.logger = verbose, sb3.Logger()
+        self._first_step = 0
+
+    @property
+    def num_timesteps(self) -> int:
+        """Environment steps since learning began, or since the last `learn` that counted anew."""
+        return self.steps - self._first_step
+
+    def get_env(self) -> gymnasium.Env[Any, Any]:
+        """Return the environment of evaluations and of the gradient-trained policy."""
+        return self.env
+
+    def get_vec_normalize_env(self) -> None:
+        """Return None: observations are normalised by the learner itself."""
+
     def learn(
         self,
-        total_steps: int,
-        callback: Callback | None = None,
+        total_steps: int | None = None,
+        callback: Callback | Sequence[Callback] | Any = None,
         out: str | os.PathLike[str] | None = None,
         *,
+        total_timesteps: int | None = None,
+        reset_num_timesteps: bool = True,
+        log_interval: int = 1,
         progress_bar: bool = True,
         engine: Engine | None = None,
         log: Sequence[loggers.Name | loggers.Logger] = (),
@@ -72,11 +130,17 @@ class ESAC(Learner):
         Parameters
         ----------
         total_steps
-            Environment steps: a lower bound, since generations are completed.
+            Environment steps since the learner was made: a lower bound, since generations are completed.
         callback
-            Called after every generation; returning False stops.
+            Called after every generation; returning False stops. Also a list, and callbacks of Stable-Baselines3.
         out
             Run folder; a stopped run resumes bit-identically, also with more steps or other ``Running`` settings.
+        total_timesteps
+            Environment steps from now on, as in Stable-Baselines3; instead of ``total_steps``.
+        reset_num_timesteps
+            With ``total_timesteps``: let `num_timesteps` start at 0 again.
+        log_interval
+            Evaluations between two lines, with ``verbose=1``.
         progress_bar
             Show a progress bar if there is a terminal.
         engine
@@ -91,8 +155,20 @@ class ESAC(Learner):
         KeyboardInterrupt
             After Ctrl-C or SIGTERM, once the generation is saved and all workers have ended.
         """
-        checks.check("total_steps", total_steps, checks.Natural)
-        job = GenerationJob(self, int(total_steps), lambda done: callback(self, done) if callback else None, engine)
+        if (total_steps is None) == (total_timesteps is None):
+            raise InputError(f"total_steps {total_steps} and total_timesteps {total_timesteps}", "one of them")
+        steps = total_steps if total_timesteps is None else total_timesteps
+        checks.check("total_steps" if total_timesteps is None else "total_timesteps", steps, checks.Natural)
+        checks.check("log_interval", log_interval, checks.Count)
+        if total_timesteps is not None:
+            self._first_step = self.steps if reset_num_timesteps else self._first_step
+            steps = self.counted + total_timesteps
+        called = sb3.callbacks(callback, self) + ([sb3.Lines(log_interval)] if self.verbose else [])
+
+        def after(generation: Generation) -> bool:
+            return all([each(self, generation) is not False for each in called])
+
+        job = GenerationJob(self, int(steps or 0), after, engine)
         cadence = training.Cadence(log=0, checkpoint=self.config.checkpoint_every)
         with _torch_threads(self.config.threads), contextlib.closing(job):
             training.run(
@@ -119,10 +195,12 @@ class ESAC(Learner):
         if deterministic:
             policy = self.policy()
             return (policy(rows) if rows.ndim == 1 else policy.batch(rows)), None
-        table = torch.tensor(np.atleast_2d(rows), device=self.sac.device)
+        table = np.atleast_2d(rows) if self.inputs is None else (np.atleast_2d(rows) - self.inputs[0]) * self.inputs[1]
+        actor, device = self.sac.actor, self.sac.device
         with torch.no_grad():
-            noise = torch.randn(len(table), self.shape.actions, generator=self.sampling, device=self.sac.device)
-            actions = self.sac.actor.sample(table, noise)[0].cpu().numpy()
+            noise = torch.randn(len(table), self.shape.actions, generator=self.sampling, device=device)
+            sampled = actor.sample(torch.tensor(table, device=device), noise)[0]
+            actions = (sampled * actor.scale + actor.bias).cpu().numpy()
         return (actions[0] if rows.ndim == 1 else actions), None
 
     def policy(self, which: Which = "best") -> NumpyPolicy:
@@ -134,9 +212,9 @@ class ESAC(Learner):
         space = self.env.action_space
         assert isinstance(space, gymnasium.spaces.Box)
         policy = self.policy(which)
-        actor = Actor(self.shape, space.low, space.high, policy.action)
+        actor = Actor(policy.shape, space.low, space.high, policy.action)
         actor.load_vector(policy.vector)
-        return actor.eval()
+        return (actor if policy.inputs is None else torch.nn.Sequential(Normalise(policy.inputs), actor)).eval()
 
     def evaluate(self, which: Which = "best", episodes: int = 10, seed: int | None = None) -> list[Episode]:
         """Run episodes of a deterministic policy from resets that learning does not use.
@@ -157,7 +235,7 @@ class ESAC(Learner):
         return Path(path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], env: EnvSource | None = None) -> ESAC:
+    def load(cls, path: str | os.PathLike[str], env: Any = None) -> ESAC:
         """Read a saved learner; it evaluates in this process, whatever workers it had.
 
         ``env`` is needed if it was a function or if its name contains a module; other names are in the file.
@@ -168,12 +246,12 @@ class ESAC(Learner):
             if env is None:
                 env = name_from_file(record["env"], path)
             config = changed({key: value for key, value in record["config"].items() if key not in _OF_A_MACHINE})
-            units = sum(config.hidden) + sum(a * b for a, b in itertools.pairwise(config.hidden))
-            if units > arrays["best"].numel():  # before allocating the networks
-                raise InputError(f"{path} has layers of {config.hidden}", f"{arrays['best'].numel()} weights")
+            stored = sum(array.numel() for array in arrays.values())
+            for hidden in (config.es_hidden, config.hidden if config.mode != "es" else ()):
+                units = sum(hidden) + sum(a * b for a, b in itertools.pairwise(hidden))
+                if units > stored:  # before allocating the networks
+                    raise InputError(f"{path} has layers of {hidden}", f"{stored} weights")
             learner = cls(env, config, seed=int(record["seed"]), options=record["options"])
-            if "best_reward" not in meta:  # files of release 0.1
-                meta["best_reward"] = meta["best"]
             learner.load_state({**meta, **arrays})
         return learner
 
@@ -193,6 +271,11 @@ def _read(
     path: str | os.PathLike[str], kind: str, expected: str, framework: Literal["torch", "numpy"] = "torch"
 ) -> tuple[Mapping[str, Any], dict[str, Any]]:
     loaded = checkpoint.load(path, framework)
+    if loaded.meta.get("kind") in _OLD_KINDS:
+        raise InputError(
+            f"{path} was saved by esac 0.1, which stored actions in the environment's units",
+            f"{expected} of a later version; policies of 0.1 can still be read (NumpyPolicy.load)",
+        )
     if loaded.meta.get("kind") != kind:
         raise InputError(f"{path} is a checkpoint of {loaded.meta.get('kind', 'something else')}", expected)
     return loaded.arrays, loaded.meta

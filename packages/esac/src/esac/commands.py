@@ -46,7 +46,7 @@ def _train_command(default: ESACConfig) -> Callable[..., None]:
         steps: int | None = None,
         seed: int = 0,
         device: str = "cpu",
-        compat: Literal["none", "release"] = "none",
+        compat: Literal["none", "paper", "release"] = "none",
         preset: bool = True,
         log: tuple[loggers.Name, ...] = (),
         final_episodes: int = 10,
@@ -67,7 +67,7 @@ def _train_command(default: ESACConfig) -> Callable[..., None]:
         device
             Device of the networks: a CPU is faster for policies of this size.
         compat
-            release: behave like the paper's public code, including its bugs.
+            The defaults below are those of the paper's public code as it is meant (paper), or with its bugs (release).
         preset
             Use the preset of the environment.
         log
@@ -80,7 +80,7 @@ def _train_command(default: ESACConfig) -> Callable[..., None]:
         loggers.open(log)  # refuses a missing extra before the work
         from esac.algorithm import ESAC
 
-        model = ESAC(env, presets.release(config) if compat == "release" else config, seed=seed, device=device)
+        model = ESAC(env, config, seed=seed, device=device)
         model.learn(presets.preset(env).steps if steps is None else steps, out=out, log=log)
         report = {"env": env, "seed": seed, "steps": model.steps, "seconds": model.seconds}
         report |= _final_evaluation(model, final_episodes)
@@ -300,11 +300,21 @@ def _episode_statistics(episodes: Sequence[Episode]) -> dict[str, Any]:
 
 
 def _default_config(options: Sequence[str]) -> ESACConfig:
-    """Return the defaults of `train` for the environment that its options name."""
-    env = _ENV
+    """Return the defaults of `train` for the environment and the behaviour that its options name."""
+    compat = _value(options, "--compat", "none")
+    config = changed(presets.COMPATIBILITY.get(compat, {}))
+    if "--no-preset" in options:
+        return config
+    chosen = presets.preset(_value(options, "--env", _ENV))
+    return changed(chosen.settings if compat == "none" else chosen.paper, config)
+
+
+def _value(options: Sequence[str], name: str, default: str) -> str:
+    """Return the value of an option."""
+    value = default
     for number, word in enumerate(options):
-        if word == "--env" and number + 1 < len(options):
-            env = options[number + 1]
-        elif word.startswith("--env="):
-            env = word.partition("=")[2]
-    return ESACConfig() if "--no-preset" in options else changed(presets.preset(env).settings)
+        if word == name and number + 1 < len(options):
+            value = options[number + 1]
+        elif word.startswith(f"{name}="):
+            value = word.partition("=")[2]
+    return value

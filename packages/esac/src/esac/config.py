@@ -18,33 +18,54 @@ Mode = Literal["esac", "es", "sac"]
 Store = Literal["none", "injected", "all"]
 Selection = Literal["top", "softmax"]
 Crossover = Literal["row", "neuron", "none"]
-Optimizer = Literal["adam", "sgd", "clipup"]
+Method = Literal["ars", "openai", "pgpe", "cma"]
+Ascent = Literal["adam", "sgd", "clipup"]
+Shaping = Literal["returns", "ranks"]
+
+_ASCENTS: dict[Method, Ascent] = {"ars": "sgd", "openai": "adam", "pgpe": "clipup", "cma": "sgd"}
 
 
 @dataclasses.dataclass(frozen=True)
 class ESACConfig:
-    """Settings of ESAC; the defaults are those of the paper's public code, with its bugs fixed.
+    """Settings of ESAC.
 
-    Those marked ``Running`` may differ when a run is resumed.
+    The defaults are those that were measured to work; `esac.presets.paper` returns those of the paper's public code.
+    Settings marked ``Running`` may differ when a run is resumed.
     """
 
     mode: Mode = "esac"
     """esac, or one of its halves: es (no gradients), sac (no population)."""
-    population: Count = 10
-    """Mirrored pairs in a generation, that is half the number of its episodes."""
-    elite: Share = 0.4
-    """Share of the population whose bases are crossed with the last generation's winners."""
-    injected: Natural = 4
-    """Members that are the gradient-trained policy."""
-    sigma: Positive = 0.005
-    """Standard deviation of the mutations."""
-    es_lr: Positive = 0.005
+    es_method: Method = "ars"
+    """How the mean moves: ars (augmented random search), openai (ranks and Adam), pgpe, or cma (CMA-ES)."""
+    es_hidden: tuple[Count, ...] = ()
+    """Units of the hidden layers of the population's policies; without any they are linear."""
+    normalize: bool = True
+    """Normalise observations by their running mean and standard deviation, for the population and soft actor-critic."""
+    population: Count = 4
+    """Mirrored pairs in a generation, that is half the number of its candidates."""
+    es_top: Advanced[Count | None] = None
+    """Pairs that move the mean, those with the best return first; by default all. For shaping by returns."""
+    es_episodes: Advanced[Count] = 1
+    """Episodes of a candidate, whose mean return counts."""
+    reward_shift: Advanced[NonNegative] = 0.0
+    """Subtracted from every reward of the population, such as a bonus for being alive; reported returns have it."""
+    sigma: Positive = 0.03
+    """Standard deviation of the mutations; its initial value for pgpe and cma."""
+    es_lr: Positive = 0.02
     """Learning rate of the mean."""
-    es_optimizer: Optimizer = "adam"
-    """adam, sgd or clipup."""
+    es_shaping: Advanced[Literal["auto", "returns", "ranks"]] = "auto"
+    """Differences that move the mean: of returns, over their standard deviation, or of ranks; auto: returns for ars."""
+    es_optimizer: Advanced[Literal["auto", "adam", "sgd", "clipup"]] = "auto"
+    """Ascent of the mean; auto: sgd for ars, adam for openai, clipup for pgpe."""
+    es_std_lr: Advanced[NonNegative] = 0.1
+    """Learning rate of the standard deviations of pgpe."""
+    elite: Advanced[Share] = 0.4
+    """Share of the population whose bases are crossed with the last generation's winners."""
+    injected: Natural = 1
+    """Members that are the gradient-trained policy."""
     l2: Advanced[NonNegative] = 0.0
     """Weight decay of the mean."""
-    crossover: Advanced[Crossover] = "row"
+    crossover: Advanced[Crossover] = "none"
     """row, neuron or none."""
     selection: Advanced[Selection] = "top"
     """How winners are chosen: top, or softmax (not specified in the paper)."""
@@ -52,11 +73,12 @@ class ESACConfig:
     """Temperature of softmax; lower values are closer to top."""
     mirrored: Advanced[Literal["antithetic", "forward"]] = "antithetic"
     """A member's second episode: with the opposite noise, or at the base itself (a bug of the public code)."""
-    es_gradient: Advanced[Literal["all", "mean"]] = "all"
+    es_gradient: Advanced[Literal["all", "mean"]] = "mean"
     """Members whose mutations move the mean: all, as in the public code, or only those around the mean itself."""
     es_action: Advanced[ActionMap] = "tanh"
-    """How the population acts: tanh, like the gradient-trained policy, or clip (public code)."""
-    amt_every: Advanced[Natural] = 20
+    """How the population acts: tanh, like the gradient-trained policy, linear (clipped to the bounds), or clip, which
+    does not scale (public code)."""
+    amt_every: Advanced[Natural] = 0
     """Generations between two tunings of the mutation; 0 disables it."""
     amt_clip: Advanced[NonNegative] = 1e-4
     """Largest increase of sigma by one tuning."""
@@ -68,8 +90,12 @@ class ESACConfig:
     """Largest sigma."""
     store: Advanced[Store] = "none"
     """Members whose transitions are stored for the critics: none, injected or all."""
-    sync: Advanced[bool] = False
-    """Copy the mean into the gradient-trained policy when it is better (not specified in the paper)."""
+    transfer: Advanced[Literal["none", "both"]] = "none"
+    """Replace the mean or the gradient-trained policy by the other one where that is better by its training episodes:
+    copied if their layers agree, else cloned on stored observations (not specified in the paper)."""
+    sac_schedule: Advanced[Literal["annealed", "adaptive"]] = "annealed"
+    """When gradients learn: by the probability below, or so that their share of all steps follows who improves (not
+    specified in the paper)."""
     sac_every: Count = 5
     """Generations between two chances of gradient-based learning."""
     sac_least: Advanced[Share] = 0.1
@@ -87,7 +113,7 @@ class ESACConfig:
     sac: SACConfig = dataclasses.field(default_factory=SACConfig)
     """Settings of soft actor-critic."""
     hidden: tuple[Count, ...] = (256, 256)
-    """Units of the hidden layers."""
+    """Units of the hidden layers of the gradient-trained policy and of the critics."""
     on_nan: Advanced[OnNan] = "penalise"
     """What non-finite numbers of an environment do: penalise the episode, or raise."""
     most_failed: Advanced[Running[Share]] = 0.5
@@ -100,8 +126,9 @@ class ESACConfig:
     """Counted steps between two checkpoints: a kill loses at most these and one generation."""
     workers: Running[Natural] = 0
     """Workers that evaluate the population; 0 evaluates in this process."""
-    engine: Running[Literal["processes", "ray"]] = "processes"
-    """What workers are: processes of this machine, or actors of a Ray cluster (extra ray)."""
+    engine: Running[Literal["processes", "batch", "ray"]] = "processes"
+    """What workers are: processes, threads that step many members at once (batch; gymnasium's MuJoCo v5 tasks only), or
+    actors of a Ray cluster (extra ray)."""
     threads: Running[Count] = 1
     """Threads of torch: a second one helps networks of this size little, and is very slow on a busy machine."""
     timeout: Advanced[Running[Positive]] = 600.0
@@ -109,13 +136,32 @@ class ESACConfig:
 
     def __post_init__(self) -> None:
         checks.check_fields(self)
-        if not self.hidden:
-            raise InputError(f"hidden must have at least one layer, got {self.hidden}")
-        if self.winners + self.gradient_members > self.population:
+        crossed = self.winners if self.crossover != "none" else 0
+        if crossed + self.gradient_members > self.population:
             raise InputError(
-                f"{self.winners} crossed and {self.gradient_members} injected members of {self.population}",
+                f"{crossed} crossed and {self.gradient_members} injected members of {self.population}",
                 "elite * population + injected <= population",
             )
+        if self.es_top is not None and self.es_top > self.population:
+            raise InputError(f"es_top is {self.es_top}", f"at most the population, {self.population}")
+        plain = (crossed, self.gradient_members, self.amt_every, self.mirrored) == (0, 0, 0, "antithetic")
+        if self.es_method in ("pgpe", "cma") and not plain:
+            raise InputError(
+                f"es_method {self.es_method} with crossover, injected members, mutation tuning or one-sided mutations",
+                "es_method ars or openai, or crossover none, injected 0, amt_every 0 and mirrored antithetic",
+            )
+
+    @property
+    def shaping(self) -> Shaping:
+        """The shaping that ``es_shaping`` means."""
+        if self.es_shaping != "auto":
+            return self.es_shaping
+        return "returns" if self.es_method == "ars" else "ranks"
+
+    @property
+    def ascent(self) -> Ascent:
+        """The ascent that ``es_optimizer`` means."""
+        return _ASCENTS[self.es_method] if self.es_optimizer == "auto" else self.es_optimizer
 
     @property
     def winners(self) -> int:
@@ -145,8 +191,9 @@ def changed(settings: dict[str, Any], config: ESACConfig | None = None) -> ESACC
     values = _known(settings, ESACConfig)
     if "sac" in values and not isinstance(values["sac"], SACConfig):
         values["sac"] = dataclasses.replace(config.sac, **_known(values["sac"], SACConfig))
-    if "hidden" in values:
-        values["hidden"] = tuple(values["hidden"])
+    for name in ("hidden", "es_hidden"):
+        if name in values:
+            values[name] = tuple(values[name])
     return dataclasses.replace(config, **values)
 
 

@@ -3,64 +3,63 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
 from jaxtyping import Float
 from sextet_common import checks
+from sextet_common.errors import InputError
 
 from esac.config import ESACConfig
-from esac.es.population import Population
 from esac.play import rollout
 from esac.play.environment import horizon
-from esac.play.policy import ActionMap, NumpyPolicy
+from esac.play.policy import ActionMap, NumpyPolicy, PolicyShape
 from esac.play.rollout import Episode
 from esac.results.outputs import Evaluations
-from esac.sac.update import SAC
 
 Which = Literal["best", "mean", "sac"]
 _EVALUATED: dict[str, tuple[Which, ...]] = {"es": ("mean",), "sac": ("sac",), "esac": ("mean", "sac")}
 
 
 class Best(NamedTuple):
-    """The policy with the highest mean return, ``reward``, in any evaluation so far; -inf before the first one."""
+    """The policy with the highest mean return, ``reward``, in any evaluation so far; -inf before the first one.
+
+    The others are the arguments of `NumpyPolicy`; ``inputs`` is None if observations are not normalised.
+    """
 
     reward: float
     vector: Float[np.ndarray, " size"]
     action: ActionMap
+    hidden: tuple[int, ...]
+    inputs: Float[np.ndarray, "2 observations"] | None
 
 
 class Evaluation:
-    """Policies of a learner, their evaluations (``history``) and the ``best`` of them."""
+    """Evaluations (``history``) of the policies that ``current`` returns, and the ``best`` of them."""
 
     def __init__(
-        self, env: gymnasium.Env[Any, Any], population: Population, sac: SAC, config: ESACConfig, seed: int
+        self, env: gymnasium.Env[Any, Any], config: ESACConfig, seed: int, current: Callable[[Which], NumpyPolicy]
     ) -> None:
-        self.env, self.population, self.sac, self.config, self.seed = env, population, sac, config, seed
+        self.env, self.config, self.seed, self._current = env, config, seed, current
         self.history = Evaluations()
-        self.best = Best(-math.inf, population.mean.copy(), config.es_action)
+        self.best = _best(-math.inf, current("mean"))
 
     def policy(self, which: Which = "best") -> NumpyPolicy:
         """Return the best policy, the population's mean, or the gradient-trained policy."""
         checks.check("policy", which, Which)
-        policies: dict[str, tuple[np.ndarray, ActionMap]] = {
-            "best": (self.best.vector, self.best.action),
-            "mean": (self.population.mean, self.config.es_action),
-            "sac": (self.sac.actor.vector(), "tanh"),
-        }
-        return rollout.numpy_policy(self.env, self.config.hidden, *policies[which])
+        if which != "best":
+            return self._current(which)
+        best = self.best
+        return rollout.numpy_policy(self.env, best.hidden, best.vector, best.action, best.inputs)
 
     def episodes(self, which: Which, count: int, seed: int | None = None) -> list[Episode]:
         """Run episodes of a policy from resets that learning does not use."""
         return run_episodes(self.env, self.policy(which), count, self.seed if seed is None else seed)
 
     def run(self, when: tuple[float, float, float]) -> dict[str, float]:
-        """Evaluate the policies of this mode, update ``best`` and return metrics.
-
-        With ``sync``, the mean is copied into the gradient-trained policy if it is better.
-        """
+        """Evaluate the policies of this mode, update ``best`` and return metrics."""
         episodes = {which: self.episodes(which, self.config.eval_episodes) for which in _EVALUATED[self.config.mode]}
         self.history.add(when, {str(which): each for which, each in episodes.items()})
         values: dict[str, float] = {}
@@ -71,25 +70,37 @@ class Evaluation:
             values[f"eval/{which}_mean_reward"] = means[which]
             values[f"eval/{which}_std_reward"] = float(np.std(totals)) if math.isfinite(means[which]) else math.nan
             if means[which] > self.best.reward:
-                policy = self.policy(which)
-                self.best = Best(means[which], policy.vector, policy.action)
+                self.best = _best(means[which], self.policy(which))
         values["eval/best_mean_reward"] = self.best.reward
-        if self.config.sync and len(means) == 2 and means["mean"] > means["sac"]:
-            self.sac.actor.load_vector(self.population.mean)
         return values
 
     def state(self) -> dict[str, Any]:
         """Return the history and the best policy as arrays and plain values."""
         history = {f"evaluations.{key}": value for key, value in self.history.state().items()}
-        reward = None if math.isinf(self.best.reward) else self.best.reward
-        return {**history, "best": self.best.vector, "best_reward": reward, "best_action": self.best.action}
+        best = self.best
+        inputs = {} if best.inputs is None else {"best_inputs": best.inputs}
+        return {
+            **history, **inputs, "best": best.vector, "best_reward": None if math.isinf(best.reward) else best.reward,
+            "best_action": best.action, "best_hidden": list(best.hidden),
+        }  # fmt: skip
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `state` returned."""
         prefix = "evaluations."
         self.history.load_state({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
         reward = -math.inf if state["best_reward"] is None else float(state["best_reward"])
-        self.best = Best(reward, np.array(state["best"]), state["best_action"])
+        hidden, vector = tuple(int(units) for units in state["best_hidden"]), np.array(state["best"])
+        inputs = np.array(state["best_inputs"]) if "best_inputs" in state else None
+        shape = self._current("mean").shape
+        expected = PolicyShape(shape.observations, shape.actions, hidden)
+        if vector.shape != (expected.size,) or vector.dtype != np.float32:
+            raise InputError(f"best has shape {vector.shape}, {vector.dtype}", f"({expected.size},), float32")
+        self.best = Best(reward, vector, state["best_action"], hidden, inputs)
+        self.policy()  # checks the rest
+
+
+def _best(reward: float, policy: NumpyPolicy) -> Best:
+    return Best(reward, policy.vector, policy.action, policy.shape.hidden, policy.inputs)
 
 
 def run_episodes(env: gymnasium.Env[Any, Any], policy: NumpyPolicy, count: int, seed: int) -> list[Episode]:

@@ -76,11 +76,11 @@ class GenerationJob(training.Job):
         values: dict[str, float] = {}
         offspring = None
         if learner.config.mode != "sac":
-            offspring = learner.population.offspring(number, learner.sac.actor.vector())
+            offspring = learner.population.offspring(number, learner.injected_vector(number), learner.inputs)
             self.engine.start(offspring.bases, offspring.tasks)
         episodes: list[tuple[str, Episode]] = []
         for k in range(self._gradient_episodes(number, values)):
-            episode, losses = learner.collector.episode(number, k)
+            episode, losses = learner.collector.episode(number, k, learner.inputs)
             values |= losses
             episodes.append(("sac", episode))
         self._describe_gradients(episodes, values)
@@ -91,7 +91,12 @@ class GenerationJob(training.Job):
             population_episodes = self._wait(values)
             outcome = learner.population.evolve(number, offspring, population_episodes)
             origins = offspring.origins
-            episodes += [(origins[k // 2], e) for k, e in enumerate(population_episodes)]
+            each = 2 * learner.config.es_episodes
+            episodes += [(origins[k // each], e) for k, e in enumerate(population_episodes)]
+        learner.observe(episode for _, episode in episodes)
+        if learner.config.mode == "esac":
+            learner.transfer(number, learner.exchange.update(number, episodes))
+            values["sac/share"] = learner.exchange.share
         values |= outcome.values
         self._count(episodes, values, time.perf_counter() - clock, time.process_time() - processor)
         if number == 0 or learner.steps // learner.config.eval_every > steps_before // learner.config.eval_every:
@@ -109,10 +114,20 @@ class GenerationJob(training.Job):
         config = self.learner.config
         if config.mode != "esac":
             return int(config.mode == "sac")
+        if config.sac_schedule == "adaptive":
+            return self._episodes_behind()
         values["sac/p"] = gradient_probability(self.learner.counted, config)
         due = (number + 1) % config.sac_every == 0
         taken = due and generator(self.learner.seed, "chance", number).random() < values["sac/p"]
         return config.sac_episodes if taken else 0
+
+    def _episodes_behind(self) -> int:
+        """Return the episodes by which gradient-based learning is behind its share, at most ten times sac_episodes."""
+        learner, share = self.learner, self.learner.exchange.share
+        if not learner.steps:
+            return learner.config.sac_episodes
+        behind = (share * learner.steps - learner.collector.steps) / (1 - share)
+        return min(10 * learner.config.sac_episodes, max(0, round(behind * learner.episodes / learner.steps)))
 
     def _describe_gradients(self, episodes: Sequence[tuple[str, Episode]], values: dict[str, float]) -> None:
         if episodes:
@@ -127,7 +142,7 @@ class GenerationJob(training.Job):
         episodes = self.engine.finish()
         values["time/wait_s"] = time.perf_counter() - clock
         for episode in episodes:
-            if episode.transitions is not None and not episode.failed:
+            if episode.transitions is not None and self.learner.gradients is not None:
                 self.learner.replay.add(episode.transitions)
         return episodes
 
@@ -208,6 +223,10 @@ def gradient_probability(counted: int, config: ESACConfig) -> float:
 
 def make_engine(job: Job, config: ESACConfig) -> Engine:
     """Return the engine that a configuration names."""
+    if config.engine == "batch":
+        from esac.engines.batch import BatchEngine
+
+        return BatchEngine(job, max(1, config.workers))
     if not config.workers:
         return SerialEngine(job)
     if config.engine == "processes":

@@ -62,7 +62,7 @@ class ProcessEngine(Engine):
                 "a function at the top level of a module that can be imported (no lambda), or workers=0",
             ) from error
         probe = Evaluator(job, task_tries)  # a bad name fails here once, not in every worker
-        self._size = probe.policy.shape.size
+        self._width = probe.width
         probe.close()
         self._context = mp.get_context("spawn")
         self._shared: Block | None = None
@@ -76,16 +76,16 @@ class ProcessEngine(Engine):
             self.close()
             raise
 
-    def start(self, bases: Float[np.ndarray, "bases size"], tasks: Sequence[Task]) -> None:
+    def start(self, bases: Float[np.ndarray, "bases width"], tasks: Sequence[Task]) -> None:
         """Share the bases with all workers and give each a task; workers of an unfinished generation are replaced."""
         for worker in [worker for worker in self._workers if worker.task is not None]:
             self._remove(worker)
             self._add_worker()
-        needed = max(1, len(bases) * self._size * 4)
+        needed = max(1, len(bases) * self._width * 4)
         if self._shared is None or self._shared.size < needed:
             self._free_memory()
             self._shared = Block(needed)
-        block: np.ndarray = np.ndarray((len(bases), self._size), dtype=np.float32, buffer=self._shared.buf)
+        block: np.ndarray = np.ndarray((len(bases), self._width), dtype=np.float32, buffer=self._shared.buf)
         block[:] = bases
         del block  # a view would keep the memory open
         self._base_count = len(bases)
@@ -148,9 +148,9 @@ class ProcessEngine(Engine):
             worker.began = time.monotonic()  # a task sent before the start has its full time
         elif kind == "error":
             self._replace(worker, value)
-        elif kind == "nan":
+        elif kind in ("nan", "input"):
             worker.task = None
-            raise NonFiniteError(value)
+            raise (NonFiniteError if kind == "nan" else InputError)(value)
         elif worker.task is not None:
             self._ledger.record(worker.task, value)
             worker.task = None

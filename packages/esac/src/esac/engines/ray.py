@@ -41,7 +41,7 @@ class RolloutActor:
             return "error", traceback.format_exc()
         return "ready", None
 
-    def run(self, task: Task, bases: Float[np.ndarray, "bases size"]) -> Answer:
+    def run(self, task: Task, bases: Float[np.ndarray, "bases width"]) -> Answer:
         """Run a task."""
         return answer(self.evaluator, task, bases)
 
@@ -111,7 +111,7 @@ class RayEngine(Engine):
             self.close()
             raise
 
-    def start(self, bases: Float[np.ndarray, "bases size"], tasks: Sequence[Task]) -> None:
+    def start(self, bases: Float[np.ndarray, "bases width"], tasks: Sequence[Task]) -> None:
         """Put the bases into the cluster once and give every free actor a task."""
         for worker in [worker for worker in self._workers if worker.task is not None]:
             self._remove(worker)
@@ -181,8 +181,8 @@ class RayEngine(Engine):
             worker.ready = True
         elif worker.task is not None:
             number, worker.task = worker.task, None
-            if kind == "nan":
-                raise NonFiniteError(value)
+            if kind in ("nan", "input"):
+                raise (NonFiniteError if kind == "nan" else InputError)(value)
             self._ledger.record(number, value)
         self._assign(worker)
 

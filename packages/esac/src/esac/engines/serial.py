@@ -20,7 +20,7 @@ class Engine(ABC):
     """
 
     @abstractmethod
-    def start(self, bases: Float[np.ndarray, "bases size"], tasks: Sequence[Task]) -> None:
+    def start(self, bases: Float[np.ndarray, "bases width"], tasks: Sequence[Task]) -> None:
         """Start a generation, abandoning an unfinished one."""
 
     @abstractmethod
@@ -43,10 +43,10 @@ class SerialEngine(Engine):
 
     def __init__(self, job: Job, *, task_tries: int = 3) -> None:
         self.evaluator = Evaluator(job, task_tries)
-        self._bases: np.ndarray = np.empty((0, self.evaluator.policy.shape.size), dtype=np.float32)
+        self._bases: np.ndarray = np.empty((0, self.evaluator.width), dtype=np.float32)
         self._tasks: Sequence[Task] = ()
 
-    def start(self, bases: Float[np.ndarray, "bases size"], tasks: Sequence[Task]) -> None:
+    def start(self, bases: Float[np.ndarray, "bases width"], tasks: Sequence[Task]) -> None:
         """Store the generation."""
         self._bases, self._tasks = bases.copy(), tasks
 

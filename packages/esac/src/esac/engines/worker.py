@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from sextet_common.errors import InputError
 
 from esac.engines.memory import View
 from esac.play.rollout import NonFiniteError
@@ -20,15 +21,17 @@ from esac.play.task import Evaluator, Job, Task
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 Answer = tuple[str, Any]
-"""A worker's message: ("ready", None), ("done", episode), ("nan", message) or ("error", traceback)."""
+"""A worker's message: ("ready", None), ("done", episode), ("nan" or "input", message) or ("error", traceback)."""
 
 
-def answer(evaluator: Evaluator, task: Task, bases: Float[np.ndarray, "bases size"]) -> Answer:
+def answer(evaluator: Evaluator, task: Task, bases: Float[np.ndarray, "bases width"]) -> Answer:
     """Run a task and return the result, or the error, in a form that can be sent."""
     try:
         return "done", evaluator(task, bases)
     except NonFiniteError as error:
         return "nan", str(error)
+    except InputError as error:
+        return "input", str(error)
     except Exception:  # the parent reports it
         return "error", traceback.format_exc()
 
@@ -46,7 +49,7 @@ def work(pipe: connection.Connection, job: Job, tries: int) -> None:
             pipe.send(("error", traceback.format_exc()))
             return
         pipe.send(("ready", None))
-        bases = _SharedBases(evaluator.policy.shape.size)
+        bases = _SharedBases(evaluator.width)
         with contextlib.closing(evaluator):
             while (message := pipe.recv()) is not None:
                 task, address, count = message
@@ -56,8 +59,8 @@ def work(pipe: connection.Connection, job: Job, tries: int) -> None:
 class _SharedBases:
     """The parent's shared memory as an array."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, width: int) -> None:
+        self.width = width
         self.view: View | None = None
 
     def at(self, address: str, count: int) -> np.ndarray:
@@ -65,7 +68,7 @@ class _SharedBases:
             if self.view is not None:
                 self.view.close()
             self.view = View(address)
-        return np.ndarray((count, self.size), dtype=np.float32, buffer=self.view.buf)
+        return np.ndarray((count, self.width), dtype=np.float32, buffer=self.view.buf)
 
 
 def _exit_with_parent() -> None:

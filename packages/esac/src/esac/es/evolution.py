@@ -1,16 +1,12 @@
-"""Formulas of the evolution strategy: ranks, winners, crossover, gradient, optimizers, mutation tuning."""
+"""Formulas of the evolution strategy: ranks, winners, crossover, gradient, top directions, mutation tuning."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from sextet_common.errors import InputError
 
-from esac.config import Crossover, Optimizer, Selection
+from esac.config import Crossover, Selection
 from esac.play.policy import PolicyShape
 
 
@@ -98,71 +94,24 @@ def _donated(rows: int, most: int, random: np.random.Generator) -> np.ndarray:
 
 
 def gradient(
-    ranks: Float[np.ndarray, "pairs 2"], noises: Float[np.ndarray, "pairs size"], sigma: float
+    fitness: Float[np.ndarray, "pairs 2"], noises: Float[np.ndarray, "pairs size"], sigma: float
 ) -> Float[np.ndarray, " size"]:
     """Estimate the gradient of the mean from mirrored pairs: ``sum_i (w_i+ - w_i-) eps_i / (n sigma)``."""
-    weights = (ranks[:, 0] - ranks[:, 1]).astype(np.float32)
-    direction: np.ndarray = weights @ noises / np.float32(max(1, len(ranks)) * sigma)
+    weights = (fitness[:, 0] - fitness[:, 1]).astype(np.float32)
+    direction: np.ndarray = weights @ noises / np.float32(max(1, len(fitness)) * sigma)
     return direction
 
 
-@dataclass
-class Ascent:
-    """Optimizer that moves a vector of ``size`` numbers uphill.
+def top_directions(returns: Float[np.ndarray, "pairs 2"], count: int) -> Int[np.ndarray, " count"]:
+    """Return the pairs with the largest of their two returns, in their order.
 
-    ``kind`` is "adam", "sgd" or "clipup": momentum over directions of length ``lr``, clipped to a length of ``2 lr``.
-    The weight decay ``l2`` is added to the gradient.
-
-    References
-    ----------
-    ClipUp, arXiv 2008.02387, with its defaults: momentum 0.9, maximum speed twice the step size.
+    Examples
+    --------
+    >>> top_directions(np.array([[1.0, 2.0], [0.0, 9.0], [5.0, 3.0]]), 2).tolist()
+    [1, 2]
     """
-
-    size: int
-    lr: float
-    kind: Optimizer = "adam"
-    l2: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.m = np.zeros(self.size, dtype=np.float32)
-        self.v = np.zeros(self.size, dtype=np.float32)
-        self.steps = 0
-
-    def step(self, vector: np.ndarray, direction: np.ndarray) -> float:
-        """Move the vector in place; return the length of the move over that of the vector."""
-        direction = direction - self.l2 * vector
-        move: np.ndarray
-        if self.kind == "sgd":
-            move = self.lr * direction
-        elif self.kind == "clipup":
-            move = self._clipup(direction)
-        else:
-            move = self._adam(direction)
-        before = float(np.linalg.norm(vector))
-        vector += move.astype(np.float32)
-        return float(np.linalg.norm(move)) / max(before, 1e-12)
-
-    def _clipup(self, direction: np.ndarray) -> np.ndarray:
-        self.m *= np.float32(0.9)
-        self.m += np.float32(self.lr / max(float(np.linalg.norm(direction)), 1e-12)) * direction
-        self.m *= np.float32(min(1.0, 2 * self.lr / max(float(np.linalg.norm(self.m)), 1e-12)))
-        return self.m.copy()
-
-    def _adam(self, direction: np.ndarray) -> np.ndarray:
-        self.steps += 1
-        self.m += np.float32(0.1) * (direction - self.m)
-        self.v += np.float32(0.001) * (direction * direction - self.v)
-        m, v = self.m / (1 - 0.9**self.steps), self.v / (1 - 0.999**self.steps)
-        move: np.ndarray = self.lr * m / (np.sqrt(v) + 1e-8)
-        return move
-
-    def state(self) -> dict[str, Any]:
-        """Return the moments and the number of steps as arrays."""
-        return {"m": self.m, "v": self.v, "steps": np.array(self.steps)}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned."""
-        self.m, self.v, self.steps = np.array(state["m"]), np.array(state["v"]), int(state["steps"])
+    chosen: np.ndarray = np.sort(np.argsort(-returns.max(axis=1), kind="stable")[:count])
+    return chosen
 
 
 def tuned_sigma(

@@ -23,11 +23,13 @@ _DM_CONTROL = "dm_control/"
 def make(env: EnvSource, options: dict[str, Any] | None = None) -> gymnasium.Env[Any, Any]:
     """Make an environment with a flat box of observations and a bounded box of actions.
 
+    Observations that are dictionaries are flattened into one vector.
+
     Parameters
     ----------
     env
-        A name registered with gymnasium, dm_control/NAME (through shimmy: extra dm-control; observations are flattened
-        into one vector), or a function without arguments.
+        A name registered with gymnasium, dm_control/NAME (through shimmy: extra dm-control), or a function without
+        arguments.
     options
         Keyword arguments of ``gymnasium.make``.
 
@@ -48,7 +50,7 @@ def make(env: EnvSource, options: dict[str, Any] | None = None) -> gymnasium.Env
         raise InputError(f"the environment {env!r} cannot be made: {first}", _remedy(env, error)) from error
     if not isinstance(instance, gymnasium.Env):
         raise InputError(f"the environment {env!r} is a {type(instance).__name__}", "a gymnasium environment")
-    if isinstance(env, str) and env.startswith(_DM_CONTROL) and isinstance(instance.observation_space, spaces.Dict):
+    if isinstance(instance.observation_space, spaces.Dict):
         instance = gymnasium.wrappers.FlattenObservation(instance)
     try:
         check_spaces(instance)
@@ -112,6 +114,9 @@ def check_spaces(env: gymnasium.Env[Any, Any]) -> None:
         raise InputError(f"observations are {seen}", f"a Box of one dimension: wrap it in {flatten}")
     if not isinstance(acts, spaces.Box):
         raise InputError(f"actions are {acts}", "a Box: soft actor-critic is for continuous actions")
+    if not np.issubdtype(acts.dtype, np.floating):
+        remedy = f"a Box of floating-point numbers: {transform} can round them"
+        raise InputError(f"actions are whole numbers ({acts.dtype})", remedy)
     if len(acts.shape) != 1:
         raise InputError(f"actions are of shape {acts.shape}", f"a Box of one dimension: {transform} can reshape them")
     if not (np.isfinite(acts.low).all() and np.isfinite(acts.high).all() and (acts.low < acts.high).all()):

@@ -1,8 +1,9 @@
 """Policies as flat float32 vectors, evaluated with NumPy alone.
 
-The network is observation - hidden - hidden - mean with ReLU in between; ``tanh(mean) * scale + bias`` is the action of
-every policy, whether evolved, injected or trained by gradients. The vector holds the layers up to the mean. The log
-standard deviation, which evolved policies do not use, belongs to the torch module (`esac.sac.actor.Actor`) only.
+The network has ReLU between its hidden layers, if there are any; ``tanh(mean) * scale + bias`` is the action of every
+policy, whether evolved, injected or trained by gradients. The vector holds the layers up to the mean. The log standard
+deviation, which evolved policies do not use, belongs to the torch module (`esac.sac.actor.Actor`) only. Observations
+may be normalised by an offset and a scale, which are no part of the vector (`esac.play.normalize`).
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from sextet_common import checkpoint, checks, files, hub, npy
 from sextet_common.checks import Count
 from sextet_common.errors import InputError, reading
 
-ActionMap = Literal["tanh", "clip"]
+ActionMap = Literal["tanh", "linear", "clip"]
 HUB_FILE = "policy.safetensors"  # in folders for the Hugging Face Hub
 _ARRAYS = ("vector", "low", "high")
+_INPUTS = "inputs"  # an array of policies that normalise their observations
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,10 @@ class PolicyShape:
         return parts
 
     def initial(self, random: np.random.Generator) -> Float[np.ndarray, " size"]:
-        """Draw weights by Xavier's uniform rule; biases are 0."""
+        """Draw weights by Xavier's uniform rule; biases are 0, and so is a policy without hidden layers (ARS)."""
         vector = np.zeros(self.size, dtype=np.float32)
+        if not self.hidden:
+            return vector
         for weights, _ in self.parts(vector):
             bound = math.sqrt(6 / sum(weights.shape))
             weights[:] = random.uniform(-bound, bound, weights.shape)
@@ -81,7 +85,10 @@ class NumpyPolicy:
     vector
         The weights; zeros by default.
     action
-        "tanh", or "clip": the mean clipped to [-1, 1], as the population acts in ESAC's public code.
+        How the mean of the action becomes one: "tanh", "linear" (clipped to [-1, 1], then scaled to the bounds), or
+        "clip" (clipped, but not scaled: how the population acts in ESAC's public code).
+    inputs
+        Offset and scale of the observations, ``(observation - offset) * scale``; by default they are not normalised.
 
     Examples
     --------
@@ -97,6 +104,7 @@ class NumpyPolicy:
         high: Float[np.ndarray, " actions"],
         vector: Float[np.ndarray, " size"] | None = None,
         action: ActionMap = "tanh",
+        inputs: Float[np.ndarray, "2 observations"] | None = None,
     ) -> None:
         checks.check("action", action, ActionMap)
         self.shape, self.action = shape, action
@@ -108,11 +116,28 @@ class NumpyPolicy:
         self._input = np.empty(shape.observations, dtype=np.float32)
         if vector is not None:
             self.vector[:] = vector
+        self.inputs: np.ndarray | None = None
+        if inputs is not None:
+            self.normalise(inputs)
+
+    def normalise(self, inputs: Float[np.ndarray, "2 observations"]) -> None:
+        """Set the offset and the scale of the observations."""
+        inputs = np.array(inputs, dtype=np.float32)
+        if inputs.shape != (2, self.shape.observations) or not np.isfinite(inputs).all():
+            raise InputError(
+                f"inputs of shape {inputs.shape}", f"finite numbers of shape (2, {self.shape.observations})"
+            )
+        self.inputs = inputs
+        self._offset, self._scale = inputs
 
     def __call__(self, observation: Float[np.ndarray, " observations"]) -> Float[np.ndarray, " actions"]:
         """Return the action for one observation as a new array."""
         x = self._input
-        x[:] = observation
+        if self.inputs is None:
+            x[:] = observation
+        else:
+            np.subtract(observation, self._offset, out=x, casting="same_kind")
+            x *= self._scale
         last = len(self._layers) - 1
         for number, ((weights, biases), out) in enumerate(zip(self._layers, self._outputs, strict=True)):
             np.dot(weights, x, out=out)
@@ -120,28 +145,28 @@ class NumpyPolicy:
             if number < last:
                 np.maximum(out, 0, out=out)
             x = out
-        return self._to_actions(x)
+        return self.to_actions(x)
 
     def batch(self, observations: Float[np.ndarray, "n observations"]) -> Float[np.ndarray, "n actions"]:
         """Return the actions for many observations."""
         x = np.asarray(observations, dtype=np.float32)
+        if self.inputs is not None:
+            x = (x - self._offset) * self._scale
         for number, (weights, biases) in enumerate(self._layers):
             x = x @ weights.T + biases
             if number < len(self._layers) - 1:
                 x = np.maximum(x, 0)
-        return self._to_actions(x)
+        return self.to_actions(x)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an npz or safetensors file, by the suffix, atomically; `load` reads it without torch."""
         if Path(path).suffix == ".safetensors":
-            sizes = {"observations": self.shape.observations, "hidden": list(self.shape.hidden), "action": self.action}
-            checkpoint.save(path, {name: getattr(self, name) for name in _ARRAYS}, sizes)
+            meta = {"observations": self.shape.observations, "hidden": list(self.shape.hidden), "action": self.action}
+            checkpoint.save(path, self._arrays(), meta)
             return
         content = io.BytesIO()
-        np.savez(
-            content, vector=self.vector, low=self.low, high=self.high, hidden=np.array(self.shape.hidden, np.int64),
-            observations=np.array(self.shape.observations), action=np.array(self.action),
-        )  # fmt: skip
+        sizes = {"hidden": np.array(self.shape.hidden, np.int64), "observations": np.array(self.shape.observations)}
+        np.savez(content, action=np.array(self.action), **sizes, **self._arrays())  # type: ignore[arg-type]
         with files.replacing(path) as temporary:
             temporary.write_bytes(content.getvalue())
 
@@ -154,15 +179,17 @@ class NumpyPolicy:
             saved = checkpoint.load(path)
             table = {**saved.arrays, **saved.meta}
         else:
-            table = dict(npy.read_npz(path, (*_ARRAYS, "hidden", "observations", "action"), expected=expected))
+            names = (*_ARRAYS, "hidden", "observations", "action")
+            table = dict(npy.read_npz(path, names, [_INPUTS], expected=expected))
         with reading(path, expected, TypeError, KeyError):
             low, high, vector = (np.asarray(table[name], np.float32) for name in ("low", "high", "vector"))
             hidden = tuple(int(units) for units in np.atleast_1d(table["hidden"]))
             shape = PolicyShape(int(table["observations"]), low.size, hidden)
             action: Any = str(table["action"])
+            inputs = None if _INPUTS not in table else np.asarray(table[_INPUTS], np.float32)
         if vector.shape != (shape.size,) or low.ndim != 1:
             raise InputError(f"{path} holds {vector.size} weights", f"{shape.size}, as its layers need")
-        return cls(shape, low, high, vector, action)
+        return cls(shape, low, high, vector, action, inputs)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str], *, revision: str | None = None) -> NumpyPolicy:
@@ -172,12 +199,18 @@ class NumpyPolicy:
         """
         return cls.load(hub.local_folder(name_or_path, revision=revision, only=[HUB_FILE]) / HUB_FILE)
 
-    def _to_actions(self, mean: np.ndarray) -> np.ndarray:
+    def _arrays(self) -> dict[str, np.ndarray]:
+        inputs = {} if self.inputs is None else {_INPUTS: self.inputs}
+        return {**{name: getattr(self, name) for name in _ARRAYS}, **inputs}
+
+    def to_actions(self, mean: Float[np.ndarray, "... actions"]) -> Float[np.ndarray, "... actions"]:
+        """Return the actions that outputs of the network stand for."""
         actions: np.ndarray
         if self.action == "clip":
             actions = np.clip(np.clip(mean, -1, 1), self.low, self.high)
         else:
-            actions = np.tanh(mean) * self.scale + self.bias
+            inside = np.tanh(mean) if self.action == "tanh" else np.clip(mean, -1, 1)
+            actions = inside * self.scale + self.bias
         return actions
 
 

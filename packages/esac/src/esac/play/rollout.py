@@ -11,7 +11,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from esac.play import interaction
 from esac.play.environment import check_spaces
+from esac.play.normalize import Moments
 from esac.play.policy import ActionMap, NumpyPolicy, PolicyShape
 
 OnNan = Literal["raise", "penalise"]
@@ -30,10 +32,11 @@ class Episode:
     failed
         Whether a non-finite number or an error ended it.
     transitions
-        Rows (observation, action, reward, next observation, 1 - terminated) of float32, shape (length, width); None
-        unless they were asked for.
+        Rows of `esac.play.interaction.TransitionWriter`, shape (length, width); None unless they were requested.
     message
         Why it failed.
+    moments
+        Moments of the observations that the policy acted on; None unless they were requested.
     """
 
     total: float
@@ -41,6 +44,7 @@ class Episode:
     failed: bool = False
     transitions: np.ndarray | None = None
     message: str = ""
+    moments: Moments | None = None
 
     @classmethod
     def failure(cls, message: str, length: int = 0) -> Episode:
@@ -60,6 +64,7 @@ def episode(
     max_steps: int = 10_000,
     on_nan: OnNan = "penalise",
     keep: bool = False,
+    observe: bool = False,
 ) -> Episode:
     """Run a policy from a seeded reset to the end of the episode.
 
@@ -74,38 +79,42 @@ def episode(
         fails, its total is -inf and none of its transitions is kept.
     keep
         Keep the transitions.
+    observe
+        Return the moments of the observations that the policy acted on.
     """
-    observation, _ = env.reset(seed=seed)
+    observation = interaction.reset(env, seed)
+    space = env.action_space
+    assert isinstance(space, spaces.Box)
+    writer = interaction.TransitionWriter(space.low, space.high)
     rows: list[np.ndarray] = []
+    observations: list[np.ndarray] = []
     total, length, done = 0.0, 0, False
-    fault = "" if np.isfinite(observation).all() else "the first observation is not finite"
+    fault = "" if interaction.finite(observation) else "the first observation is not finite in float32"
     while not (done or fault) and length < max_steps:
+        if observe:
+            observations.append(np.array(observation, dtype=np.float64))
         action = policy(observation)
         if not np.isfinite(action).all():
             fault = f"the action of step {length} is not finite"
             break
-        next_observation, reward, terminated, truncated, _ = env.step(action)
-        total += float(reward)
+        if keep:
+            writer.before(observation, action)
+        observation, reward, terminated, truncated = interaction.step(env, action)
+        total += reward
         length += 1
-        if not math.isfinite(total) or not np.isfinite(next_observation).all():
-            fault = f"the {'observation' if math.isfinite(total) else 'reward'} of step {length} is not finite"
+        if not math.isfinite(total) or not interaction.finite(observation):
+            wrong = f"observation of step {length} is not finite in float32"
+            fault = f"the {wrong if math.isfinite(total) else f'reward of step {length} is not finite'}"
             break
         if keep:
-            rows.append(pack(observation, action, float(reward), next_observation, terminated))
-        observation, done = next_observation, bool(terminated or truncated)
+            rows.append(writer.after(reward, observation, terminated))
+        done = terminated or truncated
     if fault:
         if on_nan == "raise":
             raise NonFiniteError(f"{fault}, seed {seed}")
         return Episode.failure(fault, length)
-    return Episode(total, length, False, np.stack(rows) if rows else None)
-
-
-def pack(
-    observation: np.ndarray, action: np.ndarray, reward: float, next_observation: np.ndarray, terminated: bool
-) -> np.ndarray:
-    """Return a transition as one row of float32; its last number, the mask, is 0 only at a termination."""
-    mask = 0.0 if terminated else 1.0
-    return np.concatenate([observation, action, [reward], next_observation, [mask]]).astype(np.float32)
+    moments = Moments.of(np.stack(observations)) if observations else None
+    return Episode(total, length, False, np.stack(rows) if rows else None, moments=moments)
 
 
 def numpy_policy(
@@ -113,6 +122,7 @@ def numpy_policy(
     hidden: tuple[int, ...],
     vector: np.ndarray | None = None,
     action: ActionMap = "tanh",
+    inputs: np.ndarray | None = None,
 ) -> NumpyPolicy:
     """Make a policy for the spaces of an environment.
 
@@ -125,4 +135,4 @@ def numpy_policy(
     check_spaces(env)
     seen, acts = env.observation_space, env.action_space
     assert isinstance(seen, spaces.Box) and isinstance(acts, spaces.Box)
-    return NumpyPolicy(PolicyShape(seen.shape[0], acts.shape[0], hidden), acts.low, acts.high, vector, action)
+    return NumpyPolicy(PolicyShape(seen.shape[0], acts.shape[0], hidden), acts.low, acts.high, vector, action, inputs)

@@ -71,7 +71,9 @@ def read_hub(name_or_path: str | os.PathLike[str]) -> tuple[NumpyPolicy, str, di
 
 
 def _body(policy: NumpyPolicy, env: str, returns: Sequence[float]) -> str:
-    shape, layers = policy.shape, " and ".join(map(str, policy.shape.hidden))
+    shape = policy.shape
+    layers = f"hidden layers of {' and '.join(map(str, shape.hidden))} units" if shape.hidden else "no hidden layers"
+    held = "its weights in float32" + ("" if policy.inputs is None else ", the normalisation of observations")
     evaluation = "Not evaluated."
     if returns:
         evaluation = (
@@ -79,8 +81,8 @@ def _body(policy: NumpyPolicy, env: str, returns: Sequence[float]) -> str:
         )
     return f"""# ESAC policy for {markdown(env)}
 
-A deterministic policy from {shape.observations} observations to {shape.actions} actions, with hidden layers of {layers}
-units. `{HUB_FILE}` holds its weights in float32 and the bounds of the actions.
+A deterministic policy from {shape.observations} observations to {shape.actions} actions, with {layers}.
+`{HUB_FILE}` holds {held} and the bounds of the actions.
 
 {evaluation}
 

@@ -44,20 +44,22 @@ class Actor(nn.Module):
             self.register_buffer(name, torch.tensor(np.asarray(end, np.float32)), persistent=False)
 
     def forward(self, observations: Float[Tensor, "n observations"]) -> Float[Tensor, "n actions"]:
-        """Return the deterministic actions."""
+        """Return the deterministic actions in the environment's units."""
         mean, _ = self.distribution(observations)
-        actions: Tensor = torch.tanh(mean) * self.scale + self.bias
-        return actions if self.action == "tanh" else mean.clamp(-1, 1).clamp(self.low, self.high)
+        if self.action == "clip":
+            return mean.clamp(-1, 1).clamp(self.low, self.high)
+        inside = torch.tanh(mean) if self.action == "tanh" else mean.clamp(-1, 1)
+        return inside * self.scale + self.bias
 
     def sample(
         self, observations: Float[Tensor, "n observations"], noise: Float[Tensor, "n actions"]
     ) -> tuple[Float[Tensor, "n actions"], Float[Tensor, " n"]]:
-        """Return the actions for given standard normal noise, and their log-probability densities."""
+        """Return the actions in [-1, 1] for given standard normal noise, and their log-probability densities."""
         mean, log_std = self.distribution(observations)
         squashed = torch.tanh(mean + log_std.exp() * noise)
         log_prob = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
-        log_prob = log_prob - torch.log(self.scale * (1 - squashed.square()) + _EPSILON)
-        return squashed * self.scale + self.bias, log_prob.sum(dim=1)
+        log_prob = log_prob - torch.log(1 - squashed.square() + _EPSILON)
+        return squashed, log_prob.sum(dim=1)
 
     def vector(self) -> Float[np.ndarray, " size"]:
         """Return the layers up to the mean as one vector in the layout of `PolicyShape`."""
@@ -85,6 +87,20 @@ class Actor(nn.Module):
         return [*self.hidden, self.mean]
 
 
+class Normalise(nn.Module):
+    """``(observations - offset) * scale``."""
+
+    inputs: Tensor
+
+    def __init__(self, inputs: Float[np.ndarray, "2 observations"]) -> None:
+        super().__init__()
+        self.register_buffer("inputs", torch.tensor(inputs))
+
+    def forward(self, observations: Float[Tensor, "n observations"]) -> Float[Tensor, "n observations"]:
+        """Return the normalised observations."""
+        return (observations - self.inputs[0]) * self.inputs[1]
+
+
 class Explorer:
     """Sampled actions of an actor in NumPy, on the module's own memory: an environment step needs no torch call.
 
@@ -93,7 +109,6 @@ class Explorer:
 
     def __init__(self, actor: Actor) -> None:
         self._layers = [*actor.hidden, actor.mean, actor.log_std]
-        self.scale, self.bias = actor.scale.cpu().numpy(), actor.bias.cpu().numpy()
         self._read()
 
     def refresh(self) -> None:
@@ -107,11 +122,11 @@ class Explorer:
     def __call__(
         self, observation: Float[np.ndarray, " observations"], noise: Float[np.ndarray, " actions"]
     ) -> Float[np.ndarray, " actions"]:
-        """Return the action for given standard normal noise."""
+        """Return the action in [-1, 1] for given standard normal noise."""
         x = np.asarray(observation, dtype=np.float32)
         *hidden, (mean, mean_bias), (log_std, log_std_bias) = self._parameters
         for weights, biases in hidden:
             x = np.maximum(weights @ x + biases, 0)
         std = np.exp(np.clip(log_std @ x + log_std_bias, *_LOG_STD_RANGE))
-        action: np.ndarray = np.tanh(mean @ x + mean_bias + std * noise) * self.scale + self.bias
+        action: np.ndarray = np.tanh(mean @ x + mean_bias + std * noise)
         return action

@@ -8,11 +8,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from jaxtyping import Float
 from sextet_common.errors import InputError
 from sextet_common.seeding import generator
 
-from esac.play import rollout
+from esac.play import interaction
 from esac.play.environment import horizon
+from esac.play.normalize import Moments
 from esac.play.rollout import Episode, NonFiniteError, OnNan
 from esac.sac.actor import Explorer
 from esac.sac.replay import Batch, Replay
@@ -39,9 +41,16 @@ class Collector:
         self.horizon = horizon(env)
         self.steps = self.updates = 0
         self._explore = Explorer(sac.actor)
+        space = env.action_space
+        assert isinstance(space, gymnasium.spaces.Box)
+        self._writer = interaction.TransitionWriter(space.low, space.high)
 
-    def episode(self, generation: int, number: int) -> tuple[Episode, dict[str, float]]:
+    def episode(
+        self, generation: int, number: int, inputs: Float[np.ndarray, "2 observations"] | None = None
+    ) -> tuple[Episode, dict[str, float]]:
         """Run episode `number` of a generation; return it with the losses of its last update.
+
+        ``inputs`` are the offset and the scale of the observations, for policy and critics alike.
 
         Raises
         ------
@@ -50,45 +59,55 @@ class Collector:
         """
         random = generator(self.seed, "episode", generation, number)
         noises = torch.Generator(self.sac.device).manual_seed(int(random.integers(2**62)))
-        observation, _ = self.env.reset(seed=int(random.integers(2**31)))
-        total, length, due, done, fault = 0.0, 0, 0.0, False, ""
+        observation = interaction.reset(self.env, int(random.integers(2**31)))
+        observations: list[np.ndarray] = []
+        total, length, due, done = 0.0, 0, 0.0, False
+        fault = "" if interaction.finite(observation) else "the first observation"
         losses: dict[str, torch.Tensor] = {}
-        while not done and length < self.horizon:
-            action = self._action(observation, random)
-            next_observation, reward, terminated, truncated, _ = self.env.step(action)
+        while not (done or fault) and length < self.horizon:
+            if inputs is not None:
+                observations.append(np.array(observation, dtype=np.float64))
+            action = self._writer.to_environment(self._action(observation, random, inputs))
+            self._writer.before(observation, action)
+            observation, reward, terminated, truncated = interaction.step(self.env, action)
             length += 1
             self.steps += 1
-            if not math.isfinite(float(reward)) or not np.isfinite(next_observation).all():
-                fault = f"step {length} of the gradient-trained policy's episode has a non-finite number"
-                if self.on_nan == "raise":
-                    raise NonFiniteError(f"{fault}, generation {generation}, seed {self.seed}")
+            if not math.isfinite(reward) or not interaction.finite(observation):
+                fault = f"step {length}"
                 break
-            row = rollout.pack(observation, action, float(reward), next_observation, bool(terminated))
-            self.replay.add(row[None])
-            total += float(reward)
+            self.replay.add(self._writer.after(reward, observation, terminated)[None])
+            total += reward
             due += self.updates_per_step
             while due >= 1 and len(self.replay) > self.sac.config.batch_size:
-                losses = self.sac.update(*self._batch(random, noises))
+                losses = self.sac.update(*self._batch(random, noises, inputs))
                 self._explore.refresh()
                 self.updates += 1
                 due -= 1
             due = min(due, 1.0)  # updates missed for lack of a whole batch are not made up for
-            observation, done = next_observation, bool(terminated or truncated)
+            done = terminated or truncated
         values = {f"sac/{name}": float(value) for name, value in losses.items()}
         if not all(map(math.isfinite, values.values())):
             raise InputError(f"a loss of soft actor-critic is not finite in generation {generation}, seed {self.seed}",
                              f"finite losses: try an lr below {self.sac.config.lr:g}")  # fmt: skip
-        return (Episode.failure(fault, length) if fault else Episode(total, length)), values
+        if fault:
+            fault += " of the gradient-trained policy's episode has a non-finite number"
+            if self.on_nan == "raise":
+                raise NonFiniteError(f"{fault}, generation {generation}, seed {self.seed}")
+            return Episode.failure(fault, length), values
+        moments = Moments.of(np.stack(observations)) if observations else None
+        return Episode(total, length, moments=moments), values
 
-    def _action(self, observation: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        space = self.env.action_space
-        assert isinstance(space, gymnasium.spaces.Box)
+    def _action(self, observation: np.ndarray, random: np.random.Generator, inputs: np.ndarray | None) -> np.ndarray:
+        """Return an action in [-1, 1]."""
         if self.steps < self.start_steps:
-            return random.uniform(space.low, space.high).astype(np.float32)
-        return self._explore(observation, random.standard_normal(space.shape[0], dtype=np.float32))
+            return random.uniform(-1, 1, self.replay.actions).astype(np.float32)
+        seen = observation if inputs is None else (observation - inputs[0]) * inputs[1]
+        return self._explore(seen, random.standard_normal(self.replay.actions, dtype=np.float32))
 
-    def _batch(self, random: np.random.Generator, noises: torch.Generator) -> tuple[Batch, torch.Tensor]:
+    def _batch(
+        self, random: np.random.Generator, noises: torch.Generator, inputs: np.ndarray | None
+    ) -> tuple[Batch, torch.Tensor]:
         """Draw the transitions and the noise of an update."""
         size, device = self.sac.config.batch_size, self.sac.device
-        batch = self.replay.sample(random, size, device)
+        batch = self.replay.sample(random, size, device, inputs)
         return batch, torch.randn(2, size, batch.actions.shape[1], generator=noises, device=device)

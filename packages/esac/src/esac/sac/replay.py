@@ -51,7 +51,7 @@ class Replay:
         return self.filled
 
     def add(self, rows: Float[np.ndarray, "n width"]) -> None:
-        """Add transitions as `esac.play.rollout.pack` makes them; of more than fit, the last ones stay."""
+        """Add rows of `esac.play.interaction.TransitionWriter`; of more than fit, the last ones stay."""
         rows = rows[-len(self.rows) :]
         if rows.ndim != 2 or rows.shape[1] != self.rows.shape[1] or not np.isfinite(rows).all():
             raise InputError(f"transitions of shape {rows.shape}", f"finite rows of {self.rows.shape[1]} numbers")
@@ -60,10 +60,21 @@ class Replay:
         self.at = int((self.at + len(rows)) % len(self.rows))
         self.filled = min(len(self.rows), self.filled + len(rows))
 
-    def sample(self, random: np.random.Generator, size: int, device: torch.device | str = "cpu") -> Batch:
-        """Draw transitions with replacement."""
-        rows = torch.from_numpy(self.rows.take(random.integers(self.filled, size=size), axis=0)).to(device)
+    def sample(
+        self,
+        random: np.random.Generator,
+        size: int,
+        device: torch.device | str = "cpu",
+        inputs: Float[np.ndarray, "2 observations"] | None = None,
+    ) -> Batch:
+        """Draw transitions with replacement; ``inputs`` are an offset and a scale that normalise observations."""
+        drawn = self.rows.take(random.integers(self.filled, size=size), axis=0)
         seen, acts = self.observations, self.actions
+        if inputs is not None:
+            for columns in (drawn[:, :seen], drawn[:, seen + acts + 1 : -1]):
+                columns -= inputs[0]
+                columns *= inputs[1]
+        rows = torch.from_numpy(drawn).to(device)
         return Batch(
             rows[:, :seen], rows[:, seen : seen + acts], rows[:, seen + acts],
             rows[:, seen + acts + 1 : -1], rows[:, -1],
