@@ -16,15 +16,17 @@ from sextet_common.options import Advanced
 
 from d2m_generator.generators.gan import ConditionalGAN
 from d2m_generator.generators.generator import ImageGenerator
-from d2m_generator.generators.hub_folder import export_hub
 from d2m_generator.generators.storage import load_generator
 from d2m_generator.images.evaluation import Protocol, evaluate_generator
+from d2m_generator.images.hub_folder import export_hub
+from d2m_generator.images.latent_set import FILE as LATENTS, ImageSource, LatentSet, load_source
 from d2m_generator.images.quality import Judge, Quality
 from d2m_generator.images.samples import save_samples
 from d2m_generator.images.stream import stream
 from d2m_generator.images.synthesize import Selection, synthesize as synthesize_set
-from d2m_generator.training.config import D2MConfig, PretrainConfig
+from d2m_generator.training.config import D2MConfig, LatentConfig, PretrainConfig
 from d2m_generator.training.distill import D2M
+from d2m_generator.training.latents import LatentDistiller
 from d2m_generator.training.pretrain import pretrain as pretrain_generator
 
 Kind = Literal["gan", "consistency", "diffusion", "dit"]
@@ -119,6 +121,38 @@ def distill(
         _judge(generator, data, out)
 
 
+def latents(
+    run: tyro.conf.Positional[Path],
+    /,
+    out: Path,
+    config: LatentConfig,
+    images: RunData,
+    judged: bool = True,
+    log: tuple[loggers.Name, ...] = (),
+) -> None:
+    """Distill a data set into latents of a fixed number of images; the same command resumes a stopped run.
+
+    Parameters
+    ----------
+    run
+        Folder of the generator: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
+    out
+        The run folder.
+    config
+        The settings.
+    judged
+        Print measures of the images.
+    log
+        Trackers that follow the job: tensorboard, wandb, mlflow (extras of the same names).
+    """
+    loggers.open(log)  # refuses a missing extra before the work
+    data = images.of(run)
+    result = LatentDistiller(config).fit(load_generator(run), data, out, log=log)
+    print(f"{out / LATENTS}\n{out / 'samples.png'}")
+    if judged:
+        _judge(result, data, out)
+
+
 def synthesize(
     run: tyro.conf.Positional[Path],
     /,
@@ -135,7 +169,7 @@ def synthesize(
     Parameters
     ----------
     run
-        Folder of the generator: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
+        Folder of the generator or latent set: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
     out
         A .safetensors file, which attention-matching reads, or a new folder, which is written batch by batch; with
         --export, the new folder for the Hub.
@@ -182,7 +216,7 @@ def evaluate(
     Parameters
     ----------
     run
-        Folder of the generator: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
+        Folder of the generator or latent set: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
     config
         The networks and their training.
     ipc
@@ -240,7 +274,7 @@ def show(
     Parameters
     ----------
     run
-        Folder of the generator: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
+        Folder of the generator or latent set: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
     out
         The PNG file; by default shown.png in the folder of the generator.
     seed
@@ -264,12 +298,12 @@ def export(
     license: str = "unknown",
     lora: Path | None = None,
 ) -> None:
-    """Write a folder for the Hugging Face Hub: a model card and the generator, in the format of diffusers if it is one.
+    """Write a folder for the Hugging Face Hub: a model card and the generator, and its latents if the run has them.
 
     Parameters
     ----------
     run
-        Folder of the generator: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
+        Folder of the generator or latent set: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
     to
         The folder, new or empty.
     images
@@ -297,8 +331,8 @@ def _untrained(kind: Kind, images: ImageSet, width: int) -> ImageGenerator:
     return make(images.n_classes, images.image_shape, width=width)
 
 
-def _loaded(run: Path, lora: Path | None, *, merged: bool = False) -> ImageGenerator:
-    generator = load_generator(run)
+def _loaded(run: Path, lora: Path | None, *, merged: bool = False) -> ImageGenerator | LatentSet:
+    generator = load_source(run)
     if lora is None:
         return generator
     from d2m_generator.generators.diffusion import DiffusionGenerator
@@ -331,7 +365,7 @@ def _scores(run: Path) -> dict[str, str]:
     return scores
 
 
-def _judge(generator: ImageGenerator, images: ImageSet, out: Path) -> None:
+def _judge(generator: ImageSource, images: ImageSet, out: Path) -> None:
     quality = Judge(images)(generator)
     files.write_text(out / "quality.json", json.dumps(dataclasses.asdict(quality), indent=1) + "\n")
     print(quality)

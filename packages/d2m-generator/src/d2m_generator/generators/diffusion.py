@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +14,11 @@ from jaxtyping import Float
 from sextet_common import checks, hub
 from sextet_common.errors import InputError, reading
 from sextet_common.seeding import torch_seed
-from torch import Tensor
+from torch import Tensor, nn
 
 from d2m_generator.generators import architectures, lora, sampling
 from d2m_generator.generators.diffusers_folder import Model, Parts, Scheduler, read_parts, replace_parts
-from d2m_generator.generators.generator import Groups, ImageGenerator, Images, Labels, Noise
+from d2m_generator.generators.generator import Groups, ImageGenerator, Images, Labels, Noise, check_layer
 
 Kind = Literal["consistency", "ddim"]
 
@@ -174,6 +176,47 @@ class DiffusionGenerator(ImageGenerator):
             return latents
         images: Tensor = self.vae.decode(latents / self.vae.config["scaling_factor"]).sample
         return images
+
+    def latent_layers(self) -> tuple[str, ...]:
+        """Return noise, and class: noise and an embedding of the class for each image."""
+        return ("noise", "class")
+
+    def latents(self, noise: Noise, labels: Labels, layer: str = "noise") -> dict[str, Tensor]:
+        """Return the latents of images: noise, and with layer class the embeddings, (images, embedders, size)."""
+        check_layer(self, layer)
+        if self.grad_steps < self.steps:
+            raise InputError(f"latents with gradients through {self.grad_steps} of {self.steps} steps", "all steps")
+        if layer == "noise":
+            return {"noise": noise}
+        if self.transformer and self.model.is_gradient_checkpointing:
+            raise InputError("class embeddings for each image in a checkpointed transformer", "layer noise")
+        return {"noise": noise, "class": torch.stack([embed(labels) for embed in self._embedders()], dim=1)}
+
+    def decode(self, latents: Mapping[str, Tensor], labels: Labels) -> Images:
+        """Generate images from latents, pixels in about [-1, 1]."""
+        if "class" not in latents:
+            return super().decode(latents, labels)
+        with self._embedded(latents["class"]):
+            images: Tensor = self(latents["noise"], labels)
+        return images
+
+    def _embedders(self) -> list[nn.Module]:
+        """Return the modules that embed labels: one of a UNet, one in each block of a DiT."""
+        if not self.transformer:
+            return [self.model.class_embedding]
+        return [module for name, module in self.model.named_modules() if name.endswith("class_embedder")]
+
+    @contextmanager
+    def _embedded(self, embeddings: Float[Tensor, "images embedders size"]) -> Iterator[None]:
+        """Let the first rows of every batch have these embeddings; null classes, of guidance, follow them."""
+        with ExitStack() as hooks:
+            for embed, rows in zip(self._embedders(), embeddings.unbind(dim=1), strict=True):
+
+                def replace(_: nn.Module, __: Any, output: Tensor, rows: Tensor = rows) -> Tensor:
+                    return torch.cat([rows.to(output.dtype), output[len(rows) :]])
+
+                hooks.enter_context(embed.register_forward_hook(replace))
+            yield
 
     def predict(self, x: Tensor, timestep: Tensor, labels: Tensor) -> Tensor:
         """Return the model's output for noisy images, without the learned variance of a DiT."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -54,6 +54,20 @@ class ImageGenerator(nn.Module, ABC):
     def groups(self) -> Groups:
         """Return the groups of parameters that can be trained alone."""
         return {}
+
+    def latent_layers(self) -> tuple[str, ...]:
+        """Return the names of the layers at which an image can have latents of its own; the first is the noise."""
+        return ("noise",)
+
+    def latents(self, noise: Noise, labels: Labels, layer: str = "noise") -> dict[str, Tensor]:
+        """Return what `decode` makes the images of noise and labels from, at one of the `latent_layers`."""
+        check_layer(self, layer)
+        return {"noise": noise}
+
+    def decode(self, latents: Mapping[str, Tensor], labels: Labels) -> Images:
+        """Generate images from `latents`, one row per label, pixels in [-1, 1] or slightly outside."""
+        images: Tensor = self(latents["noise"], labels)
+        return images
 
     def sample(self, labels: Labels, seed: int | None = None, noise: Noise | None = None) -> Images:
         """Generate one image per label (a class index), on the generator's device.
@@ -139,6 +153,12 @@ def check_labels(labels: Labels, n_classes: int) -> Labels:
         wrong = int(labels[(labels < 0) | (labels >= n_classes)][0])
         raise InputError(f"label {wrong}", f"0 to {n_classes - 1}")
     return labels.long()
+
+
+def check_layer(generator: ImageGenerator, layer: str) -> None:
+    """Refuse a layer that the generator does not have."""
+    if layer not in generator.latent_layers():
+        raise InputError(f"layer {layer!r} of a {type(generator).__name__}", ", ".join(generator.latent_layers()))
 
 
 def chosen_parameters(generator: nn.Module, group: str, groups: Groups) -> list[tuple[str, nn.Parameter]]:

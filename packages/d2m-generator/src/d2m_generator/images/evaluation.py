@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from d2m_generator.generators.generator import Generator
+from d2m_generator.images.latent_set import ImageSource, LatentSet
 from d2m_generator.images.synthesize import Selection, synthesize
 
 Protocol = Literal["fixed", "regenerate"]
@@ -53,7 +54,7 @@ class GeneratorEvaluation:
 
 
 def evaluate_generator(
-    generator: Generator,
+    generator: ImageSource,
     data: image_data.Source,
     ipc: int,
     config: EvaluateConfig | None = None,
@@ -83,6 +84,8 @@ def evaluate_generator(
     if protocol == "fixed":
         images = synthesize(generator, ipc, seed, selection, data=data)
         return GeneratorEvaluation(protocol, ipc, evaluate(images, data, config, out), images)
+    if isinstance(generator, LatentSet):
+        raise InputError("a latent set with the protocol regenerate", "fixed: its images are always the same")
     if selection != "random":
         raise InputError(f"selection {selection} with the protocol regenerate", "random")
     evaluation = _Regeneration(generator, data, ipc, config, seed).evaluate(out)

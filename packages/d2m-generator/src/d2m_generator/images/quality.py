@@ -15,7 +15,7 @@ from sextet_common.errors import InputError, require
 from sextet_common.networks import device_of, evaluating
 from torch import Tensor
 
-from d2m_generator.generators.generator import Generator
+from d2m_generator.images.latent_set import ImageSource, LatentSet
 from d2m_generator.images.samples import BATCH, pixels_of
 
 
@@ -75,9 +75,10 @@ class Judge:
                 classes.append(self.network.classifier(embedding).argmax(dim=1).cpu())
         return torch.cat(embeddings).numpy(), torch.cat(classes).numpy()
 
-    def __call__(self, generator: Generator, images: int = 1000, seed: int = 0) -> Quality:
+    def __call__(self, generator: ImageSource, images: int = 1000, seed: int = 0) -> Quality:
         """Measure the quality of so many generated images, equally many of each class, with noise of a seed."""
-        labels = np.arange(max(images, self.data.n_classes)) % self.data.n_classes
+        most = len(generator) if isinstance(generator, LatentSet) else images
+        labels = np.arange(max(min(images, most), self.data.n_classes)) % self.data.n_classes
         generated, predicted = self.features(pixels_of(generator, labels, seed))
         test, _ = self.features(self.data.test_images)
         train, _ = self.features(self.data.train_images)
@@ -115,7 +116,7 @@ def frechet_distance(a: Float[np.ndarray, "n features"], b: Float[np.ndarray, "m
 
 
 def inception_fid(
-    generator: Generator,
+    generator: ImageSource,
     data: image_data.Source,
     weights: str | os.PathLike[str],
     *,
