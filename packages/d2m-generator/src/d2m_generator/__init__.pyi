@@ -1,3 +1,4 @@
+from .generators.adapted import AdaptedGenerator
 from .generators.diffusion import DiffusionGenerator
 from .generators.gan import ConditionalGAN
 from .generators.generator import Generator, ImageGenerator, ModuleGenerator
@@ -18,6 +19,7 @@ from .training.pretrain import pretrain
 
 __all__ = [
     "D2M",
+    "AdaptedGenerator",
     "ConditionalGAN",
     "D2MConfig",
     "DiffusionGenerator",

@@ -14,6 +14,7 @@ from sextet_common.data import DataOptions, ImageSet
 from sextet_common.errors import STRUCTURE, InputError, reading
 from sextet_common.options import Advanced
 
+from d2m_generator.generators.adapted import AdaptedGenerator, unadapted
 from d2m_generator.generators.gan import ConditionalGAN
 from d2m_generator.generators.generator import ImageGenerator
 from d2m_generator.generators.storage import load_generator
@@ -42,6 +43,27 @@ class RunData(DataOptions):
     def of(self, run: Path) -> ImageSet:
         """Load the images, by default those of a generator's run."""
         return dataclasses.replace(self, data=self.data or _source(run)).load()
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """How a generator of other classes or images than the data's is adapted."""
+
+    class_ids: Advanced[tuple[int, ...]] = ()
+    """The generator's class for each class of the data; all in their order by default."""
+    resize: Advanced[bool] = False
+    """Resize its images and convert grey and colour as the data has them."""
+
+    def load(self, run: Path, data: ImageSet) -> ImageGenerator:
+        """Load the generator of a folder for the data."""
+        return self.of(load_generator(run), data)
+
+    def of(self, generator: ImageGenerator, data: ImageSet) -> ImageGenerator:
+        """Adapt a generator to the data."""
+        if not self.class_ids and not self.resize:
+            return generator
+        shape = data.image_shape if self.resize else None
+        return AdaptedGenerator(generator, class_ids=self.class_ids, image_shape=shape)
 
 
 def pretrain(
@@ -85,6 +107,7 @@ def distill(
     out: Path,
     config: D2MConfig,
     images: RunData,
+    fit: Fit,
     rank: int = 4,
     judged: bool = True,
     log: tuple[loggers.Name, ...] = (),
@@ -112,9 +135,11 @@ def distill(
     if config.parameters == "lora":
         from d2m_generator.generators.diffusion import DiffusionGenerator
 
-        if not isinstance(generator, DiffusionGenerator):
+        base = unadapted(generator)
+        if not isinstance(base, DiffusionGenerator):
             raise InputError("adapters in a GAN", "--parameters all, last or classes, or a diffusion model")
-        generator.add_lora(rank)
+        base.add_lora(rank)
+    generator = fit.of(generator, data)
     D2M(config).fit(generator, data, out, log=log)
     print(f"{out / ('lora.safetensors' if config.parameters == 'lora' else 'generator')}\n{out / 'samples.png'}")
     if judged:
@@ -127,6 +152,7 @@ def latents(
     out: Path,
     config: LatentConfig,
     images: RunData,
+    fit: Fit,
     judged: bool = True,
     log: tuple[loggers.Name, ...] = (),
 ) -> None:
@@ -147,7 +173,7 @@ def latents(
     """
     loggers.open(log)  # refuses a missing extra before the work
     data = images.of(run)
-    result = LatentDistiller(config).fit(load_generator(run), data, out, log=log)
+    result = LatentDistiller(config).fit(fit.load(run, data), data, out, log=log)
     print(f"{out / LATENTS}\n{out / 'samples.png'}")
     if judged:
         _judge(result, data, out)

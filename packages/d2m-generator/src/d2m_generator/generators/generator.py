@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -159,6 +160,17 @@ def check_layer(generator: ImageGenerator, layer: str) -> None:
     """Refuse a layer that the generator does not have."""
     if layer not in generator.latent_layers():
         raise InputError(f"layer {layer!r} of a {type(generator).__name__}", ", ".join(generator.latent_layers()))
+
+
+@contextmanager
+def unchanged_flags(generator: nn.Module) -> Iterator[None]:
+    """Restore at the end which parameters take gradients."""
+    flags = [(parameter, parameter.requires_grad) for parameter in generator.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 def chosen_parameters(generator: nn.Module, group: str, groups: Groups) -> list[tuple[str, nn.Parameter]]:

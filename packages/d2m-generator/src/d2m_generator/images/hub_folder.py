@@ -10,6 +10,7 @@ from typing import Any
 from sextet_common import hub, text
 from sextet_common.errors import InputError
 
+from d2m_generator.generators.adapted import AdaptedGenerator, unadapted
 from d2m_generator.generators.gan import FILE, ConditionalGAN
 from d2m_generator.generators.generator import ImageGenerator
 from d2m_generator.generators.storage import check_savable
@@ -59,11 +60,14 @@ def export_hub(
     model = generator.generator if isinstance(generator, LatentSet) else generator
     check_savable(model)
     with hub.new_folder(path) as folder:
-        if isinstance(model, ConditionalGAN):
-            model.save(folder / FILE)
+        plain = unadapted(model)
+        if isinstance(model, AdaptedGenerator):
+            model.save_settings(folder)
+        if isinstance(plain, ConditionalGAN):
+            plain.save(folder / FILE)
             pipeline, body = None, [f"`{FILE}` holds the weights and settings of a residual GAN."]
         else:
-            pipeline, body = _write_diffusers(model, folder)
+            pipeline, body = _write_diffusers(plain, folder)
         if latents is not None:
             latents.save_latents(folder / LATENTS)
             body.append(_LATENTS.format(file=LATENTS, ipc=latents.ipc, layer=latents.layer))

@@ -16,8 +16,9 @@ from sextet_common.errors import InputError
 from sextet_common.seeding import torch_generator
 from torch import Tensor
 
-from d2m_generator.generators.generator import ImageGenerator, chosen_parameters
-from d2m_generator.generators.storage import save_generator
+from d2m_generator.generators.adapted import unadapted
+from d2m_generator.generators.generator import ImageGenerator, chosen_parameters, unchanged_flags
+from d2m_generator.generators.storage import check_savable, save_generator
 from d2m_generator.images.samples import save_samples
 from d2m_generator.training.config import D2MConfig
 from d2m_generator.training.job import GeneratorJob, check_fit, run
@@ -67,11 +68,13 @@ class D2M:
         """
         config, data = self.config, image_data.load(data)
         check_fit(generator, data)
+        if out is not None:
+            check_savable(generator, adapters=config.parameters == "lora")
         generator.to(device.pick(config.device)).eval()
-        job = DistillationJob(generator, data, config, self._preprocessing or Preprocessing.fit(data))
-        folder = run(job, "distill", data, config, out, log)
+        with unchanged_flags(generator):
+            job = DistillationJob(generator, data, config, self._preprocessing or Preprocessing.fit(data))
+            folder = run(job, "distill", data, config, out, log)
         job.finish()
-        generator.requires_grad_(True)
         if folder is not None:
             save_samples(generator, folder.path / "samples.png")
             _save(generator, folder, config)
@@ -148,7 +151,8 @@ def _save(generator: ImageGenerator, folder: runs.Run, config: D2MConfig) -> Non
     if config.parameters == "lora":
         from d2m_generator.generators.diffusion import DiffusionGenerator
 
-        assert isinstance(generator, DiffusionGenerator)
-        generator.save_lora(folder.path / "lora.safetensors")
+        model = unadapted(generator)
+        assert isinstance(model, DiffusionGenerator)
+        model.save_lora(folder.path / "lora.safetensors")
     else:
         save_generator(generator, folder.path / "generator")

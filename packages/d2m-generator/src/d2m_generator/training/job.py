@@ -142,7 +142,8 @@ def check_fit(generator: ImageGenerator, data: ImageSet) -> None:
     if generator.image_shape != data.image_shape or generator.n_classes != data.n_classes:
         raise InputError(
             f"a generator of {generator.n_classes} classes of {generator.image_shape} images",
-            f"{data.n_classes} classes of {data.image_shape}, as {data.source or 'the data'}",
+            f"{data.n_classes} classes of {data.image_shape}, as {data.source or 'the data'}; AdaptedGenerator "
+            "(--class-ids, --resize) makes it one",
         )
 
 

@@ -16,7 +16,7 @@ from sextet_common.seeding import torch_generator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from d2m_generator.generators.generator import ImageGenerator, check_layer, chosen_parameters
+from d2m_generator.generators.generator import ImageGenerator, check_layer, chosen_parameters, unchanged_flags
 from d2m_generator.generators.storage import check_savable
 from d2m_generator.images.latent_set import LatentSet
 from d2m_generator.images.samples import BATCH, save_samples
@@ -74,11 +74,9 @@ class LatentDistiller:
         if out is not None:
             check_savable(generator)
         generator.to(device.pick(config.device)).eval()
-        try:
+        with unchanged_flags(generator):
             job = LatentJob(generator, data, config, self._preprocessing or Preprocessing.fit(data))
             folder = run(job, "latents", data, config, out, log)
-        finally:
-            generator.requires_grad_(True)
         job.finish()
         result = job.result()
         if folder is not None:
