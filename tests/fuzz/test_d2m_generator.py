@@ -233,7 +233,7 @@ def test_what_a_generator_was_made_from(content: bytes) -> None:
 
 
 MEASURED: dict[str, Any] = {
-    "quality.json": {"frechet": 1.0, "frechet_real": 0.5, "agreement": 0.9},
+    "quality.json": {"frechet": 1.0, "frechet_real": 0.5, "agreement": 0.9, "coverage": 0.5, "coverage_real": 0.9},
     "evaluation.json": [{"architecture": "convnet", "ipc": 1, "protocol": "fixed", "generated": [0.5, 0.25]}],
 }
 

@@ -149,7 +149,7 @@ def module() -> ModuleGenerator:
 def test_the_commands_export_and_take_exported_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, hub = tmp_path / "g", tmp_path / "hub"
     assert main(["pretrain", "--out", str(run), *PRE, "--width", "4"]) == 0
-    (run / "quality.json").write_text(json.dumps(dataclasses.asdict(Quality(4.25, 0.5, 0.875))))  # as a judged run does
+    (run / "quality.json").write_text(json.dumps(dataclasses.asdict(Quality(4.25, 0.5, 0.875, 0.5, 0.25, 0.75))))
     evaluate = ["--ipc", "1", "--networks", "1", "--epochs", "1", "--width", "4", "--no-random-real", "--device", "cpu"]
     assert main(["evaluate", str(run), *evaluate]) == 0
     assert main(["export", str(run), "--to", str(hub), "--license", "mit", "--data", "digits"]) == 0

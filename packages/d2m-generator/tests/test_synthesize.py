@@ -16,7 +16,7 @@ from attention_matching import ConvNet, DistilledSet, EvaluateConfig, Preprocess
 from d2m_generator.generators.gan import ConditionalGAN
 from d2m_generator.generators.generator import ModuleGenerator
 from d2m_generator.images.evaluation import evaluate_generator
-from d2m_generator.images.quality import Judge, frechet_distance, inception_fid
+from d2m_generator.images.quality import Judge, frechet_distance, inception_fid, precision_and_coverage
 from d2m_generator.images.stream import StreamedSet, stream
 from d2m_generator.images.synthesize import synthesize
 from scipy import linalg
@@ -276,3 +276,19 @@ def test_a_judge_tells_a_perfect_generator_from_noise(tmp_path: Path) -> None:
 def test_inception_s_weights_are_a_local_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"w\.pth is missing"):
         inception_fid(perfect(), data(), tmp_path / "w.pth")
+
+
+def test_precision_and_coverage_are_their_definitions() -> None:
+    random = np.random.default_rng(0)
+    real, generated = random.normal(size=(1003, 2)), 0.6 * random.normal(size=(50, 2)) + 0.3
+    generated[:10] += 40  # far from all real points
+    inside, covered = set(), set()
+    for number, point in enumerate(real):
+        radius = sorted(float(np.linalg.norm(point - other)) for other in real)[5]  # the first is the point itself
+        near = [n for n, other in enumerate(generated) if float(np.linalg.norm(point - other)) <= radius]
+        inside.update(near)
+        covered.update([number] * bool(near))
+    found = precision_and_coverage(real, generated)
+    assert found == (len(inside) / 50, len(covered) / 1003) and found[0] <= 0.8
+    with pytest.raises(InputError, match="5 real points"):
+        precision_and_coverage(real[:5], generated)

@@ -6,7 +6,7 @@ from .generators.storage import load_generator, save_generator
 from .images.evaluation import GeneratorEvaluation, evaluate_generator
 from .images.hub_folder import export_hub
 from .images.latent_set import LatentSet
-from .images.quality import Judge, Quality, frechet_distance, inception_fid
+from .images.quality import Judge, Quality, frechet_distance, inception_fid, precision_and_coverage
 from .images.samples import save_samples
 from .images.stream import StreamedSet, stream
 from .images.synthesize import synthesize
@@ -42,6 +42,7 @@ __all__ = [
     "frechet_distance",
     "inception_fid",
     "load_generator",
+    "precision_and_coverage",
     "pretrain",
     "save_generator",
     "save_samples",

@@ -21,7 +21,7 @@ from d2m_generator.generators.storage import load_generator
 from d2m_generator.images.evaluation import Protocol, evaluate_generator
 from d2m_generator.images.hub_folder import export_hub
 from d2m_generator.images.latent_set import FILE as LATENTS, ImageSource, LatentSet, load_source
-from d2m_generator.images.quality import Judge, Quality
+from d2m_generator.images.quality import Judge
 from d2m_generator.images.samples import save_samples
 from d2m_generator.images.stream import stream
 from d2m_generator.images.synthesize import Selection, synthesize as synthesize_set
@@ -380,9 +380,13 @@ def _scores(run: Path) -> dict[str, str]:
     scores: dict[str, str] = {}
     if (run / "quality.json").is_file():
         with reading(run / "quality.json", "the measures that the run wrote", *STRUCTURE):
-            quality = Quality(**json.loads((run / "quality.json").read_text(encoding="utf-8")))
-            scores["Fréchet distance (real images)"] = f"{quality.frechet:.2f} ({quality.frechet_real:.2f})"
-            scores["images of their class, by a classifier"] = f"{100 * quality.agreement:.1f} %"
+            quality = {k: float(v) for k, v in json.loads((run / "quality.json").read_text(encoding="utf-8")).items()}
+            scores["Fréchet distance (real images)"] = f"{quality['frechet']:.2f} ({quality['frechet_real']:.2f})"
+            scores["images of their class, by a classifier"] = f"{100 * quality['agreement']:.1f} %"
+            if "coverage" in quality:  # absent from runs of earlier versions
+                scores["coverage (real images)"] = (
+                    f"{100 * quality['coverage']:.0f} % ({100 * quality['coverage_real']:.0f} %)"
+                )
     if (run / "evaluation.json").is_file():
         with reading(run / "evaluation.json", "the results that evaluate wrote", *STRUCTURE):
             for row in json.loads((run / "evaluation.json").read_text(encoding="utf-8")):

@@ -61,7 +61,7 @@ class MatchConfig:
 
     real_batch: Count = 64
     """Real images per class and step."""
-    steps_per_draw: Count = 1
+    steps_per_draw: Count = 4
     """Steps that share a network, real images and an augmentation; the statistics of the real images are computed once.
     More are faster."""
     classes: Count | None = None
@@ -91,10 +91,6 @@ class MatchConfig:
 
     def __post_init__(self) -> None:
         checks.check_fields(self)
-        if self.classes is not None and self.steps_per_draw > 1:
-            raise InputError(
-                f"classes = {self.classes} in turn with steps_per_draw = {self.steps_per_draw}", "one of them"
-            )
 
     def check_pairs(self, name: str, images: int) -> None:
         """Refuse to pair unequal numbers of generated and real images per class."""
@@ -135,8 +131,8 @@ class LatentConfig(MatchConfig):
     layer: str | None = None
     """Where the latents enter the generator: noise, condition or block-L of a GAN, noise or class of a diffusion model;
     by default block-0 or class."""
-    steps: Count = 800
-    """Steps of matching, over which the learning rate falls, after those of the inversion."""
+    steps: Natural = 300
+    """Steps of matching, over which the learning rate falls, after those of the inversion; 0 only inverts."""
     lr: Positive = 0.03
     """Adam's learning rate in standard deviations of the initial latents, which a cosine lowers to a tenth."""
     initial: Initial = "random"

@@ -82,7 +82,7 @@ class LatentDistiller:
         if folder is not None:
             save_samples(result, folder.path / "samples.png")
             result.save(folder.path)
-            training.save_curve(folder, "loss")
+            training.save_curve(folder, "loss" if config.steps else "inversion")
         return result
 
 
@@ -108,6 +108,7 @@ class LatentJob(GeneratorJob):
         self.parameters = {name: parameter for name, parameter in trained.named_parameters() if name in names}
         self.inversion = 0 if self.targets is None else config.inversion_steps
         self.steps = self.inversion + config.steps
+        self.shown = ("loss", "inversion")
         scales = [float(tensor.detach().std()) or 1.0 for tensor in self.latents.values()]
         groups: list[dict[str, Any]] = [
             {"params": [tensor], "scale": scale} for tensor, scale in zip(self.latents.values(), scales, strict=True)
@@ -165,6 +166,11 @@ class LatentJob(GeneratorJob):
         with self.autocast():
             latents = {name: tensor[chosen] for name, tensor in self.latents.items()}
             return self.generator.decode(latents, chosen // self.config.ipc).float()
+
+    def finish(self) -> None:
+        """Replace the latents by their average, if any was taken."""
+        if self.config.steps:
+            super().finish()
 
     def result(self) -> LatentSet:
         """Return the set of the present latents."""

@@ -32,30 +32,34 @@ class Matcher:
         self.pool = Pool(config.pool, data, preprocessing, augmentation_for(data.classes), config.seed, device)
         self.mean, self.std = (t.view(-1, 1, 1).to(device) for t in (preprocessing.mean, preprocessing.std))
         self.members = [np.flatnonzero(data.train_labels == label) for label in range(data.n_classes)]
-        self._real: dict[tuple[int, ...], tuple[Statistics, Tensor]] = {}
-        self._drawn = -1
+        self._turns = -(-data.n_classes // (config.classes or data.n_classes))
+        self._real: dict[tuple[int, ...], tuple[FeatureNetwork, Statistics, Tensor]] = {}
+        self._block = -1
 
     def parts(self, number: int) -> list[np.ndarray]:
         """Return the classes of a step, in the parts whose gradients are accumulated."""
-        count, each = self.data.n_classes, self.config.classes or self.data.n_classes
-        classes = np.arange(count)
-        if each < count:
-            turns = -(-count // each)
-            order = seeding.generator(self.config.seed, "classes", number // turns).permutation(count)
-            classes = np.sort(np.array_split(order, turns)[number % turns])
+        classes = np.arange(self.data.n_classes)
+        if self._turns > 1:
+            order = seeding.generator(self.config.seed, "classes", self._block_of(number)).permutation(classes)
+            classes = np.sort(np.array_split(order, self._turns)[number % self._turns])
         return np.array_split(classes, min(self.config.accumulate, len(classes)))
 
     def losses(self, number: int, classes: np.ndarray, generated: Tensor) -> Tensor:
         """Return the loss of each of some classes for generated pixels, ordered by class."""
-        draw = number // self.config.steps_per_draw
-        if draw != self._drawn:
-            self._real, self._drawn = {}, draw
-        network, key = self.pool.draw(draw), tuple(classes.tolist())
+        block, key = self._block_of(number), tuple(classes.tolist())
+        if block != self._block:
+            self._real, self._block = {}, block
         if key not in self._real:
-            self._real[key] = self._target(network, draw, classes)
-        target, transforms = self._real[key]
+            draw = block * self._turns + number % self._turns
+            network = self.pool.draw(draw)
+            self._real[key] = (network, *self._target(network, draw, classes))
+        network, target, transforms = self._real[key]
         inputs = self.augment((generated.float() - self.mean) / self.std, transforms)
         return self.config.loss.compare(target, self.config.loss.statistics(network, inputs, len(classes)))
+
+    def _block_of(self, number: int) -> int:
+        """Return the number of the block of steps that a step belongs to: each part of the classes has one draw."""
+        return number // (self._turns * self.config.steps_per_draw)
 
     @torch.no_grad()
     def _target(self, network: FeatureNetwork, draw: int, classes: np.ndarray) -> tuple[Statistics, Tensor]:
