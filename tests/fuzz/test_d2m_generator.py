@@ -24,10 +24,10 @@ from d2m_generator import (
     PoolConfig,
     PretrainConfig,
     StreamedSet,
-    commands as command,
     evaluate_generator,
     load_generator,
     pretrain,
+    run_folders,
     save_generator,
 )
 from harness import EXAMPLES, fuzz, holds
@@ -229,7 +229,7 @@ def test_arrays_of_streamed_sets(name: str, data: st.DataObject) -> None:
 @fuzz
 @given(documents({"job": "pretrain", "config": {"data": "digits"}}))
 def test_what_a_generator_was_made_from(content: bytes) -> None:
-    holds(command._source, {"config.json": content}, "run", sound=lambda found: found.encode())
+    holds(run_folders.source, {"config.json": content}, "run", sound=lambda found: found.encode())
 
 
 MEASURED: dict[str, Any] = {
@@ -246,7 +246,7 @@ def as_table(found: dict[str, str]) -> None:
 @fuzz
 @given(data=st.data())
 def test_measures_for_a_card(name: str, data: st.DataObject) -> None:
-    holds(command._scores, {name: data.draw(documents(MEASURED[name]))}, "run", sound=as_table)
+    holds(run_folders.scores, {name: data.draw(documents(MEASURED[name]))}, "run", sound=as_table)
 
 
 def test_what_the_fuzz_starts_from_is_valid() -> None:
@@ -255,7 +255,7 @@ def test_what_the_fuzz_starts_from_is_valid() -> None:
         (load_generator, diffusion(), "generator"),
         (StreamedSet.open, STREAMED, "set"),
         (LatentSet.load, latents(), "set"),
-        (command._scores, {name: json.dumps(table).encode() for name, table in MEASURED.items()}, "run"),
+        (run_folders.scores, {name: json.dumps(table).encode() for name, table in MEASURED.items()}, "run"),
         *((go_on, left(job), "run") for job, go_on in JOBS.items()),
     ):
         valid: Any = holds(read, content, name, valid=True)  # type: ignore[arg-type]

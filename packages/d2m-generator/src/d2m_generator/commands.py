@@ -8,62 +8,35 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from attention_matching import Architecture, EvaluateConfig, Evaluation, evaluate_random_real, export_hub as export_set
+from attention_matching import (
+    Architecture,
+    EvaluateConfig,
+    evaluate_random_real,
+    export_hub as export_set,
+    train_teacher,
+)
 from sextet_common import checks, files, loggers
 from sextet_common.data import DataOptions, ImageSet
-from sextet_common.errors import STRUCTURE, InputError, reading
+from sextet_common.errors import InputError
 from sextet_common.options import Advanced
 
-from d2m_generator.generators.adapted import AdaptedGenerator, unadapted
+from d2m_generator.generators.adapted import unadapted
 from d2m_generator.generators.gan import ConditionalGAN
 from d2m_generator.generators.generator import ImageGenerator
 from d2m_generator.generators.storage import load_generator
 from d2m_generator.images.evaluation import Protocol, evaluate_generator
 from d2m_generator.images.hub_folder import export_hub
-from d2m_generator.images.latent_set import FILE as LATENTS, ImageSource, LatentSet, load_source
-from d2m_generator.images.quality import Judge
+from d2m_generator.images.latent_set import FILE as LATENTS
 from d2m_generator.images.samples import save_samples
 from d2m_generator.images.stream import stream
 from d2m_generator.images.synthesize import Selection, synthesize as synthesize_set
+from d2m_generator.run_folders import Fit, RunData, judge, loaded, scores
 from d2m_generator.training.config import D2MConfig, LatentConfig, PretrainConfig
 from d2m_generator.training.distill import D2M
 from d2m_generator.training.latents import LatentDistiller
 from d2m_generator.training.pretrain import pretrain as pretrain_generator
 
 Kind = Literal["gan", "consistency", "diffusion", "dit"]
-
-
-@dataclasses.dataclass(frozen=True)
-class RunData(DataOptions):
-    """The options that name a data set."""
-
-    data: str = ""
-    """The images, as for pretrain; by default those of the generator's run."""
-
-    def of(self, run: Path) -> ImageSet:
-        """Load the images, by default those of a generator's run."""
-        return dataclasses.replace(self, data=self.data or _source(run)).load()
-
-
-@dataclasses.dataclass(frozen=True)
-class Fit:
-    """How a generator of other classes or images than the data's is adapted."""
-
-    class_ids: Advanced[tuple[int, ...]] = ()
-    """The generator's class for each class of the data; all in their order by default."""
-    resize: Advanced[bool] = False
-    """Resize its images and convert grey and colour as the data has them."""
-
-    def load(self, run: Path, data: ImageSet) -> ImageGenerator:
-        """Load the generator of a folder for the data."""
-        return self.of(load_generator(run), data)
-
-    def of(self, generator: ImageGenerator, data: ImageSet) -> ImageGenerator:
-        """Adapt a generator to the data."""
-        if not self.class_ids and not self.resize:
-            return generator
-        shape = data.image_shape if self.resize else None
-        return AdaptedGenerator(generator, class_ids=self.class_ids, image_shape=shape)
 
 
 def pretrain(
@@ -98,7 +71,7 @@ def pretrain(
     pretrain_generator(generator, data, config, out, log=log)
     print(f"{out / 'generator'}\n{out / 'samples.png'}")
     if judged:
-        _judge(generator, data, out)
+        judge(generator, data, out)
 
 
 def distill(
@@ -143,7 +116,7 @@ def distill(
     D2M(config).fit(generator, data, out, log=log)
     print(f"{out / ('lora.safetensors' if config.parameters == 'lora' else 'generator')}\n{out / 'samples.png'}")
     if judged:
-        _judge(generator, data, out)
+        judge(generator, data, out)
 
 
 def latents(
@@ -176,7 +149,7 @@ def latents(
     result = LatentDistiller(config).fit(fit.load(run, data), data, out, log=log)
     print(f"{out / LATENTS}\n{out / 'samples.png'}")
     if judged:
-        _judge(result, data, out)
+        judge(result, data, out)
 
 
 def synthesize(
@@ -210,7 +183,7 @@ def synthesize(
     export
         Write a folder for the Hugging Face Hub, which datasets.load_dataset opens: hub (parquet) or hub-imagefolder.
     """
-    generator, data = _loaded(run, lora), images.of(run)
+    generator, data = loaded(run, lora), images.of(run)
     if export is not None:
         layout: Literal["parquet", "imagefolder"] = "parquet" if export == "hub" else "imagefolder"
         export_set(synthesize_set(generator, ipc, seed, selection, data=data), out, layout=layout)
@@ -234,6 +207,8 @@ def evaluate(
     selection: Selection = "random",
     random_real: bool = True,
     noise_seed: Advanced[int] = 0,
+    teacher_epochs: Advanced[int] = 30,
+    temperature: Advanced[float] = 1.0,
     lora: Path | None = None,
     out: Path | None = None,
 ) -> None:
@@ -257,12 +232,15 @@ def evaluate(
         Also train on as many random real images.
     noise_seed
         Seed of the images' noise.
+    teacher_epochs, temperature
+        With --labels soft: passes over the training images of the classifier that labels the generated ones, a network
+        as the evaluated ones, and the temperature of its probabilities.
     lora
         Adapters that distill wrote, for a folder of a diffusion model.
     out
         Folder of the results; by default that of the generator or of its adapters.
     """
-    generator, data = _loaded(run, lora), images.of(run)
+    generator, data = loaded(run, lora), images.of(run)
     home = out or (run if lora is None else lora.parent)
     if out is None and not home.is_dir():
         raise InputError(f"no folder for the results of {run}", "--out FOLDER")
@@ -270,16 +248,33 @@ def evaluate(
     checks.check("architectures", architectures, tuple[Architecture, ...])
     for architecture in architectures or (config.architecture,):
         settings = dataclasses.replace(config, architecture=architecture)
+        teacher, soft = None, ""
+        if config.labels == "soft":
+            soft = f"-soft-{teacher_epochs}-{temperature:g}"
+            trained = dataclasses.replace(settings, labels="hard", epochs=teacher_epochs, networks=1)
+            path = home / "evaluation" / f"teacher-{architecture}-{teacher_epochs}.safetensors"
+            teacher = train_teacher(data, trained, path=path)
         for count in ipc:
-            folder = home / "evaluation" / f"{protocol}-{selection}-{architecture}-{count}-{noise_seed}"
+            folder = home / "evaluation" / f"{protocol}-{selection}-{architecture}-{count}-{noise_seed}{soft}"
             result = evaluate_generator(
-                generator, data, count, settings, folder, protocol=protocol, selection=selection, seed=noise_seed
+                generator,
+                data,
+                count,
+                settings,
+                folder,
+                protocol=protocol,
+                selection=selection,
+                seed=noise_seed,
+                teacher=teacher,
+                temperature=temperature,
             )
-            row = {"architecture": architecture, "ipc": count, "protocol": protocol,
+            row = {"architecture": architecture, "ipc": count, "protocol": protocol, "labels": config.labels,
                    "generated": list(result.evaluation.accuracies)}  # fmt: skip
-            line = f"{architecture:9} ipc {count:4}  generated {result.evaluation} ({protocol})"
+            how = f"{protocol}, soft labels" if soft else protocol
+            line = f"{architecture:9} ipc {count:4}  generated {result.evaluation} ({how})"
             if random_real:
-                real = evaluate_random_real(data, count, settings, folder.with_name(f"real-{architecture}-{count}"))
+                plain = dataclasses.replace(settings, labels="hard")
+                real = evaluate_random_real(data, count, plain, folder.with_name(f"real-{architecture}-{count}"))
                 row["random_real"] = list(real.accuracies)
                 line += f"  random real {real}"
             print(line)
@@ -310,7 +305,7 @@ def show(
     lora
         Adapters that distill wrote, for a folder of a diffusion model.
     """
-    generator = _loaded(run, lora)
+    generator = loaded(run, lora)
     if out is None and not run.is_dir():
         raise InputError(f"no folder for a picture of {run}", "--out FILE.png")
     print(save_samples(generator, out or run / "shown.png", seed=seed, columns=columns))
@@ -339,10 +334,10 @@ def export(
     lora
         Adapters that distill wrote, for a folder of a diffusion model; they are merged into it.
     """
-    generator = _loaded(run, lora, merged=True)
+    generator = loaded(run, lora, merged=True)
     classes = images.load().classes if images.data else ()
-    scores = _scores(run if lora is None else lora.parent)
-    export_hub(generator, to, classes=classes, scores=scores, license=license)
+    measured = scores(run if lora is None else lora.parent)
+    export_hub(generator, to, classes=classes, scores=measured, license=license)
     print(to)
 
 
@@ -355,47 +350,3 @@ def _untrained(kind: Kind, images: ImageSet, width: int) -> ImageGenerator:
         return DiffusionGenerator.consistency(images.n_classes, images.image_shape, width=width)
     make = DiffusionGenerator.denoising if kind == "diffusion" else DiffusionGenerator.dit
     return make(images.n_classes, images.image_shape, width=width)
-
-
-def _loaded(run: Path, lora: Path | None, *, merged: bool = False) -> ImageGenerator | LatentSet:
-    generator = load_source(run)
-    if lora is None:
-        return generator
-    from d2m_generator.generators.diffusion import DiffusionGenerator
-
-    if not isinstance(generator, DiffusionGenerator):
-        raise InputError(f"adapters for a {type(generator).__name__}", "the folder of a diffusion model")
-    generator.load_lora(lora)
-    return generator.merge_lora() if merged else generator
-
-
-def _source(run: Path) -> str:
-    """Return the data of a generator's run."""
-    with reading(run / "config.json", "--data, or a run folder that records its images", *STRUCTURE):
-        return str(json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["data"])
-
-
-def _scores(run: Path) -> dict[str, str]:
-    """Return the measures that distill or pretrain and evaluate left in a run folder."""
-    scores: dict[str, str] = {}
-    if (run / "quality.json").is_file():
-        with reading(run / "quality.json", "the measures that the run wrote", *STRUCTURE):
-            quality = {k: float(v) for k, v in json.loads((run / "quality.json").read_text(encoding="utf-8")).items()}
-            scores["Fréchet distance (real images)"] = f"{quality['frechet']:.2f} ({quality['frechet_real']:.2f})"
-            scores["images of their class, by a classifier"] = f"{100 * quality['agreement']:.1f} %"
-            if "coverage" in quality:  # absent from runs of earlier versions
-                scores["coverage (real images)"] = (
-                    f"{100 * quality['coverage']:.0f} % ({100 * quality['coverage_real']:.0f} %)"
-                )
-    if (run / "evaluation.json").is_file():
-        with reading(run / "evaluation.json", "the results that evaluate wrote", *STRUCTURE):
-            for row in json.loads((run / "evaluation.json").read_text(encoding="utf-8")):
-                name = f"test accuracy of {row['architecture']}, {row['ipc']} images per class, {row['protocol']}"
-                scores[name] = str(Evaluation(tuple(row["generated"])))
-    return scores
-
-
-def _judge(generator: ImageSource, images: ImageSet, out: Path) -> None:
-    quality = Judge(images)(generator)
-    files.write_text(out / "quality.json", json.dumps(dataclasses.asdict(quality), indent=1) + "\n")
-    print(quality)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ Labels = Int[Tensor, " batch"]
 Images = Float[Tensor, "batch channels height width"]
 Groups = dict[str, Callable[[str], bool]]
 """For each named group of parameters, whether a parameter of a given name belongs to it."""
+
+_BLOCK = 64  # rows of noise that one generator of random numbers draws: creating it costs more than they do
 
 
 @runtime_checkable
@@ -134,16 +137,25 @@ class ModuleGenerator(ImageGenerator):
         return 2 * (images - self.low) / (self.high - self.low) - 1
 
 
-def noise_of(numbers: Sequence[int], shape: tuple[int, ...], seed: int) -> Float[Tensor, "numbers ..."]:
-    """Draw one row of standard normal float32 noise per number; a row depends on (seed, number) alone.
+def noise_of(numbers: Sequence[int], shape: tuple[int, ...], seed: int, *key: int) -> Float[Tensor, "numbers ..."]:
+    """Draw one row of standard normal float32 noise per number; a row depends on seed, key and its number alone.
+
+    Numbers that follow one another are drawn in blocks of 64.
 
     Examples
     --------
     >>> bool((noise_of([5], (3,), seed=0) == noise_of(range(9), (3,), seed=0)[5]).all())
     True
     """
-    rows = [seeding.generator(seed, "noise", number).standard_normal(shape, dtype=np.float32) for number in numbers]
-    return torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, *shape)
+    rows = np.empty((len(numbers), *shape), dtype=np.float32)
+    blocks, within = np.divmod(np.asarray(numbers, dtype=np.int64), _BLOCK)
+    ends = np.flatnonzero(np.diff(blocks)) + 1
+    for start, stop in itertools.pairwise([0, *ends.tolist(), len(rows)]):
+        if start < stop:
+            chosen = within[start:stop]
+            source = seeding.generator(seed, "noise", *key, int(blocks[start]))
+            rows[start:stop] = source.standard_normal((chosen.max() + 1, *shape), dtype=np.float32)[chosen]
+    return torch.from_numpy(rows)
 
 
 def check_labels(labels: Labels, n_classes: int) -> Labels:

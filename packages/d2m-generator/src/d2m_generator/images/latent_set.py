@@ -128,11 +128,10 @@ ImageSource: TypeAlias = Generator | LatentSet
 
 
 def rows_of(latents: LatentSet, labels: np.ndarray, numbers: np.ndarray) -> Tensor:
-    """Return the rows of images ``numbers // n_classes`` of the labels; more than the set has are refused."""
-    each = numbers // latents.n_classes
-    if len(each) and each.max() >= latents.ipc:
-        raise InputError(f"{each.max() + 1} images per class", f"at most {latents.ipc}, which the latent set has")
-    return torch.from_numpy(labels * latents.ipc + each)
+    """Return the rows of images of given numbers of their labels; more than the set has are refused."""
+    if len(numbers) and numbers.max() >= latents.ipc:
+        raise InputError(f"{numbers.max() + 1} images per class", f"at most {latents.ipc}, which the latent set has")
+    return torch.from_numpy(labels * latents.ipc + numbers)
 
 
 def load_source(name_or_path: str | os.PathLike[str], *, revision: str | None = None) -> ImageGenerator | LatentSet:

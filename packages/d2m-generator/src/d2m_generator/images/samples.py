@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from sextet_common import figures
 from sextet_common.networks import evaluating
-from torch import nn
+from torch import Tensor, nn
 
 from d2m_generator.generators.generator import noise_of
 from d2m_generator.images.latent_set import ImageSource, LatentSet, rows_of
@@ -22,28 +22,38 @@ _MAX_CLASSES = 20  # rows of a picture
 
 
 def batches(
-    source: ImageSource, labels: np.ndarray, numbers: Sequence[int], seed: int
+    source: ImageSource, labels: np.ndarray, numbers: np.ndarray, seed: int
 ) -> Iterator[Float[np.ndarray, "batch channels height width"]]:
-    """Yield images of labels in batches, clipped to [0, 1].
+    """Yield images of given numbers of their labels in batches, clipped to [0, 1].
 
-    Image i of a generator has the noise of (seed, numbers[i]); of a latent set it is the one of number
-    numbers[i] // classes of its label.
+    The noise of image j of a class depends on (seed, class, j) alone; a latent set has its own image j.
     """
     for start in range(0, len(labels), BATCH):
-        classes, wanted = labels[start : start + BATCH], numbers[start : start + BATCH]
+        classes, chosen = labels[start : start + BATCH], numbers[start : start + BATCH]
         with torch.inference_mode():
             if isinstance(source, LatentSet):
-                images = source.images(rows_of(source, classes, np.asarray(wanted)))
+                images = source.images(rows_of(source, classes, chosen))
             else:
-                noise = noise_of(wanted, source.noise_shape, seed)
+                noise = _noise(classes, chosen, source.noise_shape, seed)
                 images = source.sample(torch.tensor(classes), noise=noise)
             pixels = images.float().clamp(0, 1).cpu().numpy()
         yield pixels
 
 
+def _noise(labels: np.ndarray, numbers: np.ndarray, shape: tuple[int, ...], seed: int) -> Tensor:
+    noise = torch.empty(len(labels), *shape)
+    for label in np.unique(labels).tolist():
+        mine = labels == label
+        noise[torch.from_numpy(mine)] = noise_of(numbers[mine], shape, seed, label)
+    return noise
+
+
 def pixels_of(source: ImageSource, labels: np.ndarray, seed: int) -> Float[np.ndarray, "images channels height width"]:
-    """Return images of labels, clipped to [0, 1]; image i has the number i, see `batches`."""
-    return np.concatenate(list(batches(source, labels, range(len(labels)), seed)))
+    """Return images of labels, clipped to [0, 1]: of each label the first images, in order."""
+    numbers = np.zeros(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        numbers[labels == label] = np.arange((labels == label).sum())
+    return np.concatenate(list(batches(source, labels, numbers, seed)))
 
 
 def save_samples(source: ImageSource, path: str | os.PathLike[str], *, seed: int = 0, columns: int = 8) -> Path:
@@ -56,7 +66,6 @@ def save_samples(source: ImageSource, path: str | os.PathLike[str], *, seed: int
     if isinstance(source, LatentSet):
         module, columns = source.generator, min(columns, source.ipc)
     labels = np.repeat(np.arange(min(source.n_classes, _MAX_CLASSES)), columns)
-    numbers = np.tile(np.arange(columns), len(labels) // columns) * source.n_classes + labels
     with evaluating(module) if isinstance(module, nn.Module) else nullcontext():
-        figures.save_grid(np.concatenate(list(batches(source, labels, numbers.tolist(), seed))), path, columns)
+        figures.save_grid(pixels_of(source, labels, seed), path, columns)
     return Path(path)

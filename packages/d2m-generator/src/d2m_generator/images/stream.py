@@ -34,7 +34,8 @@ _RESERVE = 64 * 2**20  # bytes of the disk that stay free
 class StreamedSet:
     """Memory-mapped synthetic images: a map-style data set of (pixels in [0, 1], label), ordered by class.
 
-    ``folder`` is one that `stream` wrote; ``meta`` tells how the set was generated. Soft labels are optional.
+    ``folder`` is one that `stream` wrote; ``meta`` tells how the set was generated. Soft labels are optional. A pickled
+    set, as in the workers of a DataLoader, is the path of its folder.
     """
 
     folder: Path
@@ -49,6 +50,9 @@ class StreamedSet:
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return torch.tensor(np.asarray(self.pixels[index], dtype=np.float32) / 255), int(self.labels[index])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StreamedSet.open, (self.folder.absolute(),)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> StreamedSet:

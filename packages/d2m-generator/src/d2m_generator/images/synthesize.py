@@ -116,9 +116,8 @@ def check_counts(ipc: int, seed: int, temperature: float) -> None:
 def class_batches(
     generator: ImageSource, label: int, count: int, seed: int
 ) -> Iterator[Float[np.ndarray, "batch channels height width"]]:
-    """Yield images of a class in batches, clipped to [0, 1]; image j uses the noise of number j * classes + label."""
-    numbers = range(label, label + count * generator.n_classes, generator.n_classes)
-    for pixels in batches(generator, np.full(count, label), numbers, seed):
+    """Yield the first images of a class in batches, clipped to [0, 1]."""
+    for pixels in batches(generator, np.full(count, label), np.arange(count), seed):
         if not np.isfinite(pixels).all():
             raise InputError(f"a pixel of class {label} is not finite", "a generator of finite images")
         yield pixels
