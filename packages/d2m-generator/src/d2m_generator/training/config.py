@@ -106,16 +106,16 @@ class MatchConfig:
 class D2MConfig(MatchConfig):
     """How a data set is distilled into a generator's weights."""
 
-    steps: Count = 1000
+    steps: Count = 400
     """Number of steps, over which the learning rate falls."""
     parameters: str = "all"
     """Trained parameters: all, last (the last blocks), classes (the class embeddings), lora (adapters), or a group of a
     custom generator."""
-    lr: Positive = 1e-3
+    lr: Positive = 3e-4
     """Adam's learning rate, which a cosine lowers to a tenth."""
-    images: Count = 2
-    """Generated images per class and step. With few images each of them comes close to the mean of its class and they
-    look alike, which is good for few images per class; more give more variety."""
+    images: Count = 10
+    """Generated images per class and step. With one or two each of them comes close to the mean of its class and they
+    look alike, which is good for one image per class; more give more variety."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
