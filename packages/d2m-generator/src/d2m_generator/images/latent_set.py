@@ -31,7 +31,7 @@ class LatentSet:
 
     `synthesize`, `stream`, `evaluate_generator`, `Judge`, `save_samples` and `export_hub` take it as they take a
     generator; a seed changes nothing. ``latents`` are what `ImageGenerator.latents` returns, tensors of shape
-    (images, ...), class after class with ``ipc`` rows each.
+    (images, ...), class after class with ``ipc`` rows each. The generator is not copied: training it changes the images.
 
     Examples
     --------
