@@ -111,9 +111,9 @@ class D2MConfig(MatchConfig):
     parameters: str = "all"
     """Trained parameters: all, last (the last blocks), classes (the class embeddings), lora (adapters), or a group of a
     custom generator."""
-    lr: Positive = 3e-4
+    lr: Positive = 1e-3
     """Adam's learning rate, which a cosine lowers to a tenth."""
-    images: Count = 10
+    images: Count = 4
     """Generated images per class and step. With one or two each of them comes close to the mean of its class and they
     look alike, which is good for one image per class; more give more variety."""
 
