@@ -31,7 +31,8 @@ class LatentSet:
 
     `synthesize`, `stream`, `evaluate_generator`, `Judge`, `save_samples` and `export_hub` take it as they take a
     generator; a seed changes nothing. ``latents`` are what `ImageGenerator.latents` returns, tensors of shape
-    (images, ...), class after class with ``ipc`` rows each. The generator is not copied: training it changes the images.
+    (images, ...), class after class with ``ipc`` rows each. The generator is not copied: its training changes the
+    images.
 
     Examples
     --------
