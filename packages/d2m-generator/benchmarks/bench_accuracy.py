@@ -229,7 +229,8 @@ def write(report: dict[str, Any], plan: str) -> None:
     ]
     before, after = report["quality"][0]
     lines += [f"First seed's generator before: {before}; after: {after}.", ""]
-    command = "" if plan == "digits" else f" --plan {plan} --data npz-jpeg:FOLDER --seeds {len(report['seconds'])}"
+    command = "" if plan == "digits" else f" --plan {plan} --data npz-jpeg:FOLDER"
+    command += f" --seeds {len(report['seconds'])}"
     lines += [f"`python benchmarks/bench_accuracy.py{command}`, one thread, on {machine()}."]
     into_readme(HERE.parent / "README.md", f"bench_{plan}", "\n".join(lines))
 
