@@ -109,9 +109,10 @@ class LatentJob(GeneratorJob):
         self.inversion = 0 if self.targets is None else config.inversion_steps
         self.steps = self.inversion + config.steps
         self.shown = ("loss", "inversion")
-        scales = [float(tensor.detach().std()) or 1.0 for tensor in self.latents.values()]
+        spreads = [float(tensor.detach().std()) if tensor.numel() > 1 else 0.0 for tensor in self.latents.values()]
         groups: list[dict[str, Any]] = [
-            {"params": [tensor], "scale": scale} for tensor, scale in zip(self.latents.values(), scales, strict=True)
+            {"params": [tensor], "scale": spread or 1.0}
+            for tensor, spread in zip(self.latents.values(), spreads, strict=True)
         ]
         if tuned:
             groups.append({"params": [parameter for _, parameter in tuned], "scale": config.generator_lr / config.lr})
