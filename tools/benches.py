@@ -184,7 +184,7 @@ WORTH = (
         lambda r: tuple(percent(r["accuracies"][w]["10"]) for w in ("generator before", "D2M")),
         "python benchmarks/bench_accuracy.py"),
     Row("d2m-generator", "digits, 10 images per class, test accuracy, %", "ATOM, ten distilled images", "digits",
-        lambda r: tuple(percent(r["accuracies"][w]["10"]) for w in ("ATOM", "D2M")),
+        lambda r: tuple(percent(r["accuracies"][w]["10"]) for w in ("ATOM", "LatentSet")),
         "python benchmarks/bench_accuracy.py"),
     Row("probmcl", "scenes of digits, frozen encoder, mean average precision, %", "cosine contrast, overlap 0.5",
         "controls-scenes", both(scenes("cosine contrast, overlap 0.5, frozen"), scenes("ProbMCL, frozen")),

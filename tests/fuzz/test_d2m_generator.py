@@ -11,19 +11,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from attention_matching import EvaluateConfig
 from d2m_generator import (
     D2M,
     ConditionalGAN,
     D2MConfig,
     DiffusionGenerator,
+    LatentConfig,
+    LatentDistiller,
+    LatentSet,
     PoolConfig,
     PretrainConfig,
     StreamedSet,
-    commands as command,
     evaluate_generator,
     load_generator,
     pretrain,
+    run_folders,
     save_generator,
 )
 from harness import EXAMPLES, fuzz, holds
@@ -112,6 +116,27 @@ def test_adapters(data: st.DataObject) -> None:
     holds(with_adapters, data.draw(checkpoints(adapters())), "lora.safetensors")
 
 
+@cache
+def latents() -> dict[str, bytes]:
+    with TemporaryDirectory() as folder:
+        made, labels = ConditionalGAN(2, (1, 8, 8), width=4), torch.arange(2)
+        made_of = made.latents(torch.zeros(2, 64), labels, "block-0")
+        LatentSet(made, "block-0", made_of).save(Path(folder, "x"))
+        return {
+            str(path.relative_to(Path(folder, "x"))): path.read_bytes()
+            for path in Path(folder, "x").rglob("*")
+            if path.is_file()
+        }
+
+
+@FEW
+@given(data=st.data())
+def test_latent_sets(data: st.DataObject) -> None:
+    files = latents()
+    content = data.draw(checkpoints(files["latents.safetensors"]))
+    holds(LatentSet.load, {**files, "latents.safetensors": content}, "set")
+
+
 # Resumed run folders: each job is complete, so reading the folder is all that happens.
 
 
@@ -125,6 +150,12 @@ def distilled(out: Path) -> Any:
     pool = PoolConfig(networks=1, untrained=1.0, refresh_every=0, width=4, depth=1)
     config = D2MConfig(steps=1, images=1, real_batch=4, pool=pool, device="cpu")
     return D2M(config).fit(ConditionalGAN(2, (1, 8, 8), width=4), images(), out)
+
+
+def of_latents(out: Path) -> Any:
+    pool = PoolConfig(networks=1, untrained=1.0, refresh_every=0, width=4, depth=1)
+    config = LatentConfig(ipc=1, steps=1, inversion_steps=1, real_batch=4, pool=pool, device="cpu")
+    return LatentDistiller(config).fit(ConditionalGAN(2, (1, 8, 8), width=4), images(), out)
 
 
 def pretrained(out: Path) -> Any:
@@ -143,7 +174,7 @@ def evaluated(out: Path) -> Any:
 
 
 JOBS: dict[str, Callable[[Path], Any]] = {
-    "distill": distilled, "GAN": pretrained, "diffusion": denoised, "evaluate": evaluated,
+    "distill": distilled, "latents": of_latents, "GAN": pretrained, "diffusion": denoised, "evaluate": evaluated,
 }  # fmt: skip
 
 
@@ -198,11 +229,11 @@ def test_arrays_of_streamed_sets(name: str, data: st.DataObject) -> None:
 @fuzz
 @given(documents({"job": "pretrain", "config": {"data": "digits"}}))
 def test_what_a_generator_was_made_from(content: bytes) -> None:
-    holds(command._source, {"config.json": content}, "run", sound=lambda found: found.encode())
+    holds(run_folders.source, {"config.json": content}, "run", sound=lambda found: found.encode())
 
 
 MEASURED: dict[str, Any] = {
-    "quality.json": {"frechet": 1.0, "frechet_real": 0.5, "agreement": 0.9},
+    "quality.json": {"frechet": 1.0, "frechet_real": 0.5, "agreement": 0.9, "coverage": 0.5, "coverage_real": 0.9},
     "evaluation.json": [{"architecture": "convnet", "ipc": 1, "protocol": "fixed", "generated": [0.5, 0.25]}],
 }
 
@@ -215,7 +246,7 @@ def as_table(found: dict[str, str]) -> None:
 @fuzz
 @given(data=st.data())
 def test_measures_for_a_card(name: str, data: st.DataObject) -> None:
-    holds(command._scores, {name: data.draw(documents(MEASURED[name]))}, "run", sound=as_table)
+    holds(run_folders.scores, {name: data.draw(documents(MEASURED[name]))}, "run", sound=as_table)
 
 
 def test_what_the_fuzz_starts_from_is_valid() -> None:
@@ -223,7 +254,8 @@ def test_what_the_fuzz_starts_from_is_valid() -> None:
         (ConditionalGAN.load, gan(), "gan.safetensors"),
         (load_generator, diffusion(), "generator"),
         (StreamedSet.open, STREAMED, "set"),
-        (command._scores, {name: json.dumps(table).encode() for name, table in MEASURED.items()}, "run"),
+        (LatentSet.load, latents(), "set"),
+        (run_folders.scores, {name: json.dumps(table).encode() for name, table in MEASURED.items()}, "run"),
         *((go_on, left(job), "run") for job, go_on in JOBS.items()),
     ):
         valid: Any = holds(read, content, name, valid=True)  # type: ignore[arg-type]

@@ -20,6 +20,8 @@ from d2m_generator import (
     D2MConfig,
     DiffusionGenerator,
     Judge,
+    LatentConfig,
+    LatentDistiller,
     MatchingLoss,
     PoolConfig,
     PretrainConfig,
@@ -75,6 +77,17 @@ def results(generator: Any) -> dict[str, Any]:
     """Return a generator's weights and some of its images."""
     images = generator.sample(LABELS, seed=1).detach()
     return {"weights": dict(generator.state_dict()), "images": images}
+
+
+def of_latents() -> object:
+    """Distill into latents in a run folder, and resume it from its second last checkpoint."""
+    config = LatentConfig(ipc=2, steps=8, inversion_steps=4, real_batch=8, pool=POOL, checkpoint_every=4, device="cpu")
+    with TemporaryDirectory() as folder:
+        out = Path(folder, "run")
+        whole = dict(LatentDistiller(config).fit(gan(), thirds(), out).latents)
+        sorted((out / "checkpoints").iterdir())[-1].unlink()
+        again = dict(LatentDistiller(config).fit(gan(), thirds(), out).latents)
+        return {"whole": whole, "resumed": again, "after": files(out)}
 
 
 def files(folder: Path) -> dict[str, Any]:
@@ -218,6 +231,7 @@ def jobs() -> dict[str, Callable[[], object]]:
         "distill a consistency model": distilled(consistency, parameters="last"),
         "distill a diffusion model": distilled(denoising, steps=4, precision="bfloat16"),
         "distill into adapters": adapted,
+        "distill into latents": of_latents,
         "synthesize": synthesized,
         "evaluate": evaluated,
         "measure": measured,

@@ -1,4 +1,4 @@
-"""Accuracy from a distilled generator, compared with real images, the generator before distillation, and ATOM.
+"""Accuracy from a distilled generator and from latents, compared with real images, the generator before, and ATOM.
 
 Run it: ``python benchmarks/bench_accuracy.py``; about 20 minutes on one core. With
 ``--data npz-jpeg:FOLDER --plan cifar`` about 90 minutes. Finished parts are not repeated while their folders in runs/
@@ -30,6 +30,8 @@ from d2m_generator import (
     ConditionalGAN,
     D2MConfig,
     Judge,
+    LatentConfig,
+    LatentDistiller,
     MatchingLoss,
     PoolConfig,
     PretrainConfig,
@@ -44,7 +46,7 @@ HERE = Path(__file__).resolve().parent
 
 IPC = (1, 10, 50)
 CROSS_IPC = 10
-METHODS = ("random real", "generator before", "D2M", "ATOM")
+METHODS = ("random real", "inverted real", "generator before", "D2M", "LatentSet", "ATOM")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Plan:
     distill: D2MConfig
     atom: dict[int, DistillConfig]
     """Settings of the pixel distillation for each number of images."""
+    latents: dict[int, LatentConfig]
+    """Settings of the distillation into latents for each number of images."""
     epochs: dict[int, int]
     """Epochs of a network for each number of images per class."""
     judge: EvaluateConfig | None = None
@@ -70,14 +74,17 @@ class Plan:
 
 PLANS = {
     "digits": Plan(
-        16, PretrainConfig(steps=800), D2MConfig(steps=800, loss=MatchingLoss(maps="both")),
-        {ipc: DistillConfig(method="atom", ipc=ipc) for ipc in IPC}, {1: 150, 10: 150, 50: 60},
+        16, PretrainConfig(steps=800), D2MConfig(loss=MatchingLoss(maps="both")),
+        {ipc: DistillConfig(method="atom", ipc=ipc) for ipc in IPC},
+        {ipc: LatentConfig(ipc=ipc, loss=MatchingLoss(maps="both")) for ipc in IPC}, {1: 150, 10: 150, 50: 60},
         cross=("convnet", "resnet18", "vgg11", "vit"),
     ),
     "cifar": Plan(
         16, PretrainConfig(steps=1500, discriminator_width=32),
         D2MConfig(steps=400, real_batch=32, loss=MatchingLoss(maps="both"), pool=PoolConfig(width=32)),
         {ipc: DistillConfig(method="atom", ipc=ipc, steps=300, width=32) for ipc in (1, 10)},
+        {ipc: LatentConfig(ipc=ipc, real_batch=32, loss=MatchingLoss(maps="both"), pool=PoolConfig(width=32))
+         for ipc in (1, 10)},
         {1: 300, 10: 100, 50: 40}, EvaluateConfig(epochs=3, batch=64, width=32), network=32,
     ),
 }  # fmt: skip
@@ -112,6 +119,16 @@ def sets(
         by_method["random real"][ipc] = random_real(data, ipc, seed)
         by_method["generator before"][ipc] = synthesize(before, ipc, seed, data=data)
         by_method["D2M"][ipc] = timed(f"sample {ipc}", lambda ipc=ipc: synthesize(distilled, ipc, seed, data=data))
+        if ipc in plan.latents:
+            latents = dataclasses.replace(plan.latents[ipc], seed=seed)
+            for name, config in (("LatentSet", latents), ("inverted real", dataclasses.replace(latents, steps=0))):
+                made = timed(
+                    f"{name} {ipc}",
+                    lambda ipc=ipc, name=name, config=config: LatentDistiller(config).fit(
+                        load_generator(work / "gan"), data, work / f"{name} {ipc}"
+                    ),
+                )
+                by_method[name][ipc] = synthesize(made, ipc, data=data)
         if ipc in plan.atom:
             config = dataclasses.replace(plan.atom[ipc], seed=seed)
             by_method["ATOM"][ipc] = timed(
@@ -121,7 +138,12 @@ def sets(
 
 
 def main(
-    plan: str = "digits", data: str | None = None, seeds: int = 3, networks: int = 2, work: Path | None = None
+    plan: str = "digits",
+    data: str | None = None,
+    seeds: int = 3,
+    networks: int = 2,
+    work: Path | None = None,
+    cross: bool = False,
 ) -> None:
     """Run the benchmark.
 
@@ -137,13 +159,15 @@ def main(
         Fresh networks per set.
     work
         Folder of the run folders; runs/bench_PLAN by default.
+    cross
+        Also train other architectures, with the first seed.
     """
     torch.set_num_threads(1)  # networks this small gain nothing by a second one
     chosen = PLANS[plan]
     work = work or Path("runs") / f"bench_{plan}"
     images = load(data or plan)
     accuracies: dict[str, dict[str, list[float]]] = {name: {} for name in METHODS}
-    cross: dict[str, dict[str, list[float]]] = {name: {} for name in METHODS}
+    others: dict[str, dict[str, list[float]]] = {}
     times, qualities = [], []
     for seed in range(seeds):
         place = work / f"seed-{seed}"
@@ -157,32 +181,39 @@ def main(
                 accuracy = evaluate(distilled, images, config, place / f"evaluate {name} {ipc}").accuracies
                 accuracies[name].setdefault(str(ipc), []).extend(accuracy)
                 print(f"seed {seed}, {name}, {ipc} per class: {percent(accuracy)}", flush=True)
-            for architecture in chosen.cross if not seed else ():
-                config = EvaluateConfig(networks=1, epochs=chosen.cross_epochs, architecture=architecture)
-                out = place / f"cross {name} {architecture}"
-                cross[name][architecture] = list(evaluate(by_ipc[CROSS_IPC], images, config, out).accuracies)
-    report = {"accuracies": accuracies, "cross": cross, "seconds": times, "quality": qualities}
+            if cross and not seed and CROSS_IPC in by_ipc:
+                others[name] = architectures(by_ipc[CROSS_IPC], images, chosen, place / f"cross {name}")
+    report = {"accuracies": accuracies, "cross": others, "seconds": times, "quality": qualities}
     store(HERE, plan, report)
     write(report, plan)
+
+
+def architectures(distilled: DistilledSet, images: ImageSet, plan: Plan, out: Path) -> dict[str, list[float]]:
+    """Return the accuracies of one network of each other architecture."""
+    result = {}
+    for architecture in plan.cross:
+        config = EvaluateConfig(networks=1, epochs=plan.cross_epochs, architecture=architecture)
+        result[architecture] = list(evaluate(distilled, images, config, out / architecture).accuracies)
+    return result
 
 
 def write(report: dict[str, Any], plan: str) -> None:
     """Write the tables into the README."""
     chosen = PLANS[plan]
-    lines = ["| images per class | " + " | ".join(METHODS) + " |", "|---" * 5 + "|"]
+    lines = ["| images per class | " + " | ".join(METHODS) + " |", "|---" * (len(METHODS) + 1) + "|"]
     for ipc in IPC:
-        row = [report["accuracies"][method].get(str(ipc)) for method in METHODS]
+        row = [report["accuracies"].get(method, {}).get(str(ipc)) for method in METHODS]
         lines.append(f"| {ipc} | " + " | ".join(percent(values) if values else "not run" for values in row) + " |")
-    if chosen.cross:
+    if report["cross"]:
         lines += [
             "",
             f"Other networks on {CROSS_IPC} images per class, {chosen.cross_epochs} epochs, one network, first seed:",
             "",
-            "| network | " + " | ".join(METHODS) + " |",
-            "|---" * 5 + "|",
+            "| network | " + " | ".join(report["cross"]) + " |",
+            "|---" * (len(report["cross"]) + 1) + "|",
         ]
         lines += [
-            f"| {a} | " + " | ".join(f"{100 * report['cross'][m][a][0]:.1f} %" for m in METHODS) + " |"
+            f"| {a} | " + " | ".join(f"{100 * report['cross'][m][a][0]:.1f} %" for m in report["cross"]) + " |"
             for a in chosen.cross
         ]
     seconds = {name: statistics.median(each[name] for each in report["seconds"]) for name in report["seconds"][0]}
@@ -198,7 +229,8 @@ def write(report: dict[str, Any], plan: str) -> None:
     ]
     before, after = report["quality"][0]
     lines += [f"First seed's generator before: {before}; after: {after}.", ""]
-    command = "" if plan == "digits" else f" --plan {plan} --data npz-jpeg:FOLDER --seeds {len(report['seconds'])}"
+    command = "" if plan == "digits" else f" --plan {plan} --data npz-jpeg:FOLDER"
+    command += f" --seeds {len(report['seconds'])}"
     lines += [f"`python benchmarks/bench_accuracy.py{command}`, one thread, on {machine()}."]
     into_readme(HERE.parent / "README.md", f"bench_{plan}", "\n".join(lines))
 

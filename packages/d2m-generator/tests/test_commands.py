@@ -45,6 +45,10 @@ def test_distill_takes_the_run_s_data_and_synthesize_evaluate_and_show_follow(
     assert len(lines) == 2 and all("(fixed)" in line and "random real" in line for line in lines)
     assert main(["evaluate", str(out), "--ipc", "1", "--protocol", "regenerate", "--no-random-real", *EVALUATE]) == 0
     assert "(regenerate)" in capsys.readouterr().out
+    soft = ["--labels", "soft", "--teacher-epochs", "2", "--no-random-real"]
+    assert main(["evaluate", str(out), "--ipc", "1", *soft, *EVALUATE]) == 0
+    assert "soft labels" in capsys.readouterr().out
+    assert json.loads((out / "evaluation.json").read_text())[0]["labels"] == "soft"
     assert main(["show", str(out)]) == 0 and (out / "shown.png").exists()
 
 

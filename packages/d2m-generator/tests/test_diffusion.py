@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import diffusers
 import pytest
+import safetensors.torch
 import torch
+from d2m_generator.generators import sampling
 from d2m_generator.generators.diffusion import DiffusionGenerator
 from d2m_generator.generators.generator import chosen_parameters, noise_of
 from sextet_common import checkpoint
@@ -98,6 +101,122 @@ def test_ddim_is_its_formula(guidance: float) -> None:
             clean = (x - (1 - a).sqrt() * output) / a.sqrt()
             x = b.sqrt() * clean + (1 - b).sqrt() * output
         torch.testing.assert_close(generator(noise, LABELS), x, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [300, 600, 1000])
+@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_the_best_model_of_normal_data_generates_its_deviation(steps: int, kind: str, spacing: str) -> None:
+    data = 0.5  # of normal pixels: the best prediction is then linear in the noisy image
+    scheduler = diffusers.DDIMScheduler(prediction_type=kind, timestep_spacing=spacing, beta_schedule="scaled_linear")
+    alphas = scheduler.alphas_cumprod.double()
+
+    def predict(x: Tensor, times: Tensor, labels: Tensor) -> Tensor:
+        a = alphas[times].view(-1, 1, 1, 1)
+        clean = x * a.sqrt() * data**2 / (a * data**2 + 1 - a)
+        noise = (x - a.sqrt() * clean) / (1 - a).sqrt()
+        return {"epsilon": noise, "sample": clean, "v_prediction": a.sqrt() * noise - (1 - a).sqrt() * clean}[kind]
+
+    noise = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    options = {"steps": steps, "grad_steps": steps, "guidance": 1.0, "null_label": 0}
+    found = sampling.ddim(predict, scheduler, noise, torch.zeros(1, dtype=torch.long), **options)  # type: ignore[arg-type]
+    assert float(found) == pytest.approx(data, rel=0.02)  # the map is linear, and the solver of order 1
+
+
+def test_a_folder_of_ddpm_with_default_arguments_does_not_return_the_noise(tmp_path: Path) -> None:
+    model = denoising().model
+    model.save_pretrained(tmp_path / "unet")
+    diffusers.DDPMScheduler().save_pretrained(tmp_path / "scheduler")  # leading spacing
+    for settings in ({}, {"steps": 1}):
+        generator = DiffusionGenerator.from_pretrained(tmp_path, n_classes=3, **settings)
+        noise = noise_of(range(3), (1, 8, 8), 1)
+        assert generator.steps == (settings or {"steps": 10})["steps"]
+        assert not torch.allclose(generator(noise, LABELS), noise, rtol=0.3, atol=0.3)
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler"])
+def test_models_of_every_scheduler_are_sampled_alike_and_pipelines_open_their_folders(
+    name: str, tmp_path: Path
+) -> None:
+    made = denoising(steps=5)
+    config = {key: value for key, value in made.scheduler.config.items() if key != "timestep_spacing"}
+    scheduler = getattr(diffusers, name).from_config(config)
+    generator = DiffusionGenerator(made.model, scheduler, steps=5, n_classes=3, id2label={"0": "cat", "1": "dog"})
+    torch.testing.assert_close(generator.sample(LABELS, seed=1), made.sample(LABELS, seed=1))
+    generator.save_pretrained(tmp_path / "g")
+    again = DiffusionGenerator.from_pretrained(tmp_path / "g")
+    assert type(again.scheduler).__name__ == name and again.id2label == {"0": "cat", "1": "dog"}
+    assert torch.equal(again.sample(LABELS, seed=1), generator.sample(LABELS, seed=1))
+    opened = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "g", local_files_only=True)
+    assert torch.equal(opened.unet.conv_in.weight, made.model.conv_in.weight)
+
+
+def test_schedulers_that_are_not_sampled_here_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    model = denoising().model
+    for scheduler, message in (
+        (diffusers.LCMScheduler(), "LCMScheduler; expected: .*DDIMScheduler.from_config"),
+        (diffusers.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"), "sde-dpmsolver"),
+        (diffusers.DPMSolverMultistepScheduler(prediction_type="flow_prediction"), "flow_prediction"),
+    ):
+        with pytest.raises(InputError, match=message):
+            DiffusionGenerator(model, scheduler, n_classes=3)  # type: ignore[arg-type]
+    denoising().save_pretrained(tmp_path / "g")
+    diffusers.LCMScheduler().save_pretrained(tmp_path / "g" / "scheduler")
+    with pytest.raises(InputError, match="LCMScheduler"):
+        DiffusionGenerator.from_pretrained(tmp_path / "g")
+
+
+def test_damaged_or_foreign_folders_are_refused_by_what_is_wrong(tmp_path: Path) -> None:
+    denoising().save_pretrained(tmp_path / "g")
+    weights = tmp_path / "g" / "unet" / "diffusion_pytorch_model.safetensors"
+    whole = safetensors.torch.load_file(weights)
+    left = {name: tensor for name, tensor in whole.items() if name != "conv_in.weight"}
+    safetensors.torch.save_file({**left, "padding": torch.zeros(10_000)}, weights)
+    with pytest.raises(InputError, match=r"differ from its config.json in conv_in.weight, padding"):
+        DiffusionGenerator.from_pretrained(tmp_path / "g")
+    safetensors.torch.save_file(whole, weights)
+    index = json.loads((tmp_path / "g" / "model_index.json").read_text())
+    for part, message in (
+        ("safety_checker", "names the part safety_checker"),
+        ("vae", "names the vae X; expected: Auto"),
+    ):
+        (tmp_path / "g" / "model_index.json").write_text(json.dumps({**index, part: ["diffusers", "X"]}))
+        with pytest.raises(InputError, match=message):
+            DiffusionGenerator.from_pretrained(tmp_path / "g")
+    (tmp_path / "g" / "model_index.json").write_text(json.dumps({**index, "vae": [None, None]}))
+    DiffusionGenerator.from_pretrained(tmp_path / "g")  # an optional part that a pipeline lacks
+    path = tmp_path / "g" / "unet" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "_class_name": "UNet2DConditionModel"}))
+    with pytest.raises(InputError, match="names the class UNet2DConditionModel; expected: UNet2DModel"):
+        DiffusionGenerator.from_pretrained(tmp_path / "g")
+
+
+def test_weights_of_a_variant_are_read_as_float32(tmp_path: Path) -> None:
+    made = denoising(steps=2)
+    made.save_pretrained(tmp_path / "g")
+    next((tmp_path / "g" / "unet").glob("*.safetensors")).unlink()
+    DiffusionGenerator.denoising(3, (1, 8, 8), width=8)  # the model below changes its own weights
+    half = denoising().model.half()
+    half.save_pretrained(tmp_path / "g" / "unet", variant="fp16")
+    again = DiffusionGenerator.from_pretrained(tmp_path / "g", variant="fp16")
+    assert {p.dtype for p in again.parameters()} == {torch.float32}
+    torch.testing.assert_close(again.model.conv_in.weight, made.model.conv_in.weight, rtol=1e-3, atol=1e-4)
+    with pytest.raises(InputError):
+        DiffusionGenerator.from_pretrained(tmp_path / "g")
+
+
+def test_a_tiny_autoencoder_decodes_and_encodes_latents(tmp_path: Path) -> None:
+    vae = diffusers.AutoencoderTiny(
+        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1), latent_channels=2, scaling_factor=0.5,
+    )  # fmt: skip
+    generator = livened(DiffusionGenerator.dit(3, (2, 4, 4), width=16, depth=1, vae=vae, steps=2))
+    assert generator.image_shape == (3, 8, 8) and generator.sample(LABELS, seed=0).shape == (3, 3, 8, 8)
+    images = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(generator.encode(images), 0.5 * vae.encode(images).latents)
+    generator.save_pretrained(tmp_path / "g")
+    again = DiffusionGenerator.from_pretrained(tmp_path / "g")
+    assert torch.equal(again.sample(LABELS, seed=0), generator.sample(LABELS, seed=0))
 
 
 def test_truncation_at_all_steps_is_full_backpropagation_and_at_fewer_is_that_of_the_last() -> None:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention_matching import ConvNet
-from d2m_generator.training.matching import MatchingLoss
+from attention_matching import ConvNet, build
+from d2m_generator.training.matching import MatchingLoss, energy_distance, feature_scale
 from sextet_common.errors import InputError
 from torch import Tensor
 
@@ -17,6 +17,13 @@ def images(seed: int, each: int = EACH) -> Tensor:
 def network() -> ConvNet:
     torch.manual_seed(0)
     return ConvNet((1, 8, 8), 5, width=6).double()
+
+
+def energy(x: Tensor, y: Tensor) -> Tensor:
+    """Compute the energy distance with loops over pairs, over the mean distance of the real ones."""
+    between = torch.stack([(a - b).norm() for a in x for b in y]).mean()
+    within = [torch.stack([(a - b).norm() for i, a in enumerate(z) for j, b in enumerate(z) if i != j]) for z in (x, y)]
+    return (2 * between - within[0].mean() - within[1].mean()) / within[0].mean()
 
 
 def literal(loss: MatchingLoss, real: Tensor, made: Tensor) -> list[float]:
@@ -40,7 +47,11 @@ def literal(loss: MatchingLoss, real: Tensor, made: Tensor) -> list[float]:
                     maps[name].append(torch.stack(each_row).mean(dim=0))
             stats.append((maps, features.embedding.mean(dim=0), net.classifier(features.embedding)))
         (maps_r, e_r, o_r), (maps_m, e_m, o_m) = stats
-        total = loss.feature_weight * ((e_r - e_m) ** 2).mean()
+        scale = 0.01 / ((6 / 128) ** 0.75 * (4 / 16) * 2**0.5)  # attention-matching's balance: width 6, 2 blocks, 2x2
+        total = loss.feature_weight * scale * ((e_r - e_m) ** 2).sum()
+        if loss.spread_weight:
+            mine = [net.features(x.view(CLASSES, -1, 1, 8, 8)[label]).embedding for x in (real, made)]
+            total = total + loss.spread_weight * energy(*mine)
         for name in ("channel", "spatial"):
             if loss.maps in (name, "both"):
                 total = total + sum(((a - b) ** 2).sum() for a, b in zip(maps_r[name], maps_m[name], strict=True))
@@ -65,6 +76,7 @@ def literal(loss: MatchingLoss, real: Tensor, made: Tensor) -> list[float]:
         MatchingLoss(maps="spatial", power=2, prediction="mse"),
         MatchingLoss(maps="both", power=4, temperature=2.0, temperature_squared=True),
         MatchingLoss(maps="none", prediction="none"),
+        MatchingLoss(spread_weight=2.0),
         MatchingLoss(reduction="sample", prediction_weight=3.0, feature_weight=0.5),
     ],
 )
@@ -82,6 +94,23 @@ def test_equal_images_have_no_loss_and_counts_may_differ() -> None:
     twice = real.view(CLASSES, EACH, 1, 8, 8).repeat(1, 2, 1, 1, 1).flatten(0, 1)
     assert float(loss(network(), twice, real, CLASSES).sum().detach()) == pytest.approx(0, abs=1e-10)
     assert loss(network(), images(1, each=6), images(2), CLASSES).shape == (CLASSES,)
+
+
+def test_the_energy_distance_tells_apart_distributions_of_equal_mean() -> None:
+    draw = torch.Generator().manual_seed(0)
+    points, others = (torch.randn(1, 2000, 3, generator=draw) for _ in range(2))
+    assert abs(float(energy_distance(points, others))) < 0.01  # unbiased: its deviation is of the order of 1 / 2000
+    assert float(energy_distance(points, 0.3 * others)) > 0.1
+    assert float(energy_distance(points, others[:, :1])) > 0  # one point has no spread
+
+
+def test_the_balance_of_maps_and_embeddings_is_that_of_the_papers_network_for_every_width() -> None:
+    for width in (16, 64, 128):
+        net = ConvNet((3, 32, 32), 10, width=width)
+        expected = 0.01 / (width / 128) ** 0.75
+        assert feature_scale(net, net.features(torch.rand(1, 3, 32, 32))) == pytest.approx(expected)
+    other = build("resnet18", (3, 32, 32), 10)
+    assert feature_scale(other, other.features(torch.rand(2, 3, 32, 32))) == 0.01
 
 
 @pytest.mark.parametrize(

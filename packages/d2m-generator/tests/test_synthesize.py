@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from attention_matching import ConvNet, DistilledSet, EvaluateConfig, Preprocess
 from d2m_generator.generators.gan import ConditionalGAN
 from d2m_generator.generators.generator import ModuleGenerator
 from d2m_generator.images.evaluation import evaluate_generator
-from d2m_generator.images.quality import Judge, frechet_distance, inception_fid
+from d2m_generator.images.quality import Judge, frechet_distance, inception_fid, precision_and_coverage
 from d2m_generator.images.stream import StreamedSet, stream
 from d2m_generator.images.synthesize import synthesize
 from scipy import linalg
@@ -73,18 +75,19 @@ def test_the_same_images_in_one_process_and_in_two(tmp_path: Path) -> None:
         from d2m_generator.generators.generator import noise_of
         rank = int(sys.argv[1])
         gan = ConditionalGAN.load({str(tmp_path / "g.safetensors")!r})
-        numbers = range(rank, 12, 2)  # every process makes every second image
+        numbers = range(rank, 4, 2)  # every process makes every second image of each class
+        noise = torch.cat([noise_of(numbers, gan.noise_shape, 7, label) for label in range(3)])
         with torch.no_grad():
-            made = gan.sample(torch.tensor([n % 3 for n in numbers]), noise=noise_of(numbers, gan.noise_shape, 7))
+            made = gan.sample(torch.arange(3).repeat_interleave(2), noise=noise)
         torch.save(made, {str(tmp_path)!r} + f"/{{rank}}.pt")
         """
     )
     jobs = [subprocess.Popen([sys.executable, "-c", script, str(rank)]) for rank in range(2)]
     assert [job.wait() for job in jobs] == [0, 0]
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    together = torch.stack(parts, dim=1).flatten(0, 1)
+    together = torch.stack([part.view(3, 2, 1, 8, 8) for part in parts], dim=2).flatten(1, 2)
     images = synthesize(ConditionalGAN.load(tmp_path / "g.safetensors"), 4, seed=7).images.view(3, 4, 1, 8, 8)
-    torch.testing.assert_close(together.view(4, 3, 1, 8, 8).transpose(0, 1) * 2 - 1, images, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(together * 2 - 1, images, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("selection", ["herding", "diverse"])
@@ -250,6 +253,33 @@ def test_evaluation_names_its_protocol_and_goes_on(protocol: str, tmp_path: Path
         evaluate_generator(perfect(), data(), 4, QUICK, protocol="regenerate", selection="herding")
 
 
+@pytest.mark.parametrize("protocol", ["fixed", "regenerate"])
+def test_soft_labels_of_a_teacher_are_the_targets(protocol: str) -> None:
+    class Certain(nn.Module):  # says that every image is of class 2
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tensor([0.0, 0.0, 20.0]).expand(len(x), 3)
+
+    soft = dataclasses.replace(QUICK, labels="soft")
+    found = evaluate_generator(perfect(), data(), 4, soft, protocol=protocol, teacher=Certain())  # type: ignore[arg-type]
+    assert found.evaluation.mean == pytest.approx(1 / 3, abs=0.01)  # the networks learn that everything is class 2
+    for config, teacher, message in (
+        (soft, None, "labels soft without a teacher"),
+        (QUICK, Certain(), "labels hard with a teacher"),
+        (dataclasses.replace(QUICK, labels="views"), None, "labels views of generated images"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluate_generator(perfect(), data(), 4, config, protocol=protocol, teacher=teacher)  # type: ignore[arg-type]
+
+
+def test_a_pickled_set_is_the_path_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = pickle.dumps(stream(perfect(), 500, "s", data=data()))
+    assert len(content) < 500
+    monkeypatch.chdir("/")
+    again = pickle.loads(content)
+    assert len(again) == 1500 and torch.equal(again[1400][0], StreamedSet.open(tmp_path / "s")[1400][0])
+
+
 def test_the_frechet_distance_is_the_textbook_s() -> None:
     random = np.random.default_rng(0)
     a, b = random.normal(size=(300, 5)), random.normal(1, 2, size=(200, 5)) @ random.normal(size=(5, 5))
@@ -276,3 +306,19 @@ def test_a_judge_tells_a_perfect_generator_from_noise(tmp_path: Path) -> None:
 def test_inception_s_weights_are_a_local_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"w\.pth is missing"):
         inception_fid(perfect(), data(), tmp_path / "w.pth")
+
+
+def test_precision_and_coverage_are_their_definitions() -> None:
+    random = np.random.default_rng(0)
+    real, generated = random.normal(size=(1003, 2)), 0.6 * random.normal(size=(50, 2)) + 0.3
+    generated[:10] += 40  # far from all real points
+    inside, covered = set(), set()
+    for number, point in enumerate(real):
+        radius = sorted(float(np.linalg.norm(point - other)) for other in real)[5]  # the first is the point itself
+        near = [n for n, other in enumerate(generated) if float(np.linalg.norm(point - other)) <= radius]
+        inside.update(near)
+        covered.update([number] * bool(near))
+    found = precision_and_coverage(real, generated)
+    assert found == (len(inside) / 50, len(covered) / 1003) and found[0] <= 0.8
+    with pytest.raises(InputError, match="5 real points"):
+        precision_and_coverage(real[:5], generated)

@@ -28,6 +28,7 @@ from .images.select import herding, k_centre, proportional_counts, random_real, 
 from .images.view_labels import ViewLabels
 from .kinds import ARCHITECTURES, Architecture, Norm
 from .matching.attention import attention_maps, attention_means, channel_attention, class_means, spatial_attention
+from .matching.balance import balanced_attention_weight
 from .matching.losses import AttentionMatchingLoss, DistributionMatchingLoss, Loss, make_loss
 from .networks.base import FeatureNetwork, Features
 from .networks.build import build
@@ -73,6 +74,7 @@ __all__ = [
     "attention_means",
     "augmentation_for",
     "augmentation_robust_score",
+    "balanced_attention_weight",
     "build",
     "channel_attention",
     "class_means",

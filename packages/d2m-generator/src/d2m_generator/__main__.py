@@ -1,4 +1,4 @@
-"""The command ``d2m-generator``: pretrain, distill, synthesize, evaluate, show, export."""
+"""The command ``d2m-generator``: pretrain, distill, latents, synthesize, evaluate, show, export."""
 
 from __future__ import annotations
 

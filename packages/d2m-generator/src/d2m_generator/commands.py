@@ -8,38 +8,35 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from attention_matching import Architecture, EvaluateConfig, Evaluation, evaluate_random_real, export_hub as export_set
+from attention_matching import (
+    Architecture,
+    EvaluateConfig,
+    evaluate_random_real,
+    export_hub as export_set,
+    train_teacher,
+)
 from sextet_common import checks, files, loggers
 from sextet_common.data import DataOptions, ImageSet
-from sextet_common.errors import STRUCTURE, InputError, reading
+from sextet_common.errors import InputError
 from sextet_common.options import Advanced
 
+from d2m_generator.generators.adapted import unadapted
 from d2m_generator.generators.gan import ConditionalGAN
 from d2m_generator.generators.generator import ImageGenerator
-from d2m_generator.generators.hub_folder import export_hub
 from d2m_generator.generators.storage import load_generator
 from d2m_generator.images.evaluation import Protocol, evaluate_generator
-from d2m_generator.images.quality import Judge, Quality
+from d2m_generator.images.hub_folder import export_hub
+from d2m_generator.images.latent_set import FILE as LATENTS
 from d2m_generator.images.samples import save_samples
 from d2m_generator.images.stream import stream
 from d2m_generator.images.synthesize import Selection, synthesize as synthesize_set
-from d2m_generator.training.config import D2MConfig, PretrainConfig
+from d2m_generator.run_folders import Fit, RunData, judge, loaded, scores
+from d2m_generator.training.config import D2MConfig, LatentConfig, PretrainConfig
 from d2m_generator.training.distill import D2M
+from d2m_generator.training.latents import LatentDistiller
 from d2m_generator.training.pretrain import pretrain as pretrain_generator
 
 Kind = Literal["gan", "consistency", "diffusion", "dit"]
-
-
-@dataclasses.dataclass(frozen=True)
-class RunData(DataOptions):
-    """The options that name a data set."""
-
-    data: str = ""
-    """The images, as for pretrain; by default those of the generator's run."""
-
-    def of(self, run: Path) -> ImageSet:
-        """Load the images, by default those of a generator's run."""
-        return dataclasses.replace(self, data=self.data or _source(run)).load()
 
 
 def pretrain(
@@ -74,7 +71,7 @@ def pretrain(
     pretrain_generator(generator, data, config, out, log=log)
     print(f"{out / 'generator'}\n{out / 'samples.png'}")
     if judged:
-        _judge(generator, data, out)
+        judge(generator, data, out)
 
 
 def distill(
@@ -83,6 +80,7 @@ def distill(
     out: Path,
     config: D2MConfig,
     images: RunData,
+    fit: Fit,
     rank: int = 4,
     judged: bool = True,
     log: tuple[loggers.Name, ...] = (),
@@ -110,13 +108,48 @@ def distill(
     if config.parameters == "lora":
         from d2m_generator.generators.diffusion import DiffusionGenerator
 
-        if not isinstance(generator, DiffusionGenerator):
+        base = unadapted(generator)
+        if not isinstance(base, DiffusionGenerator):
             raise InputError("adapters in a GAN", "--parameters all, last or classes, or a diffusion model")
-        generator.add_lora(rank)
+        base.add_lora(rank)
+    generator = fit.of(generator, data)
     D2M(config).fit(generator, data, out, log=log)
     print(f"{out / ('lora.safetensors' if config.parameters == 'lora' else 'generator')}\n{out / 'samples.png'}")
     if judged:
-        _judge(generator, data, out)
+        judge(generator, data, out)
+
+
+def latents(
+    run: tyro.conf.Positional[Path],
+    /,
+    out: Path,
+    config: LatentConfig,
+    images: RunData,
+    fit: Fit,
+    judged: bool = True,
+    log: tuple[loggers.Name, ...] = (),
+) -> None:
+    """Distill a data set into latents of a fixed number of images; the same command resumes a stopped run.
+
+    Parameters
+    ----------
+    run
+        Folder of the generator: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
+    out
+        The run folder.
+    config
+        The settings.
+    judged
+        Print measures of the images.
+    log
+        Trackers that follow the job: tensorboard, wandb, mlflow (extras of the same names).
+    """
+    loggers.open(log)  # refuses a missing extra before the work
+    data = images.of(run)
+    result = LatentDistiller(config).fit(fit.load(run, data), data, out, log=log)
+    print(f"{out / LATENTS}\n{out / 'samples.png'}")
+    if judged:
+        judge(result, data, out)
 
 
 def synthesize(
@@ -135,7 +168,7 @@ def synthesize(
     Parameters
     ----------
     run
-        Folder of the generator: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
+        Folder of the generator or latent set: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
     out
         A .safetensors file, which attention-matching reads, or a new folder, which is written batch by batch; with
         --export, the new folder for the Hub.
@@ -150,7 +183,7 @@ def synthesize(
     export
         Write a folder for the Hugging Face Hub, which datasets.load_dataset opens: hub (parquet) or hub-imagefolder.
     """
-    generator, data = _loaded(run, lora), images.of(run)
+    generator, data = loaded(run, lora), images.of(run)
     if export is not None:
         layout: Literal["parquet", "imagefolder"] = "parquet" if export == "hub" else "imagefolder"
         export_set(synthesize_set(generator, ipc, seed, selection, data=data), out, layout=layout)
@@ -174,6 +207,8 @@ def evaluate(
     selection: Selection = "random",
     random_real: bool = True,
     noise_seed: Advanced[int] = 0,
+    teacher_epochs: Advanced[int] = 30,
+    temperature: Advanced[float] = 1.0,
     lora: Path | None = None,
     out: Path | None = None,
 ) -> None:
@@ -182,7 +217,7 @@ def evaluate(
     Parameters
     ----------
     run
-        Folder of the generator: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
+        Folder of the generator or latent set: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
     config
         The networks and their training.
     ipc
@@ -197,12 +232,15 @@ def evaluate(
         Also train on as many random real images.
     noise_seed
         Seed of the images' noise.
+    teacher_epochs, temperature
+        With --labels soft: passes over the training images of the classifier that labels the generated ones, a network
+        as the evaluated ones, and the temperature of its probabilities.
     lora
         Adapters that distill wrote, for a folder of a diffusion model.
     out
         Folder of the results; by default that of the generator or of its adapters.
     """
-    generator, data = _loaded(run, lora), images.of(run)
+    generator, data = loaded(run, lora), images.of(run)
     home = out or (run if lora is None else lora.parent)
     if out is None and not home.is_dir():
         raise InputError(f"no folder for the results of {run}", "--out FOLDER")
@@ -210,16 +248,33 @@ def evaluate(
     checks.check("architectures", architectures, tuple[Architecture, ...])
     for architecture in architectures or (config.architecture,):
         settings = dataclasses.replace(config, architecture=architecture)
+        teacher, soft = None, ""
+        if config.labels == "soft":
+            soft = f"-soft-{teacher_epochs}-{temperature:g}"
+            trained = dataclasses.replace(settings, labels="hard", epochs=teacher_epochs, networks=1)
+            path = home / "evaluation" / f"teacher-{architecture}-{teacher_epochs}.safetensors"
+            teacher = train_teacher(data, trained, path=path)
         for count in ipc:
-            folder = home / "evaluation" / f"{protocol}-{selection}-{architecture}-{count}-{noise_seed}"
+            folder = home / "evaluation" / f"{protocol}-{selection}-{architecture}-{count}-{noise_seed}{soft}"
             result = evaluate_generator(
-                generator, data, count, settings, folder, protocol=protocol, selection=selection, seed=noise_seed
+                generator,
+                data,
+                count,
+                settings,
+                folder,
+                protocol=protocol,
+                selection=selection,
+                seed=noise_seed,
+                teacher=teacher,
+                temperature=temperature,
             )
-            row = {"architecture": architecture, "ipc": count, "protocol": protocol,
+            row = {"architecture": architecture, "ipc": count, "protocol": protocol, "labels": config.labels,
                    "generated": list(result.evaluation.accuracies)}  # fmt: skip
-            line = f"{architecture:9} ipc {count:4}  generated {result.evaluation} ({protocol})"
+            how = f"{protocol}, soft labels" if soft else protocol
+            line = f"{architecture:9} ipc {count:4}  generated {result.evaluation} ({how})"
             if random_real:
-                real = evaluate_random_real(data, count, settings, folder.with_name(f"real-{architecture}-{count}"))
+                plain = dataclasses.replace(settings, labels="hard")
+                real = evaluate_random_real(data, count, plain, folder.with_name(f"real-{architecture}-{count}"))
                 row["random_real"] = list(real.accuracies)
                 line += f"  random real {real}"
             print(line)
@@ -240,7 +295,7 @@ def show(
     Parameters
     ----------
     run
-        Folder of the generator: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
+        Folder of the generator or latent set: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
     out
         The PNG file; by default shown.png in the folder of the generator.
     seed
@@ -250,7 +305,7 @@ def show(
     lora
         Adapters that distill wrote, for a folder of a diffusion model.
     """
-    generator = _loaded(run, lora)
+    generator = loaded(run, lora)
     if out is None and not run.is_dir():
         raise InputError(f"no folder for a picture of {run}", "--out FILE.png")
     print(save_samples(generator, out or run / "shown.png", seed=seed, columns=columns))
@@ -264,12 +319,12 @@ def export(
     license: str = "unknown",
     lora: Path | None = None,
 ) -> None:
-    """Write a folder for the Hugging Face Hub: a model card and the generator, in the format of diffusers if it is one.
+    """Write a folder for the Hugging Face Hub: a model card and the generator, and its latents if the run has them.
 
     Parameters
     ----------
     run
-        Folder of the generator: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
+        Folder of the generator or latent set: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
     to
         The folder, new or empty.
     images
@@ -279,10 +334,10 @@ def export(
     lora
         Adapters that distill wrote, for a folder of a diffusion model; they are merged into it.
     """
-    generator = _loaded(run, lora, merged=True)
+    generator = loaded(run, lora, merged=True)
     classes = images.load().classes if images.data else ()
-    scores = _scores(run if lora is None else lora.parent)
-    export_hub(generator, to, classes=classes, scores=scores, license=license)
+    measured = scores(run if lora is None else lora.parent)
+    export_hub(generator, to, classes=classes, scores=measured, license=license)
     print(to)
 
 
@@ -295,43 +350,3 @@ def _untrained(kind: Kind, images: ImageSet, width: int) -> ImageGenerator:
         return DiffusionGenerator.consistency(images.n_classes, images.image_shape, width=width)
     make = DiffusionGenerator.denoising if kind == "diffusion" else DiffusionGenerator.dit
     return make(images.n_classes, images.image_shape, width=width)
-
-
-def _loaded(run: Path, lora: Path | None, *, merged: bool = False) -> ImageGenerator:
-    generator = load_generator(run)
-    if lora is None:
-        return generator
-    from d2m_generator.generators.diffusion import DiffusionGenerator
-
-    if not isinstance(generator, DiffusionGenerator):
-        raise InputError(f"adapters for a {type(generator).__name__}", "the folder of a diffusion model")
-    generator.load_lora(lora)
-    return generator.merge_lora() if merged else generator
-
-
-def _source(run: Path) -> str:
-    """Return the data of a generator's run."""
-    with reading(run / "config.json", "--data, or a run folder that records its images", *STRUCTURE):
-        return str(json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["data"])
-
-
-def _scores(run: Path) -> dict[str, str]:
-    """Return the measures that distill or pretrain and evaluate left in a run folder."""
-    scores: dict[str, str] = {}
-    if (run / "quality.json").is_file():
-        with reading(run / "quality.json", "the measures that the run wrote", *STRUCTURE):
-            quality = Quality(**json.loads((run / "quality.json").read_text(encoding="utf-8")))
-            scores["Fréchet distance (real images)"] = f"{quality.frechet:.2f} ({quality.frechet_real:.2f})"
-            scores["images of their class, by a classifier"] = f"{100 * quality.agreement:.1f} %"
-    if (run / "evaluation.json").is_file():
-        with reading(run / "evaluation.json", "the results that evaluate wrote", *STRUCTURE):
-            for row in json.loads((run / "evaluation.json").read_text(encoding="utf-8")):
-                name = f"test accuracy of {row['architecture']}, {row['ipc']} images per class, {row['protocol']}"
-                scores[name] = str(Evaluation(tuple(row["generated"])))
-    return scores
-
-
-def _judge(generator: ImageGenerator, images: ImageSet, out: Path) -> None:
-    quality = Judge(images)(generator)
-    files.write_text(out / "quality.json", json.dumps(dataclasses.asdict(quality), indent=1) + "\n")
-    print(quality)

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, CMStochasticIterativeScheduler, DiTTransformer2DModel
+from diffusers import AutoencoderTiny, CMStochasticIterativeScheduler, DiTTransformer2DModel
 from jaxtyping import Float
 from sextet_common import checks, hub
 from sextet_common.errors import InputError, reading
 from sextet_common.seeding import torch_seed
-from torch import Tensor
+from torch import Tensor, nn
 
 from d2m_generator.generators import architectures, lora, sampling
-from d2m_generator.generators.diffusers_folder import Model, Parts, Scheduler, read_parts, replace_parts
-from d2m_generator.generators.generator import Groups, ImageGenerator, Images, Labels, Noise
+from d2m_generator.generators.diffusers_folder import (
+    VAE,
+    Model,
+    Parts,
+    Scheduler,
+    check_scheduler,
+    read_parts,
+    replace_parts,
+)
+from d2m_generator.generators.generator import Groups, ImageGenerator, Images, Labels, Noise, check_layer
 
 Kind = Literal["consistency", "ddim"]
 
@@ -29,16 +39,20 @@ class DiffusionGenerator(ImageGenerator):
     model
         `UNet2DModel` with class embeddings, or `DiTTransformer2DModel`, of diffusers.
     scheduler
-        `CMStochasticIterativeScheduler` for a consistency model; `DDIMScheduler` or `DDPMScheduler` for a diffusion
-        model, which is sampled by DDIM without noise.
+        `CMStochasticIterativeScheduler` for a consistency model; `DDIMScheduler`, `DDPMScheduler` or a deterministic
+        `DPMSolverMultistepScheduler` for a diffusion model, which is sampled by DDIM without noise.
     vae
-        `AutoencoderKL` for a model of latents.
+        `AutoencoderKL` or `AutoencoderTiny` for a model of latents.
     steps, grad_steps
-        Sampling steps, and how many of the last ones are differentiable (all by default).
+        Sampling steps, by default 1 of a consistency model and 10 of a diffusion model, and how many of the last ones
+        are differentiable, by default all.
     guidance
         Scale of classifier-free guidance; 1 disables it. Needs a diffusion model with a null class embedding.
     n_classes
-        By default all embeddings of the model except a DiT's null embedding.
+        By default all embeddings of the model except a DiT's null embedding; one less makes a UNet's last embedding the
+        null class. `AdaptedGenerator` takes a subset of the classes.
+    id2label
+        Names of the model's classes by number, as pipelines of diffusers store them.
 
     References
     ----------
@@ -57,24 +71,30 @@ class DiffusionGenerator(ImageGenerator):
         model: Model,
         scheduler: Scheduler,
         *,
-        vae: AutoencoderKL | None = None,
-        steps: int = 1,
+        vae: VAE | None = None,
+        steps: int | None = None,
         grad_steps: int | None = None,
         guidance: float = 1.0,
         n_classes: int | None = None,
+        id2label: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
+        check_scheduler(scheduler)
         self.transformer = isinstance(model, DiTTransformer2DModel)
         self.kind: Kind = "consistency" if isinstance(scheduler, CMStochasticIterativeScheduler) else "ddim"
         embeddings = model.config["num_embeds_ada_norm" if self.transformer else "num_class_embeds"]
         if not embeddings:
             raise InputError("the model has no class embeddings", "num_class_embeds = the number of classes")
         self.n_classes = int(n_classes or embeddings)
-        if self.n_classes > embeddings:
-            raise InputError(f"{self.n_classes} classes of a model with {embeddings} embeddings", "one at least each")
+        if not 0 <= embeddings - self.n_classes <= (0 if self.transformer else 1):
+            accepted = f"{embeddings}, or an AdaptedGenerator of some of them"
+            raise InputError(f"{self.n_classes} classes of a model with {embeddings} embeddings", accepted)
+        self.id2label = dict(id2label or {})
+        steps = (1 if self.kind == "consistency" else 10) if steps is None else steps
         # A DiT has one embedding more than its config says, the null class; a UNet has one if it was made with it.
         self.null = int(embeddings) if self.transformer else (self.n_classes if embeddings > self.n_classes else None)
-        self.model, self.scheduler, self.vae = model, scheduler, vae
+        self.model, self.scheduler = model, scheduler
+        self.vae = vae if vae is None else vae.requires_grad_(False)
         self.steps, self.grad_steps, self.guidance = steps, grad_steps or steps, guidance
         self._check_sampling(grad_steps)
         self._latent_shape = _latent_shape(model)
@@ -138,7 +158,7 @@ class DiffusionGenerator(ImageGenerator):
         width: int = 64,
         depth: int = 4,
         patch: int = 2,
-        vae: AutoencoderKL | None = None,
+        vae: VAE | None = None,
         steps: int = 10,
         grad_steps: int | None = None,
         guidance: float = 1.0,
@@ -167,13 +187,54 @@ class DiffusionGenerator(ImageGenerator):
             latents = sampling.consistency(self.predict, config, noises, labels, grad_steps=self.grad_steps)
         else:
             latents = sampling.ddim(
-                self.predict, config, noise, labels,
+                self.predict, self.scheduler, noise, labels,
                 steps=self.steps, grad_steps=self.grad_steps, guidance=self.guidance, null_label=self.null or 0,
             )  # fmt: skip
         if self.vae is None:
             return latents
         images: Tensor = self.vae.decode(latents / self.vae.config["scaling_factor"]).sample
         return images
+
+    def latent_layers(self) -> tuple[str, ...]:
+        """Return noise, and class: noise and an embedding of the class for each image."""
+        return ("noise", "class")
+
+    def latents(self, noise: Noise, labels: Labels, layer: str = "noise") -> dict[str, Tensor]:
+        """Return the latents of images: noise, and with layer class the embeddings, (images, embedders, size)."""
+        check_layer(self, layer)
+        if self.grad_steps < self.steps:
+            raise InputError(f"latents with gradients through {self.grad_steps} of {self.steps} steps", "all steps")
+        if layer == "noise":
+            return {"noise": noise}
+        if self.transformer and self.model.is_gradient_checkpointing:
+            raise InputError("class embeddings for each image in a checkpointed transformer", "layer noise")
+        return {"noise": noise, "class": torch.stack([embed(labels) for embed in self._embedders()], dim=1)}
+
+    def decode(self, latents: Mapping[str, Tensor], labels: Labels) -> Images:
+        """Generate images from latents, pixels in about [-1, 1]."""
+        if "class" not in latents:
+            return super().decode(latents, labels)
+        with self._embedded(latents["class"]):
+            images: Tensor = self(latents["noise"], labels)
+        return images
+
+    def _embedders(self) -> list[nn.Module]:
+        """Return the modules that embed labels: one of a UNet, one in each block of a DiT."""
+        if not self.transformer:
+            return [self.model.class_embedding]
+        return [module for name, module in self.model.named_modules() if name.endswith("class_embedder")]
+
+    @contextmanager
+    def _embedded(self, embeddings: Float[Tensor, "images embedders size"]) -> Iterator[None]:
+        """Let the first rows of every batch have these embeddings; null classes, of guidance, follow them."""
+        with ExitStack() as hooks:
+            for embed, rows in zip(self._embedders(), embeddings.unbind(dim=1), strict=True):
+
+                def replace(_: nn.Module, __: Any, output: Tensor, rows: Tensor = rows) -> Tensor:
+                    return torch.cat([rows.to(output.dtype), output[len(rows) :]])
+
+                hooks.enter_context(embed.register_forward_hook(replace))
+            yield
 
     def predict(self, x: Tensor, timestep: Tensor, labels: Tensor) -> Tensor:
         """Return the model's output for noisy images, without the learned variance of a DiT."""
@@ -189,8 +250,10 @@ class DiffusionGenerator(ImageGenerator):
         if self.vae is None:
             return images
         with torch.no_grad():
-            latents: Tensor = self.vae.encode(images).latent_dist.mean * self.vae.config["scaling_factor"]
-        return latents
+            encoded = self.vae.encode(images)
+            latents: Tensor = encoded.latents if isinstance(self.vae, AutoencoderTiny) else encoded.latent_dist.mean
+            scale: float = self.vae.config["scaling_factor"]
+        return latents * scale
 
     def checkpointed(self) -> DiffusionGenerator:
         """Recompute activations in the backward pass, which saves memory; returns itself."""
@@ -244,27 +307,39 @@ class DiffusionGenerator(ImageGenerator):
         replace_parts(Path(folder), self.parts())
         return Path(folder)
 
-    def parts(self) -> Parts:
-        """Return what `save_pretrained` saves."""
+    def check_merged(self) -> None:
+        """Refuse adapters, which are no part of a folder in the format of diffusers."""
         if lora.has(self.model):
             raise InputError("a model with adapters", "merge_lora() first, or save_lora for the adapters alone")
+
+    def parts(self) -> Parts:
+        """Return what `save_pretrained` saves."""
+        self.check_merged()
         settings = {"n_classes": self.n_classes, "steps": self.steps, "grad_steps": self.grad_steps,
                     "guidance": self.guidance}  # fmt: skip
-        return Parts(self.model, self.scheduler, self.vae, settings)
+        return Parts(self.model, self.scheduler, self.vae, settings, self.id2label)
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | os.PathLike[str], *, revision: str | None = None, **settings: Any
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        variant: str | None = None,
+        **settings: Any,
     ) -> DiffusionGenerator:
         """Load a generator from a folder in the format of diffusers, or from OWNER/NAME on the Hugging Face Hub.
 
-        The folder holds unet/ or transformer/, scheduler/, and optionally vae/ and d2m.json, whose steps, grad_steps,
-        guidance and n_classes the settings override. ``revision`` is a branch, tag or commit of a repository.
+        The folder holds the parts that its model_index.json names, or unet/ or transformer/, scheduler/ and optionally
+        vae/; and optionally d2m.json, whose steps, grad_steps, guidance and n_classes the settings override.
+        ``revision`` is a branch, tag or commit of a repository, ``variant`` the kind of weight files, such as fp16,
+        which are read as float32.
         """
         folder = hub.local_folder(name_or_path, revision=revision)
-        parts = read_parts(folder)
+        parts = read_parts(folder, variant)
+        chosen = {**parts.settings, **settings}
         with reading(folder, "complete files of one model", TypeError):
-            return cls(parts.model, parts.scheduler, vae=parts.vae, **{**parts.settings, **settings})
+            return cls(parts.model, parts.scheduler, vae=parts.vae, id2label=parts.id2label, **chosen)
 
 
 def _latent_shape(model: Model) -> tuple[int, int, int]:
@@ -273,9 +348,10 @@ def _latent_shape(model: Model) -> tuple[int, int, int]:
     return int(model.config["in_channels"]), int(height), int(width)
 
 
-def _decoded_shape(vae: AutoencoderKL, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+def _decoded_shape(vae: VAE, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
     channels, height, width = latent_shape
     if vae.config["latent_channels"] != channels:
         raise InputError(f"a VAE of {vae.config['latent_channels']} latent channels", f"{channels}, as the model's")
-    factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+    blocks = "decoder_block_out_channels" if isinstance(vae, AutoencoderTiny) else "block_out_channels"
+    factor = 2 ** (len(vae.config[blocks]) - 1)
     return int(vae.config["out_channels"]), height * factor, width * factor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
-from d2m_generator.generators.generator import Groups, ImageGenerator, Images, Labels, Noise
+from d2m_generator.generators.generator import Groups, ImageGenerator, Images, Labels, Noise, check_layer
 
 FILE = "generator.safetensors"
 _KIND = "conditional gan"
@@ -81,9 +82,35 @@ class ConditionalGAN(ImageGenerator):
 
     def forward(self, noise: Noise, labels: Labels) -> Images:
         """Generate images, pixels in (-1, 1)."""
+        return self.decode({"noise": noise}, labels)
+
+    def latent_layers(self) -> tuple[str, ...]:
+        """Return noise, condition (noise and class embedding), and block-L: condition and block L's input."""
+        return ("noise", "condition", *(f"block-{number}" for number in range(len(self.blocks))))
+
+    def latents(self, noise: Noise, labels: Labels, layer: str = "noise") -> dict[str, Tensor]:
+        """Return the latents of images: noise, condition, or condition and block-L."""
+        check_layer(self, layer)
+        if layer == "noise":
+            return {"noise": noise}
         condition = torch.cat([noise, self.embedding(labels)], dim=1)
+        if layer == "condition":
+            return {"condition": condition}
         x = self.start(condition).view(len(noise), -1, *self._base)
-        for block in self.blocks:
+        for block in self.blocks[: int(layer.removeprefix("block-"))]:
+            x = block(x, condition)
+        return {"condition": condition, layer: x}
+
+    def decode(self, latents: Mapping[str, Tensor], labels: Labels) -> Images:
+        """Generate images from latents of any layer, pixels in (-1, 1)."""
+        if "noise" in latents:
+            condition = torch.cat([latents["noise"], self.embedding(labels)], dim=1)
+        else:
+            condition = latents["condition"]
+        deep = [name for name in latents if name.startswith("block-")]
+        first = int(deep[0].removeprefix("block-")) if deep else 0
+        x = latents[deep[0]] if deep else self.start(condition).view(len(condition), -1, *self._base)
+        for block in self.blocks[first:]:
             x = block(x, condition)
         images: Tensor = torch.tanh(self.paint(functional.relu(self.norm(x))))
         return images

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -19,6 +21,8 @@ Labels = Int[Tensor, " batch"]
 Images = Float[Tensor, "batch channels height width"]
 Groups = dict[str, Callable[[str], bool]]
 """For each named group of parameters, whether a parameter of a given name belongs to it."""
+
+_BLOCK = 64  # rows of noise that one generator of random numbers draws: creating it costs more than they do
 
 
 @runtime_checkable
@@ -54,6 +58,20 @@ class ImageGenerator(nn.Module, ABC):
     def groups(self) -> Groups:
         """Return the groups of parameters that can be trained alone."""
         return {}
+
+    def latent_layers(self) -> tuple[str, ...]:
+        """Return the names of the layers at which an image can have latents of its own; the first is the noise."""
+        return ("noise",)
+
+    def latents(self, noise: Noise, labels: Labels, layer: str = "noise") -> dict[str, Tensor]:
+        """Return what `decode` makes the images of noise and labels from, at one of the `latent_layers`."""
+        check_layer(self, layer)
+        return {"noise": noise}
+
+    def decode(self, latents: Mapping[str, Tensor], labels: Labels) -> Images:
+        """Generate images from `latents`, one row per label, pixels in [-1, 1] or slightly outside."""
+        images: Tensor = self(latents["noise"], labels)
+        return images
 
     def sample(self, labels: Labels, seed: int | None = None, noise: Noise | None = None) -> Images:
         """Generate one image per label (a class index), on the generator's device.
@@ -119,16 +137,25 @@ class ModuleGenerator(ImageGenerator):
         return 2 * (images - self.low) / (self.high - self.low) - 1
 
 
-def noise_of(numbers: Sequence[int], shape: tuple[int, ...], seed: int) -> Float[Tensor, "numbers ..."]:
-    """Draw one row of standard normal float32 noise per number; a row depends on (seed, number) alone.
+def noise_of(numbers: Sequence[int], shape: tuple[int, ...], seed: int, *key: int) -> Float[Tensor, "numbers ..."]:
+    """Draw one row of standard normal float32 noise per number; a row depends on seed, key and its number alone.
+
+    Numbers that follow one another are drawn in blocks of 64.
 
     Examples
     --------
     >>> bool((noise_of([5], (3,), seed=0) == noise_of(range(9), (3,), seed=0)[5]).all())
     True
     """
-    rows = [seeding.generator(seed, "noise", number).standard_normal(shape, dtype=np.float32) for number in numbers]
-    return torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, *shape)
+    rows = np.empty((len(numbers), *shape), dtype=np.float32)
+    blocks, within = np.divmod(np.asarray(numbers, dtype=np.int64), _BLOCK)
+    ends = np.flatnonzero(np.diff(blocks)) + 1
+    for start, stop in itertools.pairwise([0, *ends.tolist(), len(rows)]):
+        if start < stop:
+            chosen = within[start:stop]
+            source = seeding.generator(seed, "noise", *key, int(blocks[start]))
+            rows[start:stop] = source.standard_normal((chosen.max() + 1, *shape), dtype=np.float32)[chosen]
+    return torch.from_numpy(rows)
 
 
 def check_labels(labels: Labels, n_classes: int) -> Labels:
@@ -139,6 +166,23 @@ def check_labels(labels: Labels, n_classes: int) -> Labels:
         wrong = int(labels[(labels < 0) | (labels >= n_classes)][0])
         raise InputError(f"label {wrong}", f"0 to {n_classes - 1}")
     return labels.long()
+
+
+def check_layer(generator: ImageGenerator, layer: str) -> None:
+    """Refuse a layer that the generator does not have."""
+    if layer not in generator.latent_layers():
+        raise InputError(f"layer {layer!r} of a {type(generator).__name__}", ", ".join(generator.latent_layers()))
+
+
+@contextmanager
+def unchanged_flags(generator: nn.Module) -> Iterator[None]:
+    """Restore at the end which parameters take gradients."""
+    flags = [(parameter, parameter.requires_grad) for parameter in generator.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 def chosen_parameters(generator: nn.Module, group: str, groups: Groups) -> list[tuple[str, nn.Parameter]]:

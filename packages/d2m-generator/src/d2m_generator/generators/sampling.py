@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,7 +20,7 @@ Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def ddim(
     predict: Predict,
-    scheduler_config: Any,
+    scheduler: Any,
     noise: Tensor,
     labels: Tensor,
     *,
@@ -30,15 +29,43 @@ def ddim(
     guidance: float,
     null_label: int,
 ) -> Tensor:
-    """Sample by DDIM without noise (arXiv 2010.02502); only the last `grad_steps` steps are differentiable."""
-    sampler = DDIMScheduler.from_config(scheduler_config, clip_sample=False, thresholding=False)
-    sampler.set_timesteps(steps, device=noise.device)
+    """Sample by DDIM without noise (arXiv 2010.02502); only the last `grad_steps` steps are differentiable.
+
+    ``scheduler`` is one of diffusers with cumulative products of alpha. Whatever its spacing, the first timestep is the
+    last one of the training, where images are noise, as this function assumes (arXiv 2305.08891, section 3.3).
+    """
+    alphas, kind = scheduler.alphas_cumprod.to(noise.device), scheduler.config["prediction_type"]
+    final = alphas.new_ones(()) if scheduler.config.get("set_alpha_to_one", True) else alphas[0]
+    times = timesteps(len(alphas), steps)
     x = noise
-    for number, timestep in enumerate(sampler.timesteps):
+    for number, time in enumerate(times):
         with _gradients(number >= steps - grad_steps):
-            output = _guided(predict, x, timestep.expand(len(x)), labels, guidance, null_label)
-            x = sampler.step(output, timestep, x, return_dict=False)[0]
+            output = _guided(predict, x, torch.full((len(x),), time, device=x.device), labels, guidance, null_label)
+            a, after = alphas[time], alphas[times[number + 1]] if number + 1 < steps else final
+            clean, noisy = _clean_and_noise(kind, x, output, a)
+            x = after.sqrt() * clean + (1 - after).sqrt() * noisy
     return x
+
+
+def timesteps(count: int, steps: int) -> list[int]:
+    """Return `steps` timesteps of `count`, equally spaced from the last one.
+
+    Examples
+    --------
+    >>> timesteps(1000, 4), timesteps(1000, 3)
+    ([999, 749, 499, 249], [999, 666, 332])
+    """
+    return [round(count * (steps - number) / steps) - 1 for number in range(steps)]
+
+
+def _clean_and_noise(kind: str, x: Tensor, output: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the clean images and the noise that a model's output for noisy images stands for."""
+    a, b = alpha.sqrt(), (1 - alpha).sqrt()
+    if kind == "epsilon":
+        return (x - b * output) / a, output
+    if kind == "sample":
+        return output, (x - a * output) / b
+    return a * x - b * output, a * output + b * x  # v_prediction
 
 
 def _guided(predict: Predict, x: Tensor, timesteps: Tensor, labels: Tensor, guidance: float, null_label: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from attention_matching import (
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from d2m_generator.generators.generator import Generator
-from d2m_generator.images.synthesize import Selection, synthesize
+from d2m_generator.images.latent_set import ImageSource, LatentSet
+from d2m_generator.images.synthesize import Selection, check_counts, synthesize
 
 Protocol = Literal["fixed", "regenerate"]
 _JOB = "d2m-generator evaluate"
@@ -53,7 +54,7 @@ class GeneratorEvaluation:
 
 
 def evaluate_generator(
-    generator: Generator,
+    generator: ImageSource,
     data: image_data.Source,
     ipc: int,
     config: EvaluateConfig | None = None,
@@ -62,6 +63,8 @@ def evaluate_generator(
     protocol: Protocol = "fixed",
     selection: Selection = "random",
     seed: int = 0,
+    teacher: nn.Module | None = None,
+    temperature: float = 1.0,
 ) -> GeneratorEvaluation:
     """Train fresh networks on generated images and test them on real ones.
 
@@ -77,22 +80,41 @@ def evaluate_generator(
         are not comparable with those of a fixed set.
     selection
         How "fixed" selects the images; see `synthesize`.
+    teacher, temperature
+        With ``config.labels="soft"``, the classifier of inputs whose probabilities are the targets, such as
+        `attention_matching.train_teacher` returns.
     """
     config, data = config or EvaluateConfig(), image_data.load(data)
     checks.check("protocol", protocol, Protocol)
+    check_counts(ipc, seed, temperature)
+    _check_labels(config, teacher)
     if protocol == "fixed":
-        images = synthesize(generator, ipc, seed, selection, data=data)
+        images = synthesize(generator, ipc, seed, selection, data=data, teacher=teacher, temperature=temperature)
         return GeneratorEvaluation(protocol, ipc, evaluate(images, data, config, out), images)
+    if isinstance(generator, LatentSet):
+        raise InputError("a latent set with the protocol regenerate", "fixed: its images are always the same")
     if selection != "random":
         raise InputError(f"selection {selection} with the protocol regenerate", "random")
-    evaluation = _Regeneration(generator, data, ipc, config, seed).evaluate(out)
+    if config.choose != "last":
+        raise InputError(f"choose {config.choose} with the protocol regenerate", "last")
+    evaluation = _Regeneration(generator, data, ipc, config, seed, teacher, temperature).evaluate(out)
     return GeneratorEvaluation(protocol, ipc, evaluation, None)
 
 
 class _Regeneration:
     """The protocol "regenerate": trains networks one after another, otherwise as `evaluate` does."""
 
-    def __init__(self, generator: Generator, data: ImageSet, ipc: int, config: EvaluateConfig, seed: int) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        data: ImageSet,
+        ipc: int,
+        config: EvaluateConfig,
+        seed: int,
+        teacher: nn.Module | None,
+        temperature: float,
+    ) -> None:
+        self.teacher, self.temperature = teacher, temperature
         self.generator, self.data, self.ipc, self.config, self.seed = generator, data, ipc, config, seed
         self.device = device.pick(config.device)
         self.augment = augmentation_for(data.classes, config.augment)
@@ -120,13 +142,16 @@ class _Regeneration:
 
     def _open(self, out: str | os.PathLike[str]) -> runs.Run:
         images = synthesize(self.generator, 1, self.seed, data=self.data).images
-        record = {
+        record: dict[str, Any] = {
             "data": self.data.source,
             "data_sha256": self.data.fingerprint,
             "sha256": runs.fingerprint(images),
             "protocol": "regenerate",
             "ipc": self.ipc,
         }
+        if self.teacher is not None:
+            record["teacher_sha256"] = runs.fingerprint(*self.teacher.state_dict().values())
+            record["temperature"] = self.temperature
         return runs.Run.open(out, _JOB, {**record, **runs.to_json(self.config)}, settings=EvaluateConfig)
 
     def _trained(self, number: int, bar: progress.Bar) -> nn.Module:
@@ -147,18 +172,30 @@ class _Regeneration:
     def _epoch(self, network: nn.Module, optimizer: torch.optim.Optimizer, number: int, epoch: int) -> Tensor:
         """Train for one epoch on new images and return the last loss."""
         noise_seed = seeding.derive(self.seed, "epoch", number, epoch)
-        images = synthesize(self.generator, self.ipc, noise_seed, data=self.data)
+        images = synthesize(
+            self.generator, self.ipc, noise_seed, data=self.data, teacher=self.teacher, temperature=self.temperature
+        )
+        targets = images.labels if images.soft_labels is None else images.soft_labels
         draw = seeding.generator(self.config.seed, number, epoch)
         loss = torch.zeros(())
         for part in torch.from_numpy(draw.permutation(len(images))).split(self.config.batch):
             transforms = torch.from_numpy(draw.random((len(part), 4), dtype="float32"))
             transforms[:, 0] = transforms[0, 0]  # one operation per batch, as in `evaluate`
             batch = self.augment(images.images[part].to(self.device), transforms.to(self.device))
-            loss = functional.cross_entropy(network(batch), images.labels[part].to(self.device))
+            loss = functional.cross_entropy(network(batch), targets[part].to(self.device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
         return loss.detach()
+
+
+def _check_labels(config: EvaluateConfig, teacher: nn.Module | None) -> None:
+    """Refuse labels that generated images cannot have, and a teacher that would not be used."""
+    if config.labels == "views":
+        raise InputError("labels views of generated images", "hard or soft; or view_labels_from and evaluate on a set")
+    if (config.labels == "soft") != (teacher is not None):
+        given = f"labels {config.labels} {'without' if teacher is None else 'with'} a teacher"
+        raise InputError(given, "labels soft with a teacher, or hard without one")
 
 
 def _accuracies(run: runs.Run) -> list[float]:

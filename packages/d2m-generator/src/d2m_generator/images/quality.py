@@ -1,4 +1,4 @@
-"""Similarity of generated and real images: Fréchet distances, and agreement with a classifier."""
+"""Similarity of generated and real images: Fréchet distances, precision, coverage, and agreement with a classifier."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from attention_matching import EvaluateConfig, FeatureNetwork, Preprocessing, train_teacher
 from jaxtyping import Float, Int, UInt8
-from sextet_common import data as image_data
+from sextet_common import checks, data as image_data
 from sextet_common.errors import InputError, require
 from sextet_common.networks import device_of, evaluating
 from torch import Tensor
 
-from d2m_generator.generators.generator import Generator
+from d2m_generator.images.latent_set import ImageSource, LatentSet
 from d2m_generator.images.samples import BATCH, pixels_of
+
+_BLOCK = 1000  # points whose distances to all others are in memory at once
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,25 @@ class Quality:
         The same between training and test images: the value of a perfect generator.
     agreement
         Share of generated images that a classifier assigns to their label, in [0, 1].
+    precision, coverage
+        Share of generated images that are close to a real test image, and of test images that have a generated one
+        close by; see `precision_and_coverage`.
+    coverage_real
+        The coverage of the test images by the training images.
     """
 
     frechet: float
     frechet_real: float
     agreement: float
+    precision: float
+    coverage: float
+    coverage_real: float
 
     def __str__(self) -> str:
         return (
             f"Fréchet distance {self.frechet:.2f} (real images {self.frechet_real:.2f}), "
+            f"precision {100 * self.precision:.0f} %, coverage {100 * self.coverage:.0f} % "
+            f"(real images {100 * self.coverage_real:.0f} %), "
             f"{100 * self.agreement:.1f} % of the images are of their class"
         )
 
@@ -75,14 +87,19 @@ class Judge:
                 classes.append(self.network.classifier(embedding).argmax(dim=1).cpu())
         return torch.cat(embeddings).numpy(), torch.cat(classes).numpy()
 
-    def __call__(self, generator: Generator, images: int = 1000, seed: int = 0) -> Quality:
+    def __call__(self, generator: ImageSource, images: int = 1000, seed: int = 0) -> Quality:
         """Measure the quality of so many generated images, equally many of each class, with noise of a seed."""
-        labels = np.arange(max(images, self.data.n_classes)) % self.data.n_classes
+        most = len(generator) if isinstance(generator, LatentSet) else images
+        labels = np.arange(max(min(images, most), self.data.n_classes)) % self.data.n_classes
         generated, predicted = self.features(pixels_of(generator, labels, seed))
         test, _ = self.features(self.data.test_images)
         train, _ = self.features(self.data.train_images)
         agreement = float((predicted == labels).mean())
-        return Quality(frechet_distance(generated, test), frechet_distance(train, test), agreement)
+        precision, coverage = precision_and_coverage(test, generated)
+        return Quality(
+            frechet_distance(generated, test), frechet_distance(train, test), agreement, precision, coverage,
+            precision_and_coverage(test, train)[1],
+        )  # fmt: skip
 
 
 def frechet_distance(a: Float[np.ndarray, "n features"], b: Float[np.ndarray, "m features"]) -> float:
@@ -114,8 +131,38 @@ def frechet_distance(a: Float[np.ndarray, "n features"], b: Float[np.ndarray, "m
     return max(0.0, means + float(np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(eigenvalues).sum()))
 
 
+def precision_and_coverage(
+    real: Float[np.ndarray, "n features"], generated: Float[np.ndarray, "m features"], neighbours: int = 5
+) -> tuple[float, float]:
+    """Return the share of generated points inside a ball of a real one, and that of real balls with a generated point.
+
+    The ball of a real point reaches to its k-th nearest real neighbour. Both shares depend on the numbers of points.
+
+    References
+    ----------
+    Improved precision and recall, arXiv 1904.06991; density and coverage, arXiv 2002.09797, with k = 5.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).normal(size=(100, 3))
+    >>> precision_and_coverage(x, x), precision_and_coverage(x, np.repeat(x[:1], 100, axis=0))[0]
+    ((1.0, 1.0), 1.0)
+    """
+    checks.check("neighbours", neighbours, checks.Count)
+    if len(real) <= neighbours:
+        raise InputError(f"{len(real)} real points", f"more than neighbours = {neighbours}")
+    a, b = (torch.from_numpy(np.asarray(x, dtype=np.float64)) for x in (real, generated))
+    inside, covered = torch.zeros(len(b), dtype=torch.bool), 0
+    for block in a.split(_BLOCK):
+        radii = torch.cdist(block, a).kthvalue(neighbours + 1, dim=1).values  # the nearest is the point itself
+        near = torch.cdist(block, b) <= radii[:, None]
+        inside |= near.any(dim=0)
+        covered += int(near.any(dim=1).sum())
+    return float(inside.double().mean()), covered / len(a)
+
+
 def inception_fid(
-    generator: Generator,
+    generator: ImageSource,
     data: image_data.Source,
     weights: str | os.PathLike[str],
     *,

@@ -18,8 +18,14 @@ from sextet_common import data as image_data, files, npy, progress
 from sextet_common.errors import STRUCTURE, InputError, reading
 from torch import Tensor, nn
 
-from d2m_generator.generators.generator import Generator
-from d2m_generator.images.synthesize import check_counts, class_batches, classes_and_preprocessing, probabilities
+from d2m_generator.images.latent_set import ImageSource
+from d2m_generator.images.synthesize import (
+    check_counts,
+    class_batches,
+    classes_and_preprocessing,
+    origin,
+    probabilities,
+)
 
 _RESERVE = 64 * 2**20  # bytes of the disk that stay free
 
@@ -28,7 +34,8 @@ _RESERVE = 64 * 2**20  # bytes of the disk that stay free
 class StreamedSet:
     """Memory-mapped synthetic images: a map-style data set of (pixels in [0, 1], label), ordered by class.
 
-    ``folder`` is one that `stream` wrote; ``meta`` tells how the set was generated. Soft labels are optional.
+    ``folder`` is one that `stream` wrote; ``meta`` tells how the set was generated. Soft labels are optional. A pickled
+    set, as in the workers of a DataLoader, is the path of its folder.
     """
 
     folder: Path
@@ -43,6 +50,9 @@ class StreamedSet:
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return torch.tensor(np.asarray(self.pixels[index], dtype=np.float32) / 255), int(self.labels[index])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StreamedSet.open, (self.folder.absolute(),)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> StreamedSet:
@@ -79,7 +89,7 @@ class StreamedSet:
 
 
 def stream(
-    generator: Generator,
+    generator: ImageSource,
     ipc: int,
     folder: str | os.PathLike[str],
     seed: int = 0,
@@ -116,13 +126,13 @@ def stream(
                     start = stop
                     bar.advance(len(pixels))
         images.flush()
-        meta = {"method": "d2m-generator, random", "ipc": ipc, "seed": seed, "generator": type(generator).__name__}
+        meta = {"method": "d2m-generator, random", "ipc": ipc, "seed": seed, **origin(generator)}
         files.write_text(part / "set.json", json.dumps({"classes": list(classes), "meta": meta}, indent=1) + "\n")
         del images, soft
     return StreamedSet.open(folder)
 
 
-def _check_space(generator: Generator, count: int, folder: Path, *, soft_labels: bool) -> None:
+def _check_space(generator: ImageSource, count: int, folder: Path, *, soft_labels: bool) -> None:
     """Refuse images that do not fit onto the disk."""
     needed = count * (math.prod(generator.image_shape) + 8 + (4 * generator.n_classes if soft_labels else 0))
     free = shutil.disk_usage(folder).free - _RESERVE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,14 +15,14 @@ from sextet_common.errors import InputError
 from sextet_common.networks import device_of, evaluating
 from torch import Tensor, nn
 
-from d2m_generator.generators.generator import Generator
+from d2m_generator.images.latent_set import ImageSource, LatentSet
 from d2m_generator.images.samples import BATCH, batches
 
 Selection = Literal["random", "herding", "diverse"]
 
 
 def synthesize(
-    generator: Generator,
+    generator: ImageSource,
     ipc: int,
     seed: int = 0,
     selection: Selection = "random",
@@ -34,7 +34,7 @@ def synthesize(
     teacher: nn.Module | None = None,
     temperature: float = 1.0,
 ) -> DistilledSet:
-    """Generate a distilled set with `ipc` images per class, ordered by class.
+    """Generate a distilled set with `ipc` images per class, ordered by class, or take them from a latent set.
 
     Image j of a class depends on (seed, class, j) alone: up to rounding, the first images of a larger random set are
     those of a smaller one.
@@ -78,7 +78,7 @@ def synthesize(
             inputs = inputs[select(points.flatten(1), ipc)]
         parts.append(inputs)
     images = torch.cat(parts)
-    meta = {"method": f"d2m-generator, {selection}", "ipc": ipc, "seed": seed, "generator": type(generator).__name__}
+    meta = {"method": f"d2m-generator, {selection}", "ipc": ipc, "seed": seed, **origin(generator)}
     if data is not None:
         meta["data"] = data.source
     soft_labels = None if teacher is None else probabilities(teacher, images, temperature)
@@ -87,7 +87,7 @@ def synthesize(
 
 
 def classes_and_preprocessing(
-    generator: Generator, data: ImageSet | None, preprocessing: Preprocessing | None
+    generator: ImageSource, data: ImageSet | None, preprocessing: Preprocessing | None
 ) -> tuple[tuple[str, ...], Preprocessing]:
     """Return the class names and the preprocessing of a set; without data, numbers and centred pixels."""
     if data is None:
@@ -99,6 +99,13 @@ def classes_and_preprocessing(
     return data.classes, preprocessing or Preprocessing.fit(data)
 
 
+def origin(source: ImageSource) -> dict[str, Any]:
+    """Return what a set's meta tells about where its images come from."""
+    if isinstance(source, LatentSet):
+        return {"generator": type(source.generator).__name__, "latents": source.layer}
+    return {"generator": type(source).__name__}
+
+
 def check_counts(ipc: int, seed: int, temperature: float) -> None:
     """Check the arguments that sets in memory and on disk share."""
     checks.check("ipc", ipc, checks.Count)
@@ -107,11 +114,10 @@ def check_counts(ipc: int, seed: int, temperature: float) -> None:
 
 
 def class_batches(
-    generator: Generator, label: int, count: int, seed: int
+    generator: ImageSource, label: int, count: int, seed: int
 ) -> Iterator[Float[np.ndarray, "batch channels height width"]]:
-    """Yield images of a class in batches, clipped to [0, 1]; image j uses the noise of number j * classes + label."""
-    numbers = range(label, label + count * generator.n_classes, generator.n_classes)
-    for pixels in batches(generator, np.full(count, label), numbers, seed):
+    """Yield the first images of a class in batches, clipped to [0, 1]."""
+    for pixels in batches(generator, np.full(count, label), np.arange(count), seed):
         if not np.isfinite(pixels).all():
             raise InputError(f"a pixel of class {label} is not finite", "a generator of finite images")
         yield pixels

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 from sextet_common import checks
-from sextet_common.checks import Count, Natural, Positive, Running, ShareBelowOne
+from sextet_common.checks import Count, Natural, NonNegative, Positive, Running, ShareBelowOne
 from sextet_common.errors import InputError
 from sextet_common.options import Advanced
 
@@ -14,6 +14,7 @@ from d2m_generator.training.matching import MatchingLoss
 from d2m_generator.training.pool import PoolConfig
 
 Precision = Literal["float32", "bfloat16"]
+Initial = Literal["random", "k-centre", "herding", "samples"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,21 +56,14 @@ class PretrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class D2MConfig:
-    """How a data set is distilled into a generator."""
+class MatchConfig:
+    """What a step of distillation draws and compares."""
 
-    steps: Count = 1000
-    """Number of steps, over which the learning rate falls."""
-    parameters: str = "all"
-    """Trained parameters: all, last (the last blocks), classes (the class embeddings), lora (adapters), or a group of a
-    custom generator."""
-    lr: Positive = 1e-3
-    """Adam's learning rate, which a cosine lowers to a tenth."""
-    images: Count = 2
-    """Generated images per class and step. With few images each of them comes close to the mean of its class and they
-    look alike, which is good for few images per class; more give more variety."""
     real_batch: Count = 64
     """Real images per class and step."""
+    steps_per_draw: Count = 4
+    """Steps that share a network, real images and an augmentation; the statistics of the real images are computed once.
+    More are faster."""
     classes: Count | None = None
     """Classes per step, in turn; all by default. Fewer need less memory."""
     accumulate: Advanced[Count] = 1
@@ -81,7 +75,7 @@ class D2MConfig:
     augment: Advanced[bool] = True
     """Apply the same siamese augmentation to the real and generated images of a class."""
     ema: Advanced[ShareBelowOne] = 0.99
-    """Decay of the exponential moving average of the weights, which is the result."""
+    """Decay of the exponential moving average of what is trained, which is the result."""
     clip: Advanced[Positive] = 1.0
     """Largest norm of the gradient."""
     seed: Natural = 0
@@ -97,9 +91,61 @@ class D2MConfig:
 
     def __post_init__(self) -> None:
         checks.check_fields(self)
-        if self.loss.reduction == "sample" and self.loss.prediction == "kl" and self.images != self.real_batch:
+
+    def check_pairs(self, name: str, images: int) -> None:
+        """Refuse to pair unequal numbers of generated and real images per class."""
+        if self.loss.reduction == "sample" and self.loss.prediction == "kl" and images != self.real_batch:
             raise InputError(
-                f"reduction='sample' pairs images, and a step has {self.images} generated and {self.real_batch} real "
+                f"reduction='sample' pairs images, and a step has {images} generated and {self.real_batch} real "
                 "images per class",
-                "images = real_batch",
+                f"{name} = real_batch",
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class D2MConfig(MatchConfig):
+    """How a data set is distilled into a generator's weights."""
+
+    steps: Count = 400
+    """Number of steps, over which the learning rate falls."""
+    parameters: str = "all"
+    """Trained parameters: all, last (the last blocks), classes (the class embeddings), lora (adapters), or a group of a
+    custom generator."""
+    lr: Positive = 1e-3
+    """Adam's learning rate, which a cosine lowers to a tenth."""
+    images: Count = 4
+    """Generated images per class and step. With one or two each of them comes close to the mean of its class and they
+    look alike, which is good for one image per class; more give more variety."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_pairs("images", self.images)
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentConfig(MatchConfig):
+    """How a data set is distilled into the latents of some images of a generator."""
+
+    ipc: Count = 10
+    """Images per class."""
+    layer: str | None = None
+    """Where the latents enter the generator: noise, condition or block-L of a GAN, noise or class of a diffusion model;
+    by default block-0 or class."""
+    steps: Natural = 300
+    """Steps of matching, over which the learning rate falls, after those of the inversion; 0 only inverts."""
+    lr: Positive = 0.03
+    """Adam's learning rate in standard deviations of the initial latents, which a cosine lowers to a tenth."""
+    initial: Initial = "random"
+    """Images that the latents start from: real ones chosen by this rule and inverted, or samples of the generator."""
+    inversion_steps: Natural = 200
+    """Steps that fit the latents to the initial real images."""
+    inversion_lr: Advanced[Positive] = 0.05
+    """Adam's learning rate of the inversion, in the unit of lr."""
+    generator_lr: NonNegative = 0.0
+    """Adam's learning rate for the generator's weights; 0 leaves them as they are."""
+    parameters: Advanced[str] = "all"
+    """Weights that generator_lr trains: all, or a group as in distill."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_pairs("ipc", self.ipc)

@@ -9,19 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from attention_matching import FeatureNetwork, Preprocessing, augmentation_for
-from sextet_common import data as image_data, device, loggers, runs, seeding, training
+from attention_matching import Preprocessing
+from sextet_common import data as image_data, device, loggers, runs, training
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 from sextet_common.seeding import torch_generator
 from torch import Tensor
 
-from d2m_generator.generators.generator import ImageGenerator, chosen_parameters
-from d2m_generator.generators.storage import save_generator
+from d2m_generator.generators.adapted import unadapted
+from d2m_generator.generators.generator import ImageGenerator, chosen_parameters, unchanged_flags
+from d2m_generator.generators.storage import check_savable, save_generator
 from d2m_generator.images.samples import save_samples
 from d2m_generator.training.config import D2MConfig
 from d2m_generator.training.job import GeneratorJob, check_fit, run
-from d2m_generator.training.pool import Pool
+from d2m_generator.training.matcher import Matcher
 
 
 class D2M:
@@ -67,13 +68,13 @@ class D2M:
         """
         config, data = self.config, image_data.load(data)
         check_fit(generator, data)
-        if config.classes is not None and config.classes > data.n_classes:
-            raise InputError(f"classes must be at most {data.n_classes}, as in the data, got {config.classes}")
+        if out is not None:
+            check_savable(generator, adapters=config.parameters == "lora")
         generator.to(device.pick(config.device)).eval()
-        job = DistillationJob(generator, data, config, self._preprocessing or Preprocessing.fit(data))
-        folder = run(job, "distill", data, config, out, log)
+        with unchanged_flags(generator):
+            job = DistillationJob(generator, data, config, self._preprocessing or Preprocessing.fit(data))
+            folder = run(job, "distill", data, config, out, log)
         job.finish()
-        generator.requires_grad_(True)
         if folder is not None:
             save_samples(generator, folder.path / "samples.png")
             _save(generator, folder, config)
@@ -87,28 +88,23 @@ class DistillationJob(GeneratorJob):
     def __init__(
         self, generator: ImageGenerator, data: ImageSet, config: D2MConfig, preprocessing: Preprocessing
     ) -> None:
-        if preprocessing.zca is not None:
-            raise InputError("ZCA whitening", "mean and std, through which the gradients of generated images pass")
         trained = chosen_parameters(generator, config.parameters, generator.groups())
         super().__init__(generator, config, generator, [name for name, _ in trained])
-        self.config, self.data, self.trained = config, data, dict(trained)
+        self.config, self.trained = config, dict(trained)
         self.optimizer = torch.optim.Adam(list(self.trained.values()), config.lr)
         self.optimizers = {"adam": self.optimizer}
-        self.augment = augmentation_for(data.classes, None if config.augment else ())
-        self.pool = Pool(config.pool, data, preprocessing, augmentation_for(data.classes), config.seed, self.device)
-        self.mean, self.std = (t.view(-1, 1, 1).to(self.device) for t in (preprocessing.mean, preprocessing.std))
-        self.members = [np.flatnonzero(data.train_labels == label) for label in range(data.n_classes)]
-        self.preprocessing = preprocessing
+        self.matcher = Matcher(config, data, preprocessing, self.device)
 
     def step(self, number: int) -> dict[str, Tensor]:
         """Update the trained parameters and return the loss before the update."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.lr, number, self.steps)
-        network, classes = self.pool.draw(number), self._classes(number)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        for part in np.array_split(classes, min(self.config.accumulate, len(classes))):
-            loss = self._losses(number, network, part).sum() / len(classes)
+        parts = self.matcher.parts(number)
+        for part in parts:
+            losses = self.matcher.losses(number, part, self._generated(number, part))
+            loss = losses.sum() / sum(map(len, parts))
             loss.backward()
             total += loss.detach()
         torch.nn.utils.clip_grad_norm_(list(self.trained.values()), self.config.clip)
@@ -116,34 +112,13 @@ class DistillationJob(GeneratorJob):
         self.average.update(self.generator)
         return {"loss": total}
 
-    def _losses(self, number: int, network: FeatureNetwork, classes: np.ndarray) -> Tensor:
-        """Return the loss of each of some classes."""
-        config = self.config
-        real, noise, transforms = [], [], []
-        for label in classes.tolist():
-            members = self.members[label]
-            draw = seeding.generator(self.seed, "class", number, label)
-            real.append(draw.choice(members, config.real_batch, replace=len(members) < config.real_batch))
-            source = torch_generator(self.seed, "noise", number, label)
-            noise.append(torch.randn(config.images, *self.generator.noise_shape, generator=source))
-            transforms.append(torch.rand(1, 4, generator=source))
-        labels = torch.tensor(np.repeat(classes, config.images))
+    def _generated(self, number: int, classes: np.ndarray) -> Tensor:
+        """Return new images of some classes."""
+        shape = (self.config.images, *self.generator.noise_shape)
+        sources = [torch_generator(self.seed, "noise", number, label) for label in classes.tolist()]
+        noise = torch.cat([torch.randn(shape, generator=source) for source in sources])
         with self.autocast():
-            generated = self.generator.sample(labels, noise=torch.cat(noise))
-        rows = torch.cat(transforms).to(self.device)
-        pixels = torch.from_numpy(image_data.take(self.data.train_images, np.concatenate(real)))
-        real_inputs = self.augment(self.preprocessing(pixels.to(self.device)), rows)
-        inputs = self.augment((generated.float() - self.mean) / self.std, rows)
-        return config.loss(network, real_inputs, inputs, len(classes))
-
-    def _classes(self, number: int) -> np.ndarray:
-        """Return the classes of a step: all, or the next part of a permutation."""
-        count, each = self.data.n_classes, self.config.classes or self.data.n_classes
-        if each == count:
-            return np.arange(count)
-        turns = -(-count // each)
-        order = seeding.generator(self.seed, "classes", number // turns).permutation(count)
-        return np.sort(np.array_split(order, turns)[number % turns])
+            return self.generator.sample(torch.tensor(np.repeat(classes, self.config.images)), noise=noise)
 
     def state(self) -> dict[str, Tensor]:
         """Return the trained parameters, the average and the state of the optimizer."""
@@ -176,7 +151,8 @@ def _save(generator: ImageGenerator, folder: runs.Run, config: D2MConfig) -> Non
     if config.parameters == "lora":
         from d2m_generator.generators.diffusion import DiffusionGenerator
 
-        assert isinstance(generator, DiffusionGenerator)
-        generator.save_lora(folder.path / "lora.safetensors")
+        model = unadapted(generator)
+        assert isinstance(model, DiffusionGenerator)
+        model.save_lora(folder.path / "lora.safetensors")
     else:
         save_generator(generator, folder.path / "generator")

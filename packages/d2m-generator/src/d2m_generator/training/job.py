@@ -6,7 +6,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from attention_matching import Preprocessing
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from d2m_generator.generators.generator import ImageGenerator
 from d2m_generator.images.samples import save_samples
-from d2m_generator.training.config import D2MConfig, PretrainConfig
+from d2m_generator.training.config import D2MConfig, LatentConfig, PretrainConfig
 from d2m_generator.training.ema import EMA
 
+Config: TypeAlias = PretrainConfig | D2MConfig | LatentConfig
 _LOG_EVERY = 10
 
 
@@ -33,7 +34,7 @@ class GeneratorJob(training.Job):
     def __init__(
         self,
         generator: ImageGenerator,
-        config: PretrainConfig | D2MConfig,
+        config: Config,
         averaged: nn.Module,
         names: list[str] | None = None,
     ) -> None:
@@ -111,7 +112,7 @@ def run(
     job: GeneratorJob,
     name: str,
     data: ImageSet,
-    config: PretrainConfig | D2MConfig,
+    config: Config,
     out: str | os.PathLike[str] | None,
     log: Sequence[loggers.Name | loggers.Logger] = (),
 ) -> runs.Run | None:
@@ -141,7 +142,8 @@ def check_fit(generator: ImageGenerator, data: ImageSet) -> None:
     if generator.image_shape != data.image_shape or generator.n_classes != data.n_classes:
         raise InputError(
             f"a generator of {generator.n_classes} classes of {generator.image_shape} images",
-            f"{data.n_classes} classes of {data.image_shape}, as {data.source or 'the data'}",
+            f"{data.n_classes} classes of {data.image_shape}, as {data.source or 'the data'}; AdaptedGenerator "
+            "(--class-ids, --resize) makes it one",
         )
 
 

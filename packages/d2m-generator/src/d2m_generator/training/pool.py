@@ -28,7 +28,7 @@ class PoolConfig:
     """The networks of the pool."""
 
     networks: Count = 8
-    """Networks at a time; a step uses a random one of them."""
+    """Networks at a time; a draw is a random one of them."""
     untrained: Advanced[Share] = 0.8
     """Share of networks with random weights: their features are informative, their logits are not."""
     epochs: Count = 20
@@ -36,7 +36,7 @@ class PoolConfig:
     trained_on: Advanced[Count] = 1000
     """Real images that a network is trained on, drawn for each network."""
     refresh_every: Advanced[Natural] = 5
-    """Steps after which a new network replaces the oldest; 0 keeps all."""
+    """Draws of a network after which a new one replaces the oldest; 0 keeps all."""
     architecture: Architecture = "convnet"
     """Architecture of the networks."""
     width: Count | None = None
@@ -51,7 +51,7 @@ class PoolConfig:
 
 
 class Pool:
-    """Numbered networks, of which each step sees those that are in the pool at its time.
+    """Numbered networks, of which each draw sees those that are in the pool at its time.
 
     Network n depends on (seed, n) alone, so that a resumed run uses the same networks. ``data``,
     with its preprocessing and augmentation, trains them.
@@ -70,9 +70,9 @@ class Pool:
         self._preprocessing, self._augment = preprocessing, augment
         self._networks: dict[int, FeatureNetwork] = {}
 
-    def numbers(self, step: int) -> range:
-        """Return the numbers of the networks in the pool at a step."""
-        oldest = step // self.config.refresh_every if self.config.refresh_every else 0
+    def numbers(self, draw: int) -> range:
+        """Return the numbers of the networks in the pool at a draw."""
+        oldest = draw // self.config.refresh_every if self.config.refresh_every else 0
         return range(oldest, oldest + self.config.networks)
 
     def epochs(self, number: int) -> int:
@@ -81,7 +81,7 @@ class Pool:
         return 0 if draw.random() < self.config.untrained else int(draw.integers(1, self.config.epochs + 1))
 
     def draw(self, step: int) -> FeatureNetwork:
-        """Return the network of a step, frozen, in evaluation mode."""
+        """Return the network of a draw, frozen, in evaluation mode."""
         present = self.numbers(step)
         number = present[int(seeding.generator(self.seed, "network", step).integers(len(present)))]
         for old in [n for n in self._networks if n < present.start]:

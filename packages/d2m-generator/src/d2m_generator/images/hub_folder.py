@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sextet_common import hub, text
 from sextet_common.errors import InputError
 
+from d2m_generator.generators.adapted import AdaptedGenerator, unadapted
 from d2m_generator.generators.gan import FILE, ConditionalGAN
 from d2m_generator.generators.generator import ImageGenerator
+from d2m_generator.generators.storage import check_savable
+from d2m_generator.images.latent_set import FILE as LATENTS, LatentSet
+
+_LATENTS = """`{file}` holds {ipc} images of each class as latents of the generator, at layer {layer}:
+
+```python
+from d2m_generator import LatentSet, synthesize
+
+images = synthesize(LatentSet.load("OWNER/NAME"), ipc={ipc})  # or this folder
+```"""
 
 
 def export_hub(
-    generator: ImageGenerator,
+    generator: ImageGenerator | LatentSet,
     path: str | os.PathLike[str],
     *,
     classes: Sequence[str] = (),
     scores: Mapping[str, str] | None = None,
     license: str = "unknown",
 ) -> None:
-    """Write a model card (README.md) and the generator, which `load_generator` reads.
+    """Write a model card (README.md) and the generator, which `load_generator` reads; a latent set has both.
 
     A diffusion model is in the format of diffusers. A consistency model, and a DiT with a VAE, have model_index.json:
     `diffusers.DiffusionPipeline` opens the folder. ``classes`` are the names of the classes, and ``scores`` measures of
@@ -44,23 +56,31 @@ def export_hub(
     """
     if classes and len(classes) != generator.n_classes:
         raise InputError(f"{len(classes)} class names", f"{generator.n_classes}, as the generator's")
-    if isinstance(generator, ConditionalGAN):
-        with hub.new_folder(path) as folder:
-            generator.save(folder / FILE)
-            files = [f"`{FILE}` holds the weights and settings of a residual GAN."]
-            (folder / "README.md").write_text(_card(generator, None, files, classes, scores, license), encoding="utf-8")
-        return
-    from d2m_generator.generators.diffusers_folder import pipeline_of, write_parts
-    from d2m_generator.generators.diffusion import DiffusionGenerator
-
-    if not isinstance(generator, DiffusionGenerator):
-        raise InputError(f"a {type(generator).__name__} cannot be saved", "a ConditionalGAN or a DiffusionGenerator")
-    parts = generator.parts()
-    pipeline = pipeline_of(parts)
+    latents = generator if isinstance(generator, LatentSet) else None
+    model = generator.generator if isinstance(generator, LatentSet) else generator
+    check_savable(model)
     with hub.new_folder(path) as folder:
-        write_parts(folder, parts)
-        body = _of_diffusers(generator, pipeline)
-        (folder / "README.md").write_text(_card(generator, pipeline, body, classes, scores, license), encoding="utf-8")
+        plain = unadapted(model)
+        if isinstance(model, AdaptedGenerator):
+            model.save_settings(folder)
+        if isinstance(plain, ConditionalGAN):
+            plain.save(folder / FILE)
+            pipeline, body = None, [f"`{FILE}` holds the weights and settings of a residual GAN."]
+        else:
+            pipeline, body = _write_diffusers(plain, folder)
+        if latents is not None:
+            latents.save_latents(folder / LATENTS)
+            body.append(_LATENTS.format(file=LATENTS, ipc=latents.ipc, layer=latents.layer))
+        (folder / "README.md").write_text(_card(model, pipeline, body, classes, scores, license), encoding="utf-8")
+
+
+def _write_diffusers(generator: Any, folder: Path) -> tuple[str | None, list[str]]:
+    """Write a diffusion model in the format of diffusers; return its pipeline and the section about the files."""
+    from d2m_generator.generators.diffusers_folder import pipeline_of, write_parts
+
+    parts = generator.parts()
+    write_parts(folder, parts)
+    return pipeline_of(parts), _of_diffusers(generator, pipeline_of(parts))
 
 
 def _card(
