@@ -95,7 +95,7 @@ def test_every_figure_about_the_papers_has_its_command() -> None:
     [
         ("esac bench_speed :: esac", "write"),
         ("esac bench_speed :: nobody :: ms", "0 cells"),
-        ("subclass-kd bench_methods :: SKD :: F1", "3 cells"),
+        ("subclass-kd bench_methods :: teacher :: F1", "[2-9] cells"),
         ("esac bench_none :: x :: y", "no text between"),
     ],
 )

@@ -367,8 +367,8 @@ def _with_share(images: SubclassSet, share: float, rest: Rest, seed: int) -> Sub
 
 
 def _recipe(data: Data, network: str, width: int | None) -> Recipe:
-    files_ = (None if file is None else str(file) for file in (data.hierarchy, data.subclasses))
-    return Recipe(data.data, network, width, data.size, data.channels, *files_, data.fold)
+    hierarchy, subclasses = (None if file is None else str(file) for file in (data.hierarchy, data.subclasses))
+    return Recipe(data.data, network, width, data.size, data.channels, hierarchy, subclasses, data.fold)
 
 
 def _report_scores(network: nn.Module, data: SubclassSet, out: Path) -> None:
