@@ -48,8 +48,8 @@ def main(out: Path, seeds: int = 4, share: float = 0.05) -> None:
         "title": "Even or odd",
         "sentence": (
             f"With {round(share * len(data.train))} labelled images, and all others without labels, a teacher that "
-            f"shows the small network which digit it sees is worth {over_labels.mean:+.1f} points of F1 over the labels "
-            f"alone, and {gain.mean:+.1f} over one that shows only the class."
+            f"shows the small network which digit it sees is worth {over_labels.mean:+.1f} points of F1 over the "
+            f"labels alone, and {gain.mean:+.1f} over one that shows only the class."
         ),
         "columns": ["student", "F1", "parameters"],
         "rows": rows,
