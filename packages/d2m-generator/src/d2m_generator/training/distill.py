@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from attention_matching import Preprocessing
 from sextet_common import data as image_data, device, loggers, runs, training
 from sextet_common.data import ImageSet
-from sextet_common.errors import InputError
 from sextet_common.seeding import torch_generator
 from torch import Tensor
 
@@ -90,8 +88,8 @@ class DistillationJob(GeneratorJob):
     ) -> None:
         trained = chosen_parameters(generator, config.parameters, generator.groups())
         super().__init__(generator, config, generator, [name for name, _ in trained])
-        self.config, self.trained = config, dict(trained)
-        self.optimizer = torch.optim.Adam(list(self.trained.values()), config.lr)
+        self.config, self.parameters = config, dict(trained)
+        self.optimizer = torch.optim.Adam(list(self.parameters.values()), config.lr)
         self.optimizers = {"adam": self.optimizer}
         self.matcher = Matcher(config, data, preprocessing, self.device)
 
@@ -107,7 +105,7 @@ class DistillationJob(GeneratorJob):
             loss = losses.sum() / sum(map(len, parts))
             loss.backward()
             total += loss.detach()
-        torch.nn.utils.clip_grad_norm_(list(self.trained.values()), self.config.clip)
+        torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.clip)
         self.optimizer.step()
         self.average.update(self.generator)
         return {"loss": total}
@@ -119,20 +117,6 @@ class DistillationJob(GeneratorJob):
         noise = torch.cat([torch.randn(shape, generator=source) for source in sources])
         with self.autocast():
             return self.generator.sample(torch.tensor(np.repeat(classes, self.config.images)), noise=noise)
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the trained parameters, the average and the state of the optimizer."""
-        return {**super().state(), **{f"learning.{name}": p.detach() for name, p in self.trained.items()}}
-
-    @torch.no_grad()
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned."""
-        for name, parameter in self.trained.items():
-            value = state[f"learning.{name}"]
-            if value.shape != parameter.shape:
-                raise InputError(f"{name} has the shape {tuple(value.shape)}", f"{tuple(parameter.shape)}")
-            parameter.copy_(value)
-        super().load_state(state)
 
 
 def learning_rate(highest: float, step: int, steps: int) -> float:

@@ -43,19 +43,27 @@ class GeneratorJob(training.Job):
         self.device, self.bfloat16 = device_of(generator), config.precision == "bfloat16"
         self.average = EMA(averaged, config.ema, names)
         self.modules: dict[str, nn.Module] = {}
+        self.parameters: dict[str, nn.Parameter] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
 
     def state(self) -> dict[str, Tensor]:
-        """Return the state of modules, average and optimizers, each under its name."""
+        """Return the state of modules, single parameters, average and optimizers, each under its name."""
         state = {f"average.{name}": tensor for name, tensor in self.average.weights.items()}
+        state |= {f"learning.{name}": parameter.detach() for name, parameter in self.parameters.items()}
         for prefix, module in self.modules.items():
             state |= {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
         for prefix, optimizer in self.optimizers.items():
             state |= optimizers.state(optimizer, prefix)
         return state
 
+    @torch.no_grad()
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `state` returned."""
+        for name, parameter in self.parameters.items():
+            value = state[f"learning.{name}"]
+            if value.shape != parameter.shape:
+                raise InputError(f"{name} has the shape {tuple(value.shape)}", f"{tuple(parameter.shape)}")
+            parameter.copy_(value)
         for prefix, module in self.modules.items():
             module.load_state_dict(_part(state, prefix))
         self.average.load_state(_part(state, "average"))

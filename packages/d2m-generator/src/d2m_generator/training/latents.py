@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ import torch
 from attention_matching import Preprocessing, select
 from sextet_common import data as image_data, device, loggers, training
 from sextet_common.data import ImageSet
-from sextet_common.errors import InputError
 from sextet_common.seeding import torch_generator
 from torch import Tensor, nn
 from torch.nn import functional
@@ -181,20 +180,6 @@ class LatentJob(GeneratorJob):
     def picture(self, folder: Any, done: int) -> None:
         """Save the first images of the present latents."""
         save_samples(self.result(), folder / f"samples-{done:06d}.png")
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the latents and tuned weights, their average and the state of the optimizer."""
-        return {**super().state(), **{f"learning.{name}": p.detach() for name, p in self.parameters.items()}}
-
-    @torch.no_grad()
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned."""
-        for name, parameter in self.parameters.items():
-            value = state[f"learning.{name}"]
-            if value.shape != parameter.shape:
-                raise InputError(f"{name} has the shape {tuple(value.shape)}", f"{tuple(parameter.shape)}")
-            parameter.copy_(value)
-        super().load_state(state)
 
 
 def _real_images(data: ImageSet, config: LatentConfig, preprocessing: Preprocessing) -> Tensor:

@@ -73,7 +73,20 @@ class DecoupledKDLoss(Loss):
         return decoupled_divergence(student, teacher, targets, self.target_weight, self.other_weight)
 
 
-class StandardizedKDLoss(Loss):
+class _OfLevel(Loss):
+    """A loss whose soft term compares subclasses or classes."""
+
+    def __init__(self, hierarchy: Hierarchy, temperature: float, hard: Level, level: Level, common: Common) -> None:
+        super().__init__(hierarchy, hard, **common)
+        check("temperature", temperature, Positive)
+        check("level", level, Level)
+        if (hierarchy.n_subclasses if level == "subclass" else hierarchy.n_classes) < 2:
+            raise InputError(f"a hierarchy with one {level}", "at least two")
+        self.temperature, self.level = float(temperature), level
+        self.teacher_levels = ("subclass", "class") if level == "class" else ("subclass",)
+
+
+class StandardizedKDLoss(_OfLevel):
     """Distillation of standardised logits: only their relations count, not their size (logit standardisation).
 
     ``hard_weight CE + soft_weight T^2 KL(softmax(z(t) / T) || softmax(z(s) / T))``, where z subtracts a row's mean and
@@ -107,15 +120,10 @@ class StandardizedKDLoss(Loss):
         level: Level = "subclass",
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(hierarchy, hard, **common)
-        check("temperature", temperature, Positive)
+        super().__init__(hierarchy, temperature, hard, level, common)
         check("hard_weight", hard_weight, NonNegative)
         check("soft_weight", soft_weight, NonNegative)
-        check("level", level, Level)
-        _check_outputs(hierarchy, level)
-        self.temperature, self.level = float(temperature), level
         self.hard_weight, self.soft_weight = float(hard_weight), float(soft_weight)
-        self.teacher_levels = ("subclass", "class") if level == "class" else ("subclass",)
         self._shares(self.hard_weight, self.soft_weight * self.temperature**2)
 
     def _soft(self, batch: Batch) -> Soft:
@@ -123,7 +131,7 @@ class StandardizedKDLoss(Loss):
         return divergence(_standardized(student) / self.temperature, _standardized(teacher) / self.temperature)
 
 
-class DISTLoss(Loss):
+class DISTLoss(_OfLevel):
     """Distillation of correlations instead of probabilities, from a teacher much stronger than the student (DIST).
 
     ``CE + T^2 (inter_weight (1 - r_rows) + intra_weight (1 - r_columns))``, where r is Pearson's correlation of the
@@ -157,15 +165,10 @@ class DISTLoss(Loss):
         level: Level = "subclass",
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(hierarchy, hard, **common)
-        check("temperature", temperature, Positive)
+        super().__init__(hierarchy, temperature, hard, level, common)
         check("inter_weight", inter_weight, NonNegative)
         check("intra_weight", intra_weight, NonNegative)
-        check("level", level, Level)
-        _check_outputs(hierarchy, level)
-        self.temperature, self.level = float(temperature), level
         self.inter_weight, self.intra_weight = float(inter_weight), float(intra_weight)
-        self.teacher_levels = ("subclass", "class") if level == "class" else ("subclass",)
         self._shares(1.0, self.temperature**2)
 
     def _soft(self, batch: Batch) -> Soft:
@@ -177,12 +180,6 @@ class DISTLoss(Loss):
         intra = 1 - _correlation(p, q, 0).mean()
         rows = self.inter_weight * inter + self.intra_weight * intra
         return Soft(torch.ones_like(rows)[:, None], rows[:, None])
-
-
-def _check_outputs(hierarchy: Hierarchy, level: Level) -> None:
-    outputs = hierarchy.n_subclasses if level == "subclass" else hierarchy.n_classes
-    if outputs < 2:
-        raise InputError(f"a hierarchy with one {level}", "at least two")
 
 
 def _standardized(logits: Float[Tensor, "batch outputs"]) -> Float[Tensor, "batch outputs"]:
