@@ -56,7 +56,8 @@ def main(out: Path, steps: int = 600, distillation: int = 500, sets: int = 3) ->
     gan = ConditionalGAN(10, data.image_shape, width=16)
     pretrain(gan, data, PretrainConfig(steps=steps), out / "gan")
     before, after = load_generator(out / "gan"), load_generator(out / "gan")
-    D2M(D2MConfig(steps=distillation, loss=MatchingLoss(maps="both"))).fit(after, data, out / "d2m")
+    # Two images of a class and step make better single images, more of them more variety.
+    D2M(D2MConfig(steps=distillation, images=2, loss=MatchingLoss(maps="both"))).fit(after, data, out / "d2m")
     rows = []
     gains = {}
     for ipc in (1, 10):
