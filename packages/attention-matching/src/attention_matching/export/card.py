@@ -60,7 +60,8 @@ def data_card(distilled: DistilledSet, evaluation: Mapping[str, Any] | None = No
     """
     meta = distilled.meta
     settings = {key: value for key, value in sorted(meta.items()) if key not in _NO_SETTING}
-    name = f"{meta.get('data', 'unnamed data')}, {distilled.per_class} image{'s' * (distilled.per_class != '1')} per class"
+    images = "image" if distilled.per_class == "1" else "images"
+    name = f"{meta.get('data', 'unnamed data')}, {distilled.per_class} {images} per class"
     source = {"source": meta.get("data", "not recorded"), "SHA-256": meta.get("data_sha256", "not recorded")}
     parts = [
         f"# {markdown(name)}",
