@@ -187,6 +187,12 @@ def test_a_distillation_has_a_run_folder_of_its_own(tmp_path: Path, digits: data
         assert (len(small), small.meta["method"], len(small.classes)) == (2 * classes, "datadam", classes)
 
 
+@pytest.mark.parametrize("method", ["dm", "datadam", "atom"])
+def test_a_buffer_is_distilled_with_the_settings_of_its_own_method(method: str, digits: data.ImageSet) -> None:
+    of_buffer = dataclasses.replace(module._resolved(ContinualConfig(), digits).distill, method=method)
+    assert of_buffer.resolved(digits) == DistillConfig(method=method).resolved(digits)
+
+
 def test_some_digits_are_still_digits_and_are_not_mirrored(digits: data.ImageSet) -> None:
     resolved = module._resolved(ContinualConfig(), digits)
     assert "flip" not in (resolved.augment or ("flip",)) and "flip" not in (resolved.distill.augment or ("flip",))

@@ -174,9 +174,11 @@ def _resolved(config: ContinualConfig, data: ImageSet) -> ContinualConfig:
         if counts.min() < least:
             name = data.classes[counts.argmin()]
             raise InputError(f"class {name!r} has {counts.min()} {part} images", f"at least {least}")
+    distill = dataclasses.replace(config.distill, ipc=config.ipc)
     return dataclasses.replace(
         config,
-        distill=dataclasses.replace(config.distill, ipc=config.ipc).resolved(data),
+        # A loss's scale is its method's, and each buffer has its own.
+        distill=dataclasses.replace(distill.resolved(data), loss_scale=distill.loss_scale),
         augment=augmentation_for(data.classes, config.augment).operations,
     )
 
