@@ -26,7 +26,7 @@ def photographs(dtype: type = np.uint8) -> ImageSet:
 
 
 def cells(images: np.ndarray) -> np.ndarray:
-    """The four corners' pixels, (mosaics, 4, channels): empty cells are told by their blue in a grey background."""
+    """The four corners' pixels, (mosaics, 4, channels): the blue of a grey background marks the empty ones."""
     return images[:, :, ::11, ::11].reshape(len(images), 3, 4).transpose(0, 2, 1)
 
 
