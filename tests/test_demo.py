@@ -101,8 +101,37 @@ def test_the_page_loads_no_external_resources(demo: ModuleType, packages: dict[s
     page = Page(text)
     assert page.links and all(link.startswith("data:") for link in page.links)
     assert not re.search(r"https?:|<script|@import|url\(", text)
-    assert base64.b64decode(page.links[-1].partition(",")[2]) == PNG == (tmp_path / "out" / "good.png").read_bytes()
+    assert base64.b64decode(page.links[-1].partition(",")[2]) == PNG
     assert "viewport" in text
+
+
+def test_demos_run_side_by_side_and_the_page_shows_those_that_are_done(
+    demo: ModuleType, packages: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`bad` ends only once the page shows `good`, so one after the other they would wait in vain."""
+    page, write = tmp_path / "out" / "index.html", demo.files.write_text
+    pages = []
+    monkeypatch.setattr(demo.files, "write_text", lambda path, text: pages.append(text) or write(path, text))
+    wait = f"import pathlib, time\nfor _ in range(600):\n    pathlib.Path({str(page)!r}).exists() or time.sleep(0.1)\n"
+    (packages["bad"] / "examples" / "demo.py").write_text(wait + BAD)
+    assert demo.main(["--out", str(tmp_path / "out"), "--jobs", "2"]) == 1
+    assert "Still to come: bad." in pages[0] and "It works." in pages[0] and "refresh" in pages[0]
+    assert "Still to come" not in pages[1] and "refresh" not in pages[1] and page.read_text() == pages[1]
+
+
+def test_the_longest_demos_begin_first(
+    demo: ModuleType, packages: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "LONGEST_FIRST", ("good", "bad"))
+    begun = []
+    monkeypatch.setattr(demo, "run_demo", lambda package, out, alone: begun.append(package.name) or demo.Shown(
+        package.name, "", 0.0, fault="x"))  # fmt: skip
+    demo.main(["--out", str(tmp_path), "--jobs", "1"])
+    assert begun == ["good", "bad"]
+
+
+def test_the_ranked_demos_are_those_of_the_packages(demo: ModuleType) -> None:
+    assert sorted(demo.LONGEST_FIRST) == sorted(p.parent.parent.name for p in ROOT.glob("packages/*/examples/demo.py"))
 
 
 def test_an_unknown_package_is_refused(demo: ModuleType, packages: dict[str, Path], tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def write_page(demo: ModuleType, path: Path, image: bytes) -> None:
     result = {"title": "T <b>", "sentence": "S & s.", "columns": list("abcdefg"), "rows": rows, "note": "N.",
               "picture": "p.png"}  # fmt: skip
     parts = [
-        demo.Shown("one", "python3 tools/dev.py demo --only one " + "with a very long line " * 9, 1.0, result, image),
-        demo.Shown("two", "python3 tools/dev.py demo --only two", 2.0, result | {"rows": rows[:1]}, picture()),
+        demo.Shown("one", "python3 tools/dev.py demo --only one " + "with a very long line " * 9, 1.0, result, {"T <b>": image}),
+        demo.Shown("two", "python3 tools/dev.py demo --only two", 2.0, result | {"rows": rows[:1]}, {"Below": picture()}),
         demo.Shown("three", "python3 tools/dev.py demo --only three", 3.0, fault="Traceback " * 50 + "exit code 1"),
     ]
     path.write_text(demo.page(parts), encoding="utf-8")
@@ -48,7 +48,7 @@ def test_images_and_rows_are_visible_without_horizontal_scrolling(
     write_page(demo, tmp_path / "index.html", picture())
     seen = browse(tmp_path / "index.html", width)
     assert seen.heard == [] and seen.console == []
-    assert seen.pictures == [["T <b>", 800, 300]] * 2
+    assert seen.pictures == [["T <b>", 800, 300], ["Below", 800, 300]]
     assert seen.tables == [4, 1]
     assert seen.headings == ["T <b>\none", "T <b>\ntwo", "three"]
     assert seen.wider == 0 and seen.width == width

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from gmr_metric import distance, reduce
 from measure import one_core
+from sextet_common import figures
 from sextet_common.benchmarks import into_readme, store
 from suite import Case, cases
 
@@ -110,25 +111,22 @@ def _lowest_within(results: dict[str, dict[str, float]], name: str) -> bool:
 
 def picture(rows: list[dict]) -> None:
     """Draw a box plot of each method's angle relative to oggmr's, cut at a ratio of 30."""
-    from matplotlib.figure import Figure
-
     names = [name for name in METHODS if name not in ("oggmr",)]
     ratios = []
     for name in names:
         here = [row["results"] for row in rows if name in row["results"]]
         ratios.append([min(30.0, r[name]["angle"] / max(r["oggmr"]["angle"], 1e-12)) for r in here])
-    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
-    axis = figure.subplots()
-    axis.boxplot(ratios[::-1], orientation="horizontal", widths=0.6, showfliers=False, medianprops={"color": "#d1495b"})
-    axis.set_yticks(range(1, len(names) + 1), names[::-1])
-    axis.set_xscale("log")
-    ticks = [0.5, 1, 2, 5, 10, 20]
-    axis.set_xticks(ticks, [str(t) for t in ticks])
-    axis.minorticks_off()
-    axis.axvline(1, color="#0b6e99", linewidth=1)
-    axis.set_xlabel("angle over oggmr's (boxes: quartiles; whiskers: 1.5 boxes)")
-    axis.grid(axis="x", alpha=0.3)
-    figure.savefig(HERE / "results" / "quality.png", dpi=130)
+    with figures.figure_file(HERE / "results" / "quality.png", (6.5, 4.2)) as figure:
+        axis = figure.subplots()
+        axis.boxplot(ratios[::-1], orientation="horizontal", widths=0.6, showfliers=False, medianprops={"color": figures.COLOURS[1]})
+        axis.set_yticks(range(1, len(names) + 1), names[::-1])
+        axis.set_xscale("log")
+        ticks = [0.5, 1, 2, 5, 10, 20]
+        axis.set_xticks(ticks, [str(t) for t in ticks])
+        axis.minorticks_off()
+        axis.axvline(1, color=figures.COLOURS[0], linewidth=1)
+        axis.set_xlabel("angle over oggmr's (boxes: quartiles; whiskers: 1.5 boxes)")
+        axis.grid(visible=False, axis="y")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 from gmr_metric import GaussianMixture, reduce
 from measure import one_core
 from plain_rounds import plain_rounds
-from sextet_common import files
+from sextet_common import figures, files
 from sextet_common.benchmarks import store
 
 HERE = Path(__file__).resolve().parent
@@ -162,23 +162,19 @@ def main() -> None:
 
 def picture(rows: list[dict[str, Any]]) -> None:
     """Draw processor seconds and peak memory against N, all logarithmic."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.5, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name, label, colour in ((PLAIN, "plain rounds", "#8d99ae"), ("Runnalls", "ours", "#0b6e99")):
-        chosen = [row for row in rows if row["method"] == name and row["kind"] == "scene"]
-        sizes = [row["n"] for row in chosen]
-        left.loglog(sizes, [row["processor_s"] for row in chosen], "o-", color=colour, label=label)
-        right.loglog(sizes, [row["peak_mb"] for row in chosen], "o-", color=colour, label=label)
-    last = chosen[-1]["processor_s"]
-    left.loglog(sizes, [last * n / sizes[-1] for n in sizes], "--", color="#d1495b", label="slope 1")
-    for axis, title in ((left, "processor seconds"), (right, "peak memory of the process, MB")):
-        axis.set_title(title, loc="left", fontsize=10)
-        axis.set_xlabel("components N, reduced to N / 10 by Runnalls")
-        axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
-    figure.savefig(HERE / "results" / "scaling.png", dpi=130)
+    with figures.figure_file(HERE / "results" / "scaling.png", (8.5, 3.6)) as figure:
+        left, right = figure.subplots(1, 2)
+        for name, label, colour in ((PLAIN, "plain rounds", figures.COLOURS[5]), ("Runnalls", "ours", figures.COLOURS[0])):
+            chosen = [row for row in rows if row["method"] == name and row["kind"] == "scene"]
+            sizes = [row["n"] for row in chosen]
+            left.loglog(sizes, [row["processor_s"] for row in chosen], "o-", color=colour, label=label)
+            right.loglog(sizes, [row["peak_mb"] for row in chosen], "o-", color=colour, label=label)
+        last = chosen[-1]["processor_s"]
+        left.loglog(sizes, [last * n / sizes[-1] for n in sizes], "--", color=figures.COLOURS[1], label="slope 1")
+        for axis, title in ((left, "processor seconds"), (right, "peak memory of the process, MB")):
+            axis.set_title(title, loc="left", fontsize=10)
+            axis.set_xlabel("components N, reduced to N / 10 by Runnalls")
+            axis.legend(frameon=False)
 
 
 if __name__ == "__main__":

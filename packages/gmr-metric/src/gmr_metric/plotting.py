@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -54,8 +54,8 @@ def ellipses(mixture: GaussianMixture) -> list[Ellipse]:
     ]
 
 
-def plot_reduction(reduction: Reduction, path: str | os.PathLike[str]) -> None:
-    """Draw a reduction as one PNG file.
+def plot_reduction(reduction: Reduction, path: str | os.PathLike[str], names: Sequence[str] = ()) -> None:
+    """Draw a reduction as one PNG file, with the ``names`` of its one or two dimensions, units included.
 
     In one dimension this shows both densities and their components; in two the original's density, the reduced
     components as ellipses of one and two sigma with a dot for the weight, and the original ones faintly in the colour
@@ -74,12 +74,16 @@ def plot_reduction(reduction: Reduction, path: str | os.PathLike[str]) -> None:
     b'PNG'
     """
     original, reduced = reduction.original, reduction.mixture
+    if names and len(names) != original.dim or len(names) > 2:
+        raise InputError(f"{len(names)} names of {original.dim} dimensions", "one of each, of at most two")
     title = f"{len(original)} components to {len(reduced)}, angle {reduction.distance:.3g}"
     if original.dim == 1:
         with figure_file(path, (6.5, 3.6), title=title) as figure:
-            _draw_line(figure.subplots(), original, reduced)
+            axis = figure.subplots()
+            _draw_line(axis, original, reduced)
+            axis.set_xlabel(*names or [""])
         return
-    names = ("dimension 0", "dimension 1")
+    names = names or ("dimension 0", "dimension 1")
     if original.dim > 2:
         values, vectors = np.linalg.eigh(original.covariance())
         plane = vectors[:, ::-1][:, :2].T

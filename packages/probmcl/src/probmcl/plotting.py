@@ -71,9 +71,9 @@ def save_map(
             named = "images of one label, in its colour"
             axis.scatter(images[single, 0], images[single, 1], s=9, c=colours, label=named, linewidths=0)
         axis.scatter(labels[:, 0], labels[:, 1], s=_MARKER**2, c=colour_of, edgecolors="white", zorder=3)
-        axis.set_xticks([])
-        axis.set_yticks([])
-        axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2, fontsize=8)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)  # the axes of a map have no meaning
+        axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2, fontsize=8, markerscale=2)
         _write_names(axis, model.label_names, labels, colour_of)
     return Path(path)
 

@@ -81,12 +81,12 @@ def save_bits(
     method: str = "skd",
     to: str = "kd",
 ) -> Path:
-    """Plot label bits against the gain from subclass distillation as a PNG file.
+    """Plot label bits beside the gain from subclass distillation as a PNG file, one row per data set, most bits first.
 
     Parameters
     ----------
     points
-        Names and comparisons, such as of several data sets or shares of labels: one point each.
+        Names and comparisons, such as of several data sets or shares of labels: one row each.
     path
         The PNG file.
     reading
@@ -95,17 +95,18 @@ def save_bits(
         The methods whose F1 are compared.
     """
     check_points(points, method, to)
-    with figures.figure_file(path, (5.4, 3.8)) as figure:
-        axis = figure.subplots()
-        for number, (name, comparison) in enumerate(points):
-            bits, gain = comparison.bits[reading], comparison.difference(method, to)
-            color = figures.COLOURS[number % len(figures.COLOURS)]
-            axis.plot([bits.low, bits.high], [gain.mean, gain.mean], color=color, linewidth=1.5)
-            if np.isfinite(gain.low):
-                axis.plot([bits.value, bits.value], [gain.low, gain.high], color=color, linewidth=1.5)
-            axis.plot([bits.value], [gain.mean], "o", color=color, label=name)
-        axis.axhline(0, color="0.6", linewidth=1)
-        axis.set_xlabel(f"{points[0][1].bits[reading].name}, bits per sample")
-        axis.set_ylabel(f"F1 of {NAMES.get(method, method)}\nover {NAMES.get(to, to)}, points")
-        axis.legend(frameon=False, fontsize=8)
+    rows = sorted(points, key=lambda point: -point[1].bits[reading].value)
+    with figures.figure_file(path, (8.0, 0.45 * len(rows) + 1.2)) as figure:
+        left, right = figure.subplots(1, 2, sharey=True)
+        for y, (_, comparison) in enumerate(rows):
+            for axis, shown in ((left, comparison.bits[reading]), (right, comparison.difference(method, to))):
+                value = shown.value if axis is left else shown.mean
+                if np.isfinite(shown.low):
+                    axis.plot([shown.low, shown.high], [y, y], color=figures.COLOURS[0], linewidth=2)
+                axis.plot([value], [y], "o", color=figures.COLOURS[0])
+        right.axvline(0, color="0.6", linewidth=1)
+        left.set_yticks(range(len(rows)), [text.label(name, 60) for name, _ in rows])
+        left.set_ylim(len(rows) - 0.4, -0.6)
+        left.set_xlabel(f"{rows[0][1].bits[reading].name}, bits per sample")
+        right.set_xlabel(f"F1 of {NAMES.get(method, method)}\nover {NAMES.get(to, to)}, points")
     return Path(path)
