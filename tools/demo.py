@@ -28,7 +28,8 @@ from sextet_common import files
 # The longest first, so that no core is idle at the end.
 LONGEST_FIRST = ("attention-matching", "subclass-kd", "d2m-generator", "probmcl", "esac", "gmr-metric")
 STYLE = """
-:root { color-scheme: light dark; --line: #8884; --accent: light-dark(#00695c, #4db6ac); --card: light-dark(#fff, #222); }
+:root { color-scheme: light dark; --line: #8884; --accent: light-dark(#00695c, #4db6ac);
+  --card: light-dark(#fff, #222); }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 0 auto; padding: 1rem;
   background: light-dark(#f4f5f5, #161616); }
 h1 { font-size: 1.6rem; margin: .5rem 0; }

@@ -41,7 +41,7 @@ class Size:
     """Passes over the whole training set."""
 
 
-SHORT = Size(steps=150, networks=3, epochs={1: 150, 10: 60}, whole_epochs=15)
+SHORT = Size(steps=250, networks=3, epochs={1: 200, 10: 150}, whole_epochs=30)
 FULL = Size(steps=600, networks=5, epochs={1: 300, 10: 300}, whole_epochs=60)
 
 
