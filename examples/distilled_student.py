@@ -1,7 +1,8 @@
-"""Train a student on ten distilled images: attention-matching distills them, subclass-kd trains on them.
+"""Train a student on ten distilled images: attention-matching or d2m-generator distills, subclass-kd trains.
 
 A teacher learns the ten digits from all real images. A small student learns to distinguish even from odd digits from
-ten distilled images and the teacher's outputs, without real images. For comparison: the same with random real images.
+ten distilled images and the teacher's outputs, without real images: from pixels by ATOM, or from latents of a GAN. Both
+are read from folders for the Hugging Face Hub. For comparison: the same with random real images.
 
 Run it: ``python examples/distilled_student.py --out distilled-student``
 """
@@ -15,7 +16,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from attention_matching import ConvNet, DistillConfig, DistilledSet, Distiller, random_real
+from attention_matching import ConvNet, DistillConfig, DistilledSet, Distiller, export_hub, random_real
+from d2m_generator import (
+    ConditionalGAN,
+    LatentConfig,
+    LatentDistiller,
+    LatentSet,
+    PretrainConfig,
+    export_hub as export_latents,
+    pretrain,
+    synthesize,
+)
 from sextet_common import figures, files, seeding
 from sextet_common.data import ImageSet, load
 from subclass_kd import (
@@ -44,6 +55,7 @@ def main(
     out: Path,
     ipc: int = 1,
     steps: int = 300,
+    pretraining: int = 600,
     epochs: int = 200,
     teacher_epochs: int = 12,
     width: int = 16,
@@ -55,11 +67,13 @@ def main(
     Parameters
     ----------
     out
-        Output folder: result.json, picture.png, distilled.safetensors, and a run folder for each network.
+        Output folder: result.json, picture.png, the shared sets in hub, and a run folder for each job.
     ipc
         Training images of each digit for the students.
     steps
-        Steps of the distillation.
+        Steps of each distillation.
+    pretraining
+        Steps of the GAN.
     epochs
         Epochs of a student.
     teacher_epochs
@@ -82,16 +96,25 @@ def main(
         TrainConfig(epochs=teacher_epochs, seed=seed),
         out / "teacher",
     )
-    config = DistillConfig(ipc=ipc, method="atom", steps=steps, width=32, seed=seed)
-    distilled = Distiller(config).fit(digits, out / "atom")
-    distilled.save(out / "distilled.safetensors")
+    if not (out / "hub" / "pixels").exists():
+        config = DistillConfig(ipc=ipc, method="atom", steps=steps, width=32, seed=seed)
+        export_hub(Distiller(config).fit(digits, out / "atom"), out / "hub" / "pixels")
+    if not (out / "hub" / "latents").exists():
+        gan = ConditionalGAN(10, digits.image_shape, width=8, seed=seed)
+        pretrain(gan, digits, PretrainConfig(steps=pretraining, seed=seed), out / "gan")
+        latents = LatentDistiller(LatentConfig(ipc=ipc, steps=steps, seed=seed)).fit(gan, digits, out / "latents")
+        export_latents(latents, out / "hub" / "latents", classes=digits.classes)
+    shared = {
+        "pixels": DistilledSet.from_pretrained(out / "hub" / "pixels"),
+        "latents": synthesize(LatentSet.load(out / "hub" / "latents"), ipc, data=digits),
+    }
 
     accuracies: dict[str, dict[str, list[float]]] = {}
     objectives = {"alone": CrossEntropy(parity), "with teacher": SubclassKDLoss(parity, temperature=2, alpha=0.5)}
-    for source in ("random real", "distilled"):
+    for source in ("random real", *shared):
         accuracies[source] = {supervision: [] for supervision in objectives}
         for draw in range(draws):
-            chosen = distilled if source == "distilled" else random_real(digits, ipc, seed + draw)
+            chosen = shared.get(source) or random_real(digits, ipc, seed + draw)
             data = few(chosen, digits, parity, f"{source} images, draw {draw}")
             for supervision, objective in objectives.items():
                 with seeding.torch_seed(seed, "student", draw):
@@ -106,19 +129,19 @@ def main(
                 )
                 accuracies[source][supervision].append(evaluate(student, data).accuracy)
     panels = {}
-    for source, chosen in (("random real", random_real(digits, ipc, seed)), ("distilled", distilled)):
+    for source, chosen in {"random real": random_real(digits, ipc, seed), **shared}.items():
         mean = 100 * statistics.mean(accuracies[source]["with teacher"])
         by_digit = chosen.pixels().reshape(10, ipc, *digits.image_shape).swapaxes(0, 1)
         panels[f"{source}: {mean:.1f} % of the test images right"] = by_digit.reshape(-1, *digits.image_shape)
     title = "Training images of a student for even or odd"
     figures.save_panels(panels, out / "picture.png", columns=10, title=title, column_names=digits.classes)
     with torch.no_grad():
-        predicted = teacher(torch.from_numpy(distilled.pixels())).argmax(dim=1)
+        read = {name: teacher(torch.from_numpy(one.pixels())).argmax(dim=1) for name, one in shared.items()}
     result = {
         "teacher": evaluate(teacher, everything).accuracy,
-        "teacher_reads_distilled": float((predicted == distilled.labels).double().mean()),
+        "teacher_reads": {name: float((read[name] == one.labels).double().mean()) for name, one in shared.items()},
         "students": accuracies,
-        "images": len(distilled),
+        "images": 10 * ipc,
         "test_images": len(digits.test_labels),
     }
     files.write_text(out / "result.json", json.dumps(result, indent=2) + "\n")

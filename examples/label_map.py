@@ -2,7 +2,8 @@
 
 ProbMCL predicts a mixture for every image; its mean is the image's point. The kernel density estimate of all points of
 a label has hundreds of components and is reduced to a few with the same moments. The angle between two labels' mixtures
-measures how little they overlap.
+measures how little they overlap. A coarser view, one Gaussian per label, is reduced to as many as there are groups of
+labels. Conformal sets say which labels an image has, with a guarantee.
 
 Run it: ``python examples/label_map.py --out label-map``
 """
@@ -17,7 +18,7 @@ import numpy as np
 import tyro
 from gmr_metric import GaussianMixture, pairwise_distances, reduce
 from gmr_metric.plotting import ellipses
-from probmcl import Config, ContrastiveConfig, HeadConfig, ProbMCL
+from probmcl import Config, ConformalSets, ContrastiveConfig, HeadConfig, LabelGaussians, ProbMCL
 from probmcl.scenes import GROUPS, compose, digits
 from sextet_common import figures, files
 
@@ -41,8 +42,7 @@ def draw(mixtures: Mapping[str, GaussianMixture], path: Path) -> None:
         for name, place in zip(mixtures, places, strict=True):
             circle = {"boxstyle": "circle", "facecolor": figures.COLOURS[group_of[name]], "edgecolor": "white"}
             axis.annotate(name, place, ha="center", va="center", color="white", weight="bold", zorder=4, bbox=circle)
-        axis.set_xlabel("first axis of the labels' means")
-        axis.set_ylabel("second axis")
+        axis.set(xticks=[], yticks=[], xlabel="first principal axis of the labels' means", ylabel="second")
 
 
 def _apart(points: np.ndarray, share: float) -> np.ndarray:
@@ -53,6 +53,14 @@ def _apart(points: np.ndarray, share: float) -> np.ndarray:
         length = np.hypot(*np.moveaxis(away, 2, 0)).clip(1e-9)
         points = points + (away * ((least - length).clip(0) / length)[..., None]).sum(axis=1) / 2
     return points
+
+
+def groups(embeddings: np.ndarray, labels: np.ndarray, number: int) -> list[str]:
+    """Describe every label by one Gaussian, merge those until ``number`` are left, and return which are one now."""
+    gaussians = LabelGaussians.fit(embeddings, labels)
+    whole = GaussianMixture(gaussians.weights, gaussians.means, np.ones(len(gaussians.weights)), normalize=True)
+    merged = reduce(whole, number, "runnalls").assignment
+    return sorted("".join(map(str, np.flatnonzero(merged == k))) for k in range(number))
 
 
 def main(
@@ -107,7 +115,14 @@ def main(
     draw(reduced, out / "picture.png")
     angles = pairwise_distances(list(reduced.values()))
     same = np.array([[any(a in g and b in g for g in GROUPS) for b in range(10)] for a in range(10)])
+    half = len(labels) // 2
+    chances = model.predict_proba(data.test).numpy()
+    sets = ConformalSets.fit(chances[:half], labels[:half], level=0.9, guarantee="set")
+    covered = sets.measure(chances[half:], labels[half:])
     result = {
+        "groups": groups(model.embed(data.test).numpy(), labels, len(GROUPS)),
+        "whole_sets": covered.whole_set,
+        "labels_in_a_set": covered.mean_size,
         "mean_ap": model.evaluate(data.test).mean_ap,
         "components": {name: [before[name], len(mixture)] for name, mixture in reduced.items()},
         "angles": angles.tolist(),
@@ -119,6 +134,10 @@ def main(
     print(
         f"angles: {result['angle_within_groups']:.2f} rad within the groups of digits that occur together, "
         f"{result['angle_between_groups']:.2f} rad between them"
+    )
+    print(f"one Gaussian per label, merged to {len(GROUPS)}: {', '.join(result['groups'])}")
+    print(
+        f"conformal sets: {100 * covered.whole_set:.1f} % hold all labels, with {covered.mean_size:.1f} labels on average"
     )
 
 

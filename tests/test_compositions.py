@@ -95,19 +95,19 @@ def test_a_student_learns_even_and_odd_from_ten_distilled_images(tmp_path: Path)
     from attention_matching import DistilledSet
     from sextet_common.data import load
 
-    main_of("distilled_student")(tmp_path, steps=30, epochs=80, teacher_epochs=4, width=16, draws=1)
+    main_of("distilled_student")(tmp_path, steps=30, pretraining=60, epochs=80, teacher_epochs=4, width=16, draws=1)
     result = result_of(tmp_path)
     assert_is_a_picture(tmp_path / "picture.png", 100)
-    distilled = DistilledSet.load(tmp_path / "distilled.safetensors")
+    distilled = DistilledSet.from_pretrained(tmp_path / "hub" / "pixels")
     assert distilled.labels.tolist() == list(range(10))
     odd = load("digits").test_labels % 2
-    for source in ("random real", "distilled"):
+    for source in ("random real", "pixels", "latents"):
         for supervision in ("alone", "with teacher"):
             folder = tmp_path / f"student-{source}-{supervision}-0".replace(" ", "-")
             right = float((read_parity(folder / "model.safetensors", 16) == odd).mean())
             assert right == pytest.approx(result["students"][source][supervision][0], abs=1e-6)
     chance = max(odd.mean(), 1 - odd.mean())
-    assert min(result["students"]["distilled"].values())[0] > chance + 0.1
+    assert min(result["students"]["pixels"].values())[0] > chance + 0.1
     assert result["teacher"] > 0.9
 
 
@@ -168,6 +168,8 @@ def test_the_reduced_mixture_of_a_label_keeps_its_mean_and_covariance(tmp_path: 
         # Merges keep both moments; what is left is rounding.
         np.testing.assert_allclose(mixture.mean(), mean, atol=1e-9)
         np.testing.assert_allclose(mixture.covariance(), spread + kernel, rtol=1e-7, atol=1e-9)
+    assert sorted("".join(result["groups"])) == sorted("0123456789") and len(result["groups"]) == 3
+    assert result["whole_sets"] > 0.8  # 90 % in the mean over draws of 300 scenes
     angles = np.array(result["angles"])
     assert np.array_equal(angles, angles.T)
     assert angles.min() >= 0 and angles.max() <= np.pi / 2

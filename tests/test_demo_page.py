@@ -34,8 +34,12 @@ def write_page(demo: ModuleType, path: Path, image: bytes) -> None:
     result = {"title": "T <b>", "sentence": "S & s.", "columns": list("abcdefg"), "rows": rows, "note": "N.",
               "picture": "p.png"}  # fmt: skip
     parts = [
-        demo.Shown("one", "python3 tools/dev.py demo --only one " + "with a very long line " * 9, 1.0, result, {"T <b>": image}),
-        demo.Shown("two", "python3 tools/dev.py demo --only two", 2.0, result | {"rows": rows[:1]}, {"Below": picture()}),
+        demo.Shown(
+            "one", "python3 tools/dev.py demo --only one " + "with a very long line " * 9, 1.0, result, {"T <b>": image}
+        ),
+        demo.Shown(
+            "two", "python3 tools/dev.py demo --only two", 2.0, result | {"rows": rows[:1]}, {"Below": picture()}
+        ),
         demo.Shown("three", "python3 tools/dev.py demo --only three", 3.0, fault="Traceback " * 50 + "exit code 1"),
     ]
     path.write_text(demo.page(parts), encoding="utf-8")

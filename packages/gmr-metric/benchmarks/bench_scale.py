@@ -164,7 +164,10 @@ def picture(rows: list[dict[str, Any]]) -> None:
     """Draw processor seconds and peak memory against N, all logarithmic."""
     with figures.figure_file(HERE / "results" / "scaling.png", (8.5, 3.6)) as figure:
         left, right = figure.subplots(1, 2)
-        for name, label, colour in ((PLAIN, "plain rounds", figures.COLOURS[5]), ("Runnalls", "ours", figures.COLOURS[0])):
+        for name, label, colour in (
+            (PLAIN, "plain rounds", figures.COLOURS[5]),
+            ("Runnalls", "ours", figures.COLOURS[0]),
+        ):
             chosen = [row for row in rows if row["method"] == name and row["kind"] == "scene"]
             sizes = [row["n"] for row in chosen]
             left.loglog(sizes, [row["processor_s"] for row in chosen], "o-", color=colour, label=label)
