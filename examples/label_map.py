@@ -136,9 +136,7 @@ def main(
         f"{result['angle_between_groups']:.2f} rad between them"
     )
     print(f"one Gaussian per label, merged to {len(GROUPS)}: {', '.join(result['groups'])}")
-    print(
-        f"conformal sets: {100 * covered.whole_set:.1f} % hold all labels, with {covered.mean_size:.1f} labels on average"
-    )
+    print(f"conformal sets: {100 * covered.whole_set:.1f} % hold all labels, on average {covered.mean_size:.1f} labels")
 
 
 if __name__ == "__main__":

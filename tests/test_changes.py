@@ -119,6 +119,16 @@ def test_moved_parameters_share_a_line(api, tree, capsys) -> None:
     assert moved == ["- house.Hall.enter: positional parameters were moved: door, light"]
 
 
+def test_names_that_were_imported_lazily_without_a_stub_are_compared_alone_and_named(api, tree, capsys) -> None:
+    write(tree, "house/src/house/__init__.py", '__all__ = ["Hall", "gone"]\n\n\ndef __getattr__(name): ...\n')
+    (tree / "packages/house/src/house/__init__.pyi").unlink()
+    git(tree, "commit", "--quiet", "-am", "before stubs")
+    write(tree, "house/src/house/__init__.py", LAZY)
+    write(tree, "house/src/house/__init__.pyi", STUB.format(more="", names=""))
+    code, printed = lines(api, tree, capsys, "HEAD")
+    assert code == 1 and printed[1] == "- house.gone: removed" and printed[2].endswith("without a stub: Hall, gone")
+
+
 def test_without_a_release_or_with_an_unknown_commit_nothing_is_compared(api, tree, capsys) -> None:
     assert api.main(["base-tool"], tree) == 0
     assert "has no release yet" in capsys.readouterr().out

@@ -33,13 +33,10 @@ def write_page(demo: ModuleType, path: Path, image: bytes) -> None:
     rows = [[f"row {i}", *("a long cell of numbers 123.45 ± 6.7" for _ in range(6))] for i in range(4)]
     result = {"title": "T <b>", "sentence": "S & s.", "columns": list("abcdefg"), "rows": rows, "note": "N.",
               "picture": "p.png"}  # fmt: skip
+    long, pictures = "with a very long line " * 9, ({"T <b>": image}, {"Below": picture()})
     parts = [
-        demo.Shown(
-            "one", "python3 tools/dev.py demo --only one " + "with a very long line " * 9, 1.0, result, {"T <b>": image}
-        ),
-        demo.Shown(
-            "two", "python3 tools/dev.py demo --only two", 2.0, result | {"rows": rows[:1]}, {"Below": picture()}
-        ),
+        demo.Shown("one", f"python3 tools/dev.py demo --only one {long}", 1.0, result, pictures[0]),
+        demo.Shown("two", "python3 tools/dev.py demo --only two", 2.0, result | {"rows": rows[:1]}, pictures[1]),
         demo.Shown("three", "python3 tools/dev.py demo --only three", 3.0, fault="Traceback " * 50 + "exit code 1"),
     ]
     path.write_text(demo.page(parts), encoding="utf-8")

@@ -1,6 +1,6 @@
 """Distill scikit-learn's digits into 1 and 10 images per class by three methods, and evaluate the sets.
 
-Run by ``python3 tools/dev.py demo``; alone: ``python examples/demo.py --out demo``. ``--full`` gives the README's table.
+Run by ``python3 tools/dev.py demo``; alone: ``python examples/demo.py --out demo``; with ``--full`` the README's table.
 Writes result.json (the contents of the page), its pictures, picture.png (all of them) and the run folders.
 """
 

@@ -118,13 +118,8 @@ def picture(rows: list[dict]) -> None:
         ratios.append([min(30.0, r[name]["angle"] / max(r["oggmr"]["angle"], 1e-12)) for r in here])
     with figures.figure_file(HERE / "results" / "quality.png", (6.5, 4.2)) as figure:
         axis = figure.subplots()
-        axis.boxplot(
-            ratios[::-1],
-            orientation="horizontal",
-            widths=0.6,
-            showfliers=False,
-            medianprops={"color": figures.COLOURS[1]},
-        )
+        median = {"color": figures.COLOURS[1]}
+        axis.boxplot(ratios[::-1], orientation="horizontal", widths=0.6, showfliers=False, medianprops=median)
         axis.set_yticks(range(1, len(names) + 1), names[::-1])
         axis.set_xscale("log")
         ticks = [0.5, 1, 2, 5, 10, 20]

@@ -164,16 +164,14 @@ def picture(rows: list[dict[str, Any]]) -> None:
     """Draw processor seconds and peak memory against N, all logarithmic."""
     with figures.figure_file(HERE / "results" / "scaling.png", (8.5, 3.6)) as figure:
         left, right = figure.subplots(1, 2)
-        for name, label, colour in (
-            (PLAIN, "plain rounds", figures.COLOURS[5]),
-            ("Runnalls", "ours", figures.COLOURS[0]),
-        ):
+        blue, red, *_, grey = figures.COLOURS
+        for name, label, colour in ((PLAIN, "plain rounds", grey), ("Runnalls", "ours", blue)):
             chosen = [row for row in rows if row["method"] == name and row["kind"] == "scene"]
             sizes = [row["n"] for row in chosen]
             left.loglog(sizes, [row["processor_s"] for row in chosen], "o-", color=colour, label=label)
             right.loglog(sizes, [row["peak_mb"] for row in chosen], "o-", color=colour, label=label)
         last = chosen[-1]["processor_s"]
-        left.loglog(sizes, [last * n / sizes[-1] for n in sizes], "--", color=figures.COLOURS[1], label="slope 1")
+        left.loglog(sizes, [last * n / sizes[-1] for n in sizes], "--", color=red, label="slope 1")
         for axis, title in ((left, "processor seconds"), (right, "peak memory of the process, MB")):
             axis.set_title(title, loc="left", fontsize=10)
             axis.set_xlabel("components N, reduced to N / 10 by Runnalls")

@@ -101,10 +101,17 @@ def test_a_peak_narrower_than_the_picture_keeps_its_height() -> None:
 
 @pytest.mark.parametrize("d", [1, 2, 5])
 def test_reductions_in_any_dimension_become_a_picture(make, d: int, tmp_path: Path) -> None:
-    plot_reduction(reduce(make(4, 8, d), 3), tmp_path / "r.png")
+    plot_reduction(reduce(make(4, 8, d), 3), tmp_path / "r.png", {1: ("m",), 2: ("m", "s")}.get(d, ()))
     with Image.open(tmp_path / "r.png") as picture:
         assert picture.format == "PNG" and picture.size[0] > 600
         assert len(set(picture.convert("L").tobytes())) > 20
+
+
+@pytest.mark.parametrize(("d", "names"), [(1, ("a", "b")), (2, ("a",)), (5, tuple("abcde"))])
+def test_names_that_no_axis_can_have_are_refused(make, d: int, names: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"{len(names)} names of {d} dimensions"):
+        plot_reduction(reduce(make(4, 8, d), 3), tmp_path / "r.png", names)
+    assert not (tmp_path / "r.png").exists()
 
 
 def test_a_comparison_shows_angles_from_zero_and_seconds_by_powers_of_ten() -> None:

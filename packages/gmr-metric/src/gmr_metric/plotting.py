@@ -74,7 +74,7 @@ def plot_reduction(reduction: Reduction, path: str | os.PathLike[str], names: Se
     b'PNG'
     """
     original, reduced = reduction.original, reduction.mixture
-    if (names and len(names) != original.dim) or len(names) > 2:
+    if names and (len(names) != original.dim or len(names) > 2):
         raise InputError(f"{len(names)} names of {original.dim} dimensions", "one of each, of at most two")
     title = f"{len(original)} components to {len(reduced)}, angle {reduction.distance:.3g}"
     if original.dim == 1:
