@@ -38,8 +38,8 @@ h2 small { font-weight: normal; color: var(--accent); display: block; font-size:
 main { columns: 2 27rem; column-gap: 1rem; }
 section { break-inside: avoid; background: var(--card); border: 1px solid var(--line); border-radius: 8px;
   padding: 1rem; margin: 0 0 1rem; }
-.number { font-size: 2rem; line-height: 1.2; color: var(--accent); margin: .4rem 0 0; }
-.number small { font-size: .9rem; color: CanvasText; }
+.number { font-size: 2rem; line-height: 1.2; color: var(--accent); margin: .5rem 0; }
+.number small { display: block; font-size: .9rem; line-height: 1.4; color: CanvasText; }
 figure { margin: .8rem 0; } figcaption { font-size: .85rem; opacity: .85; }
 img { display: block; width: 100%; height: auto; background: #fff; border-radius: 4px; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }

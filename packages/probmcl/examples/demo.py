@@ -16,7 +16,7 @@ from probmcl.plotting import prototypes
 from probmcl.scenes import GROUPS, compose, digits
 from sextet_common import files
 
-SCHEDULE = {"epochs": 13, "classifier_epochs": 3}
+SCHEDULE = {"epochs": 12, "classifier_epochs": 3}
 METHODS = {
     "asymmetric loss": Config(method="asymmetric", **SCHEDULE),
     "ProbMCL": Config(**SCHEDULE),
@@ -31,7 +31,7 @@ def measured(model: ProbMCL, data: MultiLabelSet) -> list[str]:
     return [*(f"{100 * share:.1f} %" for share in shares), f"{parameters:,}"]
 
 
-def main(out: Path, scenes: int = 1500, width: int = 8) -> None:
+def main(out: Path, scenes: int = 1300, width: int = 8) -> None:
     """Run the demo.
 
     Parameters
