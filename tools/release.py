@@ -2,7 +2,7 @@
 """Release one package: `python3 tools/release.py gmr-metric minor --dry-run`.
 
 Raises the version, dates the changelog, runs the package's tests and build check on the new version, copies the checked
-wheel and sdist to dist/, commits and tags. A problem is reported in one line, and both files are restored. Nothing is
+wheel and sdist to dist/, commits and tags. A problem is reported in one line, and all files are restored. Nothing is
 pushed or uploaded.
 """
 
@@ -47,7 +47,7 @@ class Release:
     package, version
         The package in its current state, and the version to release.
     edits
-        Text of pyproject.toml and CHANGELOG.md, before and after.
+        Text of pyproject.toml and CHANGELOG.md, and of the dependants' pyproject.toml, before and after.
     notes
         The changelog's section, used as message of the tag.
     """
@@ -66,7 +66,7 @@ class Release:
 
     @property
     def paths(self) -> list[str]:
-        """The two changed files, relative to the repository."""
+        """The changed files, relative to the repository."""
         return sorted(path.relative_to(self.root).as_posix() for path in self.edits)
 
     @property
@@ -77,7 +77,7 @@ class Release:
 
     @property
     def commands(self) -> tuple[list[str], list[str], list[str]]:
-        """The checks, the commit of the two files, and the tag (`whitespace` keeps the headings in the notes)."""
+        """The checks, the commit of the changed files, and the tag (`whitespace` keeps the headings in the notes)."""
         title = f"{self.package.name} {self.version}"
         return (
             ["nox", "--stop-on-first-error", "-s", f"tests({self.package.name})", f"build({self.package.name})"],
@@ -144,8 +144,26 @@ def excluding(packages: dict[str, workspace.Package], name: str, version: str) -
     return [f"{n} ({r})" for n, r in ranges.items() if not SpecifierSet(r).contains(version, prereleases=True)]
 
 
-def plan(root: Path, name: str, level: str) -> Release:
-    """Determine the steps of a release without changing anything; raise Refusal if it is not possible."""
+def require_release(pyproject: str, name: str, version: str) -> str:
+    """Make the ranges of one dependency begin with a version, and end after its minor release if they ended before it.
+
+    >>> require_release('needs = ["gmr-metric[torch]>=0.1,<0.2", "sextet-common>=0.1,<1"]', "gmr-metric", "0.2.1")
+    'needs = ["gmr-metric[torch]>=0.2.1,<0.3", "sextet-common>=0.1,<1"]'
+    """
+    from packaging.version import Version
+
+    def moved(found: re.Match[str]) -> str:
+        end = found[2] if Version(version) < Version(found[2]) else next_version(version, "minor").removesuffix(".0")
+        return f"{found[1]}>={version.removesuffix('.0')},<{end}"
+
+    return re.sub(rf"""(?<=["'])({re.escape(name)}(?:\[[^\]]*\])?)>=[\d.]+,<([\d.]+)""", moved, pyproject)
+
+
+def plan(root: Path, name: str, level: str, *, dependants: bool = False) -> Release:
+    """Determine the steps of a release without changing anything; raise Refusal if it is not possible.
+
+    With ``dependants``, the packages that need this one require the new version from then on.
+    """
     packages = workspace.discover(root)
     if name not in packages:
         raise Refusal(f"there is no package {name!r}: one of {', '.join(sorted(packages))}")
@@ -162,11 +180,14 @@ def plan(root: Path, name: str, level: str) -> Release:
     old = {path: path.read_bytes().decode() for path in (package.pyproject, changelog)}
     text, notes = date_changelog(old[changelog], version, datetime.now(UTC).date().isoformat())
     new = {package.pyproject: bump(old[package.pyproject], version), changelog: text}
+    for other in workspace.dependants(packages, name) if dependants else ():
+        old[other.pyproject] = other.pyproject.read_bytes().decode()
+        new[other.pyproject] = require_release(old[other.pyproject], name, version)
     release = Release(root, branch, package, version, {path: (old[path], new[path]) for path in old}, notes)
     if git(root, "tag", "--list", release.tag):
         raise Refusal(f"the tag {release.tag} exists already")
-    if narrow := excluding(packages, name, version):
-        raise Refusal(f"{name} {version} lies outside the range of {', '.join(narrow)}: widen it in a commit first")
+    if not dependants and (narrow := excluding(packages, name, version)):
+        raise Refusal(f"{name} {version} lies outside the range of {', '.join(narrow)}: use --dependants")
     return release
 
 
@@ -233,13 +254,14 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("package", metavar="PACKAGE", help="the name below packages/, gmr-metric")
     parser.add_argument("level", choices=LEVELS, help="the part of the version to raise")
     parser.add_argument("--dry-run", action="store_true", help="print every step without doing it")
+    parser.add_argument("--dependants", action="store_true", help="let the packages that need this one require it")
     options = parser.parse_args(words)
     try:
         if not (find_spec("nox") and find_spec("packaging")):
             if Path(sys.prefix).resolve() == Path(dev.VENV).resolve():
                 raise Refusal(f"{dev.VENV} is broken: delete it and run this again")
             return subprocess.call([dev.ensure_environment(), __file__, *words])
-        release = plan(workspace.ROOT, options.package, options.level)
+        release = plan(workspace.ROOT, options.package, options.level, dependants=options.dependants)
         if options.dry_run:
             show(release)
         else:
