@@ -31,6 +31,7 @@ DEV_TOOLS = ["ruff>=0.17", "mypy>=2.4"]
 # The networks in tests are small: one thread is fastest on a busy machine. Tests start many processes; bytecode is
 # written so that they need not compile torch again.
 FOR_TESTS = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
+AT_ROOT = ["--override-ini=pythonpath=tools"]
 XDIST = "pytest-xdist>=3.6"
 IN_PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
 
@@ -95,7 +96,10 @@ def lowest(session: nox.Session, package: str) -> None:
 
 @nox.session
 def together(session: nox.Session) -> None:
-    """All packages in one environment: dependencies between packages, pages, tools. `wheels` runs the compositions."""
+    """All packages in one environment: dependencies between packages, pages, tools.
+
+    `wheels` runs the compositions, `reliability` the ten kills of every job.
+    """
     session.install(
         *everything(),
         "-r",
@@ -108,8 +112,9 @@ def together(session: nox.Session) -> None:
         "pyyaml>=6",
         XDIST,
     )
-    words = [*IN_PARALLEL, "--doctest-modules", "--override-ini=pythonpath=tools", *(session.posargs or ["-q"])]
-    session.run("pytest", *words, "--ignore=tests/test_compositions.py", "tests", "tools", env=FOR_TESTS)
+    words = [*IN_PARALLEL, "--doctest-modules", *AT_ROOT, *(session.posargs or ["-q"])]
+    elsewhere = [f"--ignore=tests/test_{name}.py" for name in ("compositions", "reliability")]
+    session.run("pytest", *words, *elsewhere, "tests", "tools", env=FOR_TESTS)
 
 
 @nox.session
@@ -148,8 +153,9 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session
 def reliability(session: nox.Session) -> None:
-    """1000 random combinations of kills, double starts, full and read-only disks and damaged files."""
-    session.install(*everything())
+    """Ten kills of every job; 1000 random combinations of kills, double starts, full disks and damaged files."""
+    session.install(*everything(), XDIST)
+    session.run("pytest", *IN_PARALLEL, *AT_ROOT, "-q", "tests/test_reliability.py", env=FOR_TESTS)
     session.run("python", "tools/reliability.py", *(session.posargs or ["--count", "1000"]), env=FOR_TESTS)
 
 
