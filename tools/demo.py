@@ -45,8 +45,9 @@ img { display: block; width: 100%; height: auto; background: #fff; border-radius
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); font-size: .9rem; }
 td + td { white-space: nowrap; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #8881; padding: .6rem; border-radius: 4px; font-size: .85rem; }
-.note { font-size: .85rem; opacity: .85; } .failed { color: #d1495b; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #8881; padding: .6rem; border-radius: 4px; }
+pre, .note { font-size: .85rem; }
+.note { opacity: .85; } .failed { color: #d1495b; }
 """
 
 
