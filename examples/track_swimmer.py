@@ -75,7 +75,7 @@ def draw(
     start = int(np.argmax(np.convolve(moved, np.ones(50), "valid")))
     names = ("Kalman filter, all the variance", "Gaussian sum, 8 components, Runnalls")
     around = np.linspace(0, 2 * np.pi, 60)
-    with figures.figure_file(path, (10.0, 4.6)) as figure:
+    with figures.figure_file(path, (8.0, 4.2)) as figure:
         for axis, rows, title in zip(
             figure.subplots(1, 2), (slice(None), slice(start, start + 50)), ("the whole track", "two seconds of it"),
             strict=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import sys
 import unicodedata
@@ -17,6 +18,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import benches  # noqa: E402
 import pages  # noqa: E402
 import readme_tables  # noqa: E402
+import scaling  # noqa: E402
 
 ORDERS = [
     (page, order)
@@ -181,6 +183,15 @@ def test_an_equation_stays_in_its_line_and_in_its_cell() -> None:
 def test_an_invalid_equation_stops_the_build() -> None:
     with pytest.raises(RuntimeError, match="frac"):
         pages.mathml(r"\frac{1", block=True)
+
+
+def test_the_tables_of_the_scaling_page_are_those_of_its_measurements() -> None:
+    rows = json.loads(scaling.STORE.read_text(encoding="utf-8"))["rows"]
+    assert {name: [row["size"] for row in found] for name, found in rows.items()} == {
+        name: [dict(size) for size in (*model.fitted, model.unseen)] for name, model in scaling.MODELS.items()
+    }
+    for table in (scaling.fits(rows), scaling.predictions(rows)):
+        assert table in TEXTS[scaling.PAGE]
 
 
 @each_row
