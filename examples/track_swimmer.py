@@ -101,7 +101,7 @@ def draw(
                     x, y = turn @ (2 * np.array(part.axes)[:, None] * np.stack([np.cos(around), np.sin(around)]))
                     axis.fill(part.centre[0] + x, part.centre[1] + y, color=figures.COLOURS[0], alpha=0.3 * weight)
                     axis.plot(part.centre[0] + x, part.centre[1] + y, color=figures.COLOURS[0], linewidth=0.6)
-        figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
 
 
 def main(out: Path, learning: int = 60_000, steps: int = 400, episodes: int = 5, seed: int = 0) -> None:
