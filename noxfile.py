@@ -30,7 +30,7 @@ each = nox.parametrize("package", [nox.param(name, id=name) for name in PACKAGES
 DEV_TOOLS = ["ruff>=0.17", "mypy>=2.4"]
 # The networks in tests are small: one thread is fastest on a busy machine. Tests start many processes; bytecode is
 # written so that they need not compile torch again.
-FOR_TESTS = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
+FOR_TESTS = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "", **workspace.quiet_memory()}
 AT_ROOT = ["--override-ini=pythonpath=tools"]
 XDIST = "pytest-xdist>=3.6"
 IN_PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]

@@ -86,7 +86,7 @@ def run_demo(package: workspace.Package, out: Path, *, alone: bool) -> Shown:
     readable = f"python3 tools/dev.py demo --only {package.name}"
     began = time.perf_counter()
     # The networks are small: on a busy machine a second thread makes them many times slower.
-    settings = {"OMP_NUM_THREADS": "1", **os.environ}
+    settings = {"OMP_NUM_THREADS": "1", **workspace.quiet_memory(), **os.environ}
     # The progress bar of a demo alone goes to the terminal; otherwise the output is kept for the page.
     stderr = None if alone and sys.stderr.isatty() else subprocess.PIPE
     done = subprocess.run(command, stderr=stderr, text=True, check=False, env=settings)

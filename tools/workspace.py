@@ -99,6 +99,11 @@ def closure(packages: dict[str, Package], name: str) -> list[Package]:
     return [p for p in packages.values() if p.name in chosen]
 
 
+def quiet_memory() -> dict[str, str]:
+    """Return glibc's settings with which freed memory stays with the process; torch on a CPU asks for it at each step."""
+    return {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31)}
+
+
 def dependants(packages: dict[str, Package], name: str) -> list[Package]:
     """Return the packages that require ``name`` directly."""
     return [p for p in packages.values() if name in p.needs]
