@@ -48,6 +48,7 @@ from sextet_common.errors import DataWarning, InputError
 
 HERE = Path(__file__).resolve().parent
 Norms = Literal["instance", "batch"]
+SHOWN: dict[Method, str] = {"dm": "DM", "datadam": "DataDAM", "atom": "ATOM"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,17 +190,21 @@ def saved_rows(folder: Path, preset: Preset, steps: int) -> list[Row]:
 
 
 def picture(group: Group, path: Path) -> None:
-    """Save the valid images, one row per class: each method's beside the start, or, of several per class, DataDAM's."""
-    config = group.configs[0]
+    """Save the valid images, a column per class: each method's below the start, or, of several per class, DataDAM's."""
+    config, classes = group.configs[0], group.data.classes
     sets = group.distill(())[group.steps]
-    valid = {c.method: s.pixels() for c, s in zip(group.configs, sets, strict=True) if c.pixels == "valid"}
+    valid = {SHOWN[c.method]: s.pixels() for c, s in zip(group.configs, sets, strict=True) if c.pixels == "valid"}
     if not valid:
         return
     if config.ipc > 1:
-        figures.save_grid(valid.get("datadam", next(iter(valid.values()))), path, columns=config.ipc, scale=2)
-        return
-    columns = [group.preprocessing().invert(group._start()), *valid.values()]
-    figures.save_grid(np.stack(columns, axis=1).reshape(-1, *columns[0].shape[1:]), path, columns=len(columns), scale=2)
+        name = "DataDAM" if "DataDAM" in valid else next(iter(valid))
+        by_class = valid[name].reshape(len(classes), config.ipc, *group.data.image_shape)
+        panels, rows = {name: by_class.swapaxes(0, 1)}, []
+    else:
+        valid = {"real": group.preprocessing().invert(group._start()), **valid}
+        panels, rows = {"": np.stack(list(valid.values()))}, list(valid)
+    flat = {name: images.reshape(-1, *group.data.image_shape) for name, images in panels.items()}
+    figures.save_panels(flat, path, columns=len(classes), column_names=classes, row_names=rows)
 
 
 def main(
