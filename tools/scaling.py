@@ -45,7 +45,7 @@ FUTURES = (
     Future("generator", "100 classes, 128 pixels, 4 images per class and step, width 64, 4000 steps",
            {"classes": 100, "images": 4, "side": 128, "width": 64}, 4000),
     Future("labels", "MS-COCO's 82,783 images and 80 labels, 128 pixels, width 32, 40 epochs",
-           {"batch": 64, "labels": 80, "side": 128, "width": 32}, 40 * 82_783, 64),
+           {"batch": 64, "labels": 80, "side": 128, "width": 32}, 40 * 82_783, 8),
     Future("student", "ImageNet-1K's 1,281,167 images, 128 pixels, width 48, 100 epochs",
            {"side": 128, "width": 48}, 100 * 1_281_167, 64),
     Future("splats", "1,000,000 splats", {"splats": 10**6}, 1),

@@ -100,7 +100,7 @@ def closure(packages: dict[str, Package], name: str) -> list[Package]:
 
 
 def quiet_memory() -> dict[str, str]:
-    """Return glibc's settings with which freed memory stays with the process; torch on a CPU asks for it at each step."""
+    """Return glibc's settings that keep freed memory: torch on a CPU asks for it again in every step."""
     return {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31)}
 
 
