@@ -81,7 +81,7 @@ def plot_reduction(reduction: Reduction, path: str | os.PathLike[str], names: Se
         with figure_file(path, (6.5, 3.6), title=title) as figure:
             axis = figure.subplots()
             _draw_line(axis, original, reduced)
-            axis.set_xlabel(*names or [""])
+            axis.set_xlabel(names[0] if names else "")
         return
     names = names or ("dimension 0", "dimension 1")
     if original.dim > 2:

@@ -296,7 +296,7 @@ def _checked(probabilities: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     if odd.any():
         row, column = map(int, np.argwhere(odd)[0])
         raise InputError(f"label {truth[row, column]} in row {row}, column {column}", "1, 0, or negative if unknown")
-    return scores, np.where(truth < 0, -1, truth).astype(np.int8)
+    return scores, (truth > 0).astype(np.int8) - (truth < 0)
 
 
 def _array(values: Any) -> np.ndarray:
