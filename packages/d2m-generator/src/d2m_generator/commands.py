@@ -27,9 +27,10 @@ from d2m_generator.generators.storage import load_generator
 from d2m_generator.images.evaluation import Protocol, evaluate_generator
 from d2m_generator.images.hub_folder import export_hub
 from d2m_generator.images.latent_set import FILE as LATENTS
+from d2m_generator.images.plan import Selection
 from d2m_generator.images.samples import save_samples
 from d2m_generator.images.stream import stream
-from d2m_generator.images.synthesize import Selection, synthesize as synthesize_set
+from d2m_generator.images.synthesize import synthesize as synthesize_set
 from d2m_generator.run_folders import Fit, RunData, judge, loaded, scores
 from d2m_generator.training.config import D2MConfig, LatentConfig, PretrainConfig
 from d2m_generator.training.distill import D2M

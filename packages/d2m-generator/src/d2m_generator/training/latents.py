@@ -18,7 +18,8 @@ from torch.nn import functional
 from d2m_generator.generators.generator import ImageGenerator, check_layer, chosen_parameters, unchanged_flags
 from d2m_generator.generators.storage import check_savable
 from d2m_generator.images.latent_set import LatentSet
-from d2m_generator.images.samples import BATCH, save_samples
+from d2m_generator.images.plan import BATCH
+from d2m_generator.images.samples import save_samples
 from d2m_generator.training.config import LatentConfig
 from d2m_generator.training.distill import learning_rate
 from d2m_generator.training.job import GeneratorJob, check_fit, run
