@@ -86,17 +86,15 @@ class Processes:
         return tensor
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Replace the gradients by their sums over the processes; a parameter without one counts as zero."""
-        if self.world == 1:
+        """Replace gradients by their sums over the processes, which have gradients of the same parameters."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if self.world == 1 or not gradients:
             return
         import torch
 
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
-        flat = torch.cat(
-            [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in trained]
-        )
-        for parameter, summed in zip(trained, self.sum(flat).split([p.numel() for p in trained]), strict=True):
-            parameter.grad = summed.view_as(parameter)
+        flat = self.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
 
     def all_gather(self, rows: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
         """Concatenate the rows of all processes, in the order of their ranks.
