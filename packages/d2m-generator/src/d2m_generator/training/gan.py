@@ -8,6 +8,7 @@ import torch
 from attention_matching import augmentation_for
 from sextet_common.batch_norm import WholeBatchNorm
 from sextet_common.data import ImageSet
+from sextet_common.networks import device_of
 from sextet_common.processes import Processes
 from sextet_common.seeding import torch_generator
 from torch import Tensor, nn
@@ -60,21 +61,7 @@ class GANJob(PretrainJob):
     def finish(self) -> None:
         """Use the averaged weights, and recompute the running statistics of the normalisations for them."""
         super().finish()
-        norms = [m for m in self.generator.modules() if isinstance(m, nn.BatchNorm2d)]
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain mean over the batches
-        self.generator.train()
-        labels = torch.arange(self.config.batch_size, device=self.device) % self.generator.n_classes
-        with torch.no_grad():
-            for number in range(_STATISTICS_BATCHES):
-                source = torch_generator(self.seed, "standing", number)
-                noise = torch.randn(len(labels), *self.generator.noise_shape, generator=source)
-                self.generator(noise.to(self.device), labels)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        self.generator.eval()
+        renormalize(self.generator, self.seed, self.config.batch_size)
 
     def _whole_batch(self) -> AbstractContextManager[object]:
         """Return a context in which the generator normalises over the rows of all processes."""
@@ -90,3 +77,22 @@ class GANJob(PretrainJob):
     def _augmented(self, images: Tensor, transforms: Tensor) -> Tensor:
         # The transforms pad with zeros; shifting [-1, 1] to [0, 2] makes the padding black.
         return self.augment(images + 1, transforms) - 1 if self.config.augment else images
+
+
+@torch.no_grad()
+def renormalize(generator: ConditionalGAN, seed: int, batch_size: int) -> None:
+    """Compute the running statistics of the normalisations anew for the present weights."""
+    norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over the batches
+    generator.train()
+    device = device_of(generator)
+    labels = torch.arange(batch_size, device=device) % generator.n_classes
+    for number in range(_STATISTICS_BATCHES):
+        source = torch_generator(seed, "standing", number)
+        generator(torch.randn(batch_size, *generator.noise_shape, generator=source).to(device), labels)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    generator.eval()
