@@ -1,7 +1,7 @@
 """What keeps the variety of a distilled generator: each setting of D2M alone, on digits.
 
-Run it: ``python benchmarks/bench_ablation.py``; about 6 minutes on one core for a seed, without the GANs, which it shares
-with bench_accuracy.py. Finished parts are not repeated while their folders in runs/ exist.
+Run it: ``python benchmarks/bench_ablation.py``; about 6 minutes on one core for a seed, without the GANs, which it
+shares with bench_accuracy.py. Finished parts are not repeated while their folders in runs/ exist.
 """
 
 from __future__ import annotations
