@@ -61,7 +61,7 @@ def test_every_kind_of_generator_is_trained_and_adapted(kind: str, tmp_path: Pat
     assert load_generator(tmp_path / "g").sample(torch.tensor([1]), seed=0).shape == (1, 1, 8, 8)
     lora = ["--parameters", "lora", "--rank", "2", "--lr", "0.1"]
     assert main(["distill", str(tmp_path / "g"), "--out", str(tmp_path / "d"), *DISTILL, *lora]) == 0
-    adapters = ["--lora", str(tmp_path / "d" / "lora.safetensors")]
+    adapters = ["--lora", str(tmp_path / "d" / "lora")]
     assert main(["show", str(tmp_path / "g"), *adapters, "--out", str(tmp_path / "adapted.png")]) == 0
     assert main(["show", str(tmp_path / "g"), "--out", str(tmp_path / "plain.png")]) == 0
     assert (tmp_path / "adapted.png").read_bytes() != (tmp_path / "plain.png").read_bytes()

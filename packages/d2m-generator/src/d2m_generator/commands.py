@@ -115,7 +115,7 @@ def distill(
         base.add_lora(rank)
     generator = fit.of(generator, data)
     D2M(config).fit(generator, data, out, log=log)
-    print(f"{out / ('lora.safetensors' if config.parameters == 'lora' else 'generator')}\n{out / 'samples.png'}")
+    print(f"{out / ('lora' if config.parameters == 'lora' else 'generator')}\n{out / 'samples.png'}")
     if judged:
         judge(generator, data, out)
 
@@ -180,7 +180,7 @@ def synthesize(
     selection
         random, herding or diverse.
     lora
-        Adapters that distill wrote, for a folder of a diffusion model.
+        Folder of adapters that distill or peft wrote, for a folder of a diffusion model.
     export
         Write a folder for the Hugging Face Hub, which datasets.load_dataset opens: hub (parquet) or hub-imagefolder.
     """
@@ -237,7 +237,7 @@ def evaluate(
         With --labels soft: passes over the training images of the classifier that labels the generated ones, a network
         as the evaluated ones, and the temperature of its probabilities.
     lora
-        Adapters that distill wrote, for a folder of a diffusion model.
+        Folder of adapters that distill or peft wrote, for a folder of a diffusion model.
     out
         Folder of the results; by default that of the generator or of its adapters.
     """
@@ -304,7 +304,7 @@ def show(
     columns
         Images per class.
     lora
-        Adapters that distill wrote, for a folder of a diffusion model.
+        Folder of adapters that distill or peft wrote, for a folder of a diffusion model.
     """
     generator = loaded(run, lora)
     if out is None and not run.is_dir():
@@ -333,7 +333,7 @@ def export(
     license
         Licence of the generator, an identifier of the Hub such as mit.
     lora
-        Adapters that distill wrote, for a folder of a diffusion model; they are merged into it.
+        Folder of adapters that distill or peft wrote, for a folder of a diffusion model; they are merged into it.
     """
     generator = loaded(run, lora, merged=True)
     classes = images.load().classes if images.data else ()

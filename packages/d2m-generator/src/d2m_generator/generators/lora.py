@@ -1,31 +1,29 @@
-"""Low-rank adapters by peft: a distilled generator as a small file beside its base model."""
+"""Low-rank adapters by peft, in its own format: a distilled generator as a small folder beside its base model."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
-from sextet_common import checkpoint, checks
+from sextet_common import checks, files
 from sextet_common.errors import STRUCTURE, InputError, reading, require
 from torch import nn
 
-_KIND = "lora"
-_SAVED = "adapters that save_lora wrote"
+_SAVED = "a folder of LoRA adapters that save_lora or peft's save_pretrained wrote"
+_WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_SETTINGS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "bias")
 
 
-def add(model: nn.Module, rank: int, targets: tuple[str, ...]) -> None:
-    """Add adapters to the layers whose names end in one of the targets, and freeze everything else."""
+def add(model: nn.Module, rank: int, targets: tuple[str, ...]) -> Any:
+    """Add adapters to the layers whose names end in one of the targets, freeze everything else, and return a PeftModel.
+
+    It wraps the model, whose own layers change.
+    """
     checks.check("rank", rank, checks.Count)
-    if has(model):
-        raise InputError("the model has adapters already", "merge_lora() first")
     peft = require("peft", package="d2m-generator", extra="lora")
-    try:
-        peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), model)
-    except ValueError as error:
-        given = f"no layer of the model has a name that ends in {', '.join(targets)}"
-        raise InputError(given, "names of linear layers or convolutions") from error
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(".lora_" in name)
+    return _wrapped(model, peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)))
 
 
 def has(model: nn.Module) -> bool:
@@ -33,62 +31,71 @@ def has(model: nn.Module) -> bool:
     return any(".lora_" in name for name, _ in model.named_parameters())
 
 
-def merge(model: nn.Module) -> None:
-    """Add the adapters to the weights and restore the original layers."""
-    if not has(model):
-        raise InputError("the model has no adapters", "add_lora() first")
-    require("peft", package="d2m-generator", extra="lora")
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for name, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            module.merge()
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, module.get_base_layer())
-    for extra in ("peft_config", "_hf_peft_config_loaded"):
-        if hasattr(model, extra):
-            delattr(model, extra)
-    model.requires_grad_(True)
-
-
-def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
-    """Save the adapters alone."""
-    arrays = {name: tensor.cpu() for name, tensor in model.state_dict().items() if ".lora_" in name}
-    if not arrays:
-        raise InputError("the model has no adapters", "add_lora() first")
-    ranks = {array.shape[0] for name, array in arrays.items() if ".lora_A." in name}
-    targets = sorted({name.split(".lora_")[0] for name in arrays})
-    checkpoint.save(path, arrays, {"kind": _KIND, "rank": min(ranks), "targets": targets})
+def save(adapters: Any, path: str | os.PathLike[str]) -> Path:
+    """Save the adapters of a PeftModel as a folder, atomically."""
+    with files.replacing_folder(path) as folder:
+        adapters.save_pretrained(folder)
     return Path(path)
 
 
-def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Add saved adapters to a model; adapters that do not fit it leave it unchanged."""
-    loaded = checkpoint.load(path, "torch")
-    if loaded.meta.get("kind") != _KIND:
-        raise InputError(f"{path} holds {loaded.meta.get('kind', 'something else')}", _SAVED)
-    names = dict(model.named_modules())
-    with reading(path, _SAVED, *STRUCTURE):
-        rank, targets = int(loaded.meta["rank"]), tuple(map(str, loaded.meta["targets"]))
-        ranks = {array.shape[0] for name, array in loaded.arrays.items() if ".lora_A." in name}
-        if rank not in ranks:  # refused before adapters of that rank are allocated
-            raise InputError(f"{path} has adapters of rank {sorted(ranks)} and claims rank {rank}", _SAVED)
-    missing = [target for target in targets if target not in names]
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise _other_architecture(path, f"no {', '.join(missing[:3])}{more}")
-    added = not has(model)
-    if added:
-        with reading(path, _SAVED, TypeError, RuntimeError):
-            add(model, rank, targets)
-    state = model.state_dict()
-    wrong = sorted(n for n, a in loaded.arrays.items() if n not in state or state[n].shape != a.shape)
-    if wrong:
-        if added:
-            merge(model)  # untrained adapters change no weight
-        raise _other_architecture(path, f"it differs in {', '.join(wrong[:3])}")
-    model.load_state_dict(loaded.arrays, strict=False)
+def load(model: nn.Module, path: str | os.PathLike[str]) -> Any:
+    """Add saved adapters to a model and return a PeftModel; adapters that do not fit it leave it unchanged."""
+    peft, folder = require("peft", package="d2m-generator", extra="lora"), Path(path)
+    with reading(folder / _CONFIG, _SAVED, *STRUCTURE):
+        table = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        if table["peft_type"] != "LORA":
+            raise InputError(f"{folder} holds adapters of the kind {table['peft_type']}", _SAVED)
+        settings = {name: table[name] for name in _SETTINGS if table.get(name) is not None}
+        claimed = {int(settings["r"]), *map(int, settings.get("rank_pattern", {}).values())}
+        settings["target_modules"] = _targets(settings["target_modules"])
+    with reading(folder / _WEIGHTS, _SAVED, *STRUCTURE, Exception):  # safetensors has an error of its own
+        if not (folder / _WEIGHTS).is_file():  # peft would look for it on the Hub
+            raise FileNotFoundError(folder / _WEIGHTS)
+        weights = peft.load_peft_weights(str(folder), device="cpu")
+    highest = max((array.shape[0] for name, array in weights.items() if ".lora_A." in name), default=0)
+    if max(claimed) > highest:  # refused before adapters of that rank are allocated
+        raise InputError(f"{folder} has adapters of rank {highest} and claims rank {max(claimed)}", _SAVED)
+    with reading(folder / _CONFIG, _SAVED, *STRUCTURE, RuntimeError, ImportError):
+        adapters = _wrapped(model, peft.LoraConfig(**settings))
+    wrong = f"{folder} is of another architecture", "the model that the adapters were trained on"
+    try:
+        result = peft.set_peft_model_state_dict(adapters, weights)
+        missing = [name for name in result.missing_keys if ".lora_" in name]
+        if missing or result.unexpected_keys:
+            named = ", ".join(sorted([*missing, *result.unexpected_keys])[:3])
+            raise InputError(f"{wrong[0]}: it differs in {named}", wrong[1])
+    except (RuntimeError, InputError) as error:
+        unload(adapters)
+        raise error if isinstance(error, InputError) else InputError(*wrong) from error
+    return adapters
 
 
-def _other_architecture(path: str | os.PathLike[str], difference: str) -> InputError:
-    return InputError(f"{path} is of another architecture: {difference}", "the model that the adapters were trained on")
+def merge(adapters: Any) -> None:
+    """Add the adapters of a PeftModel to the weights of its model, and restore the model's own layers."""
+    adapters.merge_and_unload().requires_grad_(True)
+
+
+def unload(adapters: Any) -> None:
+    """Remove the adapters of a PeftModel and restore the model's own layers."""
+    adapters.unload().requires_grad_(True)
+
+
+def _targets(names: Any) -> list[str] | str:
+    """Return what peft takes as target_modules: names, or the word for all linear layers."""
+    if names == "all-linear":
+        return str(names)
+    if not isinstance(names, list):
+        raise ValueError("target_modules is a pattern")
+    return [str(name) for name in names]
+
+
+def _wrapped(model: nn.Module, config: Any) -> Any:
+    """Add adapters of a configuration of peft."""
+    if has(model):
+        raise InputError("the model has adapters already", "merge_lora() first")
+    peft = require("peft", package="d2m-generator", extra="lora")
+    try:
+        return peft.get_peft_model(model, config)
+    except ValueError as error:
+        given = f"no layer of the model has a name that ends in {', '.join(sorted(config.target_modules))}"
+        raise InputError(given, "names of linear layers or convolutions") from error

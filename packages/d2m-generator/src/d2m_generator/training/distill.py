@@ -120,7 +120,7 @@ class DistillationJob(GeneratorJob):
 
             model = unadapted(self.generator)
             assert isinstance(model, DiffusionGenerator)
-            model.save_lora(folder.path / "lora.safetensors")
+            model.save_lora(folder.path / "lora")
         else:
             save_generator(self.generator, folder.path / "generator")
         training.save_curve(folder, "loss")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from d2m_generator.generators.gan import ConditionalGAN
+from d2m_generator.generators.generator import ImageGenerator
 from d2m_generator.training.config import PretrainConfig
 from d2m_generator.training.job import PretrainJob
 
@@ -80,7 +81,7 @@ class GANJob(PretrainJob):
 
 
 @torch.no_grad()
-def renormalize(generator: ConditionalGAN, seed: int, batch_size: int) -> None:
+def renormalize(generator: ImageGenerator, seed: int, batch_size: int) -> None:
     """Compute the running statistics of the normalisations anew for the present weights."""
     norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
