@@ -83,8 +83,8 @@ def main(width: int = 8, real_batch: int = 4, images: int = 2, accumulate: int =
     text = (
         f"One step on all {CLASSES} classes of {SIDE} x {SIDE} pixels, {CLASSES * EACH:,} images of 4.9 GB on disk as "
         f"bytes, a GAN of {width} channels, {real_batch} real and {images} generated images of a class, in "
-        f"{accumulate} parts: at most **{highest['all']:.1f} GB resident**, of which {highest['own']:.1f} GB are the process's own "
-        "and the rest pages of the file, which the system may drop.\n\n"
+        f"{accumulate} parts: at most **{highest['all']:.1f} GB resident**, of which {highest['own']:.1f} GB are the "
+        "process's own and the rest pages of the file, which the system may drop.\n\n"
         f"`python benchmarks/bench_memory.py`, one thread, on {machine()}."
     )
     into_readme(HERE.parent / "README.md", "bench_memory", text)

@@ -76,16 +76,16 @@ def main(out: Path, steps: int = 400, distillation: int = 200, networks: int = 2
     result = {
         "title": "Ten digits in one generator",
         "sentence": (
-            f"Networks trained on ten images per class that a small generator makes from optimised latents are right on "
+            "Networks trained on ten images per class that a small generator makes from optimised latents are right on "
             f"{means[10]['latents']:.1f} % of the test digits, {gains['10']:+.1f} points against random real images; "
             f"after D2M the same generator makes fifty per class in {1000 * seconds:.0f} ms."
         ),
         "columns": ["training images", *panels],
         "rows": rows,
         "note": (
-            f"Test accuracy on {len(data.test_labels)} digits (scikit-learn's), mean ± standard deviation over {networks} "
-            "networks; every set of images is generated once (protocol fixed). Latents belong to the generator before, "
-            f"which is frozen. The picture: the first {ROWS} of ten images of each digit."
+            f"Test accuracy on {len(data.test_labels)} digits (scikit-learn's), mean ± standard deviation over "
+            f"{networks} networks; every set of images is generated once (protocol fixed). Latents belong to the "
+            f"generator before, which is frozen. The picture: the first {ROWS} of ten images of each digit."
         ),
         "picture": "picture.png",
         "gains": gains,
