@@ -1,7 +1,7 @@
 """Accuracy from a distilled generator and from latents, compared with real images, the generator before, and ATOM.
 
 Run it: ``python benchmarks/bench_accuracy.py``; about 20 minutes on one core. With
-``--data npz-jpeg:FOLDER --plan cifar`` about 90 minutes. Finished parts are not repeated while their folders in runs/
+``--data npz-jpeg:FOLDER --plan cifar --seeds 1`` about 20 minutes. Finished parts are not repeated while their folders in runs/
 exist.
 """
 
@@ -24,6 +24,7 @@ from attention_matching import (
     EvaluateConfig,
     evaluate,
     random_real,
+    select,
 )
 from d2m_generator import (
     D2M,
@@ -46,7 +47,7 @@ HERE = Path(__file__).resolve().parent
 
 IPC = (1, 10, 50)
 CROSS_IPC = 10
-METHODS = ("random real", "inverted real", "generator before", "D2M", "LatentSet", "ATOM")
+METHODS = ("random real", "herded real", "inverted real", "generator before", "D2M", "D2M, herded", "LatentSet", "ATOM")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Plan:
     """Width of the networks that are trained on the images."""
     cross: tuple[Architecture, ...] = ()
     """Other architectures, with the first seed."""
+    ipc: tuple[int, ...] = IPC
+    """Numbers of images per class."""
     cross_epochs: int = 60
 
 
@@ -80,12 +83,12 @@ PLANS = {
         cross=("convnet", "resnet18", "vgg11", "vit"),
     ),
     "cifar": Plan(
-        16, PretrainConfig(steps=1500, discriminator_width=32),
-        D2MConfig(steps=400, real_batch=32, loss=MatchingLoss(maps="both"), pool=PoolConfig(width=32)),
-        {ipc: DistillConfig(method="atom", ipc=ipc, steps=300, width=32) for ipc in (1, 10)},
-        {ipc: LatentConfig(ipc=ipc, real_batch=32, loss=MatchingLoss(maps="both"), pool=PoolConfig(width=32))
-         for ipc in (1, 10)},
-        {1: 300, 10: 100, 50: 40}, EvaluateConfig(epochs=3, batch=64, width=32), network=32,
+        16, PretrainConfig(steps=500, discriminator_width=32),
+        D2MConfig(steps=150, real_batch=32, loss=MatchingLoss(maps="both"), pool=PoolConfig(width=32, untrained=1.0)),
+        {ipc: DistillConfig(method="atom", ipc=ipc, steps=150, width=32) for ipc in (1, 10)},
+        {ipc: LatentConfig(ipc=ipc, steps=150, inversion_steps=150, real_batch=32, loss=MatchingLoss(maps="both"),
+                           pool=PoolConfig(width=32, untrained=1.0)) for ipc in (1, 10)},
+        {1: 100, 10: 60}, EvaluateConfig(epochs=1, batch=64, width=32), network=32, ipc=(1, 10),
     ),
 }  # fmt: skip
 
@@ -115,10 +118,12 @@ def sets(
     judge = Judge(data, plan.judge, path=work / "judge.safetensors")
     quality = [str(judge(generator)) for generator in (before, distilled)]
     by_method: dict[str, dict[int, DistilledSet]] = {name: {} for name in METHODS}
-    for ipc in IPC:
+    for ipc in plan.ipc:
         by_method["random real"][ipc] = random_real(data, ipc, seed)
+        by_method["herded real"][ipc] = select("herding", data, ipc, seed)
         by_method["generator before"][ipc] = synthesize(before, ipc, seed, data=data)
         by_method["D2M"][ipc] = timed(f"sample {ipc}", lambda ipc=ipc: synthesize(distilled, ipc, seed, data=data))
+        by_method["D2M, herded"][ipc] = synthesize(distilled, ipc, seed, "herding", data=data)
         if ipc in plan.latents:
             latents = dataclasses.replace(plan.latents[ipc], seed=seed)
             for name, config in (("LatentSet", latents), ("inverted real", dataclasses.replace(latents, steps=0))):
@@ -201,7 +206,7 @@ def write(report: dict[str, Any], plan: str) -> None:
     """Write the tables into the README."""
     chosen = PLANS[plan]
     lines = ["| images per class | " + " | ".join(METHODS) + " |", "|---" * (len(METHODS) + 1) + "|"]
-    for ipc in IPC:
+    for ipc in chosen.ipc:
         row = [report["accuracies"].get(method, {}).get(str(ipc)) for method in METHODS]
         lines.append(f"| {ipc} | " + " | ".join(percent(values) if values else "not run" for values in row) + " |")
     if report["cross"]:

@@ -90,12 +90,12 @@ def test_the_same_images_in_one_process_and_in_two(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("selection", ["herding", "diverse"])
 def test_choices_are_made_among_candidates_and_do_what_they_say(selection: str) -> None:
-    chosen = synthesize(perfect(), 3, 1, selection, data=data(), candidates=5)  # type: ignore[arg-type]
-    pool = synthesize(perfect(), 15, 1, data=data())
+    chosen = synthesize(perfect(), 3, 1, selection, data=data(), candidates=25)  # type: ignore[arg-type]
+    pool = synthesize(perfect(), 75, 1, data=data())
     plain = synthesize(perfect(), 3, 1, data=data())
     for label in range(3):
         mine = chosen.images[3 * label : 3 * label + 3].flatten(1)
-        all_of = pool.images[15 * label : 15 * label + 15].flatten(1)
+        all_of = pool.images[75 * label : 75 * label + 75].flatten(1)
         assert all(bool((all_of == row).all(dim=1).any()) for row in mine)
         first = plain.images[3 * label : 3 * label + 3].flatten(1)
         if selection == "herding":
@@ -105,6 +105,12 @@ def test_choices_are_made_among_candidates_and_do_what_they_say(selection: str) 
             assert float(torch.pdist(mine).min()) >= float(torch.pdist(first).min())
     by_class = synthesize(perfect(), 2, 1, selection, data=data(), features=lambda x: x.mean(dim=(2, 3)))  # type: ignore[arg-type]
     assert len(by_class) == 6
+
+
+@pytest.mark.parametrize("selection", ["herding", "diverse"])
+def test_few_images_are_selected_among_64(selection: str) -> None:
+    chosen = synthesize(perfect(), 1, 1, selection, data=data())  # type: ignore[arg-type]
+    assert torch.equal(chosen.images, synthesize(perfect(), 1, 1, selection, data=data(), candidates=64).images)  # type: ignore[arg-type]
 
 
 def test_soft_labels_are_a_teacher_s(tmp_path: Path) -> None:

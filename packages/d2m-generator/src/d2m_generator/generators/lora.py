@@ -47,8 +47,8 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> Any:
     peft, folder = require("peft", package="d2m-generator", extra="lora"), Path(path)
     with reading(folder / _CONFIG, _SAVED, *STRUCTURE):
         settings = _settings(json.loads((folder / _CONFIG).read_text(encoding="utf-8")))
-        claimed = max(settings["r"], *settings["rank_pattern"].values())
-    with reading(folder / _WEIGHTS, _SAVED, *STRUCTURE, Exception):  # safetensors has an error of its own
+        claimed = max([settings["r"], *settings["rank_pattern"].values()])
+    with reading(folder / _WEIGHTS, _SAVED, *STRUCTURE):
         if not (folder / _WEIGHTS).is_file():  # peft would look for it on the Hub
             raise FileNotFoundError(folder / _WEIGHTS)
         weights = peft.load_peft_weights(str(folder), device="cpu")

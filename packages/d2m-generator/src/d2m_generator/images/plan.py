@@ -19,6 +19,7 @@ from d2m_generator.generators.generator import noise_of
 from d2m_generator.images.latent_set import ImageSource, LatentSet, rows_of
 
 BATCH = 256
+_CANDIDATES = 64
 Pixels = Float[np.ndarray, "batch channels height width"]
 Selection = Literal["random", "herding", "diverse"]
 _SELECT: dict[str, Callable[[Tensor, int], list[int]]] = {"herding": nearest_mean, "diverse": farthest_first}
@@ -39,8 +40,9 @@ class Plan:
     labels
         Classes, in this order; all by default.
     selection
-        "random" keeps all samples. "herding" generates `candidates` times as many and keeps those whose mean feature is
-        closest to the mean of all candidates; "diverse" keeps those that are farthest apart.
+        "random" keeps all samples. "herding" generates `candidates` times as many, at least 64 of a class, and keeps
+        those whose mean feature is closest to the mean of all candidates; "diverse" keeps those that are farthest
+        apart. The candidates of a latent set are all of its images.
     features
         Maps pixels in [0, 1] to the features (batch, ...) that the selection compares; the pixels by default.
     """
@@ -135,7 +137,8 @@ def _generated(source: ImageSource, labels: np.ndarray, numbers: np.ndarray, see
 
 def _selected(source: ImageSource, plan: Plan, label: int, count: int) -> Int[np.ndarray, " images"]:
     """Return the numbers of the selected images of a class, among the first of its images."""
-    numbers, points = np.arange(plan.candidates * count), []
+    most = source.ipc if isinstance(source, LatentSet) else max(plan.candidates * count, _CANDIDATES)
+    numbers, points = np.arange(most), []
     for start in range(0, len(numbers), BATCH):
         part = numbers[start : start + BATCH]
         pixels = _generated(source, np.full(len(part), label), part, plan.seed)
