@@ -1,8 +1,8 @@
 """Accuracy from a distilled generator and from latents, compared with real images, the generator before, and ATOM.
 
-Run it: ``python benchmarks/bench_accuracy.py``; about 20 minutes on one core. With
-``--data npz-jpeg:FOLDER --plan cifar --seeds 1`` about 20 minutes. Finished parts are not repeated while their folders in runs/
-exist.
+Run it: ``python benchmarks/bench_accuracy.py``; about 20 minutes on one core for a seed. With
+``--data npz-jpeg:FOLDER --plan cifar --seeds 1`` about 20 minutes. Finished parts are not repeated while their folders
+in runs/ exist.
 """
 
 from __future__ import annotations
