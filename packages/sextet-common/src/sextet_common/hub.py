@@ -54,7 +54,8 @@ def write_images(
 ) -> dict[str, Any]:
     """Write images that ``datasets.load_dataset(folder)`` opens as its split train, and return the front matter for it.
 
-    Of images in a memory map, a thousand are in memory at a time. Parquet keeps any class names; those of an image folder, train/CLASS/00000.png, are `folder_names`.
+    Of images in a memory map, a thousand are in memory at a time. Parquet keeps any class names; those of an image
+    folder, train/CLASS/00000.png, are `folder_names`.
     """
     labels = np.asarray(labels)
     if layout == "imagefolder":
