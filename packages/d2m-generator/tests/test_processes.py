@@ -25,8 +25,7 @@ def start(words: list[str], world: int, **more: str) -> list[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    path = f"{SCRIPT.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    common = {**os.environ, **more, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": path}
+    common = {**os.environ, **more, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     if world > 1:
         common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
     children = [
