@@ -86,7 +86,7 @@ PLANS = {
         cross=("convnet", "resnet18", "vgg11", "vit"),
     ),
     "cifar": Plan(
-        16, PretrainConfig(steps=300, discriminator_width=32),
+        16, PretrainConfig(steps=200, discriminator_width=32),
         D2MConfig(steps=100, real_batch=32, loss=MatchingLoss(maps="both"), pool=PoolConfig(width=32, untrained=1.0)),
         {10: DistillConfig(method="atom", ipc=10, steps=150, width=32)},
         {10: LatentConfig(ipc=10, steps=150, inversion_steps=150, real_batch=32, loss=MatchingLoss(maps="both"),

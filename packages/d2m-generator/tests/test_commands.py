@@ -121,7 +121,6 @@ def test_rarely_used_options_stand_last_in_the_help(capsys: pytest.CaptureFixtur
             ["synthesize", "{run}", "--out", "{new}", "--ipc", "0"],
             "ipc must be a whole number >= 1 or a tuple, each a whole number >= 1, got 0",
         ),
-        (["synthesize", "{run}", "--out", "{new}", "--selection", "herding"], "herding into a folder"),
         (["evaluate", "{run}", "--ipc", "1", "--protocol", "regenerate", "--selection", "diverse"], "regenerate"),
         (["show", "{none}"], "holds no generator"),
         (["show", "{run}", "--lora", "{none}"], "adapters for a ConditionalGAN"),
