@@ -229,7 +229,11 @@ def write(report: dict[str, list[dict[str, Any]]]) -> None:
         "| setting | seeds | Fréchet | precision | coverage | 1 | 10 | 50 | seconds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, rows in report.items():
+    for name in SETTINGS:
+        rows = report.get(name, [])
+        if not rows:
+            lines.append(f"| {name} |{' not run |' * 8}")
+            continue
         shares = [f"{100 * statistics.mean(row[key] for row in rows):.0f} %" for key in ("precision", "coverage")]
         cells = [name, str(len(rows)), f"{statistics.mean(row['frechet'] for row in rows):.2f}", *shares]
         for ipc in EPOCHS:
