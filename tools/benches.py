@@ -22,7 +22,7 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
         "OMP_NUM_THREADS=1 bench_labels.py",
         "bench_step.py",
     ),
-    "d2m-generator": ("bench_accuracy.py",),
+    "d2m-generator": ("bench_accuracy.py", "bench_ablation.py"),
     "esac": ("bench_speed.py", "OMP_NUM_THREADS=1 bench_batch.py", "OMP_NUM_THREADS=1 bench_population.py"),
     "gmr-metric": (
         "bench_quality.py",

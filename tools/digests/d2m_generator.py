@@ -179,8 +179,8 @@ def adapted() -> object:
         generator = D2M(dataclasses.replace(DISTILL, parameters="lora", lr=0.05)).fit(
             denoising().add_lora(2), thirds(), out
         )
-        again = denoising().load_lora(out / "lora.safetensors")
-        merged = denoising().load_lora(out / "lora.safetensors").merge_lora()
+        again = denoising().load_lora(out / "lora")
+        merged = denoising().load_lora(out / "lora").merge_lora()
         return [results(generator), results(again), results(merged), files(out)]
 
 

@@ -1,8 +1,8 @@
 """Accuracy from a distilled generator and from latents, compared with real images, the generator before, and ATOM.
 
-Run it: ``python benchmarks/bench_accuracy.py``; about 20 minutes on one core. With
-``--data npz-jpeg:FOLDER --plan cifar`` about 90 minutes. Finished parts are not repeated while their folders in runs/
-exist.
+Run it: ``python benchmarks/bench_accuracy.py``; about 20 minutes on one core for a seed. With
+``--data npz-jpeg:FOLDER --plan cifar --seeds 1`` about 12 minutes. Finished parts are not repeated while their folders
+in runs/ exist.
 """
 
 from __future__ import annotations
@@ -69,6 +69,12 @@ class Plan:
     """Width of the networks that are trained on the images."""
     cross: tuple[Architecture, ...] = ()
     """Other architectures, with the first seed."""
+    ipc: tuple[int, ...] = IPC
+    """Numbers of images per class."""
+    methods: tuple[str, ...] = METHODS
+    """Columns of the table."""
+    judged: bool = True
+    """Measure the generators' images by a classifier."""
     cross_epochs: int = 60
 
 
@@ -80,12 +86,13 @@ PLANS = {
         cross=("convnet", "resnet18", "vgg11", "vit"),
     ),
     "cifar": Plan(
-        16, PretrainConfig(steps=1500, discriminator_width=32),
-        D2MConfig(steps=400, real_batch=32, loss=MatchingLoss(maps="both"), pool=PoolConfig(width=32)),
-        {ipc: DistillConfig(method="atom", ipc=ipc, steps=300, width=32) for ipc in (1, 10)},
-        {ipc: LatentConfig(ipc=ipc, real_batch=32, loss=MatchingLoss(maps="both"), pool=PoolConfig(width=32))
-         for ipc in (1, 10)},
-        {1: 300, 10: 100, 50: 40}, EvaluateConfig(epochs=3, batch=64, width=32), network=32,
+        16, PretrainConfig(steps=200, discriminator_width=32),
+        D2MConfig(steps=100, real_batch=32, loss=MatchingLoss(maps="both"), pool=PoolConfig(width=32, untrained=1.0)),
+        {10: DistillConfig(method="atom", ipc=10, steps=150, width=32)},
+        {10: LatentConfig(ipc=10, steps=150, inversion_steps=150, real_batch=32, loss=MatchingLoss(maps="both"),
+                          pool=PoolConfig(width=32, untrained=1.0))},
+        {10: 60}, network=32, ipc=(10,), methods=("random real", "generator before", "D2M", "LatentSet", "ATOM"),
+        judged=False,
     ),
 }  # fmt: skip
 
@@ -112,16 +119,20 @@ def sets(
     before = load_generator(work / "gan")
     distilled = load_generator(work / "gan")
     timed("D2M", lambda: D2M(dataclasses.replace(plan.distill, seed=seed)).fit(distilled, data, work / "d2m"))
-    judge = Judge(data, plan.judge, path=work / "judge.safetensors")
-    quality = [str(judge(generator)) for generator in (before, distilled)]
-    by_method: dict[str, dict[int, DistilledSet]] = {name: {} for name in METHODS}
-    for ipc in IPC:
+    quality: list[str] = []
+    if plan.judged:
+        judge = Judge(data, plan.judge, path=work / "judge.safetensors")
+        quality = [str(judge(generator)) for generator in (before, distilled)]
+    by_method: dict[str, dict[int, DistilledSet]] = {name: {} for name in plan.methods}
+    for ipc in plan.ipc:
         by_method["random real"][ipc] = random_real(data, ipc, seed)
         by_method["generator before"][ipc] = synthesize(before, ipc, seed, data=data)
         by_method["D2M"][ipc] = timed(f"sample {ipc}", lambda ipc=ipc: synthesize(distilled, ipc, seed, data=data))
         if ipc in plan.latents:
             latents = dataclasses.replace(plan.latents[ipc], seed=seed)
             for name, config in (("LatentSet", latents), ("inverted real", dataclasses.replace(latents, steps=0))):
+                if name not in plan.methods:
+                    continue
                 made = timed(
                     f"{name} {ipc}",
                     lambda ipc=ipc, name=name, config=config: LatentDistiller(config).fit(
@@ -166,7 +177,7 @@ def main(
     chosen = PLANS[plan]
     work = work or Path("runs") / f"bench_{plan}"
     images = load(data or plan)
-    accuracies: dict[str, dict[str, list[float]]] = {name: {} for name in METHODS}
+    accuracies: dict[str, dict[str, list[float]]] = {name: {} for name in chosen.methods}
     others: dict[str, dict[str, list[float]]] = {}
     times, qualities = [], []
     for seed in range(seeds):
@@ -174,7 +185,7 @@ def main(
         by_method, seconds, quality = sets(images, chosen, seed, place)
         times.append(seconds)
         qualities.append(quality)
-        print(f"seed {seed}: {quality[0]} | {quality[1]}", flush=True)
+        print(f"seed {seed}: {' | '.join(quality)}", flush=True)
         for name, by_ipc in by_method.items():
             for ipc, distilled in by_ipc.items():
                 config = EvaluateConfig(networks=networks, epochs=chosen.epochs[ipc], seed=seed, width=chosen.network)
@@ -200,9 +211,9 @@ def architectures(distilled: DistilledSet, images: ImageSet, plan: Plan, out: Pa
 def write(report: dict[str, Any], plan: str) -> None:
     """Write the tables into the README."""
     chosen = PLANS[plan]
-    lines = ["| images per class | " + " | ".join(METHODS) + " |", "|---" * (len(METHODS) + 1) + "|"]
-    for ipc in IPC:
-        row = [report["accuracies"].get(method, {}).get(str(ipc)) for method in METHODS]
+    lines = ["| images per class | " + " | ".join(chosen.methods) + " |", "|---" * (len(chosen.methods) + 1) + "|"]
+    for ipc in chosen.ipc:
+        row = [report["accuracies"].get(method, {}).get(str(ipc)) for method in chosen.methods]
         lines.append(f"| {ipc} | " + " | ".join(percent(values) if values else "not run" for values in row) + " |")
     if report["cross"]:
         lines += [
@@ -227,8 +238,9 @@ def write(report: dict[str, Any], plan: str) -> None:
         f"new distillation by ATOM {seconds[f'ATOM {largest}']:.0f} s, {ratio:.0f} times as long.",
         "",
     ]
-    before, after = report["quality"][0]
-    lines += [f"First seed's generator before: {before}; after: {after}.", ""]
+    if report["quality"][0]:
+        before, after = report["quality"][0]
+        lines += [f"First seed's generator before: {before}; after: {after}.", ""]
     command = "" if plan == "digits" else f" --plan {plan} --data npz-jpeg:FOLDER"
     command += f" --seeds {len(report['seconds'])}"
     lines += [f"`python benchmarks/bench_accuracy.py{command}`, one thread, on {machine()}."]

@@ -38,6 +38,13 @@ def test_distill_takes_the_run_s_data_and_synthesize_evaluate_and_show_follow(
     made = DistilledSet.load(tmp_path / "s.safetensors")
     assert len(made) == 20
     assert main(["synthesize", str(out), "--out", str(tmp_path / "many"), "--ipc", "3"]) == 0
+    some = ["--ipc", "3", "1", "--labels", "7", "2", "--selection", "herding"]
+    assert main(["synthesize", str(out), "--out", str(tmp_path / "some"), *some]) == 0
+    assert StreamedSet.open(tmp_path / "some").labels.tolist() == [7, 7, 7, 2]
+    assert main(["synthesize", str(out), "--out", str(tmp_path / "p"), *some, "--export", "parquet"]) == 0
+    assert main(["synthesize", str(out), "--out", str(tmp_path / "i"), "--ipc", "2", "--export", "png"]) == 0
+    assert len(list((tmp_path / "i").rglob("*.png"))) == 20 and len(list((tmp_path / "p").rglob("*.parquet"))) == 1
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".arrays")]
     assert len(StreamedSet.open(tmp_path / "many")) == 30
     capsys.readouterr()
     assert main(["evaluate", str(out), "--ipc", "1", "2", *EVALUATE]) == 0
@@ -61,7 +68,7 @@ def test_every_kind_of_generator_is_trained_and_adapted(kind: str, tmp_path: Pat
     assert load_generator(tmp_path / "g").sample(torch.tensor([1]), seed=0).shape == (1, 1, 8, 8)
     lora = ["--parameters", "lora", "--rank", "2", "--lr", "0.1"]
     assert main(["distill", str(tmp_path / "g"), "--out", str(tmp_path / "d"), *DISTILL, *lora]) == 0
-    adapters = ["--lora", str(tmp_path / "d" / "lora.safetensors")]
+    adapters = ["--lora", str(tmp_path / "d" / "lora")]
     assert main(["show", str(tmp_path / "g"), *adapters, "--out", str(tmp_path / "adapted.png")]) == 0
     assert main(["show", str(tmp_path / "g"), "--out", str(tmp_path / "plain.png")]) == 0
     assert (tmp_path / "adapted.png").read_bytes() != (tmp_path / "plain.png").read_bytes()
@@ -110,8 +117,10 @@ def test_rarely_used_options_stand_last_in_the_help(capsys: pytest.CaptureFixtur
         (["distill", "{none}", "--out", "{new}", "--data", "digits"], "holds no generator"),
         (["distill", "{run}", "--out", "{new}", "--parameters", "lora"], "adapters in a GAN"),
         (["distill", "{run}", "--out", "{new}", "--classes", "11"], "classes must be at most 10"),
-        (["synthesize", "{run}", "--out", "{new}", "--ipc", "0"], "ipc must be a whole number >= 1, got 0"),
-        (["synthesize", "{run}", "--out", "{new}", "--selection", "herding"], "herding into a folder"),
+        (
+            ["synthesize", "{run}", "--out", "{new}", "--ipc", "0"],
+            "ipc must be a whole number >= 1 or a tuple, each a whole number >= 1, got 0",
+        ),
         (["evaluate", "{run}", "--ipc", "1", "--protocol", "regenerate", "--selection", "diverse"], "regenerate"),
         (["show", "{none}"], "holds no generator"),
         (["show", "{run}", "--lora", "{none}"], "adapters for a ConditionalGAN"),

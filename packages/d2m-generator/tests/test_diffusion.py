@@ -11,9 +11,8 @@ import torch
 from d2m_generator.generators import sampling
 from d2m_generator.generators.diffusion import DiffusionGenerator
 from d2m_generator.generators.generator import chosen_parameters, noise_of
-from sextet_common import checkpoint
 from sextet_common.errors import InputError
-from torch import Tensor
+from torch import Tensor, nn
 
 LABELS = torch.tensor([0, 2, 1])
 
@@ -328,31 +327,57 @@ def test_adapters_are_small_leave_the_base_alone_and_are_read_again(tmp_path: Pa
     state = generator.model.state_dict()
     base = {name.replace(".base_layer", ""): t for name, t in state.items() if "lora_" not in name}
     assert base.keys() == before.keys() and all(torch.equal(base[name], before[name]) for name in base)
-    generator.save_lora(tmp_path / "l.safetensors")
+    generator.save_lora(tmp_path / "l")
     with pytest.raises(InputError, match="adapters"):
         generator.save_pretrained(tmp_path / "g")
-    other = denoising(steps=2).load_lora(tmp_path / "l.safetensors")
+    other = denoising(steps=2).load_lora(tmp_path / "l")
     torch.testing.assert_close(other.sample(LABELS, seed=0).detach(), moved, rtol=1e-5, atol=1e-6)
     other.merge_lora()
     assert other.model.state_dict().keys() == before.keys()
     torch.testing.assert_close(other.sample(LABELS, seed=0).detach(), moved, rtol=1e-4, atol=1e-5)
     other.save_pretrained(tmp_path / "g")
     with pytest.raises(InputError, match="another architecture"):
-        livened(wider := DiffusionGenerator.denoising(3, (1, 8, 8), width=16)).load_lora(tmp_path / "l.safetensors")
+        livened(wider := DiffusionGenerator.denoising(3, (1, 8, 8), width=16)).load_lora(tmp_path / "l")
     assert not any("lora" in name for name in wider.model.state_dict())  # refused, they are not in it either
     with pytest.raises(InputError, match="another architecture"):
-        DiffusionGenerator.dit(3, (1, 8, 8), width=16, depth=1).load_lora(tmp_path / "l.safetensors")
+        DiffusionGenerator.dit(3, (1, 8, 8), width=16, depth=1).load_lora(tmp_path / "l")
+
+
+def test_adapters_are_peft_s_in_both_directions(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    generator = denoising(steps=2).add_lora(rank=2)
+    for name, parameter in generator.named_parameters():
+        if "lora_" in name:
+            nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(0))
+    expected = generator.sample(LABELS, seed=0).detach()
+    generator.save_lora(tmp_path / "ours")
+    other = denoising(steps=2)
+    peft.PeftModel.from_pretrained(other.model, str(tmp_path / "ours"))
+    torch.testing.assert_close(other.sample(LABELS, seed=0).detach(), expected, rtol=1e-3, atol=1e-3)
+    theirs = denoising(steps=2)
+    config = peft.LoraConfig(
+        r=3, lora_alpha=6, target_modules=["conv1", "conv2"], rank_pattern={"conv2": 1}, use_rslora=True
+    )
+    wrapped = peft.get_peft_model(theirs.model, config)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_" in name:
+            nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(1))
+    wrapped.save_pretrained(tmp_path / "theirs")
+    again = denoising(steps=2)
+    again.load_lora(tmp_path / "theirs")
+    torch.testing.assert_close(
+        again.sample(LABELS, seed=0).detach(), theirs.sample(LABELS, seed=0).detach(), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_adapters_that_claim_another_rank_are_refused_before_any_is_made(tmp_path: Path) -> None:
-    generator = denoising(steps=2)
-    generator.add_lora(rank=2)
-    generator.save_lora(tmp_path / "l.safetensors")
-    found = checkpoint.load(tmp_path / "l.safetensors", "torch")
-    checkpoint.save(tmp_path / "l.safetensors", found.arrays, {**found.meta, "rank": 10**9})
+    pytest.importorskip("peft")
+    denoising(steps=2).add_lora(rank=2).save_lora(tmp_path / "l")
+    table = json.loads((tmp_path / "l" / "adapter_config.json").read_text())
+    (tmp_path / "l" / "adapter_config.json").write_text(json.dumps(table | {"r": 10**9}))
     other = denoising(steps=2)
-    with pytest.raises(InputError, match=r"adapters of rank \[2\] and claims rank 1000000000"):
-        other.load_lora(tmp_path / "l.safetensors")
+    with pytest.raises(InputError, match="adapters of rank 2 and claims rank 1000000000"):
+        other.load_lora(tmp_path / "l")
     assert not any("lora" in name for name in other.model.state_dict())
 
 

@@ -251,8 +251,8 @@ def test_adapters_alone_learn_and_the_base_is_bit_equal(tmp_path: Path) -> None:
     adapters = [t for n, t in made.model.state_dict().items() if "lora_B" in n]
     assert all(bool((t != 0).any()) for t in adapters)
     whole = sum(t.numel() * 4 for t in before.values())
-    assert (tmp_path / "lora.safetensors").stat().st_size < 0.5 * whole
-    again = base().load_lora(tmp_path / "lora.safetensors")
+    assert (tmp_path / "lora" / "adapter_model.safetensors").stat().st_size < 0.5 * whole
+    again = base().load_lora(tmp_path / "lora")
     labels = torch.arange(3)
     torch.testing.assert_close(again.sample(labels, seed=0), made.sample(labels, seed=0), rtol=1e-5, atol=1e-6)
     with pytest.raises(InputError, match="no parameter of the DiffusionGenerator is in the group 'lora'"):

@@ -178,8 +178,8 @@ def test_adapters_are_merged_into_what_is_exported(tmp_path: Path) -> None:
     for name, parameter in generator.named_parameters():
         if ".lora_B" in name:
             nn.init.normal_(parameter, std=0.1)
-    generator.save_lora(tmp_path / "lora.safetensors")
-    options = ["--to", str(tmp_path / "hub"), "--lora", str(tmp_path / "lora.safetensors")]
+    generator.save_lora(tmp_path / "lora")
+    options = ["--to", str(tmp_path / "hub"), "--lora", str(tmp_path / "lora")]
     assert main(["export", str(tmp_path / "g"), *options]) == 0
     labels = torch.arange(10)
     found, plain = (load_generator(tmp_path / name).sample(labels, seed=0).detach() for name in ("hub", "g"))

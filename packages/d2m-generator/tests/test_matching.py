@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from attention_matching import ConvNet, build
-from d2m_generator.training.matching import MatchingLoss, energy_distance, feature_scale
+from d2m_generator.training.matching import MatchingLoss, energy_distance, feature_scale, mean_distance
 from sextet_common.errors import InputError
 from torch import Tensor
 
@@ -99,9 +99,14 @@ def test_equal_images_have_no_loss_and_counts_may_differ() -> None:
 def test_the_energy_distance_tells_apart_distributions_of_equal_mean() -> None:
     draw = torch.Generator().manual_seed(0)
     points, others = (torch.randn(1, 2000, 3, generator=draw) for _ in range(2))
-    assert abs(float(energy_distance(points, others))) < 0.01  # unbiased: its deviation is of the order of 1 / 2000
-    assert float(energy_distance(points, 0.3 * others)) > 0.1
-    assert float(energy_distance(points, others[:, :1])) > 0  # one point has no spread
+
+    def distance(other: torch.Tensor) -> float:
+        return float(energy_distance(points, other, mean_distance(points), mean_distance(other)))
+
+    assert abs(distance(others)) < 0.01  # unbiased: its deviation is of the order of 1 / 2000
+    assert distance(0.3 * others) > 0.1
+    assert distance(others[:, :1]) > 0  # one point has no spread
+    assert float(mean_distance(points)) == pytest.approx(float(torch.pdist(points[0]).mean()))
 
 
 def test_the_balance_of_maps_and_embeddings_is_that_of_the_papers_network_for_every_width() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from attention_matching import Preprocessing, augmentation_for
+from attention_matching import augmentation_for
 from d2m_generator.generators.diffusion import DiffusionGenerator
 from d2m_generator.generators.gan import ConditionalGAN
 from d2m_generator.training.config import D2MConfig, PretrainConfig
@@ -22,9 +22,11 @@ from d2m_generator.training.job import PretrainJob
 from d2m_generator.training.pool import PoolConfig
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
+from sextet_common.processes import Processes
 from sextet_common.seeding import torch_generator
 from torch import nn
 
+ALONE = Processes(torch.device("cpu"))
 PRE = PretrainConfig(steps=50, batch_size=12, augment=False, device="cpu")
 
 
@@ -35,11 +37,12 @@ def data() -> ImageSet:
 
 
 def gan_job() -> GANJob:
-    return GANJob(ConditionalGAN(3, (1, 8, 8), width=4, noise=8), data(), PRE)
+    return GANJob(ConditionalGAN(3, (1, 8, 8), width=4, noise=8), data(), PRE, ALONE)
 
 
-def consistency_job() -> ConsistencyJob:
-    job = job_for(DiffusionGenerator.consistency(3, (1, 8, 8), width=8), data(), PRE)
+def consistency_job(batch_size: int = 12) -> ConsistencyJob:
+    config = dataclasses.replace(PRE, batch_size=batch_size)
+    job = job_for(DiffusionGenerator.consistency(3, (1, 8, 8), width=8), data(), config, ALONE)
     assert isinstance(job, ConsistencyJob)
     return job
 
@@ -83,7 +86,7 @@ def test_the_learning_rate_falls_by_half_a_cosine_to_a_tenth() -> None:
     pool = PoolConfig(networks=1, untrained=1.0, width=4, depth=1)
     config = D2MConfig(steps=10, lr=0.02, images=1, real_batch=2, pool=pool, device="cpu")
     generator = ConditionalGAN(3, (1, 8, 8), width=4, noise=8)
-    job = DistillationJob(generator, data(), config, Preprocessing.fit(data()))
+    job = DistillationJob(generator, data(), config, ALONE)
     for number in (0, 2, 5, 9):
         job.step(number)
         expected = 0.002 + 0.018 * math.cos(math.pi * number / 20) ** 2
@@ -110,7 +113,7 @@ def test_the_number_of_noise_levels_doubles_at_equal_intervals() -> None:
 
 
 def test_the_consistency_loss_is_its_formula() -> None:
-    job, x, labels = consistency_job(), torch.rand(5, 1, 8, 8), torch.arange(5) % 3
+    job, x, labels = consistency_job(5), torch.rand(5, 1, 8, 8), torch.arange(5) % 3
     loss = job.loss(x, labels, 25, torch.Generator().manual_seed(3))
     draw, levels = torch.Generator().manual_seed(3), job.levels(25)
     log = torch.distributions.Normal(-1.1, 2.0).cdf(levels.log())  # log-normal noise levels
@@ -130,7 +133,7 @@ def test_the_consistency_loss_is_its_formula() -> None:
 def test_the_denoising_loss_is_what_the_scheduler_predicts(target: str) -> None:
     generator = DiffusionGenerator.denoising(3, (1, 8, 8), width=8)
     generator.scheduler.register_to_config(prediction_type=target)
-    job = DenoisingJob(generator, data(), PRE)
+    job = DenoisingJob(generator, data(), dataclasses.replace(PRE, batch_size=5), ALONE)
     x, labels = torch.rand(5, 1, 8, 8), torch.arange(5) % 3
     loss = job.loss(x, labels, 0, torch.Generator().manual_seed(3))
     draw = torch.Generator().manual_seed(3)
@@ -156,8 +159,8 @@ def test_a_step_of_pre_training_updates_every_network_and_returns_numbers(make: 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_a_share_of_the_labels_is_dropped(share: float) -> None:
-    config = dataclasses.replace(PRE, label_dropout=share)
-    job = DenoisingJob(DiffusionGenerator.denoising(3, (1, 8, 8), width=8), data(), config)
+    config = dataclasses.replace(PRE, label_dropout=share, batch_size=4000)
+    job = DenoisingJob(DiffusionGenerator.denoising(3, (1, 8, 8), width=8), data(), config, ALONE)
     labels = job._dropped(torch.zeros(4000, dtype=torch.long), torch.Generator().manual_seed(0))
     assert float((labels == 3).double().mean()) == pytest.approx(share, abs=0.03)  # four standard deviations
     assert set(labels.tolist()) <= {0, 3}
@@ -201,7 +204,7 @@ def test_the_discriminator_follows_the_gradient_of_its_own_loss_alone() -> None:
 
 
 def test_what_an_augmentation_shifts_into_a_gan_s_images_is_black() -> None:
-    job = GANJob(ConditionalGAN(3, (1, 8, 8), width=4, noise=8), data(), dataclasses.replace(PRE, augment=True))
+    job = GANJob(ConditionalGAN(3, (1, 8, 8), width=4, noise=8), data(), dataclasses.replace(PRE, augment=True), ALONE)
     job.augment = augmentation_for(data().classes, ("crop",))
     transforms = torch.rand(20, 4, generator=torch.Generator().manual_seed(0))
     black, white = (job._augmented(torch.full((20, 1, 8, 8), value), transforms) for value in (-1.0, 1.0))

@@ -6,6 +6,7 @@ from .generators.storage import load_generator, save_generator
 from .images.evaluation import GeneratorEvaluation, evaluate_generator
 from .images.hub_folder import export_hub
 from .images.latent_set import LatentSet
+from .images.plan import Batch, Plan, batches
 from .images.quality import Judge, Quality, frechet_distance, inception_fid, precision_and_coverage
 from .images.samples import save_samples
 from .images.stream import StreamedSet, stream
@@ -20,6 +21,7 @@ from .training.pretrain import pretrain
 __all__ = [
     "D2M",
     "AdaptedGenerator",
+    "Batch",
     "ConditionalGAN",
     "D2MConfig",
     "DiffusionGenerator",
@@ -32,11 +34,13 @@ __all__ = [
     "LatentSet",
     "MatchingLoss",
     "ModuleGenerator",
+    "Plan",
     "Pool",
     "PoolConfig",
     "PretrainConfig",
     "Quality",
     "StreamedSet",
+    "batches",
     "evaluate_generator",
     "export_hub",
     "frechet_distance",

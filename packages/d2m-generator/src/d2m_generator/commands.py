@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from sextet_common import checks, files, loggers
 from sextet_common.data import DataOptions, ImageSet
 from sextet_common.errors import InputError
 from sextet_common.options import Advanced
+from sextet_common.processes import is_first, refuse_several
 
 from d2m_generator.generators.adapted import unadapted
 from d2m_generator.generators.gan import ConditionalGAN
@@ -26,10 +28,11 @@ from d2m_generator.generators.generator import ImageGenerator
 from d2m_generator.generators.storage import load_generator
 from d2m_generator.images.evaluation import Protocol, evaluate_generator
 from d2m_generator.images.hub_folder import export_hub
-from d2m_generator.images.latent_set import FILE as LATENTS
+from d2m_generator.images.latent_set import FILE as LATENTS, ImageSource
+from d2m_generator.images.plan import Selection
 from d2m_generator.images.samples import save_samples
-from d2m_generator.images.stream import stream
-from d2m_generator.images.synthesize import Selection, synthesize as synthesize_set
+from d2m_generator.images.stream import Layout, stream
+from d2m_generator.images.synthesize import synthesize as synthesize_set
 from d2m_generator.run_folders import Fit, RunData, judge, loaded, scores
 from d2m_generator.training.config import D2MConfig, LatentConfig, PretrainConfig
 from d2m_generator.training.distill import D2M
@@ -69,9 +72,7 @@ def pretrain(
     data = images.load()
     generator = _untrained(kind, data, width)
     pretrain_generator(generator, data, config, out, log=log)
-    print(f"{out / 'generator'}\n{out / 'samples.png'}")
-    if judged:
-        judge(generator, data, out)
+    _report(generator, data, out, "generator", judged)
 
 
 def distill(
@@ -114,9 +115,7 @@ def distill(
         base.add_lora(rank)
     generator = fit.of(generator, data)
     D2M(config).fit(generator, data, out, log=log)
-    print(f"{out / ('lora.safetensors' if config.parameters == 'lora' else 'generator')}\n{out / 'samples.png'}")
-    if judged:
-        judge(generator, data, out)
+    _report(generator, data, out, "lora" if config.parameters == "lora" else "generator", judged)
 
 
 def latents(
@@ -147,9 +146,7 @@ def latents(
     loggers.open(log)  # refuses a missing extra before the work
     data = images.of(run)
     result = LatentDistiller(config).fit(fit.load(run, data), data, out, log=log)
-    print(f"{out / LATENTS}\n{out / 'samples.png'}")
-    if judged:
-        judge(result, data, out)
+    _report(result, data, out, LATENTS, judged)
 
 
 def synthesize(
@@ -157,11 +154,12 @@ def synthesize(
     /,
     out: Path,
     images: RunData,
-    ipc: int = 10,
+    ipc: tuple[int, ...] = (10,),
+    labels: tuple[int, ...] = (),
     seed: int = 0,
     selection: Selection = "random",
     lora: Path | None = None,
-    export: Literal["hub", "hub-imagefolder"] | None = None,
+    export: Literal["hub", "hub-imagefolder", "parquet", "png"] | None = None,
 ) -> None:
     """Generate any number of images per class, as a distilled set or as a folder of bytes for large numbers.
 
@@ -170,30 +168,37 @@ def synthesize(
     run
         Folder of the generator or latent set: a run folder, a folder of export, or OWNER/NAME on the Hugging Face Hub.
     out
-        A .safetensors file, which attention-matching reads, or a new folder, which is written batch by batch; with
-        --export, the new folder for the Hub.
+        A .safetensors file, which attention-matching reads, or a new folder, which is written batch by batch; the same
+        command resumes a stopped one. With --export, the new folder of the export.
     ipc
-        Images per class.
+        Images per class: one number, or one for each of the labels.
+    labels
+        Numbers of the classes; all by default.
     seed
         Seed of the noise.
     selection
         random, herding or diverse.
     lora
-        Adapters that distill wrote, for a folder of a diffusion model.
+        Folder of adapters that distill or peft wrote, for a folder of a diffusion model.
     export
-        Write a folder for the Hugging Face Hub, which datasets.load_dataset opens: hub (parquet) or hub-imagefolder.
+        Write a folder that datasets.load_dataset opens: parquet or png (an imagefolder) for large numbers; hub
+        (parquet) or hub-imagefolder with the exact tensors beside them.
     """
     generator, data = loaded(run, lora), images.of(run)
-    if export is not None:
-        layout: Literal["parquet", "imagefolder"] = "parquet" if export == "hub" else "imagefolder"
-        export_set(synthesize_set(generator, ipc, seed, selection, data=data), out, layout=layout)
-    elif out.suffix == ".safetensors":
-        synthesize_set(generator, ipc, seed, selection, data=data).save(out)
-    elif selection != "random":
-        raise InputError(f"selection {selection} into a folder", "random, or a .safetensors file")
+    count = ipc[0] if len(ipc) == 1 else ipc
+    layout: Layout = "imagefolder" if export in ("png", "hub-imagefolder") else "parquet"
+    if export in ("parquet", "png") or (export is None and out.suffix != ".safetensors"):
+        place = out if export is None else out.with_name(f".{out.name}.arrays")
+        made = stream(generator, count, place, seed, selection, labels=labels, data=data)
+        if export is not None and is_first():
+            made.export(out, layout)
+            shutil.rmtree(place)
     else:
-        stream(generator, ipc, out, seed, data=data)
-    print(out)
+        distilled = synthesize_set(generator, count, seed, selection, labels=labels, data=data)
+        if is_first():
+            distilled.save(out) if export is None else export_set(distilled, out, layout=layout)
+    if is_first():
+        print(out)
 
 
 def evaluate(
@@ -236,10 +241,11 @@ def evaluate(
         With --labels soft: passes over the training images of the classifier that labels the generated ones, a network
         as the evaluated ones, and the temperature of its probabilities.
     lora
-        Adapters that distill wrote, for a folder of a diffusion model.
+        Folder of adapters that distill or peft wrote, for a folder of a diffusion model.
     out
         Folder of the results; by default that of the generator or of its adapters.
     """
+    refuse_several("evaluate")
     generator, data = loaded(run, lora), images.of(run)
     home = out or (run if lora is None else lora.parent)
     if out is None and not home.is_dir():
@@ -303,7 +309,7 @@ def show(
     columns
         Images per class.
     lora
-        Adapters that distill wrote, for a folder of a diffusion model.
+        Folder of adapters that distill or peft wrote, for a folder of a diffusion model.
     """
     generator = loaded(run, lora)
     if out is None and not run.is_dir():
@@ -332,13 +338,21 @@ def export(
     license
         Licence of the generator, an identifier of the Hub such as mit.
     lora
-        Adapters that distill wrote, for a folder of a diffusion model; they are merged into it.
+        Folder of adapters that distill or peft wrote, for a folder of a diffusion model; they are merged into it.
     """
     generator = loaded(run, lora, merged=True)
     classes = images.load().classes if images.data else ()
     measured = scores(run if lora is None else lora.parent)
     export_hub(generator, to, classes=classes, scores=measured, license=license)
     print(to)
+
+
+def _report(source: ImageSource, data: ImageSet, out: Path, file: str, judged: bool) -> None:
+    """Print where a job's results are, and measures of its images."""
+    if is_first():
+        print(f"{out / file}\n{out / 'samples.png'}")
+        if judged:
+            judge(source, data, out)
 
 
 def _untrained(kind: Kind, images: ImageSet, width: int) -> ImageGenerator:

@@ -19,6 +19,7 @@ from sextet_common import files
 from sextet_common.errors import InputError, require
 
 Kind = Literal["model", "dataset"]
+_ROWS = 1000  # images of a parquet file that are in memory at once
 _PARTS = {"train", "test", "val", "valid", "validation"}
 _UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")  # YAML takes them as escapes only
 _ON_THE_HUB = ("a folder, or a repository that exists, a branch, tag or commit of it, a token with access to it "
@@ -53,26 +54,30 @@ def write_images(
 ) -> dict[str, Any]:
     """Write images that ``datasets.load_dataset(folder)`` opens as its split train, and return the front matter for it.
 
-    Parquet keeps any class names; those of an image folder, train/CLASS/00000.png, are `folder_names`.
+    Of images in a memory map, a thousand are in memory at a time. Parquet keeps any class names; those of an image
+    folder, train/CLASS/00000.png, are `folder_names`.
     """
-    pngs = (_png(image) for image in images)
+    labels = np.asarray(labels)
     if layout == "imagefolder":
         pattern, names, numbers = "train/**", folder_names(classes), [itertools.count() for _ in classes]
-        for label, png in zip(np.asarray(labels).tolist(), pngs, strict=True):
+        for label, image in zip(labels.tolist(), images, strict=True):
             file = folder / "train" / names[label] / f"{next(numbers[label]):05d}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(png)
+            file.write_bytes(_png(image))
     else:
         pattern = "data/train-*.parquet"
         arrow: Any = require("pyarrow", package="sextet-common", extra="hub")
         parquet: Any = require("pyarrow.parquet", package="sextet-common", extra="hub")
         features = {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}}
-        image = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
+        content = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
         known = {"huggingface": json.dumps({"info": {"features": features}})}
-        schema = arrow.schema([("image", image), ("label", arrow.int64())], known)
-        columns = {"image": [{"bytes": png, "path": None} for png in pngs], "label": np.asarray(labels)}
+        schema = arrow.schema([("image", content), ("label", arrow.int64())], known)
         (folder / "data").mkdir(exist_ok=True)
-        parquet.write_table(arrow.table(columns, schema), folder / "data" / "train-00000-of-00001.parquet")
+        with parquet.ParquetWriter(folder / "data" / "train-00000-of-00001.parquet", schema) as writer:
+            for start in range(0, len(labels), _ROWS):
+                rows = slice(start, start + _ROWS)
+                pngs = [{"bytes": _png(image), "path": None} for image in images[rows]]
+                writer.write_table(arrow.table({"image": pngs, "label": labels[rows]}, schema))
     return {"configs": [{"config_name": "default", "data_files": [{"split": "train", "path": pattern}]}]}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -48,6 +48,19 @@ class Processes:
         """Whether this process writes the files."""
         return self.rank == 0
 
+    def shares(self, count: int) -> list[range]:
+        """Divide numbers from 0 among the processes: the range of each, in the order of their ranks.
+
+        Examples
+        --------
+        >>> import torch
+        >>> Processes(torch.device("cpu"), 0, 3).shares(7)
+        [range(0, 3), range(3, 5), range(5, 7)]
+        """
+        size, rest = divmod(count, self.world)
+        starts = [rank * size + min(rank, rest) for rank in range(self.world + 1)]
+        return [range(start, stop) for start, stop in itertools.pairwise(starts)]
+
     def broadcast(self, value: T) -> T:
         """Return the value of the first process in all of them; tensors arrive on the CPU."""
         if self.world == 1:
@@ -71,6 +84,17 @@ class Processes:
 
             distributed.all_reduce(tensor)
         return tensor
+
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Replace gradients by their sums over the processes, which have gradients of the same parameters."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if self.world == 1 or not gradients:
+            return
+        import torch
+
+        flat = self.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
 
     def all_gather(self, rows: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
         """Concatenate the rows of all processes, in the order of their ranks.

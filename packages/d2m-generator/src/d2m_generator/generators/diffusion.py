@@ -94,6 +94,7 @@ class DiffusionGenerator(ImageGenerator):
         # A DiT has one embedding more than its config says, the null class; a UNet has one if it was made with it.
         self.null = int(embeddings) if self.transformer else (self.n_classes if embeddings > self.n_classes else None)
         self.model, self.scheduler = model, scheduler
+        self._adapters: list[Any] = []  # a PeftModel around the model; in a list, it is no module of this one
         self.vae = vae if vae is None else vae.requires_grad_(False)
         self.steps, self.grad_steps, self.guidance = steps, grad_steps or steps, guidance
         self._check_sampling(grad_steps)
@@ -281,22 +282,29 @@ class DiffusionGenerator(ImageGenerator):
         attention = ("to_q", "to_k", "to_v", "to_out.0")
         default = attention if self.transformer else (*attention, "conv1", "conv2")
         with torch_seed(seed, "lora"):
-            lora.add(self.model, rank, targets or default)
+            self._adapters = [lora.add(self.model, rank, targets or default)]
         return self
 
     def merge_lora(self) -> DiffusionGenerator:
         """Add the adapters to the weights and remove them; returns itself."""
-        lora.merge(self.model)
+        lora.merge(self._own_adapters())
+        self._adapters = []
         return self
 
     def save_lora(self, path: str | os.PathLike[str]) -> Path:
-        """Save the adapters alone as one safetensors file."""
-        return lora.save(self.model, path)
+        """Save the adapters alone as a folder in peft's format, which `peft.PeftModel.from_pretrained` opens."""
+        return lora.save(self._own_adapters(), path)
 
     def load_lora(self, path: str | os.PathLike[str]) -> DiffusionGenerator:
-        """Add saved adapters to the model that they were trained on; returns itself."""
-        lora.load(self.model, path)
+        """Add adapters that `save_lora` or peft saved to the model that they were trained on; returns itself."""
+        self._adapters = [lora.load(self.model, path)]
         return self
+
+    def _own_adapters(self) -> Any:
+        """Return the PeftModel around the model."""
+        if not self._adapters:
+            raise InputError("the generator has no adapters", "add_lora() or load_lora() first")
+        return self._adapters[0]
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Save in the folder format of diffusers, with d2m.json for the sampling, atomically; returns the folder.

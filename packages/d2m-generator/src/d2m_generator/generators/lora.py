@@ -1,31 +1,33 @@
-"""Low-rank adapters by peft: a distilled generator as a small file beside its base model."""
+"""Low-rank adapters by peft, in its own format: a distilled generator as a small folder beside its base model."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
+from typing import Any
 
-from sextet_common import checkpoint, checks
+from sextet_common import checks, files
 from sextet_common.errors import STRUCTURE, InputError, reading, require
 from torch import nn
 
-_KIND = "lora"
-_SAVED = "adapters that save_lora wrote"
+_SAVED = "a folder of LoRA adapters that save_lora or peft's save_pretrained wrote"
+_WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_SETTINGS: dict[str, Any] = {  # that adapters may have; peft's others are left at their defaults
+    "r": checks.Count, "lora_alpha": checks.Positive, "use_rslora": bool, "use_dora": bool,
+}  # fmt: skip
+_PATTERNS: dict[str, Any] = {"rank_pattern": checks.Count, "alpha_pattern": checks.Positive}
 
 
-def add(model: nn.Module, rank: int, targets: tuple[str, ...]) -> None:
-    """Add adapters to the layers whose names end in one of the targets, and freeze everything else."""
+def add(model: nn.Module, rank: int, targets: tuple[str, ...]) -> Any:
+    """Add adapters to the layers whose names end in one of the targets, freeze everything else, and return a PeftModel.
+
+    It wraps the model, whose own layers change.
+    """
     checks.check("rank", rank, checks.Count)
-    if has(model):
-        raise InputError("the model has adapters already", "merge_lora() first")
     peft = require("peft", package="d2m-generator", extra="lora")
-    try:
-        peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), model)
-    except ValueError as error:
-        given = f"no layer of the model has a name that ends in {', '.join(targets)}"
-        raise InputError(given, "names of linear layers or convolutions") from error
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(".lora_" in name)
+    return _wrapped(model, peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)))
 
 
 def has(model: nn.Module) -> bool:
@@ -33,62 +35,80 @@ def has(model: nn.Module) -> bool:
     return any(".lora_" in name for name, _ in model.named_parameters())
 
 
-def merge(model: nn.Module) -> None:
-    """Add the adapters to the weights and restore the original layers."""
-    if not has(model):
-        raise InputError("the model has no adapters", "add_lora() first")
-    require("peft", package="d2m-generator", extra="lora")
+def save(adapters: Any, path: str | os.PathLike[str]) -> Path:
+    """Save the adapters of a PeftModel as a folder, atomically."""
+    with files.replacing_folder(path) as folder:
+        adapters.save_pretrained(folder)
+    return Path(path)
+
+
+def load(model: nn.Module, path: str | os.PathLike[str]) -> Any:
+    """Add saved adapters to a model and return a PeftModel; adapters that do not fit it leave it unchanged."""
+    peft, folder = require("peft", package="d2m-generator", extra="lora"), Path(path)
+    with reading(folder / _CONFIG, _SAVED, *STRUCTURE):
+        settings = _settings(json.loads((folder / _CONFIG).read_text(encoding="utf-8")))
+        claimed = max([settings["r"], *settings["rank_pattern"].values()])
+    with reading(folder / _WEIGHTS, _SAVED, *STRUCTURE):
+        if not (folder / _WEIGHTS).is_file():  # peft would look for it on the Hub
+            raise FileNotFoundError(folder / _WEIGHTS)
+        weights = peft.load_peft_weights(str(folder), device="cpu")
+    highest = max((array.shape[0] for name, array in weights.items() if ".lora_A." in name), default=0)
+    if claimed > highest:  # refused before adapters of that rank are allocated
+        raise InputError(f"{folder} has adapters of rank {highest} and claims rank {claimed}", _SAVED)
+    adapters = _wrapped(model, peft.LoraConfig(**settings))
+    wrong = f"{folder} is of another architecture", "the model that the adapters were trained on"
+    try:
+        result = peft.set_peft_model_state_dict(adapters, weights)
+        missing = [name for name in result.missing_keys if ".lora_" in name]
+        if missing or result.unexpected_keys:
+            named = ", ".join(sorted([*missing, *result.unexpected_keys])[:3])
+            raise InputError(f"{wrong[0]}: it differs in {named}", wrong[1])
+    except (RuntimeError, InputError) as error:
+        _strip(model)
+        raise error if isinstance(error, InputError) else InputError(*wrong) from error
+    return adapters
+
+
+def merge(adapters: Any) -> None:
+    """Add the adapters of a PeftModel to the weights of its model, and restore the model's own layers."""
+    adapters.merge_and_unload().requires_grad_(True)
+
+
+def _settings(table: dict[str, Any]) -> dict[str, Any]:
+    """Return the checked settings of an adapter_config.json."""
+    if table["peft_type"] != "LORA" or table.get("bias", "none") != "none":
+        raise InputError(f"adapters of the kind {table['peft_type']}, bias {table.get('bias', 'none')}", _SAVED)
+    settings = {name: table[name] for name in _SETTINGS if name in table}
+    for name, value in settings.items():
+        checks.check(name, value, _SETTINGS[name])
+    for name, kind in _PATTERNS.items():
+        settings[name] = dict(table.get(name) or {})
+        for pattern, value in settings[name].items():
+            re.compile(pattern)
+            checks.check(f"{name} of {pattern!r}", value, kind)
+    checks.check("target_modules", table["target_modules"], tuple[str, ...])
+    return {"r": 8, **settings, "target_modules": list(table["target_modules"])}
+
+
+def _wrapped(model: nn.Module, config: Any) -> Any:
+    """Add adapters of a configuration of peft."""
+    if has(model):
+        raise InputError("the model has adapters already", "merge_lora() first")
+    peft = require("peft", package="d2m-generator", extra="lora")
+    try:
+        return peft.get_peft_model(model, config)
+    except ValueError as error:
+        _strip(model)
+        given = f"no layer of the model takes adapters by the names {', '.join(sorted(config.target_modules))}"
+        raise InputError(given, "ends of names of linear layers or convolutions") from error
+
+
+def _strip(model: nn.Module) -> None:
+    """Remove adapters that peft added, even to some layers only, and restore the model's own layers."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
-            module.merge()
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, module.get_base_layer())
-    for extra in ("peft_config", "_hf_peft_config_loaded"):
-        if hasattr(model, extra):
-            delattr(model, extra)
     model.requires_grad_(True)
-
-
-def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
-    """Save the adapters alone."""
-    arrays = {name: tensor.cpu() for name, tensor in model.state_dict().items() if ".lora_" in name}
-    if not arrays:
-        raise InputError("the model has no adapters", "add_lora() first")
-    ranks = {array.shape[0] for name, array in arrays.items() if ".lora_A." in name}
-    targets = sorted({name.split(".lora_")[0] for name in arrays})
-    checkpoint.save(path, arrays, {"kind": _KIND, "rank": min(ranks), "targets": targets})
-    return Path(path)
-
-
-def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Add saved adapters to a model; adapters that do not fit it leave it unchanged."""
-    loaded = checkpoint.load(path, "torch")
-    if loaded.meta.get("kind") != _KIND:
-        raise InputError(f"{path} holds {loaded.meta.get('kind', 'something else')}", _SAVED)
-    names = dict(model.named_modules())
-    with reading(path, _SAVED, *STRUCTURE):
-        rank, targets = int(loaded.meta["rank"]), tuple(map(str, loaded.meta["targets"]))
-        ranks = {array.shape[0] for name, array in loaded.arrays.items() if ".lora_A." in name}
-        if rank not in ranks:  # refused before adapters of that rank are allocated
-            raise InputError(f"{path} has adapters of rank {sorted(ranks)} and claims rank {rank}", _SAVED)
-    missing = [target for target in targets if target not in names]
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise _other_architecture(path, f"no {', '.join(missing[:3])}{more}")
-    added = not has(model)
-    if added:
-        with reading(path, _SAVED, TypeError, RuntimeError):
-            add(model, rank, targets)
-    state = model.state_dict()
-    wrong = sorted(n for n, a in loaded.arrays.items() if n not in state or state[n].shape != a.shape)
-    if wrong:
-        if added:
-            merge(model)  # untrained adapters change no weight
-        raise _other_architecture(path, f"it differs in {', '.join(wrong[:3])}")
-    model.load_state_dict(loaded.arrays, strict=False)
-
-
-def _other_architecture(path: str | os.PathLike[str], difference: str) -> InputError:
-    return InputError(f"{path} is of another architecture: {difference}", "the model that the adapters were trained on")

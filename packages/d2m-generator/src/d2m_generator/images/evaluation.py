@@ -25,7 +25,8 @@ from torch.nn import functional
 
 from d2m_generator.generators.generator import Generator
 from d2m_generator.images.latent_set import ImageSource, LatentSet
-from d2m_generator.images.synthesize import Selection, check_counts, synthesize
+from d2m_generator.images.plan import Plan, Selection
+from d2m_generator.images.synthesize import synthesize
 
 Protocol = Literal["fixed", "regenerate"]
 _JOB = "d2m-generator evaluate"
@@ -86,7 +87,7 @@ def evaluate_generator(
     """
     config, data = config or EvaluateConfig(), image_data.load(data)
     checks.check("protocol", protocol, Protocol)
-    check_counts(ipc, seed, temperature)
+    Plan(ipc, seed, selection=selection)
     _check_labels(config, teacher)
     if protocol == "fixed":
         images = synthesize(generator, ipc, seed, selection, data=data, teacher=teacher, temperature=temperature)

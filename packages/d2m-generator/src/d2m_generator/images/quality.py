@@ -16,7 +16,7 @@ from sextet_common.networks import device_of, evaluating
 from torch import Tensor
 
 from d2m_generator.images.latent_set import ImageSource, LatentSet
-from d2m_generator.images.samples import BATCH, pixels_of
+from d2m_generator.images.plan import BATCH, Plan, collect
 
 _BLOCK = 1000  # points whose distances to all others are in memory at once
 
@@ -90,8 +90,8 @@ class Judge:
     def __call__(self, generator: ImageSource, images: int = 1000, seed: int = 0) -> Quality:
         """Measure the quality of so many generated images, equally many of each class, with noise of a seed."""
         most = len(generator) if isinstance(generator, LatentSet) else images
-        labels = np.arange(max(min(images, most), self.data.n_classes)) % self.data.n_classes
-        generated, predicted = self.features(pixels_of(generator, labels, seed))
+        pixels, labels = collect(generator, _evenly(max(min(images, most), self.data.n_classes), generator, seed))
+        generated, predicted = self.features(pixels)
         test, _ = self.features(self.data.test_images)
         train, _ = self.features(self.data.train_images)
         agreement = float((predicted == labels).mean())
@@ -178,13 +178,19 @@ def inception_fid(
         raise InputError(f"{weights} is missing", "torch-fidelity's weights of Inception, a local file")
     fidelity = require("torch_fidelity", package="d2m-generator", extra="fidelity")
     data = image_data.load(data)
-    labels = np.arange(images) % generator.n_classes
-    generated, real = (_Bytes(pixels) for pixels in (pixels_of(generator, labels, seed), data.train_images))
+    made, _ = collect(generator, _evenly(images, generator, seed))
+    generated, real = (_Bytes(pixels) for pixels in (made, data.train_images))
     metrics = fidelity.calculate_metrics(
         input1=generated, input2=real, fid=True, feature_extractor_weights_path=str(weights), verbose=False,
         cuda=torch.cuda.is_available(),
     )  # fmt: skip
     return float(metrics["frechet_inception_distance"])
+
+
+def _evenly(images: int, source: ImageSource, seed: int) -> Plan:
+    """Return the plan of so many images, as equally many of each class as possible."""
+    counts = np.bincount(np.arange(images) % source.n_classes)
+    return Plan(tuple(counts.tolist()), seed, labels=tuple(range(len(counts))))
 
 
 class _Bytes(torch.utils.data.Dataset[Tensor]):

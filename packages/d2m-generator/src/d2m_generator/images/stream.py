@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import math
 import os
 import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from attention_matching import DistilledSet, Preprocessing
 from jaxtyping import Float, Integer, UInt8
-from sextet_common import data as image_data, files, npy, progress
+from sextet_common import checks, data as image_data, files, hub, npy, processes, runs, text, training
 from sextet_common.errors import STRUCTURE, InputError, reading
 from torch import Tensor, nn
 
-from d2m_generator.images.latent_set import ImageSource
-from d2m_generator.images.synthesize import (
-    check_counts,
-    class_batches,
-    classes_and_preprocessing,
-    origin,
-    probabilities,
-)
+from d2m_generator.images.latent_set import ImageSource, LatentSet
+from d2m_generator.images.plan import Pixels, Plan, Selection, batches, collect
+from d2m_generator.images.synthesize import classes_and_preprocessing, origin, probabilities
 
-_RESERVE = 64 * 2**20  # bytes of the disk that stay free
+Layout = Literal["parquet", "imagefolder"]
+_BLOCK = 4096  # images between two checkpoints
 
 
 @dataclass(frozen=True)
@@ -74,6 +71,24 @@ class StreamedSet:
             raise InputError(f"{folder} has soft labels of {soft.dtype}, {soft.shape}", f"{shape}")
         return cls(folder, pixels, labels, soft, classes, meta)
 
+    def export(self, path: str | os.PathLike[str], layout: Layout = "parquet", *, license: str = "unknown") -> None:
+        """Write a folder of PNG images that ``datasets.load_dataset`` opens: in parquet, or as files of an imagefolder.
+
+        ``path`` is a new or empty folder, written atomically; an imagefolder needs an image of every class.
+        """
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        if layout == "imagefolder" and not counts.all():  # a missing folder would change the numbers of other classes
+            empty = self.classes[int(counts.argmin())]
+            raise InputError(f"class {empty!r} has no image", "parquet, or an image of every class")
+        rows = [(name, str(count)) for name, count in zip(self.classes, counts.tolist(), strict=True)]
+        table = text.markdown_table(("class", "images"), rows)
+        made = text.markdown_table(("setting", "value"), [(key, str(value)) for key, value in self.meta.items()])
+        front = {"license": license, "task_categories": ["image-classification"], "tags": ["d2m-generator"]}
+        with hub.new_folder(path) as folder:
+            front |= hub.write_images(folder, self.pixels, self.labels, self.classes, layout=layout)
+            body = f"# Images of a distilled generator\n\n{table}\n\n{made}"
+            (folder / "README.md").write_text(hub.card(front, body), encoding="utf-8")
+
     def distilled(self, preprocessing: Preprocessing, ipc: int | None = None) -> DistilledSet:
         """Return the first `ipc` images of every class, by default all, as a distilled set in memory."""
         rows = []
@@ -90,60 +105,131 @@ class StreamedSet:
 
 def stream(
     generator: ImageSource,
-    ipc: int,
+    ipc: int | tuple[int, ...],
     folder: str | os.PathLike[str],
     seed: int = 0,
+    selection: Selection = "random",
     *,
+    labels: tuple[int, ...] = (),
+    candidates: int = 4,
     data: image_data.Source | None = None,
     teacher: nn.Module | None = None,
     temperature: float = 1.0,
 ) -> StreamedSet:
-    """Generate any number of images per class into a folder, one batch in memory at a time, atomically.
+    """Generate any number of images per class into a folder, one batch in memory at a time.
 
-    The new folder holds images.npy (bytes), labels.npy, soft_labels.npy (with a teacher) and set.json. The other
-    parameters are those of `synthesize` with ``selection="random"``.
+    The new folder receives images.npy (bytes), labels.npy, soft_labels.npy (with a teacher) and set.json. Their space
+    is reserved first. A job that was stopped or killed resumes. Under torchrun, on one machine or with a shared file
+    system, every process generates a part. The other parameters are those of `synthesize`; the selection compares
+    pixels.
     """
     classes, preprocessing = classes_and_preprocessing(generator, None if data is None else image_data.load(data), None)
-    check_counts(ipc, seed, temperature)
-    folder = Path(folder)
-    if folder.exists():
-        raise InputError(f"{folder} exists already", "a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    count = ipc * generator.n_classes
-    _check_space(generator, count, folder.parent, soft_labels=teacher is not None)
-    with files.replacing_folder(folder) as part:
-        images = _new(part / "images.npy", np.uint8, (count, *generator.image_shape))
-        soft = None if teacher is None else _new(part / "soft_labels.npy", np.float32, (count, generator.n_classes))
-        npy.write(part / "labels.npy", np.repeat(np.arange(generator.n_classes), ipc))
-        with progress.bar("synthesize", count) as bar:
-            for label in range(generator.n_classes):
-                start = label * ipc
-                for pixels in class_batches(generator, label, ipc, seed):
-                    stop = start + len(pixels)
-                    images[start:stop] = np.rint(pixels * 255).astype(np.uint8)
-                    if soft is not None and teacher is not None:
-                        soft[start:stop] = probabilities(teacher, preprocessing(pixels), temperature).numpy()
-                    start = stop
-                    bar.advance(len(pixels))
-        images.flush()
-        meta = {"method": "d2m-generator, random", "ipc": ipc, "seed": seed, **origin(generator)}
-        files.write_text(part / "set.json", json.dumps({"classes": list(classes), "meta": meta}, indent=1) + "\n")
-        del images, soft
+    checks.check("temperature", temperature, checks.Positive)
+    plan, folder = Plan(ipc, seed, labels, selection, candidates), Path(folder)
+    record = {"candidates": candidates, "method": f"d2m-generator, {selection}", **origin(generator, plan)}
+    made: dict[str, Any] = {"generator_sha256": _fingerprint(generator), "classes": classes}
+    if teacher is not None:
+        made |= {"teacher_sha256": runs.fingerprint(*teacher.state_dict().values()), "temperature": temperature}
+    new = not folder.exists()
+    with processes.join("cpu") as joined:
+        job = _Stream(generator, plan, folder, joined, classes, record)
+        if teacher is not None:
+            job.soft = lambda pixels: probabilities(teacher, preprocessing(pixels), temperature).numpy()
+        try:
+            training.run(
+                job, name="d2m-generator stream", out=folder, record=record | made, processes=joined,
+                cadence=training.Cadence(log=1, checkpoint=1), label="synthesize",
+            )  # fmt: skip
+        except InputError:
+            if new and joined.is_first:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        joined.any(False)  # the first process has written everything
     return StreamedSet.open(folder)
 
 
-def _check_space(generator: ImageSource, count: int, folder: Path, *, soft_labels: bool) -> None:
-    """Refuse images that do not fit onto the disk."""
-    needed = count * (math.prod(generator.image_shape) + 8 + (4 * generator.n_classes if soft_labels else 0))
-    free = shutil.disk_usage(folder).free - _RESERVE
-    if needed > free:
-        given = f"{count} images of {generator.image_shape}, {needed / 2**30:.2f} GiB"
-        raise InputError(given, f"at most {max(0, free) / 2**30:.2f} GiB, which is free in {folder}")
+class _Stream(training.Job):
+    """The images of a plan, written block after block; ``soft`` maps pixels to soft labels."""
+
+    seed, shown = 0, ()
+
+    def __init__(
+        self,
+        generator: ImageSource,
+        plan: Plan,
+        folder: Path,
+        joined: processes.Processes,
+        classes: Sequence[str],
+        meta: dict[str, Any],
+    ) -> None:
+        self.generator, self.plan, self.folder, self.processes = generator, plan, folder, joined
+        self.classes, self.meta = classes, meta
+        self.labels = plan.labels_of(generator.n_classes)
+        self.steps = len(self.labels)
+        self.soft: Callable[[Pixels], np.ndarray] | None = None
+        self.arrays: dict[str, np.memmap[Any, Any]] = {}
+
+    def position(self, done: int) -> int:
+        """Return the number of images after so many blocks."""
+        return min(done * _BLOCK, self.steps)
+
+    def begin(self, run: runs.Run, done: int) -> None:
+        """Reserve the space, before the first block."""
+        if done:
+            return
+        npy.write(self.folder / "labels.npy", self.labels)
+        _reserve(self.folder / "images.npy", np.uint8, (self.steps, *self.generator.image_shape))
+        if self.soft is not None:
+            _reserve(self.folder / "soft_labels.npy", np.float32, (self.steps, len(self.classes)))
+
+    def step(self, number: int) -> dict[str, float]:
+        """Generate a block of images, each process its share."""
+        if not self.arrays:
+            self.processes.any(False)  # the first process has begun
+            for name in ("images", *(["soft_labels"] if self.soft is not None else [])):
+                self.arrays[name] = np.load(self.folder / f"{name}.npy", mmap_mode="r+")
+        first, last = self.position(number), self.position(number + 1)
+        share = self.processes.shares(last - first)[self.processes.rank]
+        for rows, _, pixels in batches(self.generator, self.plan, range(first + share.start, first + share.stop)):
+            self.arrays["images"][rows.start : rows.stop] = np.rint(pixels * 255).astype(np.uint8)
+            if self.soft is not None:
+                self.arrays["soft_labels"][rows.start : rows.stop] = self.soft(pixels)
+        for array in self.arrays.values():
+            array.flush()
+        self.processes.any(False)  # all shares are on disk
+        if last == self.steps and self.processes.is_first:
+            table = {"classes": list(self.classes), "meta": self.meta}
+            files.write_text(self.folder / "set.json", json.dumps(table, indent=1) + "\n")
+        return {"images": float(last)}
+
+    def state(self) -> dict[str, Any]:
+        """Return nothing: the images are in their files."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore nothing."""
 
 
-def _new(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+def _fingerprint(source: ImageSource) -> str:
+    """Return a SHA-256 of what a source's images depend on, or of its first image if its weights are unknown."""
+    if isinstance(source, LatentSet):
+        return runs.fingerprint(*source.latents.values(), *source.generator.state_dict().values())
+    if isinstance(source, nn.Module):
+        return runs.fingerprint(*(tensor for tensor in source.state_dict().values() if tensor.numel()))
+    return runs.fingerprint(collect(source, Plan(1, labels=(0,)))[0])
+
+
+def _reserve(path: Path, dtype: Any, shape: tuple[int, ...]) -> None:
+    """Create an .npy file and reserve its space: a full disk is an error here, and a signal while writing to a map."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a signal while writing to the map
-        with open(path, "rb+") as file:
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-    return array
+    size, start = array.offset + array.nbytes, array.offset
+    del array
+    with files.writing(path), open(path, "rb+", buffering=0) as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except (AttributeError, OSError) as error:  # of other systems; of file systems that cannot reserve
+            if isinstance(error, OSError) and error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+            file.seek(start)
+            while (left := size - file.tell()) > 0:
+                file.write(bytes(min(left, 2**20)))

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
-from attention_matching import DistilledSet, Preprocessing, farthest_first, nearest_mean
+from attention_matching import DistilledSet, Preprocessing
 from jaxtyping import Float
-from sextet_common import checks, data as image_data
+from sextet_common import checks, data as image_data, processes
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
 from sextet_common.networks import device_of, evaluating
 from torch import Tensor, nn
 
 from d2m_generator.images.latent_set import ImageSource, LatentSet
-from d2m_generator.images.samples import BATCH, batches
-
-Selection = Literal["random", "herding", "diverse"]
+from d2m_generator.images.plan import BATCH, Pixels, Plan, Selection, batches
 
 
 def synthesize(
     generator: ImageSource,
-    ipc: int,
+    ipc: int | tuple[int, ...],
     seed: int = 0,
     selection: Selection = "random",
     *,
+    labels: tuple[int, ...] = (),
     data: image_data.Source | None = None,
     preprocessing: Preprocessing | None = None,
     candidates: int = 4,
@@ -34,16 +32,17 @@ def synthesize(
     teacher: nn.Module | None = None,
     temperature: float = 1.0,
 ) -> DistilledSet:
-    """Generate a distilled set with `ipc` images per class, ordered by class, or take them from a latent set.
+    """Generate a distilled set, class after class, or take its images from a latent set.
 
-    Image j of a class depends on (seed, class, j) alone: up to rounding, the first images of a larger random set are
-    those of a smaller one.
+    The images are those of a `Plan`: up to rounding, the first images of a class in a larger random set are those in a
+    smaller one. Under torchrun every process generates a part of them and returns the whole set.
 
     Parameters
     ----------
-    selection
-        "random" keeps all samples. "herding" generates `candidates` times as many and keeps those whose mean feature is
-        closest to the mean of all candidates; "diverse" keeps those that are farthest apart.
+    ipc
+        Images per class: one number, or one for each of the ``labels``.
+    selection, labels, candidates
+        As in `Plan`.
     data
         Source of the class names and of the preprocessing's mean and std. Without it the classes are named by their
         numbers, and pixels are centred.
@@ -65,25 +64,24 @@ def synthesize(
     """
     data = None if data is None else image_data.load(data)
     classes, preprocessing = classes_and_preprocessing(generator, data, preprocessing)
-    check_counts(ipc, seed, temperature)
-    checks.check("selection", selection, Selection)
-    checks.check("candidates", candidates, checks.Count)
-    select = {"random": None, "herding": nearest_mean, "diverse": farthest_first}[selection]
-    parts: list[Tensor] = []
-    for label in range(generator.n_classes):
-        count = ipc if select is None else candidates * ipc
-        inputs = torch.cat([preprocessing(pixels) for pixels in class_batches(generator, label, count, seed)])
-        if select is not None:
-            points = inputs if features is None else _embedded(inputs, features)
-            inputs = inputs[select(points.flatten(1), ipc)]
-        parts.append(inputs)
-    images = torch.cat(parts)
-    meta = {"method": f"d2m-generator, {selection}", "ipc": ipc, "seed": seed, **origin(generator)}
+    checks.check("temperature", temperature, checks.Positive)
+
+    def compared(pixels: Pixels) -> Tensor:
+        inputs = preprocessing(pixels)
+        return inputs if features is None else features(inputs)
+
+    plan = Plan(ipc, seed, labels, selection, candidates, compared)
+    targets = torch.from_numpy(plan.labels_of(generator.n_classes))
+    with processes.join("cpu") as joined:  # where the images are gathered
+        shares = joined.shares(len(targets))
+        parts = [preprocessing(batch.pixels) for batch in batches(generator, plan, shares[joined.rank])]
+        mine = torch.cat([torch.empty(0, *generator.image_shape), *parts])
+        images = joined.all_gather(mine, [len(share) for share in shares])
+    meta: dict[str, Any] = {"method": f"d2m-generator, {selection}", **origin(generator, plan)}
     if data is not None:
         meta["data"] = data.source
     soft_labels = None if teacher is None else probabilities(teacher, images, temperature)
-    labels = torch.arange(generator.n_classes).repeat_interleave(ipc)
-    return DistilledSet(images, labels, classes, preprocessing, meta, soft_labels)
+    return DistilledSet(images, targets, classes, preprocessing, meta, soft_labels)
 
 
 def classes_and_preprocessing(
@@ -99,28 +97,14 @@ def classes_and_preprocessing(
     return data.classes, preprocessing or Preprocessing.fit(data)
 
 
-def origin(source: ImageSource) -> dict[str, Any]:
+def origin(source: ImageSource, plan: Plan) -> dict[str, Any]:
     """Return what a set's meta tells about where its images come from."""
+    meta: dict[str, Any] = {"ipc": plan.ipc, "seed": plan.seed}
+    if plan.labels:
+        meta["labels"] = plan.labels
     if isinstance(source, LatentSet):
-        return {"generator": type(source.generator).__name__, "latents": source.layer}
-    return {"generator": type(source).__name__}
-
-
-def check_counts(ipc: int, seed: int, temperature: float) -> None:
-    """Check the arguments that sets in memory and on disk share."""
-    checks.check("ipc", ipc, checks.Count)
-    checks.check("seed", seed, checks.Natural)
-    checks.check("temperature", temperature, checks.Positive)
-
-
-def class_batches(
-    generator: ImageSource, label: int, count: int, seed: int
-) -> Iterator[Float[np.ndarray, "batch channels height width"]]:
-    """Yield the first images of a class in batches, clipped to [0, 1]."""
-    for pixels in batches(generator, np.full(count, label), np.arange(count), seed):
-        if not np.isfinite(pixels).all():
-            raise InputError(f"a pixel of class {label} is not finite", "a generator of finite images")
-        yield pixels
+        return {**meta, "generator": type(source.generator).__name__, "latents": source.layer}
+    return {**meta, "generator": type(source).__name__}
 
 
 def probabilities(teacher: nn.Module, inputs: Tensor, temperature: float) -> Float[Tensor, "images classes"]:
@@ -129,8 +113,3 @@ def probabilities(teacher: nn.Module, inputs: Tensor, temperature: float) -> Flo
     with evaluating(teacher), torch.inference_mode():
         logits = torch.cat([teacher(part.to(device)).float().cpu() for part in inputs.split(BATCH)])
     return (logits / temperature).softmax(dim=1).clone()
-
-
-def _embedded(inputs: Tensor, features: Callable[[Tensor], Tensor]) -> Tensor:
-    with torch.inference_mode():
-        return torch.cat([features(part).flatten(1).float().cpu() for part in inputs.split(BATCH)]).clone()

@@ -8,6 +8,7 @@ from abc import abstractmethod
 import torch
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
+from sextet_common.processes import Processes
 from sextet_common.seeding import torch_generator
 from torch import Tensor
 from torch.nn import functional
@@ -28,11 +29,13 @@ class DiffusionJob(PretrainJob):
 
     generator: DiffusionGenerator
 
-    def __init__(self, generator: DiffusionGenerator, data: ImageSet, config: PretrainConfig) -> None:
+    def __init__(
+        self, generator: DiffusionGenerator, data: ImageSet, config: PretrainConfig, joined: Processes
+    ) -> None:
         trained = {name: p for name, p in generator.model.named_parameters() if p.requires_grad}
         if not trained:
             raise InputError("all parameters of the model are frozen", "at least one with requires_grad")
-        super().__init__(generator, data, config, generator.model, list(trained))
+        super().__init__(generator, data, config, joined, generator.model, list(trained))
         self.optimizer = torch.optim.Adam(list(trained.values()), config.lr)
         self.modules, self.optimizers = {"model": generator.model}, {"adam": self.optimizer}
 
@@ -40,22 +43,27 @@ class DiffusionJob(PretrainJob):
         """Update the weights and return the loss."""
         draw = torch_generator(self.seed, "noise", number)
         loss = self.loss(self.generator.encode(images), self._dropped(labels, draw), number, draw)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
+        self.descend(self.optimizer, loss)
         self.average.update(self.generator.model)
         return {"loss": loss.detach()}
 
     @abstractmethod
     def loss(self, x: Tensor, labels: Tensor, number: int, draw: torch.Generator) -> Tensor:
-        """Return the loss of a batch."""
+        """Return the loss of this process's rows of a batch; ``draw`` draws for all rows."""
 
     def _dropped(self, labels: Tensor, draw: torch.Generator) -> Tensor:
         """Replace a share of the labels by the null class."""
         if self.generator.null is None or self.generator.kind == "consistency" or not self.config.label_dropout:
             return labels
-        dropped = torch.rand(len(labels), generator=draw).to(labels.device) < self.config.label_dropout
+        dropped = self._rows(torch.rand(self.config.batch_size, generator=draw)) < self.config.label_dropout
         return torch.where(dropped, torch.full_like(labels, self.generator.null), labels)
+
+    def _rows(self, draws: Tensor) -> Tensor:
+        """Return this process's rows of random numbers for a batch, on its device."""
+        return draws[self.mine].to(self.device)
+
+    def _noise(self, x: Tensor, draw: torch.Generator) -> Tensor:
+        return self._rows(torch.randn(self.config.batch_size, *x.shape[1:], generator=draw))
 
 
 class DenoisingJob(DiffusionJob):
@@ -67,8 +75,8 @@ class DenoisingJob(DiffusionJob):
         """Return the loss of a batch at random timesteps."""
         config = self.generator.scheduler.config
         alphas = self.generator.scheduler.alphas_cumprod.to(x.device)
-        times = torch.randint(config["num_train_timesteps"], (len(x),), generator=draw).to(x.device)
-        noise = torch.randn(x.shape, generator=draw).to(x.device)
+        times = torch.randint(config["num_train_timesteps"], (self.config.batch_size,), generator=draw)
+        times, noise = self._rows(times), self._noise(x, draw)
         a, b = (part.sqrt().view(-1, 1, 1, 1) for part in (alphas[times], 1 - alphas[times]))
         target = {"epsilon": noise, "sample": x, "v_prediction": a * noise - b * x}[config["prediction_type"]]
         return functional.mse_loss(self.generator.predict(a * x + b * noise, times, labels), target)
@@ -81,9 +89,9 @@ class ConsistencyJob(DiffusionJob):
         """Return the loss of a batch at random noise levels."""
         sigmas = self.levels(number)
         weights = torch.special.erf((sigmas.log() - _LOG_MEAN) / (math.sqrt(2) * _LOG_STD)).diff()
-        index = torch.multinomial(weights, len(x), replacement=True, generator=draw)
-        noise = torch.randn(x.shape, generator=draw).to(x.device)
-        less, more = (sigmas[index + shift].float().to(x.device) for shift in (0, 1))
+        index = torch.multinomial(weights, self.config.batch_size, replacement=True, generator=draw)
+        noise = self._noise(x, draw)
+        less, more = (self._rows(sigmas[index + shift].float()) for shift in (0, 1))
         with torch.no_grad():
             target = self.generator.consistent(x + less.view(-1, 1, 1, 1) * noise, less, labels)
         clean = self.generator.consistent(x + more.view(-1, 1, 1, 1) * noise, more, labels)
@@ -104,6 +112,6 @@ def pseudo_huber(a: Tensor, b: Tensor) -> Tensor:
     return ((a - b).square().sum(dim=(1, 2, 3)) + c**2).sqrt() - c
 
 
-def job_for(generator: DiffusionGenerator, data: ImageSet, config: PretrainConfig) -> DiffusionJob:
+def job_for(generator: DiffusionGenerator, data: ImageSet, config: PretrainConfig, joined: Processes) -> DiffusionJob:
     """Return the job that trains a generator of this kind."""
-    return (ConsistencyJob if generator.kind == "consistency" else DenoisingJob)(generator, data, config)
+    return (ConsistencyJob if generator.kind == "consistency" else DenoisingJob)(generator, data, config, joined)

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from attention_matching import Preprocessing
-from sextet_common import data as image_data, device, loggers, runs, training
+from sextet_common import data as image_data, loggers, runs, training
 from sextet_common.data import ImageSet
+from sextet_common.processes import Processes
 from sextet_common.seeding import torch_generator
 from torch import Tensor
 
 from d2m_generator.generators.adapted import unadapted
-from d2m_generator.generators.generator import ImageGenerator, chosen_parameters, unchanged_flags
+from d2m_generator.generators.generator import ImageGenerator, chosen_parameters
 from d2m_generator.generators.storage import check_savable, save_generator
-from d2m_generator.images.samples import save_samples
 from d2m_generator.training.config import D2MConfig
-from d2m_generator.training.job import GeneratorJob, check_fit, run
+from d2m_generator.training.job import GeneratorJob, fit
 from d2m_generator.training.matcher import Matcher
 
 
@@ -28,7 +28,8 @@ class D2M:
 
     Each step draws a network from the pool, real images, generated images of fresh noise and one augmentation for both,
     and updates the trained parameters so that the class means of attention maps, embeddings and predictions agree. All
-    draws are keyed by (seed, step). A fitted ``preprocessing`` replaces the mean and std of the images.
+    draws are keyed by (seed, step). Under torchrun the processes divide the classes of every step among them, and learn
+    what one process learns. A fitted ``preprocessing`` replaces the mean and std of the images.
 
     References
     ----------
@@ -64,19 +65,13 @@ class D2M:
         KeyboardInterrupt
             After Ctrl-C or SIGTERM, once the step is finished and saved.
         """
-        config, data = self.config, image_data.load(data)
-        check_fit(generator, data)
         if out is not None:
-            check_savable(generator, adapters=config.parameters == "lora")
-        generator.to(device.pick(config.device)).eval()
-        with unchanged_flags(generator):
-            job = DistillationJob(generator, data, config, self._preprocessing or Preprocessing.fit(data))
-            folder = run(job, "distill", data, config, out, log)
-        job.finish()
-        if folder is not None:
-            save_samples(generator, folder.path / "samples.png")
-            _save(generator, folder, config)
-            training.save_curve(folder, "loss")
+            check_savable(generator, adapters=self.config.parameters == "lora")
+
+        def make(images: ImageSet, joined: Processes) -> DistillationJob:
+            return DistillationJob(generator, images, self.config, joined, self._preprocessing)
+
+        fit(make, "distill", generator, data, self.config, out, log)
         return generator
 
 
@@ -84,31 +79,31 @@ class DistillationJob(GeneratorJob):
     """The trained parameters, their average and Adam's moments."""
 
     def __init__(
-        self, generator: ImageGenerator, data: ImageSet, config: D2MConfig, preprocessing: Preprocessing
+        self,
+        generator: ImageGenerator,
+        data: ImageSet,
+        config: D2MConfig,
+        joined: Processes,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
-        trained = chosen_parameters(generator, config.parameters, generator.groups())
-        super().__init__(generator, config, generator, [name for name, _ in trained])
+        trained = chosen_parameters(generator.eval(), config.parameters, generator.groups())
+        super().__init__(generator, data, config, joined, generator, [name for name, _ in trained])
         self.config, self.parameters = config, dict(trained)
         self.optimizer = torch.optim.Adam(list(self.parameters.values()), config.lr)
         self.optimizers = {"adam": self.optimizer}
-        self.matcher = Matcher(config, data, preprocessing, self.device)
+        self.matcher = Matcher(config, data, preprocessing or Preprocessing.fit(data), joined)
 
     def step(self, number: int) -> dict[str, Tensor]:
         """Update the trained parameters and return the loss before the update."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.lr, number, self.steps)
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        parts = self.matcher.parts(number)
-        for part in parts:
-            losses = self.matcher.losses(number, part, self._generated(number, part))
-            loss = losses.sum() / sum(map(len, parts))
-            loss.backward()
-            total += loss.detach()
+        loss = self.matcher.backward(number, lambda classes: self._generated(number, classes))
+        self.processes.sum_gradients(self.parameters.values())
         torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.clip)
         self.optimizer.step()
         self.average.update(self.generator)
-        return {"loss": total}
+        return {"loss": loss}
 
     def _generated(self, number: int, classes: np.ndarray) -> Tensor:
         """Return new images of some classes."""
@@ -117,6 +112,18 @@ class DistillationJob(GeneratorJob):
         noise = torch.cat([torch.randn(shape, generator=source) for source in sources])
         with self.autocast():
             return self.generator.sample(torch.tensor(np.repeat(classes, self.config.images)), noise=noise)
+
+    def save(self, folder: runs.Run) -> None:
+        """Save the generator, or the adapters alone where they were trained, and the curve of the loss."""
+        if self.config.parameters == "lora":
+            from d2m_generator.generators.diffusion import DiffusionGenerator
+
+            model = unadapted(self.generator)
+            assert isinstance(model, DiffusionGenerator)
+            model.save_lora(folder.path / "lora")
+        else:
+            save_generator(self.generator, folder.path / "generator")
+        training.save_curve(folder, "loss")
 
 
 def learning_rate(highest: float, step: int, steps: int) -> float:
@@ -128,15 +135,3 @@ def learning_rate(highest: float, step: int, steps: int) -> float:
     [1.0, 0.55, 0.1]
     """
     return highest * (0.55 + 0.45 * math.cos(math.pi * step / steps))
-
-
-def _save(generator: ImageGenerator, folder: runs.Run, config: D2MConfig) -> None:
-    """Save the generator, or the adapters alone where they were trained."""
-    if config.parameters == "lora":
-        from d2m_generator.generators.diffusion import DiffusionGenerator
-
-        model = unadapted(generator)
-        assert isinstance(model, DiffusionGenerator)
-        model.save_lora(folder.path / "lora.safetensors")
-    else:
-        save_generator(generator, folder.path / "generator")

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from attention_matching import Preprocessing
-from sextet_common import checks, data as image_data, loggers, optimizers, pixels, runs, seeding, training
+from sextet_common import checks, data as image_data, loggers, optimizers, pixels, processes, runs, seeding, training
 from sextet_common.data import ImageSet
 from sextet_common.errors import InputError
-from sextet_common.networks import device_of
+from sextet_common.processes import Processes
 from torch import Tensor, nn
 
-from d2m_generator.generators.generator import ImageGenerator
+from d2m_generator.generators.generator import ImageGenerator, unchanged_flags
+from d2m_generator.generators.storage import save_generator
+from d2m_generator.images.latent_set import ImageSource
 from d2m_generator.images.samples import save_samples
 from d2m_generator.training.config import D2MConfig, LatentConfig, PretrainConfig
 from d2m_generator.training.ema import EMA
@@ -34,13 +36,16 @@ class GeneratorJob(training.Job):
     def __init__(
         self,
         generator: ImageGenerator,
+        data: ImageSet,
         config: Config,
+        joined: Processes,
         averaged: nn.Module,
         names: list[str] | None = None,
     ) -> None:
         self.generator, self.averaged, self.checkpoint_every = generator, averaged, config.checkpoint_every
         self.steps, self.seed, self.hint = config.steps, config.seed, f"an lr below {config.lr:g}"
-        self.device, self.bfloat16 = device_of(generator), config.precision == "bfloat16"
+        self.classes, self.processes, self.device = data.classes, joined, joined.device
+        self.bfloat16 = config.precision == "bfloat16"
         self.average = EMA(averaged, config.ema, names)
         self.modules: dict[str, nn.Module] = {}
         self.parameters: dict[str, nn.Parameter] = {}
@@ -80,11 +85,19 @@ class GeneratorJob(training.Job):
 
     def picture(self, folder: Path, done: int) -> None:
         """Save samples of the current weights."""
-        save_samples(self.generator, folder / f"samples-{done:06d}.png")
+        save_samples(self.result(), folder / f"samples-{done:06d}.png", classes=self.classes)
 
     def finish(self) -> None:
         """Replace the trained weights by their average."""
         self.average.copy_to(self.averaged)
+
+    def result(self) -> ImageSource:
+        """Return what the images come from at present."""
+        return self.generator
+
+    @abstractmethod
+    def save(self, folder: runs.Run) -> None:
+        """Save the result into the run folder."""
 
 
 class PretrainJob(GeneratorJob):
@@ -95,11 +108,18 @@ class PretrainJob(GeneratorJob):
         generator: ImageGenerator,
         data: ImageSet,
         config: PretrainConfig,
+        joined: Processes,
         averaged: nn.Module,
         names: list[str] | None = None,
     ) -> None:
-        super().__init__(generator, config, averaged, names)
+        if config.batch_size % joined.world:
+            given = f"batch_size {config.batch_size} of {joined.world} processes"
+            raise InputError(given, "a multiple of their number")
+        super().__init__(generator, data, config, joined, averaged, names)
         self.config = config
+        share = joined.shares(config.batch_size)[joined.rank]
+        self.mine = slice(share.start, share.stop)
+        """The rows of a batch that this process learns from."""
         self._images, self._labels = data.train_images, torch.tensor(data.train_labels)
         half = torch.full((data.image_shape[0],), 0.5)
         self._centre = Preprocessing(half, half)
@@ -107,22 +127,62 @@ class PretrainJob(GeneratorJob):
     def step(self, number: int) -> dict[str, Tensor]:
         """Learn from the batch of this step."""
         rows = seeding.generator(self.seed, "batch", number).integers(len(self._images), size=self.config.batch_size)
+        rows = rows[self.mine]
         images = self._centre(torch.from_numpy(image_data.take(self._images, rows)).to(self.device))
         with self.autocast():
-            return self.learn(images, self._labels[rows].to(self.device), number)
+            losses = self.learn(images, self._labels[rows].to(self.device), number)
+        return {name: self.processes.sum(loss) / self.processes.world for name, loss in losses.items()}
 
     @abstractmethod
     def learn(self, images: Tensor, labels: Tensor, number: int) -> dict[str, Tensor]:
-        """Update the weights and return the losses."""
+        """Update the weights by this process's rows of a batch, and return its losses."""
+
+    def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        """Take a step against the gradient of the mean loss of all processes."""
+        optimizer.zero_grad(set_to_none=True)
+        (loss / self.processes.world).backward()
+        self.processes.sum_gradients(parameter for group in optimizer.param_groups for parameter in group["params"])
+        optimizer.step()
+
+    def save(self, folder: runs.Run) -> None:
+        """Save the generator."""
+        save_generator(self.generator, folder.path / "generator")
 
 
-def run(
+J = TypeVar("J", bound=GeneratorJob)
+
+
+def fit(
+    make: Callable[[ImageSet, Processes], J],
+    name: str,
+    generator: ImageGenerator,
+    data: image_data.Source,
+    config: Config,
+    out: str | os.PathLike[str] | None,
+    log: Sequence[loggers.Name | loggers.Logger] = (),
+) -> J:
+    """Run or resume a job, in the processes that torchrun started, and save its result and a picture."""
+    data = image_data.load(data)
+    check_fit(generator, data)
+    with processes.join(config.device) as joined:
+        generator.to(joined.device)
+        with unchanged_flags(generator):
+            job = make(data, joined)
+            folder = _run(job, name, data, config, out, log)
+        job.finish()
+        if folder is not None:
+            save_samples(job.result(), folder.path / "samples.png", classes=data.classes)
+            job.save(folder)
+    return job
+
+
+def _run(
     job: GeneratorJob,
     name: str,
     data: ImageSet,
     config: Config,
     out: str | os.PathLike[str] | None,
-    log: Sequence[loggers.Name | loggers.Logger] = (),
+    log: Sequence[loggers.Name | loggers.Logger],
 ) -> runs.Run | None:
     """Run or resume a job; its run folder belongs to the settings, the initial weights and the images."""
     record = {
@@ -140,6 +200,7 @@ def run(
         record=record,
         settings=marks | {"steps": "growing"} if job.may_grow else marks,
         cadence=training.Cadence(_LOG_EVERY, config.checkpoint_every, config.sample_every),
+        processes=job.processes,
         label=name,
         log=log,
     )

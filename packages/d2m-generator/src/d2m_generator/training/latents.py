@@ -9,19 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 from attention_matching import Preprocessing, select
-from sextet_common import data as image_data, device, loggers, training
+from sextet_common import data as image_data, loggers, runs, training
 from sextet_common.data import ImageSet
+from sextet_common.processes import Processes
 from sextet_common.seeding import torch_generator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from d2m_generator.generators.generator import ImageGenerator, check_layer, chosen_parameters, unchanged_flags
+from d2m_generator.generators.generator import ImageGenerator, check_layer, chosen_parameters
 from d2m_generator.generators.storage import check_savable
 from d2m_generator.images.latent_set import LatentSet
-from d2m_generator.images.samples import BATCH, save_samples
+from d2m_generator.images.plan import BATCH
 from d2m_generator.training.config import LatentConfig
 from d2m_generator.training.distill import learning_rate
-from d2m_generator.training.job import GeneratorJob, check_fit, run
+from d2m_generator.training.job import GeneratorJob, fit
 from d2m_generator.training.matcher import Matcher
 
 _CANDIDATES = 64  # samples of each class, of which the nearest one starts the inversion of a real image
@@ -68,32 +69,30 @@ class LatentDistiller:
         KeyboardInterrupt
             After Ctrl-C or SIGTERM, once the step is finished and saved.
         """
-        config, data = self.config, image_data.load(data)
-        check_fit(generator, data)
         if out is not None:
             check_savable(generator)
-        generator.to(device.pick(config.device)).eval()
-        with unchanged_flags(generator):
-            job = LatentJob(generator, data, config, self._preprocessing or Preprocessing.fit(data))
-            folder = run(job, "latents", data, config, out, log)
-        job.finish()
-        result = job.result()
-        if folder is not None:
-            save_samples(result, folder.path / "samples.png")
-            result.save(folder.path)
-            training.save_curve(folder, "loss" if config.steps else "inversion")
-        return result
+
+        def make(images: ImageSet, joined: Processes) -> LatentJob:
+            return LatentJob(generator, images, self.config, joined, self._preprocessing)
+
+        return fit(make, "latents", generator, data, self.config, out, log).result()
 
 
 class LatentJob(GeneratorJob):
     """The latents, fitted to real images first and matched afterwards, and weights of the generator, if tuned."""
 
     def __init__(
-        self, generator: ImageGenerator, data: ImageSet, config: LatentConfig, preprocessing: Preprocessing
+        self,
+        generator: ImageGenerator,
+        data: ImageSet,
+        config: LatentConfig,
+        joined: Processes,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
+        preprocessing = preprocessing or Preprocessing.fit(data)
         self.layer = config.layer or generator.latent_layers()[-1 if len(generator.latent_layers()) < 3 else 2]
         check_layer(generator, self.layer)
-        generator.requires_grad_(False)
+        generator.eval().requires_grad_(False)
         tuned: list[tuple[str, nn.Parameter]] = []
         if config.generator_lr:
             tuned = chosen_parameters(generator, config.parameters, generator.groups())
@@ -102,7 +101,7 @@ class LatentJob(GeneratorJob):
         self.latents = nn.ParameterDict({name: nn.Parameter(tensor) for name, tensor in latents.items()})
         trained = nn.ModuleDict({"latents": self.latents, "generator": generator})
         names = [f"latents.{name}" for name in self.latents] + [f"generator.{name}" for name, _ in tuned]
-        super().__init__(generator, config, trained, names)
+        super().__init__(generator, data, config, joined, trained, names)
         self.config, self.trained = config, trained
         self.parameters = {name: parameter for name, parameter in trained.named_parameters() if name in names}
         self.inversion = 0 if self.targets is None else config.inversion_steps
@@ -117,7 +116,7 @@ class LatentJob(GeneratorJob):
             groups.append({"params": [parameter for _, parameter in tuned], "scale": config.generator_lr / config.lr})
         self.optimizer = torch.optim.Adam(groups, config.lr)
         self.optimizers = {"adam": self.optimizer}
-        self.matcher = Matcher(config, data, preprocessing, self.device)
+        self.matcher = Matcher(config, data, preprocessing, joined)
 
     def step(self, number: int) -> dict[str, Tensor]:
         """Fit the latents to the real images, or match; return the loss before the update."""
@@ -128,7 +127,10 @@ class LatentJob(GeneratorJob):
         if matching < 0:
             loss, rate = self._fit_pixels(), learning_rate(self.config.inversion_lr, number, self.inversion)
         else:
-            loss, rate = self._match(matching), learning_rate(self.config.lr, matching, self.config.steps)
+            loss = self.matcher.backward(matching, self._generated)
+            rate = learning_rate(self.config.lr, matching, self.config.steps)
+        self.processes.sum_gradients(self.parameters.values())
+        if matching >= 0:
             torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
@@ -142,24 +144,19 @@ class LatentJob(GeneratorJob):
         """Set the gradients of the latents and return the mean squared error of the pixels."""
         assert self.targets is not None
         total = torch.zeros((), device=self.device)
-        for rows in torch.arange(len(self.targets)).split(BATCH):
+        share = self.processes.shares(len(self.targets))[self.processes.rank]
+        for rows in torch.arange(share.start, share.stop).split(BATCH):
             errors = functional.mse_loss(self._decoded(rows), self.targets[rows].to(self.device), reduction="none")
             loss = errors.flatten(1).mean(dim=1).sum() / len(self.targets)
             loss.backward()
             total += loss.detach()
-        return total
+        return self.processes.sum(total)
 
-    def _match(self, number: int) -> Tensor:
-        """Set the gradients and return the mean loss of the classes of a step."""
-        total, ipc = torch.zeros((), device=self.device), self.config.ipc
-        parts = self.matcher.parts(number)
-        for part in parts:
-            rows = torch.from_numpy((part[:, None] * ipc + np.arange(ipc)).flatten())
-            losses = self.matcher.losses(number, part, (self._decoded(rows) + 1) / 2)
-            loss = losses.sum() / sum(map(len, parts))
-            loss.backward()
-            total += loss.detach()
-        return total
+    def _generated(self, classes: np.ndarray) -> Tensor:
+        """Return all images of some classes."""
+        ipc = self.config.ipc
+        rows = torch.from_numpy((classes[:, None] * ipc + np.arange(ipc)).flatten())
+        return (self._decoded(rows) + 1) / 2
 
     def _decoded(self, rows: Tensor) -> Tensor:
         chosen = rows.to(self.device)
@@ -177,9 +174,10 @@ class LatentJob(GeneratorJob):
         meta = {"ipc": self.config.ipc, "seed": self.seed, "steps": self.config.steps, "initial": self.config.initial}
         return LatentSet(self.generator, self.layer, dict(self.latents), meta)
 
-    def picture(self, folder: Any, done: int) -> None:
-        """Save the first images of the present latents."""
-        save_samples(self.result(), folder / f"samples-{done:06d}.png")
+    def save(self, folder: runs.Run) -> None:
+        """Save the set and the curve of the loss."""
+        self.result().save(folder.path)
+        training.save_curve(folder, "loss" if self.config.steps else "inversion")
 
 
 def _real_images(data: ImageSet, config: LatentConfig, preprocessing: Preprocessing) -> Tensor:

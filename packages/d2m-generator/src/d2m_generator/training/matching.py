@@ -24,13 +24,14 @@ class Statistics(NamedTuple):
     """What is matched of some images, ordered by class, with equally many of each class.
 
     ``maps`` are the class means of attention maps, each (classes, size); ``embeddings`` (classes, images, size) and
-    ``logits`` (classes, images, classes of the network) those of every image; ``feature_weight`` is the weight of the
-    embeddings of this network.
+    ``logits`` (classes, images, classes of the network) those of every image; ``spread`` (classes,) is the mean
+    distance of two embeddings; ``feature_weight`` is the weight of the embeddings of this network.
     """
 
     maps: tuple[Tensor, ...]
     embeddings: Tensor
     logits: Tensor | None
+    spread: Tensor | None
     feature_weight: float
 
 
@@ -100,10 +101,12 @@ class MatchingLoss:
         predicts = self.prediction != "none" and self.prediction_weight > 0
         logits = network.classifier(features.embedding) if predicts else None
         weight = self.feature_weight * feature_scale(network, features)
+        embeddings = features.embedding.flatten(1).float().unflatten(0, (n_classes, -1))
         return Statistics(
             tuple(maps),
-            features.embedding.flatten(1).float().unflatten(0, (n_classes, -1)),
+            embeddings,
             None if logits is None else logits.float().unflatten(0, (n_classes, -1)),
+            mean_distance(embeddings) if self.spread_weight else None,
             weight,
         )
 
@@ -112,8 +115,9 @@ class MatchingLoss:
         total = generated.feature_weight * (real.embeddings.mean(1) - generated.embeddings.mean(1)).square().sum(1)
         for one, other in zip(real.maps, generated.maps, strict=True):
             total = total + (one - other).square().sum(dim=1)
-        if self.spread_weight:
-            total = total + self.spread_weight * energy_distance(real.embeddings, generated.embeddings)
+        if real.spread is not None and generated.spread is not None:
+            distance = energy_distance(real.embeddings, generated.embeddings, real.spread, generated.spread)
+            total = total + self.spread_weight * distance
         if real.logits is None or generated.logits is None:
             return total
         return total + self.prediction_weight * self._predictions(real.logits, generated.logits)
@@ -156,12 +160,15 @@ def feature_scale(network: FeatureNetwork, features: Features) -> float:
 
 
 def energy_distance(
-    real: Float[Tensor, "classes n size"], generated: Float[Tensor, "classes m size"]
+    real: Float[Tensor, "classes n size"],
+    generated: Float[Tensor, "classes m size"],
+    real_spread: Float[Tensor, " classes"],
+    generated_spread: Float[Tensor, " classes"],
 ) -> Float[Tensor, " classes"]:
     """Return the energy distance of each class over the mean distance of its real points; unbiased in both.
 
     ``2 E|x - y| - E|x - x'| - E|y - y'|``, zero for equal distributions only: the squared maximum mean discrepancy with
-    the kernel -|x - y|, which has no bandwidth. With one generated point the last term is 0.
+    the kernel -|x - y|, which has no bandwidth. The spreads are each side's `mean_distance`.
 
     References
     ----------
@@ -170,19 +177,17 @@ def energy_distance(
     Examples
     --------
     >>> points = torch.tensor([[[0.0], [1.0]]])
-    >>> energy_distance(points, points + 3)
+    >>> spread = mean_distance(points)
+    >>> energy_distance(points, points + 3, spread, spread)
     tensor([4.])
     """
-    within = _mean_distance(real).clamp(min=1e-6)
     between = torch.cdist(real, generated).mean(dim=(1, 2))
-    return (2 * between - within - _mean_distance(generated)) / within
+    return (2 * between - real_spread - generated_spread) / real_spread.clamp(min=1e-6)
 
 
-def _mean_distance(points: Float[Tensor, "classes n size"]) -> Float[Tensor, " classes"]:
+def mean_distance(points: Float[Tensor, "classes n size"]) -> Float[Tensor, " classes"]:
     """Return the mean distance of two different points of each class; 0 of one point."""
     count = points.shape[1]
-    first, second = torch.triu_indices(count, count, 1, device=points.device)
-    if not len(first):
-        return points.new_zeros(len(points))
-    distances: Tensor = (points[:, first] - points[:, second]).norm(dim=2)
-    return distances.mean(dim=1)
+    # Not by a matrix product, which rounds: the distance of a point to itself has to be 0, without a gradient.
+    distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances.sum(dim=(1, 2)) / max(1, count * (count - 1))

@@ -35,20 +35,13 @@ class Optimization:
     def step(self, loss: Tensor, processes: Processes) -> None:
         """Take a step against the gradient of a loss, which is the mean over the processes."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        if processes.world > 1:
-            self._average_gradients(processes)
+        self.scaler.scale(loss / processes.world).backward()
+        processes.sum_gradients(self.parameters)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         with warnings.catch_warnings():  # a first step that the scaler skips is none to torch's schedules
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
             self.schedule.step()
-
-    def _average_gradients(self, processes: Processes) -> None:
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        flat = processes.sum(torch.cat([gradient.flatten() for gradient in gradients])) / processes.world
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
 
     def state(self) -> dict[str, Any]:
         """Return the state of the optimizer, and that of the scale if it is used."""

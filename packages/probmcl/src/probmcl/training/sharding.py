@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from sextet_common.batch_norm import WholeBatchNorm
 from sextet_common.processes import Processes
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from probmcl.losses.gather import gather
 from probmcl.training.batches import Rows
@@ -19,7 +19,7 @@ _DRAWS: tuple[Callable[..., Any], ...] = (torch.rand, torch.randn, torch.randint
 _DROPOUTS = (functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d)
 
 
-class WholeBatch(TorchFunctionMode):
+class WholeBatch(WholeBatchNorm):
     """Let the rows of this process be rows of the whole batch, in torch's functions.
 
     Inside the block, batch normalisation takes its statistics from the rows of all processes, on any device, with
@@ -29,8 +29,7 @@ class WholeBatch(TorchFunctionMode):
     """
 
     def __init__(self, rows: Rows, processes: Processes, device: torch.device) -> None:
-        super().__init__()
-        self.processes = processes
+        super().__init__(processes)
         own, whole = len(rows.places), len(rows.whole)
         images = torch.from_numpy(rows.places)
         views = torch.cat([images, whole + images])
@@ -46,8 +45,6 @@ class WholeBatch(TorchFunctionMode):
     ) -> Any:
         """Replace the functions that mix rows or draw for them."""
         kwargs = kwargs or {}
-        if function is functional.batch_norm:
-            return self._batch_norm(*args, **kwargs)
         if function in _DRAWS:
             shape = next((value for value in args if isinstance(value, tuple | list)), ())
             if shape and shape[0] in self.places:
@@ -64,39 +61,7 @@ class WholeBatch(TorchFunctionMode):
                 options = {**kwargs, "inplace": False}
                 options.pop("input", None)
                 return rows * function(ones, *args[1:3], **options)[places]
-        return function(*args, **kwargs)
-
-    def _batch_norm(
-        self,
-        rows: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> Tensor:
-        if not training:
-            return functional.batch_norm(rows, running_mean, running_var, weight, bias, False, momentum, eps)
-        wide = rows if rows.dtype == torch.float64 else rows.float()
-        dims = [0, *range(2, rows.ndim)]
-        shape = [1, -1] + [1] * (rows.ndim - 2)
-        count = rows.numel() // rows.shape[1] * self.processes.world
-        mean = _sum(wide.sum(dims)) / count
-        centred = wide - mean.view(shape)
-        variance = _sum(centred.square().sum(dims)) / count
-        result = centred * (variance + eps).rsqrt().view(shape)
-        if weight is not None:
-            result = result * weight.view(shape)
-        if bias is not None:
-            result = result + bias.view(shape)
-        with torch.no_grad():
-            if running_mean is not None:
-                running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-            if running_var is not None:
-                running_var.lerp_((variance * count / max(1, count - 1)).to(running_var.dtype), momentum)
-        return result.to(rows.dtype)
+        return super().__torch_function__(function, types, args, kwargs)
 
 
 def _order(rows: Rows, world: int) -> Tensor:
@@ -109,22 +74,3 @@ def _order(rows: Rows, world: int) -> Tensor:
         )
         parts += [images, whole + images]
     return torch.from_numpy(np.argsort(np.concatenate(parts)))
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        total = values.clone()
-        distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(total)
-        return total
-
-
-def _sum(values: Tensor) -> Tensor:
-    total: Tensor = _Sum.apply(values)
-    return total
