@@ -94,8 +94,12 @@ class ESACConfig:
     """Replace the mean or the gradient-trained policy by the other one where that is better by its training episodes:
     copied if their layers agree, else cloned on stored observations (not specified in the paper)."""
     sac_schedule: Advanced[Literal["annealed", "adaptive"]] = "annealed"
-    """When gradients learn: by the probability below, or so that their share of all steps follows who improves (not
-    specified in the paper)."""
+    """When gradients learn: by the probability below, or so that their share of the time follows who will be the better
+    one (not specified in the paper)."""
+    sac_cost: Advanced[Positive] = 40.0
+    """Steps of the population that take the time of one step of gradient-based learning, for the adaptive schedule."""
+    sac_trial: Advanced[Natural] = 3000
+    """First steps of gradient-based learning, during which its adaptive share is one half."""
     sac_every: Count = 5
     """Generations between two chances of gradient-based learning."""
     sac_least: Advanced[Share] = 0.1
@@ -118,6 +122,8 @@ class ESACConfig:
     """What non-finite numbers of an environment do: penalise the episode, or raise."""
     most_failed: Advanced[Running[Share]] = 0.5
     """Largest share of a generation's episodes that may fail before the run stops."""
+    horizon: Advanced[Count | None] = None
+    """Steps after which an episode is truncated; by default the environment's limit, or 10,000 if it has none."""
     eval_every: Count = 10_000
     """Environment steps between two evaluations; the first one follows the first generation."""
     eval_episodes: Count = 10
@@ -133,6 +139,8 @@ class ESACConfig:
     """Threads of torch: a second one helps networks of this size little, and is very slow on a busy machine."""
     timeout: Advanced[Running[Positive]] = 600.0
     """Seconds that an episode may take in a worker."""
+    recycle: Advanced[Running[Natural]] = 0
+    """Episodes after which a worker process is replaced, for environments that leak memory; 0 disables it."""
 
     def __post_init__(self) -> None:
         checks.check_fields(self)

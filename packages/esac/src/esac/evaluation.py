@@ -13,8 +13,7 @@ from sextet_common import checks
 from sextet_common.errors import InputError
 
 from esac.config import ESACConfig
-from esac.play import rollout
-from esac.play.environment import horizon
+from esac.play import environment, rollout
 from esac.play.policy import ActionMap, NumpyPolicy, PolicyShape
 from esac.play.rollout import Episode
 from esac.results.outputs import Evaluations
@@ -40,9 +39,10 @@ class Evaluation:
     """Evaluations (``history``) of the policies that ``current`` returns, and the ``best`` of them."""
 
     def __init__(
-        self, env: gymnasium.Env[Any, Any], config: ESACConfig, seed: int, current: Callable[[Which], NumpyPolicy]
-    ) -> None:
-        self.env, self.config, self.seed, self._current = env, config, seed, current
+        self, env: gymnasium.Env[Any, Any], config: ESACConfig, seed: int, current: Callable[[Which], NumpyPolicy],
+        horizon: int,
+    ) -> None:  # fmt: skip
+        self.env, self.config, self.seed, self._current, self.horizon = env, config, seed, current, horizon
         self.history = Evaluations()
         self.best = _best(-math.inf, current("mean"))
 
@@ -56,7 +56,8 @@ class Evaluation:
 
     def episodes(self, which: Which, count: int, seed: int | None = None) -> list[Episode]:
         """Run episodes of a policy from resets that learning does not use."""
-        return run_episodes(self.env, self.policy(which), count, self.seed if seed is None else seed)
+        seed = self.seed if seed is None else seed
+        return run_episodes(self.env, self.policy(which), count, seed, self.horizon)
 
     def run(self, when: tuple[float, float, float]) -> dict[str, float]:
         """Evaluate the policies of this mode, update ``best`` and return metrics."""
@@ -103,7 +104,10 @@ def _best(reward: float, policy: NumpyPolicy) -> Best:
     return Best(reward, policy.vector, policy.action, policy.shape.hidden, policy.inputs)
 
 
-def run_episodes(env: gymnasium.Env[Any, Any], policy: NumpyPolicy, count: int, seed: int) -> list[Episode]:
-    """Run episodes of a policy from the resets of an evaluation seed."""
+def run_episodes(
+    env: gymnasium.Env[Any, Any], policy: NumpyPolicy, count: int, seed: int, max_steps: int | None = None
+) -> list[Episode]:
+    """Run episodes of a policy from the resets of an evaluation seed, by default up to the environment's limit."""
     resets = np.random.SeedSequence((seed, 0xEA)).generate_state(count) >> 1
-    return [rollout.episode(env, policy, int(reset), max_steps=horizon(env), on_nan="penalise") for reset in resets]
+    most = max_steps or environment.horizon(env)
+    return [rollout.episode(env, policy, int(reset), max_steps=most, on_nan="penalise") for reset in resets]

@@ -1,4 +1,4 @@
-"""Between the population and the gradient-trained policy: which one is better, improves, gets steps, is copied."""
+"""Between the population and the gradient-trained policy: which one gets the time, and which one is copied."""
 
 from __future__ import annotations
 
@@ -7,70 +7,110 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Float
+
+from sextet_common.errors import InputError
 
 from esac.config import ESACConfig
 from esac.play.rollout import Episode
 
 Side = Literal["mean", "sac"]
 _SIDES: tuple[Side, Side] = ("mean", "sac")
-_FAST, _SLOW = 0.3, 0.05  # weights of a generation in the two averages, whose difference is the progress
-_STEP, _LEAST = 0.05, 0.1  # change of the share in a generation, and the smallest share of either side
+_SMOOTH = 0.3  # weight of a generation in the running average of its returns
+_STEP, _LEAST = 0.1, 0.1  # change of the share in a generation, and the smallest share of either side
 _MARGIN = 0.1  # by which the better side must be better, of the mean size of both returns
 _PAUSE = 10  # generations between two transfers
+_MOST_POINTS = 256  # of a learning curve
+
+
+class Curve:
+    """A side's running average of returns over its own steps; beyond some points, every second one is dropped."""
+
+    def __init__(self, points: Float[np.ndarray, "n 2"] | None = None) -> None:
+        self.points = np.zeros((0, 2)) if points is None else points
+
+    def add(self, episodes: Sequence[Episode]) -> None:
+        """Take in the episodes of a generation."""
+        totals = [e.total for e in episodes if not e.failed]
+        if not totals:
+            return
+        steps, level = self.points[-1] if len(self.points) else (0.0, math.nan)
+        mean = float(np.mean(totals))
+        level = mean if math.isnan(level) else level + _SMOOTH * (mean - level)
+        self.points = np.vstack([self.points, [steps + sum(e.length for e in episodes), level]])
+        if len(self.points) > _MOST_POINTS:
+            self.points = self.points[-1::-2][::-1]
+
+    @property
+    def steps(self) -> float:
+        """Steps so far."""
+        return float(self.points[-1, 0]) if len(self.points) else 0.0
+
+    @property
+    def level(self) -> float:
+        """The running average; NaN before the first episode."""
+        return float(self.points[-1, 1]) if len(self.points) else math.nan
+
+    @property
+    def forecast(self) -> float:
+        """The level, plus what it gained in the second half of its steps: what as many steps again may bring."""
+        if not len(self.points):
+            return math.nan
+        half = int(np.searchsorted(self.points[:, 0], self.steps / 2))
+        return 2 * self.level - float(self.points[half, 1])
 
 
 class Exchange:
-    """Averages of the returns of both sides, from training episodes alone, and what follows from them.
+    """Learning curves of both sides, from training episodes alone, and what follows from them.
 
-    Not specified in the paper. Progress is the difference between a fast and a slow running average of the returns.
+    Not specified in the paper.
 
     Attributes
     ----------
     share
-        Share of the environment steps that the gradient-trained policy gets with ``sac_schedule="adaptive"``.
+        Share of the time that the gradient-trained policy gets with ``sac_schedule="adaptive"``: half of it until it
+        has taken ``sac_trial`` steps, then more as long as its forecast is the better one, else less.
     """
 
     def __init__(self, config: ESACConfig) -> None:
         self.config = config
         self.share = 0.5
-        self._averages = np.full((2, 2), math.nan)  # side, then fast and slow
+        self.mean, self.sac = Curve(), Curve()
         self._last = -_PAUSE
 
-    def update(self, number: int, episodes: Sequence[tuple[str, Episode]]) -> Side | None:
-        """Take in the episodes of generation `number` with their origins; return the side to copy over the other."""
-        for side, origin in enumerate(_SIDES):
-            totals = [e.total for of, e in episodes if of == origin and not e.failed]
-            if totals:
-                self._average(side, float(np.mean(totals)))
-        if np.isnan(self._averages).any():
+    def update(self, number: int, mean: Sequence[Episode], sac: Sequence[Episode]) -> Side | None:
+        """Take in the episodes of generation `number` on both sides; return the side to copy over the other."""
+        self.mean.add(mean)
+        self.sac.add(sac)
+        if math.isnan(self.mean.level) or math.isnan(self.sac.level):
             return None
-        progress = self._averages[:, 0] - self._averages[:, 1]
-        if progress[0] != progress[1]:
-            towards = _STEP if progress[1] > progress[0] else -_STEP
+        forecasts = self.mean.forecast, self.sac.forecast
+        if self.sac.steps >= self.config.sac_trial and forecasts[0] != forecasts[1]:
+            towards = _STEP if forecasts[1] > forecasts[0] else -_STEP
             self.share = float(np.clip(self.share + towards, _LEAST, 1 - _LEAST))
         return self._better(number)
-
-    def _average(self, side: int, value: float) -> None:
-        averages = self._averages[side]
-        for k, weight in enumerate((_FAST, _SLOW)):
-            averages[k] = value if math.isnan(averages[k]) else averages[k] + weight * (value - averages[k])
 
     def _better(self, number: int) -> Side | None:
         if self.config.transfer == "none" or number - self._last < _PAUSE:
             return None
-        fast = self._averages[:, 0]
-        if abs(fast[1] - fast[0]) <= _MARGIN * np.abs(fast).mean():
+        mean, sac = self.mean.level, self.sac.level
+        if abs(sac - mean) <= _MARGIN * (abs(sac) + abs(mean)) / 2:
             return None
-        better = int(fast[1] > fast[0])
         self._last = number
-        self._averages[1 - better] = self._averages[better]  # both are the same policy now
-        return _SIDES[better]
+        worse, better = (self.mean, self.sac) if sac > mean else (self.sac, self.mean)
+        worse.points[-1, 1] = better.level  # both are the same policy now
+        return _SIDES[int(sac > mean)]
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return averages, share and the generation of the last transfer as arrays."""
-        return {"averages": self._averages, "share": np.array(self.share), "last": np.array(self._last)}
+        """Return curves, share and the generation of the last transfer as arrays."""
+        return {"mean": self.mean.points, "sac": self.sac.points, "share": np.array(self.share),
+                "last": np.array(self._last)}  # fmt: skip
 
     def load_state(self, arrays: Mapping[str, Any]) -> None:
         """Restore what `state` returned."""
-        self._averages = np.array(arrays["averages"])
+        for side in _SIDES:
+            points = np.array(arrays[side], dtype=np.float64)
+            if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
+                raise InputError(f"a learning curve of shape {points.shape}", "finite rows of steps and level")
+            setattr(self, side, Curve(points))
         self.share, self._last = float(arrays["share"]), int(arrays["last"])

@@ -78,24 +78,27 @@ class GenerationJob(training.Job):
         if learner.config.mode != "sac":
             offspring = learner.population.offspring(number, learner.injected_vector(number), learner.inputs)
             self.engine.start(offspring.bases, offspring.tasks)
-        episodes: list[tuple[str, Episode]] = []
+        trained: list[Episode] = []
         for k in range(self._gradient_episodes(number, values)):
             episode, losses = learner.collector.episode(number, k, learner.inputs)
             values |= losses
-            episodes.append(("sac", episode))
-        self._describe_gradients(episodes, values)
+            trained.append(episode)
+        self._describe_gradients(trained, values)
         values["time/sac_s"] = time.perf_counter() - clock
         outcome = Outcome(np.zeros((0, 2)), (), {})
         origins: tuple[str, ...] = ()
+        played: list[tuple[str, Episode]] = []
         if offspring is not None:
             population_episodes = self._wait(values)
             outcome = learner.population.evolve(number, offspring, population_episodes)
             origins = offspring.origins
             each = 2 * learner.config.es_episodes
-            episodes += [(origins[k // each], e) for k, e in enumerate(population_episodes)]
+            played = [(origins[k // each], e) for k, e in enumerate(population_episodes)]
+        episodes = [*(("sac", episode) for episode in trained), *played]
         learner.observe(episode for _, episode in episodes)
         if learner.config.mode == "esac":
-            learner.transfer(number, learner.exchange.update(number, episodes))
+            mutated = [episode for origin, episode in played if origin == "mean"]
+            learner.transfer(number, learner.exchange.update(number, mutated, trained))
             values["sac/share"] = learner.exchange.share
         values |= outcome.values
         self._count(episodes, values, time.perf_counter() - clock, time.process_time() - processor)
@@ -122,16 +125,19 @@ class GenerationJob(training.Job):
         return config.sac_episodes if taken else 0
 
     def _episodes_behind(self) -> int:
-        """Return the episodes by which gradient-based learning is behind its share, at most ten times sac_episodes."""
-        learner, share = self.learner, self.learner.exchange.share
-        if not learner.steps:
-            return learner.config.sac_episodes
-        behind = (share * learner.steps - learner.collector.steps) / (1 - share)
-        return min(10 * learner.config.sac_episodes, max(0, round(behind * learner.episodes / learner.steps)))
+        """Return the episodes by which gradient-based learning is behind its share of time, at most 10 sac_episodes."""
+        learner, share, cost = self.learner, self.learner.exchange.share, self.learner.config.sac_cost
+        taken = learner.collector.steps
+        if not taken:
+            return learner.config.sac_episodes if learner.generation == 0 else 1
+        population = learner.steps - taken
+        behind = share / (1 - share) * population / cost - taken
+        length = taken / learner.collector.episodes
+        return min(10 * learner.config.sac_episodes, max(0, round(behind / length)))
 
-    def _describe_gradients(self, episodes: Sequence[tuple[str, Episode]], values: dict[str, float]) -> None:
+    def _describe_gradients(self, episodes: Sequence[Episode], values: dict[str, float]) -> None:
         if episodes:
-            values["sac/return"] = float(np.mean([e.total for _, e in episodes]))
+            values["sac/return"] = float(np.mean([e.total for e in episodes]))
             values["sac/episodes"] = float(len(episodes))
         if self.learner.config.mode != "es":
             values["sac/updates"] = float(self.learner.collector.updates)
@@ -232,7 +238,7 @@ def make_engine(job: Job, config: ESACConfig) -> Engine:
     if config.engine == "processes":
         from esac.engines.process import ProcessEngine
 
-        return ProcessEngine(job, config.workers, timeout=config.timeout)
+        return ProcessEngine(job, config.workers, timeout=config.timeout, recycle=config.recycle)
     from esac.engines.ray import RayEngine
 
     return RayEngine(job, config.workers, timeout=config.timeout)
