@@ -7,6 +7,7 @@ Every method reports its best policy by evaluations of five episodes during the 
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from dataclasses import dataclass, field
@@ -51,7 +52,7 @@ gymnasium.register("SparseHalfCheetah-v0", sparse_cheetah, max_episode_steps=100
 
 @dataclass(frozen=True)
 class Setting:
-    """Processor seconds and seeds of an environment, and settings of all methods of this package there."""
+    """Processor seconds of a run, seeds, and settings of the methods of this package."""
 
     seconds: float
     seeds: int = 3
@@ -59,17 +60,19 @@ class Setting:
 
 
 ENVS = {
-    "MountainCarContinuous-v0": Setting(10, 5),
-    "Swimmer-v5": Setting(60, 3),
-    "InvertedDoublePendulum-v5": Setting(40),
-    "Hopper-v5": Setting(60),
-    "HalfCheetah-v5": Setting(60),
-    "SparseHalfCheetah-v0": Setting(60),
+    "MountainCarContinuous-v0": Setting(5),
+    "Pendulum-v1": Setting(20),
+    "InvertedDoublePendulum-v5": Setting(20),
+    "Swimmer-v5": Setting(40),
+    "Hopper-v5": Setting(30),
+    "HalfCheetah-v5": Setting(30),
+    "SparseHalfCheetah-v0": Setting(30),
 }
 SHARED: dict[str, Any] = {
-    "hidden": HIDDEN, "start_steps": 100, "eval_every": NEVER, "eval_episodes": EPISODES,
+    "hidden": HIDDEN, "start_steps": 100, "sac_cost": 60.0, "eval_every": NEVER, "eval_episodes": EPISODES,
     "sac": {"auto_alpha": True, "alpha": 1.0},
 }  # fmt: skip
+BATCH = ("InvertedDoublePendulum-v5", "Swimmer-v5", "Hopper-v5", "HalfCheetah-v5")
 METHODS: dict[str, dict[str, Any]] = {"ESAC": {}, "SAC": {"mode": "sac"}, "ES": {"mode": "es", "injected": 0}}
 PEERS = {"SB3 SAC": 0.99, "SB3 SAC, discount 0.9999": 0.9999}
 PARTS: dict[str, dict[str, Any]] = {}
@@ -80,7 +83,8 @@ ABLATION = ("Swimmer-v5", "InvertedDoublePendulum-v5")
 def ours(env: str, method: str, seed: int) -> dict[str, Any]:
     """Train with this package."""
     setting = ENVS[env]
-    settings = {**preset(env).settings, **SHARED, **setting.settings, **(METHODS | PARTS)[method]}
+    engine = "batch" if env in BATCH else "processes"
+    settings = {**preset(env).settings, **SHARED, "engine": engine, **setting.settings, **(METHODS | PARTS)[method]}
     model = ESAC(env, changed(settings), seed=seed)
     rows: list[tuple[float, ...]] = []
 
@@ -119,8 +123,11 @@ def theirs(env: str, method: str, seed: int) -> dict[str, Any]:
                 began = time.process_time()
                 policy = as_numpy(self.model)
                 reward = float(np.mean([e.total for e in run_episodes(judge, policy, EPISODES, seed)]))
-                if reward > self.reward:
-                    self.best, self.reward = policy, reward
+                if reward > self.reward:  # as this package chooses its best policy
+                    more = run_episodes(judge, policy, 2 * EPISODES, seed, skip=EPISODES)
+                    reward = (reward + 2 * float(np.mean([e.total for e in more]))) / 3
+                    if reward > self.reward:
+                        self.best, self.reward = policy, reward
                 rows.append((seconds, self.num_timesteps, self.reward, self.num_timesteps))
                 self.spent += time.process_time() - began
             return seconds < budget
@@ -165,7 +172,8 @@ def main(
     """
     torch.set_num_threads(1)
     work.mkdir(parents=True, exist_ok=True)
-    jobs = [(env, method, seed) for seed in range(5) for env in envs for method in methods if belongs(env, method, seed)]
+    every = itertools.product(range(5), envs, methods)  # a seed of everything, then the next one
+    jobs = [(env, method, seed) for seed, env, method in every if belongs(env, method, seed)]
     for env, method, seed in jobs:
         place = work / f"{env} {method} {seed}.json"
         if not place.exists():
@@ -179,7 +187,7 @@ def main(
             place = work / f"{env} {method} {seed}.json"
             runs.setdefault(f"{env} {method}", []).append(json.loads(place.read_text()))
         store(HERE, "learning", {"runs": runs})
-        write(HERE.parent, runs, {env: setting.seconds for env, setting in ENVS.items()})
+        write(HERE.parent, runs, {env: setting.seconds for env, setting in ENVS.items()}, tuple(PARTS))
 
 
 def belongs(env: str, method: str, seed: int) -> bool:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-
 from sextet_common.errors import InputError
 
 from esac.config import ESACConfig
@@ -17,6 +16,7 @@ from esac.play.rollout import Episode
 Side = Literal["mean", "sac"]
 _SIDES: tuple[Side, Side] = ("mean", "sac")
 _SMOOTH = 0.3  # weight of a generation in the running average of its returns
+_PROGRESS = 0.1  # gain of a side that improves, of the range of all levels so far
 _STEP, _LEAST = 0.1, 0.1  # change of the share in a generation, and the smallest share of either side
 _MARGIN = 0.1  # by which the better side must be better, of the mean size of both returns
 _PAUSE = 10  # generations between two transfers
@@ -24,20 +24,23 @@ _MOST_POINTS = 256  # of a learning curve
 
 
 class Curve:
-    """A side's running average of returns over its own steps; beyond some points, every second one is dropped."""
+    """A side's running average of returns over its own steps; beyond some points, every second one is dropped.
 
-    def __init__(self, points: Float[np.ndarray, "n 2"] | None = None) -> None:
-        self.points = np.zeros((0, 2)) if points is None else points
+    A point has the steps so far, the level and the episodes so far.
+    """
+
+    def __init__(self, points: Float[np.ndarray, "n 3"] | None = None) -> None:
+        self.points = np.zeros((0, 3)) if points is None else points
 
     def add(self, episodes: Sequence[Episode]) -> None:
         """Take in the episodes of a generation."""
-        totals = [e.total for e in episodes if not e.failed]
-        if not totals:
+        good = [e for e in episodes if not e.failed]
+        if not good:
             return
-        steps, level = self.points[-1] if len(self.points) else (0.0, math.nan)
-        mean = float(np.mean(totals))
-        level = mean if math.isnan(level) else level + _SMOOTH * (mean - level)
-        self.points = np.vstack([self.points, [steps + sum(e.length for e in episodes), level]])
+        mean = float(np.mean([e.total for e in good]))
+        steps, level, count = self.points[-1] if len(self.points) else (0.0, mean, 0.0)
+        point = [steps + sum(e.length for e in good), level + _SMOOTH * (mean - level), count + len(good)]
+        self.points = np.vstack([self.points, point])
         if len(self.points) > _MOST_POINTS:
             self.points = self.points[-1::-2][::-1]
 
@@ -47,17 +50,20 @@ class Curve:
         return float(self.points[-1, 0]) if len(self.points) else 0.0
 
     @property
+    def episodes(self) -> float:
+        """Episodes so far."""
+        return float(self.points[-1, 2]) if len(self.points) else 0.0
+
+    @property
     def level(self) -> float:
         """The running average; NaN before the first episode."""
         return float(self.points[-1, 1]) if len(self.points) else math.nan
 
     @property
-    def forecast(self) -> float:
-        """The level, plus what it gained in the second half of its steps: what as many steps again may bring."""
-        if not len(self.points):
-            return math.nan
+    def gain(self) -> float:
+        """What the level gained in the second half of the steps."""
         half = int(np.searchsorted(self.points[:, 0], self.steps / 2))
-        return 2 * self.level - float(self.points[half, 1])
+        return self.level - float(self.points[half, 1])
 
 
 class Exchange:
@@ -68,15 +74,26 @@ class Exchange:
     Attributes
     ----------
     share
-        Share of the time that the gradient-trained policy gets with ``sac_schedule="adaptive"``: half of it until it
-        has taken ``sac_trial`` steps, then more as long as its forecast is the better one, else less.
+        Share of the time that the gradient-trained policy gets with ``sac_schedule="adaptive"``: at first one half. It
+        moves towards the better side while that improves, and towards the other one while it does not, since then
+        nothing is lost; also if the other one would overtake it by gaining again what it gained last.
+    owed
+        Steps that gradient-based learning is behind its share.
     """
 
     def __init__(self, config: ESACConfig) -> None:
         self.config = config
-        self.share = 0.5
+        self.share, self.owed = 0.5, 0.0
         self.mean, self.sac = Curve(), Curve()
         self._last = -_PAUSE
+
+    def account(self, population: int, gradients: int) -> None:
+        """Take in the steps of a generation on both sides."""
+        self.owed += self.share / (1 - self.share) * population / self.config.sac_cost - gradients
+
+    def episodes_due(self) -> int:
+        """Return the episodes that gradient-based learning is behind its share; 1 until their length is known."""
+        return max(0, round(self.owed * self.sac.episodes / self.sac.steps)) if self.sac.steps else 1
 
     def update(self, number: int, mean: Sequence[Episode], sac: Sequence[Episode]) -> Side | None:
         """Take in the episodes of generation `number` on both sides; return the side to copy over the other."""
@@ -84,11 +101,19 @@ class Exchange:
         self.sac.add(sac)
         if math.isnan(self.mean.level) or math.isnan(self.sac.level):
             return None
-        forecasts = self.mean.forecast, self.sac.forecast
-        if self.sac.steps >= self.config.sac_trial and forecasts[0] != forecasts[1]:
-            towards = _STEP if forecasts[1] > forecasts[0] else -_STEP
-            self.share = float(np.clip(self.share + towards, _LEAST, 1 - _LEAST))
+        towards = _STEP if self._deserves_time() == "sac" else -_STEP
+        self.share = float(np.clip(self.share + towards, _LEAST, 1 - _LEAST))
         return self._better(number)
+
+    def _deserves_time(self) -> Side:
+        """Return the side from which more time is expected to raise the better one of both levels."""
+        better: Side = "sac" if self.sac.level > self.mean.level else "mean"
+        other: Side = "mean" if better == "sac" else "sac"
+        leader, follower = getattr(self, better), getattr(self, other)
+        levels = np.concatenate([self.mean.points[:, 1], self.sac.points[:, 1]])
+        improves = leader.gain > _PROGRESS * np.ptp(levels)
+        overtakes = follower.level + follower.gain > leader.level + leader.gain
+        return better if improves and not overtakes else other
 
     def _better(self, number: int) -> Side | None:
         if self.config.transfer == "none" or number - self._last < _PAUSE:
@@ -102,15 +127,16 @@ class Exchange:
         return _SIDES[int(sac > mean)]
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return curves, share and the generation of the last transfer as arrays."""
-        return {"mean": self.mean.points, "sac": self.sac.points, "share": np.array(self.share),
-                "last": np.array(self._last)}  # fmt: skip
+        """Return curves, share, steps owed and the generation of the last transfer as arrays."""
+        numbers = {"share": np.array(self.share), "owed": np.array(self.owed), "last": np.array(self._last)}
+        return {"mean": self.mean.points, "sac": self.sac.points, **numbers}
 
     def load_state(self, arrays: Mapping[str, Any]) -> None:
         """Restore what `state` returned."""
         for side in _SIDES:
             points = np.array(arrays[side], dtype=np.float64)
-            if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
-                raise InputError(f"a learning curve of shape {points.shape}", "finite rows of steps and level")
+            if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
+                expected = "finite rows of steps, level and episodes"
+                raise InputError(f"a learning curve of shape {points.shape}", expected)
             setattr(self, side, Curve(points))
-        self.share, self._last = float(arrays["share"]), int(arrays["last"])
+        self.share, self.owed, self._last = float(arrays["share"]), float(arrays["owed"]), int(arrays["last"])

@@ -97,6 +97,7 @@ class GenerationJob(training.Job):
         episodes = [*(("sac", episode) for episode in trained), *played]
         learner.observe(episode for _, episode in episodes)
         if learner.config.mode == "esac":
+            learner.exchange.account(sum(e.length for _, e in played), sum(e.length for e in trained))
             mutated = [episode for origin, episode in played if origin == "mean"]
             learner.transfer(number, learner.exchange.update(number, mutated, trained))
             values["sac/share"] = learner.exchange.share
@@ -118,22 +119,11 @@ class GenerationJob(training.Job):
         if config.mode != "esac":
             return int(config.mode == "sac")
         if config.sac_schedule == "adaptive":
-            return self._episodes_behind()
+            return self.learner.exchange.episodes_due()
         values["sac/p"] = gradient_probability(self.learner.counted, config)
         due = (number + 1) % config.sac_every == 0
         taken = due and generator(self.learner.seed, "chance", number).random() < values["sac/p"]
         return config.sac_episodes if taken else 0
-
-    def _episodes_behind(self) -> int:
-        """Return the episodes by which gradient-based learning is behind its share of time, at most 10 sac_episodes."""
-        learner, share, cost = self.learner, self.learner.exchange.share, self.learner.config.sac_cost
-        taken = learner.collector.steps
-        if not taken:
-            return learner.config.sac_episodes if learner.generation == 0 else 1
-        population = learner.steps - taken
-        behind = share / (1 - share) * population / cost - taken
-        length = taken / learner.collector.episodes
-        return min(10 * learner.config.sac_episodes, max(0, round(behind / length)))
 
     def _describe_gradients(self, episodes: Sequence[Episode], values: dict[str, float]) -> None:
         if episodes:

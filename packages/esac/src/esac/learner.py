@@ -33,7 +33,8 @@ from esac.sb3 import source
 
 _COUNTERS = ("generation", "steps", "episodes", "seconds", "cpu_seconds")
 _CLONING_ROWS, _FEWEST_ROWS = 2048, 64  # observations that a clone is fitted on, and fewest in the replay
-_OF_COLLECTOR = {"sac_steps": "steps", "sac_episodes": "episodes", "updates": "updates"}
+_OF_COLLECTOR = {"sac_steps": "steps", "updates": "updates"}
+_CHECKED_ELSEWHERE = ("evaluations.", "best", "exchange.")
 _NUMBERS = (*_COUNTERS, *_OF_COLLECTOR, "sigma")
 
 
@@ -258,7 +259,7 @@ class Learner:
     def _check(self, state: Mapping[str, Any]) -> None:
         own_state = self.state(replay=False)
         for name, own in own_state.items():
-            if hasattr(own, "shape") and not name.startswith(("evaluations.", "best", "exchange.")):  # these check their own
+            if hasattr(own, "shape") and not name.startswith(_CHECKED_ELSEWHERE):
                 expected, received = torch.as_tensor(own), torch.as_tensor(state[name])
                 if received.shape != expected.shape or received.dtype != expected.dtype:
                     raise InputError(

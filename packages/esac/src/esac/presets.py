@@ -40,21 +40,21 @@ def _dm_control(episodes: int) -> Preset:
     return Preset(1_000_000, flags, _CODE, {**flags, "es_lr": 0.01, "sigma": 0.01})
 
 
+_CMA: dict[str, Any] = {"es_method": "cma", "population": 6, "sigma": 0.5, "injected": 0}
 _TEN: dict[str, Any] = {"sac_episodes": 10}
 _AUTO: dict[str, Any] = {"auto_alpha": True, "alpha": 1.0, "lr": 1e-3}
 
 PRESETS = {
-    "HalfCheetah": Preset(),
+    "HalfCheetah": Preset(1_000_000, _CMA, _OURS),
     "LunarLanderContinuous": Preset(),
-    "InvertedDoublePendulum": Preset(),
+    "InvertedDoublePendulum": Preset(1_000_000, _CMA, _OURS),
     "Humanoid": Preset(5_000_000, {"reward_shift": 5.0}, _ARS),
     "Ant": Preset(1_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, {**_TEN, "es_lr": 0.001}),
     "Walker2d": Preset(1_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, _TEN),
-    "Hopper": Preset(2_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, _TEN),
+    "Hopper": Preset(2_000_000, {**_TEN, **_CMA, "reward_shift": 1.0}, _OURS, _TEN),
     "Swimmer": Preset(
         400_000,
-        {"es_method": "cma", "population": 6, "sigma": 0.5, "injected": 0, "sac_episodes": 1,
-         "eval_every": 40_000, "eval_episodes": 5},
+        {**_CMA, "sac_episodes": 1, "eval_every": 40_000, "eval_episodes": 5},
         _OURS, {"sac_episodes": 1, "injected": 1},
     ),
     "MountainCarContinuous": Preset(
@@ -92,6 +92,7 @@ SB3_SAC: dict[str, Any] = {
 PAPER: dict[str, Any] = {
     "es_method": "openai", "es_hidden": (256, 256), "normalize": False, "population": 10, "sigma": 0.005,
     "es_lr": 0.005, "injected": 4, "crossover": "row", "es_gradient": "all", "amt_every": 20,
+    "sac_schedule": "annealed",
 }  # fmt: skip
 """Settings of `paper`."""
 

@@ -40,7 +40,7 @@ class Collector:
         self.env, self.sac, self.replay, self.seed = env, sac, replay, seed
         self.updates_per_step, self.start_steps, self.on_nan = updates_per_step, start_steps, on_nan
         self.horizon = horizon
-        self.steps = self.updates = self.episodes = 0
+        self.steps = self.updates = 0
         self._explore = Explorer(sac.actor)
         space = env.action_space
         assert isinstance(space, gymnasium.spaces.Box)
@@ -58,7 +58,6 @@ class Collector:
         NonFiniteError
             If the environment returns non-finite numbers and ``on_nan`` is "raise".
         """
-        self.episodes += 1
         random = generator(self.seed, "episode", generation, number)
         noises = torch.Generator(self.sac.device).manual_seed(int(random.integers(2**62)))
         observation = interaction.reset(self.env, int(random.integers(2**31)))
