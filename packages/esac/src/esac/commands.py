@@ -89,6 +89,55 @@ def _train_command(default: ESACConfig) -> Callable[..., None]:
     return train
 
 
+@cli.needs("tune")
+@cli.from_options
+def tune(options: Sequence[str]) -> Callable[..., None]:
+    """Search the settings around an environment's preset; the same command resumes a stopped search (extra tune)."""
+    return _tune_command(_default_config(options))
+
+
+def _tune_command(default: ESACConfig) -> Callable[..., None]:
+    """Return the command `tune` with the preset of an environment as its defaults."""
+
+    def tune(
+        out: Path,
+        env: str = _ENV,
+        trials: int = 20,
+        steps: int | None = None,
+        seed: int = 0,
+        preset: bool = True,
+        config: ESACConfig = default,
+    ) -> None:
+        """Search the settings around an environment's preset; the same command resumes a stopped search (extra tune).
+
+        Parameters
+        ----------
+        out
+            Folder of the search; ``esac train --config OUT/best.toml`` takes its result.
+        env
+            Its name in gymnasium, or dm_control/NAME (extra dm-control). Its preset gives the defaults below.
+        trials
+            Finished trials, with those of an interrupted search.
+        steps
+            Environment steps of a trial; by default those of the preset.
+        seed
+            Seed of the search and of every trial.
+        preset
+            Use the preset of the environment.
+        config
+            Settings around which the search is made.
+        """
+        from esac import tuning
+
+        def after(trial: Any) -> None:
+            print(f"trial {trial.number}, {trial.state.name.lower()}: {trial.value:.1f}, {trial.params}")
+
+        found = tuning.tune(env, config, out=out, trials=trials, steps=steps, seed=seed, after=after)
+        print(f"best of {found.trials} trials: {found.reward:.1f}; {out / 'best.toml'}")
+
+    return tune
+
+
 def evaluate(
     policy: tyro.conf.Positional[Path],
     /,

@@ -45,7 +45,7 @@ _TEN: dict[str, Any] = {"sac_episodes": 10}
 _AUTO: dict[str, Any] = {"auto_alpha": True, "alpha": 1.0, "lr": 1e-3}
 
 PRESETS = {
-    "HalfCheetah": Preset(1_000_000, _CMA, _OURS),
+    "HalfCheetah": Preset(),
     "LunarLanderContinuous": Preset(),
     "InvertedDoublePendulum": Preset(1_000_000, _CMA, _OURS),
     "Humanoid": Preset(5_000_000, {"reward_shift": 5.0}, _ARS),
