@@ -69,13 +69,21 @@ ENVS = {
     "SparseHalfCheetah-v0": Setting(20, settings=preset("Swimmer-v5").settings),  # CMA-ES explores
 }
 SHARED: dict[str, Any] = {
-    "hidden": HIDDEN, "start_steps": 100, "sac_cost": 60.0, "eval_every": NEVER, "eval_episodes": EPISODES,
-    "sac": {"auto_alpha": True, "alpha": 1.0},
+    "hidden": HIDDEN, "injected": 0, "start_steps": 100, "sac_cost": 60.0,
+    "eval_every": NEVER, "eval_episodes": EPISODES, "sac": {"auto_alpha": True, "alpha": 1.0},
 }  # fmt: skip
 BATCH = ("InvertedDoublePendulum-v5", "Swimmer-v5", "Hopper-v5", "HalfCheetah-v5")
-METHODS: dict[str, dict[str, Any]] = {"ESAC": {}, "SAC": {"mode": "sac"}, "ES": {"mode": "es", "injected": 0}}
+METHODS: dict[str, dict[str, Any]] = {"ESAC": {}, "SAC": {"mode": "sac"}, "ES": {"mode": "es"}}
 PEERS = {"SB3 SAC": 0.99, "SB3 SAC, discount 0.9999": 0.9999}
-PARTS: dict[str, dict[str, Any]] = {}
+PARTS: dict[str, dict[str, Any]] = {
+    "annealed schedule": {"sac_schedule": "annealed"},
+    "no normalisation": {"normalize": False},
+    "injection": {"injected": 1},
+    "transfer": {"transfer": "both"},
+    "transitions stored": {"store": "all"},
+    "crossover": {"crossover": "row", "elite": 0.5},
+    "mutation tuning": {"amt_every": 1, "amt_clip": 0.01, "sigma_max": 10.0},
+}
 """ESAC with one part changed."""
 ABLATION = ("MountainCarContinuous-v0", "Pendulum-v1")
 
@@ -84,7 +92,7 @@ def ours(env: str, method: str, seed: int) -> dict[str, Any]:
     """Train with this package."""
     setting = ENVS[env]
     engine = "batch" if env in BATCH else "processes"
-    settings = {**preset(env).settings, **SHARED, "engine": engine, **setting.settings, **(METHODS | PARTS)[method]}
+    settings = {**preset(env).settings, **setting.settings, **SHARED, "engine": engine, **(METHODS | PARTS)[method]}
     model = ESAC(env, changed(settings), seed=seed)
     rows: list[tuple[float, ...]] = []
 
