@@ -60,13 +60,13 @@ class Setting:
 
 
 ENVS = {
-    "MountainCarContinuous-v0": Setting(5),
-    "Pendulum-v1": Setting(20),
-    "InvertedDoublePendulum-v5": Setting(10),
-    "Swimmer-v5": Setting(30),
-    "Hopper-v5": Setting(20),
-    "HalfCheetah-v5": Setting(20),
-    "SparseHalfCheetah-v0": Setting(20, settings=preset("Swimmer-v5").settings),  # CMA-ES explores
+    "MountainCarContinuous-v0": Setting(3),
+    "Pendulum-v1": Setting(15),
+    "InvertedDoublePendulum-v5": Setting(6),
+    "Swimmer-v5": Setting(25),
+    "Hopper-v5": Setting(15),
+    "HalfCheetah-v5": Setting(15),
+    "SparseHalfCheetah-v0": Setting(15, settings=preset("Swimmer-v5").settings),  # CMA-ES explores
 }
 SHARED: dict[str, Any] = {
     "hidden": HIDDEN, "injected": 0, "start_steps": 100, "sac_cost": 60.0,

@@ -21,7 +21,7 @@ from esac.engines.process import ProcessEngine
 from esac.engines.serial import SerialEngine
 from esac.es import evolution
 from esac.es.ascent import Ascent
-from esac.play import rollout
+from esac.play import environment, rollout
 from esac.play.policy import NumpyPolicy, PolicyShape
 from esac.play.task import Evaluator, Job, Task, noise
 from esac.sac.actor import Actor
@@ -424,3 +424,38 @@ def test_an_episode_that_takes_too_long_is_ended() -> None:
         pool.start(bases(job), tasks(1))
         with pytest.raises(WorkerError, match="more than 1 s"):
             pool.finish()
+
+
+def test_the_best_policy_is_not_the_luckiest_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ESAC("Pendulum-v1", dataclasses.replace(SMALL, mode="es", injected=0, eval_episodes=5))
+    returns: dict[int, list[float]] = {}
+
+    def episodes(env: Any, policy: Any, count: int, seed: int, most: int, *, skip: int = 0) -> list[rollout.Episode]:
+        return [rollout.Episode(total, 1) for total in returns[model.steps][skip : skip + count]]
+
+    monkeypatch.setattr("esac.evaluation.run_episodes", episodes)
+    for number, totals in enumerate(
+        ([5.0] * 15, [9.0] * 5 + [0.0] * 10, [6.0] * 5 + [5.5] * 10, [4.0] * 5 + [99.0] * 10)
+    ):
+        model.steps, returns[number] = number, totals
+        model.population.optimizer.mean = np.full_like(model.population.mean, number)
+        model.evaluation.run((number, 0.0, 0.0))
+    assert model.best.reward == pytest.approx((5 * 6.0 + 10 * 5.5) / 15) and (model.best.vector == 2).all()
+    assert [row[0] for row in model.evaluations.returns["mean"]] == [5.0, 9.0, 6.0, 4.0]
+
+
+def endless() -> gymnasium.Env[Any, Any]:
+    return gymnasium.make("Pendulum-v1").unwrapped
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_environment_without_a_time_limit_gets_the_horizon(workers: int, tmp_path: Path) -> None:
+    settings = dataclasses.replace(
+        SMALL, horizon=7, workers=workers, crossover="none", sac_schedule="annealed", store="all"
+    )
+    model = ESAC(endless, settings).learn(300, out=tmp_path / "run")
+    lengths = [int(row.split(",")[1]) for row in (tmp_path / "run" / "monitor.csv").read_text().splitlines()[2:]]
+    assert set(lengths) == {7} and [e.length for e in model.evaluate("mean", 2)] == [7, 7]
+    assert model.replay.filled > 0 and (model.replay.rows[: model.replay.filled, -1] == 1).all()  # no terminations
+    assert ESAC("Pendulum-v1", settings).job.options == {"max_episode_steps": 7}  # a run folder states it
+    assert environment.horizon(endless()) == 10_000

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -194,3 +197,24 @@ def test_exchange_and_cloning_resume_to_the_same_numbers_with_any_workers(
     assert same(whole, learner(**words, workers=2).learn(2000, out=tmp_path / "run"))
     first = learner(**words).learn(1000)
     assert same(whole, ESAC.load(first.save(tmp_path / "e.safetensors")).learn(2000))
+
+
+@pytest.mark.parametrize("engine", ["processes", "batch"])
+def test_a_killed_run_with_cloning_resumes_with_other_workers_to_the_same_numbers(engine: str, tmp_path: Path) -> None:
+    words: dict[str, Any] = {**SMALL, "transfer": "both", "sac_schedule": "adaptive", "store": "all", "injected": 1}
+    script = f"""
+import os, signal, esac
+def kill(model, generation):
+    if generation.number == 14:
+        os.kill(os.getpid(), signal.SIGKILL)
+config = esac.changed({ {**words, "engine": engine}!r})
+esac.ESAC("Swimmer-v5", config, seed=2, options={{"max_episode_steps": 20}}).learn(10**6, kill, out="run")
+"""
+    killed = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    whole, resumed = (
+        ESAC("Swimmer-v5", changed({**words, **more}), seed=2, options={"max_episode_steps": 20})
+        for more in ({}, {"workers": 2})
+    )
+    resumed.learn(3200, out=tmp_path / "run")
+    assert same(whole.learn(3200), resumed) and resumed.generation > 14 and resumed.exchange.state()["last"] > 0

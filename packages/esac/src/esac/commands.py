@@ -284,6 +284,8 @@ def video(
     env: str | None = None,
     seed: int = 1,
     episodes: int = 1,
+    steps: int | None = None,
+    width: int | None = None,
 ) -> None:
     """Record a video of a trained policy (extra video).
 
@@ -299,11 +301,15 @@ def video(
         Seed of the first reset.
     episodes
         Number of episodes.
+    steps
+        Steps of an episode; by default all.
+    width
+        Width in pixels; by default that of the environment's frames.
     """
     from esac.results.video import record
 
     acting, name, options = _load_policy(policy, env)
-    print(record(name, acting, out, options=options, seed=seed, episodes=episodes))
+    print(record(name, acting, out, options=options, seed=seed, episodes=episodes, steps=steps, width=width))
 
 
 def _load_policy(path: Path, env: str | None) -> tuple[NumpyPolicy, str, dict[str, Any]]:
