@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from esac.statistics import Interval, interval, iqm, probability_of_improvement
+from esac.statistics import Interval, interval, iqm, on_grid, probability_of_improvement
 from sextet_common.benchmarks import into_readme, machine
 from sextet_common.figures import COLOURS, figure_file
 
@@ -75,9 +75,10 @@ def draw(path: Path, runs: Runs, seconds: Mapping[str, float], methods: Mapping[
         for axis, env in zip(panels[:-1], seconds, strict=True):
             for method in methods[env]:
                 colour = COLOURS[COLUMNS.index(method)]
-                best = np.array([[row[2] for row in run["rows"]] for run in runs[f"{env} {method}"]])
-                x = seconds[env] * np.arange(1, best.shape[1] + 1) / best.shape[1]
-                found = [interval(iqm, best[:, k]) for k in range(best.shape[1])]
+                table = [np.array(run["rows"]) for run in runs[f"{env} {method}"]]
+                x = np.linspace(max(rows[0, 0] for rows in table), seconds[env], 60)
+                best = np.array([on_grid(rows[:, 0], rows[:, 2], x) for rows in table])
+                found = [interval(iqm, column, resamples=300) for column in best.T]
                 axis.plot(x, [each.value for each in found], label=method, color=colour, linewidth=1.6)
                 axis.fill_between(x, [e.low for e in found], [e.high for e in found], color=colour, alpha=0.15, lw=0)
             axis.set_title(env, loc="left", fontsize=9)

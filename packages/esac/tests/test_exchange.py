@@ -104,7 +104,7 @@ def test_the_better_side_gets_the_time_while_it_improves(side: int) -> None:
     rows = [(10.0 * k, 5.0) for k in range(1, 30)]
     result = shares(Exchange(ESACConfig()), [row if side == 0 else row[::-1] for row in rows])
     assert result[-1] == pytest.approx(0.9 if side else 0.1)
-    assert 0.1 <= min(result) and max(result) <= 0.9
+    assert min(result) >= 0.1 and max(result) <= 0.9
 
 
 @pytest.mark.parametrize("side", [0, 1])
@@ -136,7 +136,9 @@ def test_failed_episodes_and_a_missing_side_say_nothing() -> None:
     exchange = Exchange(ESACConfig())
     exchange.update(0, played(3.0), [])
     exchange.update(1, [Episode.failure("x")], [Episode.failure("x")])
-    assert exchange.share == 0.5 and exchange.mean.level == 3.0 and exchange.episodes_due() == 1
+    assert exchange.share == 0.5 and exchange.mean.level == 3.0 and exchange.episodes_due(100) == 0
+    exchange.account(int(100 * exchange.config.sac_cost), 0)
+    assert exchange.episodes_due(100) == 1 and exchange.episodes_due(1000) == 0
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_end() -> None:

@@ -91,9 +91,10 @@ class Exchange:
         """Take in the steps of a generation on both sides."""
         self.owed += self.share / (1 - self.share) * population / self.config.sac_cost - gradients
 
-    def episodes_due(self) -> int:
-        """Return the episodes that gradient-based learning is behind its share; 1 until their length is known."""
-        return max(0, round(self.owed * self.sac.episodes / self.sac.steps)) if self.sac.steps else 1
+    def episodes_due(self, horizon: int) -> int:
+        """Return the episodes that gradient-based learning is behind its share; the first may be as long as any."""
+        length = self.sac.steps / self.sac.episodes if self.sac.episodes else horizon
+        return max(0, round(self.owed / length))
 
     def update(self, number: int, mean: Sequence[Episode], sac: Sequence[Episode]) -> Side | None:
         """Take in the episodes of generation `number` on both sides; return the side to copy over the other."""

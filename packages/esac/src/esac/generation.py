@@ -119,7 +119,7 @@ class GenerationJob(training.Job):
         if config.mode != "esac":
             return int(config.mode == "sac")
         if config.sac_schedule == "adaptive":
-            return self.learner.exchange.episodes_due()
+            return self.learner.exchange.episodes_due(self.learner.horizon)
         values["sac/p"] = gradient_probability(self.learner.counted, config)
         due = (number + 1) % config.sac_every == 0
         taken = due and generator(self.learner.seed, "chance", number).random() < values["sac/p"]
