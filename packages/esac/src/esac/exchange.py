@@ -61,9 +61,18 @@ class Curve:
 
     @property
     def gain(self) -> float:
-        """What the level gained in the second half of the steps."""
-        half = int(np.searchsorted(self.points[:, 0], self.steps / 2))
-        return self.level - float(self.points[half, 1])
+        """What the level gained in the second half of the steps, averaged over an eighth of them at either end."""
+        return self.recent - self._average(1 / 2)
+
+    @property
+    def recent(self) -> float:
+        """The average level of the last eighth of the steps."""
+        return self._average(1.0)
+
+    def _average(self, share: float) -> float:
+        """Return the average level of the eighth of the steps up to a share of them."""
+        first, last = np.searchsorted(self.points[:, 0], np.array([share - 1 / 8, share]) * self.steps)
+        return float(self.points[min(first, last) : last + 1, 1].mean())
 
 
 class Exchange:
@@ -108,12 +117,12 @@ class Exchange:
 
     def _deserves_time(self) -> Side:
         """Return the side from which more time is expected to raise the better one of both levels."""
-        better: Side = "sac" if self.sac.level > self.mean.level else "mean"
+        better: Side = "sac" if self.sac.recent > self.mean.recent else "mean"
         other: Side = "mean" if better == "sac" else "sac"
         leader, follower = getattr(self, better), getattr(self, other)
         levels = np.concatenate([self.mean.points[:, 1], self.sac.points[:, 1]])
         improves = leader.gain > _PROGRESS * np.ptp(levels)
-        overtakes = follower.level + follower.gain > leader.level + leader.gain
+        overtakes = follower.recent + follower.gain > leader.recent + leader.gain
         return better if improves and not overtakes else other
 
     def _better(self, number: int) -> Side | None:
