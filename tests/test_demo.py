@@ -170,8 +170,8 @@ def test_the_generators_demo_shows_what_distillation_adds(demo: ModuleType, tmp_
 
 
 @pytest.mark.slow
-def test_the_pendulum_demo_balances_in_every_episode(demo: ModuleType, tmp_path: Path) -> None:
+def test_the_car_demo_reaches_the_flag_in_every_episode(demo: ModuleType, tmp_path: Path) -> None:
     assert demo.main(["--only", "esac", "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "esac" / "result.json").read_text())
-    assert result["returns"] == [1000.0] * 10
+    assert len(result["returns"]) == 10 and min(result["returns"]) > 85
     assert Page((tmp_path / "index.html").read_text()).tags.count("tr") == 4

@@ -62,7 +62,7 @@ class Setting:
 ENVS = {
     "MountainCarContinuous-v0": Setting(5),
     "Pendulum-v1": Setting(30),
-    "InvertedDoublePendulum-v5": Setting(5),
+    "InvertedDoublePendulum-v5": Setting(10),
     "Swimmer-v5": Setting(25),
     "Hopper-v5": Setting(12),
     "HalfCheetah-v5": Setting(12),

@@ -20,7 +20,7 @@ METHODS = {"evolution": "es", "soft actor-critic": "sac", "both (ESAC)": "esac"}
 POINTS = 10
 
 
-def main(out: Path, seed: int = 0, seconds: float = 5.0) -> None:
+def main(out: Path, seed: int = 0, seconds: float = 4.0) -> None:
     """Run the demo.
 
     Parameters

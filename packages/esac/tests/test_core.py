@@ -37,7 +37,8 @@ SHAPE = PolicyShape(5, 2, (16, 8))
 LOW, HIGH = np.array([-2.0, 0.0]), np.array([2.0, 1.0])
 SMALL = ESACConfig(
     es_method="openai", es_hidden=(8, 8), crossover="row", es_gradient="all",
-    population=4, elite=0.25, injected=1, sac_schedule="annealed", sac_every=1, sac_least=1.0, sac_episodes=1, start_steps=20, hidden=(8, 8),
+    population=4, elite=0.25, injected=1, sac_schedule="annealed", sac_every=1, sac_least=1.0, sac_episodes=1,
+    start_steps=20, hidden=(8, 8),
     eval_every=200, eval_episodes=1, checkpoint_every=100, amt_every=1,
     sac=SACConfig(batch_size=8, capacity=5000),
 )  # fmt: skip

@@ -175,9 +175,12 @@ def test_with_the_adaptive_schedule_the_gradients_get_their_share_of_the_time(sh
 
 def test_a_damaged_curve_is_refused() -> None:
     exchange = Exchange(ESACConfig())
-    for points in (np.zeros((3, 2)), np.full((3, 3), np.nan)):
+    for points in (np.zeros((3, 2)), np.full((3, 3), np.nan), np.zeros((3, 3)), np.float64([[2, 0, 1], [1, 0, 2]])):
         with pytest.raises(InputError, match="learning curve"):
             exchange.load_state({**exchange.state(), "sac": points})
+    for name, value in (("share", 1.0), ("share", np.nan), ("owed", np.inf)):
+        with pytest.raises(InputError, match="share"):
+            exchange.load_state({**exchange.state(), name: np.array(value)})
 
 
 def same(a: ESAC, b: ESAC) -> bool:

@@ -215,7 +215,8 @@ def test_a_worker_is_replaced_after_its_tasks_with_the_same_results(tmp_path: Pa
 
 
 SETTINGS: dict[str, Any] = {
-    "population": 4, "elite": 0.25, "injected": 1, "sac_schedule": "annealed", "sac_every": 1, "sac_least": 1.0, "sac_episodes": 1,
+    "population": 4, "elite": 0.25, "injected": 1, "sac_schedule": "annealed", "sac_every": 1, "sac_least": 1.0,
+    "sac_episodes": 1,
     "start_steps": 60, "hidden": [8, 8], "eval_every": 1000, "eval_episodes": 1, "checkpoint_every": 500,
     "amt_every": 1, "updates_per_step": 0.2, "sac": {"batch_size": 8, "capacity": 5000},
 }  # fmt: skip

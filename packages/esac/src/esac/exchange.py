@@ -16,7 +16,7 @@ from esac.play.rollout import Episode
 Side = Literal["mean", "sac"]
 _SIDES: tuple[Side, Side] = ("mean", "sac")
 _SMOOTH = 0.3  # weight of a generation in the running average of its returns
-_PROGRESS = 0.1  # gain of a side that improves, of the range of all levels so far
+_PROGRESS = 0.2  # gain of a side that improves, of the range of all levels so far
 _STEP, _LEAST = 0.1, 0.1  # change of the share in a generation, and the smallest share of either side
 _MARGIN = 0.1  # by which the better side must be better, of the mean size of both returns
 _PAUSE = 10  # generations between two transfers
@@ -112,7 +112,7 @@ class Exchange:
         if math.isnan(self.mean.level) or math.isnan(self.sac.level):
             return None
         towards = _STEP if self._deserves_time() == "sac" else -_STEP
-        self.share = float(np.clip(self.share + towards, _LEAST, 1 - _LEAST))
+        self.share = float(np.clip(round(self.share + towards, 9), _LEAST, 1 - _LEAST))
         return self._better(number)
 
     def _deserves_time(self) -> Side:
@@ -145,8 +145,11 @@ class Exchange:
         """Restore what `state` returned."""
         for side in _SIDES:
             points = np.array(arrays[side], dtype=np.float64)
-            if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
-                expected = "finite rows of steps, level and episodes"
+            finite = points.ndim == 2 and points.shape[1] == 3 and np.isfinite(points).all()
+            if not finite or (points[:, ::2] <= 0).any() or (np.diff(points[:, 0]) < 0).any():
+                expected = "finite rows of steps, level and episodes, in order"
                 raise InputError(f"a learning curve of shape {points.shape}", expected)
             setattr(self, side, Curve(points))
         self.share, self.owed, self._last = float(arrays["share"]), float(arrays["owed"]), int(arrays["last"])
+        if not (_LEAST <= self.share <= 1 - _LEAST and math.isfinite(self.owed)):
+            raise InputError(f"a share of {self.share} and {self.owed} steps owed", "a share from 0.1 to 0.9, finite")

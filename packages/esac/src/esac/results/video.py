@@ -158,7 +158,8 @@ def _resize(image: Any, frame: Frame, width: int | None) -> Frame:
 def _write_gif(path: Path, frames: Iterable[Frame], fps: float) -> None:
     image = require("PIL.Image", package="esac", extra="video")
     every = math.ceil(fps / _GIF_FPS)
-    pictures = (image.fromarray(frame) for number, frame in enumerate(frames) if number % every == 0)
+    kept = (image.fromarray(frame) for number, frame in enumerate(frames) if number % every == 0)
+    pictures = (picture.quantize(dither=image.Dither.NONE) for picture in kept)  # dots of dithering triple the file
     first = next(pictures)
     first.save(path, format="GIF", save_all=True, append_images=pictures, duration=1000 * every / fps, loop=0)
 
