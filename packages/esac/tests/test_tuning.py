@@ -41,6 +41,8 @@ def test_the_result_is_the_best_trial_and_its_settings_reproduce_it(mode: str, t
     assert len({params["sigma"] for params, _ in trials}) == 3 and ("lr" in trials[0][0]) == (mode == "esac")
     again = ESAC(ENV, found.config, seed=2).learn(9000)
     assert again.best.reward == found.reward
+    (tmp_path / "best.toml").unlink()
+    assert tune(ENV, config(mode), out=tmp_path, **SEARCH) == found  # a finished search
     written = tomllib.loads((tmp_path / "best.toml").read_text())
     assert written["env"] == ENV and written["sigma"] == found.config.sigma
     assert written.get("sac", {}).get("lr") == (found.config.sac.lr if mode == "esac" else None)

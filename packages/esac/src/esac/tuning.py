@@ -62,14 +62,13 @@ def tune(
         Called after each trial.
     """
     optuna = require("optuna", package="esac", extra="tune")
-    for name, value in (("trials", trials), ("steps", 1 if steps is None else steps)):
-        checks.check(name, value, Count)
+    checks.check("trials", trials, Count)
+    checks.check("steps", steps, Count | None)
     config = config or changed(preset(env).settings)
     steps = preset(env).steps if steps is None else steps
     folder = Path(out)
     with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = _open(folder, {"env": env, "steps": steps, "seed": seed, "config": runs.to_json(config)})
     done = len(_finished(study))
     if done > trials:
@@ -78,15 +77,15 @@ def tune(
         for number in range(done, trials):
             study.sampler = optuna.samplers.TPESampler(seed=derive(seed, "tune", number) % 2**32)
             trial = study.ask()
-            state, value = _run(trial, env, changed(suggested(trial, config), config), steps, seed)
-            study.tell(trial, state=state, values=value)
-            best = max(_finished(study), key=lambda each: each.value)
-            progress.advance(best=best.value)
-            settings = changed(suggested(best, config), config)
-            files.write_text(folder / "best.toml", _toml(env, steps, settings))
+            state, reward = _run(trial, env, changed(suggested(trial, config), config), steps, seed)
+            study.tell(trial, state=state, values=reward)
+            progress.advance(best=_best(study).value)
             if after is not None:
                 after(study.trials[-1])
-    return Tuned(settings, float(best.value), trials)
+    best = _best(study)
+    found = changed(suggested(best, config), config)
+    files.write_text(folder / "best.toml", _toml(env, steps, found))
+    return Tuned(found, float(best.value), trials)
 
 
 def suggested(trial: optuna.Trial, config: ESACConfig) -> dict[str, Any]:
@@ -114,6 +113,7 @@ def _open(folder: Path, record: dict[str, Any]) -> optuna.Study:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # its lines would tear the progress bar
     path = folder / "study.log"
     storage = JournalStorage(JournalFileBackend(str(path)))
     pruner = optuna.pruners.MedianPruner(n_startup_trials=_FEWEST, n_warmup_steps=1)
@@ -135,6 +135,10 @@ def _finished(study: optuna.Study) -> list[Any]:
 
     states = optuna.trial.TrialState
     return study.get_trials(states=[states.COMPLETE, states.PRUNED], deepcopy=False)
+
+
+def _best(study: optuna.Study) -> Any:
+    return max(_finished(study), key=lambda trial: trial.value)
 
 
 def _run(trial: optuna.Trial, env: str, config: ESACConfig, steps: int, seed: int) -> tuple[Any, float | None]:
@@ -164,8 +168,8 @@ def _run(trial: optuna.Trial, env: str, config: ESACConfig, steps: int, seed: in
 def _toml(env: str, steps: int, config: ESACConfig) -> str:
     """Return the options of ``esac train`` for settings: those that differ from the preset's."""
     own, usual = runs.to_json(config), runs.to_json(changed(preset(env).settings))
-    rows = {"env": env, "steps": steps} | {name: value for name, value in own.items() if value != usual[name]}
-    sac = {name: value for name, value in rows.pop("sac", {}).items() if value != usual["sac"][name]}
+    sac = {name: value for name, value in own.pop("sac").items() if value != usual["sac"][name]}
+    rows = {"env": env, "steps": steps, **{name: value for name, value in own.items() if value != usual[name]}}
     lines = [f"{name} = {json.dumps(value)}" for name, value in rows.items() if value is not None]
     lines += ["[sac]", *(f"{name} = {json.dumps(value)}" for name, value in sac.items())] if sac else []
     return "\n".join(lines) + "\n"
