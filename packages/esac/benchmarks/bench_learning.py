@@ -64,9 +64,9 @@ ENVS = {
     "Pendulum-v1": Setting(30),
     "InvertedDoublePendulum-v5": Setting(10),
     "Swimmer-v5": Setting(25),
-    "Hopper-v5": Setting(12),
-    "HalfCheetah-v5": Setting(12),
-    "SparseHalfCheetah-v0": Setting(12, settings=preset("Swimmer-v5").settings),  # CMA-ES explores
+    "Hopper-v5": Setting(20),
+    "HalfCheetah-v5": Setting(20),
+    "SparseHalfCheetah-v0": Setting(20, settings=preset("Swimmer-v5").settings),  # CMA-ES explores
 }
 SHARED: dict[str, Any] = {
     "hidden": HIDDEN, "injected": 0, "start_steps": 100, "sac_cost": 60.0,

@@ -136,8 +136,8 @@ def test_failed_episodes_and_a_missing_side_say_nothing() -> None:
     exchange = Exchange(ESACConfig())
     exchange.update(0, played(3.0), [])
     exchange.update(1, [Episode.failure("x")], [Episode.failure("x")])
-    assert exchange.share == 0.5 and exchange.mean.level == 3.0 and exchange.episodes_due(100) == 0
-    exchange.account(int(100 * exchange.config.sac_cost), 0)
+    assert exchange.share == 0.3 and exchange.mean.level == 3.0 and exchange.episodes_due(100) == 0
+    exchange.account(int(200 * exchange.config.sac_cost), 0)
     assert exchange.episodes_due(100) == 1 and exchange.episodes_due(1000) == 0
 
 

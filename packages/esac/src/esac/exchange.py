@@ -17,6 +17,7 @@ Side = Literal["mean", "sac"]
 _SIDES: tuple[Side, Side] = ("mean", "sac")
 _SMOOTH = 0.3  # weight of a generation in the running average of its returns
 _PROGRESS = 0.2  # gain of a side that improves, of the range of all levels so far
+_FIRST = 0.3  # share of the gradient-trained policy: the population shows sooner whether it learns
 _STEP, _LEAST = 0.1, 0.1  # change of the share in a generation, and the smallest share of either side
 _MARGIN = 0.1  # by which the better side must be better, of the mean size of both returns
 _PAUSE = 10  # generations between two transfers
@@ -83,7 +84,7 @@ class Exchange:
     Attributes
     ----------
     share
-        Share of the time that the gradient-trained policy gets with ``sac_schedule="adaptive"``: at first one half. It
+        Share of the time that the gradient-trained policy gets with ``sac_schedule="adaptive"``, at first 0.3. It
         moves towards the better side while that improves, and towards the other one while it does not, since then
         nothing is lost; also if the other one would overtake it by gaining again what it gained last.
     owed
@@ -92,7 +93,7 @@ class Exchange:
 
     def __init__(self, config: ESACConfig) -> None:
         self.config = config
-        self.share, self.owed = 0.5, 0.0
+        self.share, self.owed = _FIRST, 0.0
         self.mean, self.sac = Curve(), Curve()
         self._last = -_PAUSE
 
