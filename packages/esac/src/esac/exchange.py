@@ -18,7 +18,9 @@ _SIDES: tuple[Side, Side] = ("mean", "sac")
 _SMOOTH = 0.3  # weight of a generation in the running average of its returns
 _PROGRESS = 0.2  # gain of a side that improves, of the range of all levels so far
 _FIRST = 0.3  # share of the gradient-trained policy: the population shows sooner whether it learns
-_STEP, _LEAST = 0.1, 0.1  # change of the share in a generation, and the smallest share of either side
+_FEWEST_POINTS = 4  # of the better side's learning curve, before the share moves
+_LEAST = 0.1  # smallest share of either side
+_PACE = 3.0  # by which the share's way to its limit exceeds a generation's part of all time so far
 _MARGIN = 0.1  # by which the better side must be better, of the mean size of both returns
 _PAUSE = 10  # generations between two transfers
 _MOST_POINTS = 256  # of a learning curve
@@ -94,11 +96,14 @@ class Exchange:
     def __init__(self, config: ESACConfig) -> None:
         self.config = config
         self.share, self.owed = _FIRST, 0.0
+        self._time = self._last_time = 0.0
         self.mean, self.sac = Curve(), Curve()
         self._last = -_PAUSE
 
     def account(self, population: int, gradients: int) -> None:
         """Take in the steps of a generation on both sides."""
+        self._last_time = population + gradients * self.config.sac_cost
+        self._time += self._last_time
         self.owed += self.share / (1 - self.share) * population / self.config.sac_cost - gradients
 
     def episodes_due(self, horizon: int) -> int:
@@ -112,15 +117,18 @@ class Exchange:
         self.sac.add(sac)
         if math.isnan(self.mean.level) or math.isnan(self.sac.level):
             return None
-        towards = _STEP if self._deserves_time() == "sac" else -_STEP
-        self.share = float(np.clip(round(self.share + towards, 9), _LEAST, 1 - _LEAST))
+        limit = {"sac": 1 - _LEAST, "mean": _LEAST, None: self.share}[self._deserves_time()]
+        moved = self.share + (limit - self.share) * min(1.0, _PACE * self._last_time / max(self._time, 1.0))
+        self.share = float(np.clip(moved, _LEAST, 1 - _LEAST))
         return self._better(number)
 
-    def _deserves_time(self) -> Side:
-        """Return the side from which more time is expected to raise the better one of both levels."""
+    def _deserves_time(self) -> Side | None:
+        """Return the side from which more time is expected to raise the better level; None: too early to say."""
         better: Side = "sac" if self.sac.recent > self.mean.recent else "mean"
         other: Side = "mean" if better == "sac" else "sac"
         leader, follower = getattr(self, better), getattr(self, other)
+        if len(leader.points) < _FEWEST_POINTS:
+            return None
         levels = np.concatenate([self.mean.points[:, 1], self.sac.points[:, 1]])
         improves = leader.gain > _PROGRESS * np.ptp(levels)
         overtakes = follower.recent + follower.gain > leader.recent + leader.gain
@@ -138,8 +146,9 @@ class Exchange:
         return _SIDES[int(sac > mean)]
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return curves, share, steps owed and the generation of the last transfer as arrays."""
-        numbers = {"share": np.array(self.share), "owed": np.array(self.owed), "last": np.array(self._last)}
+        """Return curves, share, time, steps owed and the generation of the last transfer as arrays."""
+        values = {"share": self.share, "owed": self.owed, "time": self._time, "last": self._last}
+        numbers = {name: np.array(value) for name, value in values.items()}
         return {"mean": self.mean.points, "sac": self.sac.points, **numbers}
 
     def load_state(self, arrays: Mapping[str, Any]) -> None:
@@ -152,5 +161,6 @@ class Exchange:
                 raise InputError(f"a learning curve of shape {points.shape}", expected)
             setattr(self, side, Curve(points))
         self.share, self.owed, self._last = float(arrays["share"]), float(arrays["owed"]), int(arrays["last"])
-        if not (_LEAST <= self.share <= 1 - _LEAST and math.isfinite(self.owed)):
+        self._time = float(arrays["time"])
+        if not (0 < self.share < 1 and math.isfinite(self.owed) and 0 <= self._time < math.inf):
             raise InputError(f"a share of {self.share} and {self.owed} steps owed", "a share from 0.1 to 0.9, finite")
