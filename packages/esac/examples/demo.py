@@ -40,7 +40,7 @@ def main(out: Path, seed: int = 0, seconds: float = 4.0) -> None:
         times = [cpu for _, _, cpu in model.evaluations.when]
         curves[name] = (times, best.tolist())
         first = next((f"{at:.1f} s" for at, value in zip(times, best, strict=True) if value >= SOLVED), "never")
-        final = np.mean([e.total for e in model.evaluate("best", 10, seed=seed + 1)])
+        final = round(float(np.mean([e.total for e in model.evaluate("best", 10, seed=seed + 1)])), 1) + 0.0
         rows.append([name, f"{model.steps:,}", f"{final:.1f}", first])
     figures.save_curves(curves, out / "picture.png", x_label="processor seconds", y_label="best mean return so far")
     evolved = models["evolution"]
