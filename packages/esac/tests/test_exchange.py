@@ -139,9 +139,11 @@ def test_failed_episodes_and_a_missing_side_say_nothing() -> None:
     exchange = Exchange(ESACConfig())
     exchange.update(0, played(3.0), [])
     exchange.update(1, [Episode.failure("x")], [Episode.failure("x")])
-    assert exchange.share == 0.3 and exchange.mean.level == 3.0 and exchange.episodes_due(100) == 0
+    assert exchange.share == 0.3 and exchange.mean.level == 3.0 and not exchange.owes([], 100)
     exchange.account(int(200 * exchange.config.sac_cost), 0)
-    assert exchange.episodes_due(100) == 1 and exchange.episodes_due(1000) == 0
+    assert exchange.owes([], 100) and not exchange.owes([], 1000)  # 85 steps
+    assert exchange.owes([Episode(1.0, 40)], 100) and not exchange.owes([Episode(1.0, 80)], 100)
+    assert not exchange.owes([Episode.failure("x", 1)], 100)  # it might fail for ever
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_end() -> None:

@@ -106,10 +106,14 @@ class Exchange:
         self._time += self._last_time
         self.owed += self.share / (1 - self.share) * population / self.config.sac_cost - gradients
 
-    def episodes_due(self, horizon: int) -> int:
-        """Return the episodes that gradient-based learning is behind its share; the first may be as long as any."""
-        length = self.sac.steps / self.sac.episodes if self.sac.episodes else horizon
-        return max(0, round(self.owed / length))
+    def owes(self, trained: Sequence[Episode], horizon: int) -> bool:
+        """Return whether, after some episodes in this generation, gradient-based learning is half an episode behind.
+
+        The length of an episode is the mean one so far, and the horizon before the first one.
+        """
+        steps, episodes = sum(e.length for e in trained), self.sac.episodes + len(trained)
+        length = (self.sac.steps + steps) / episodes if episodes else horizon
+        return self.owed - steps >= length / 2 and not any(e.failed for e in trained)
 
     def update(self, number: int, mean: Sequence[Episode], sac: Sequence[Episode]) -> Side | None:
         """Take in the episodes of generation `number` on both sides; return the side to copy over the other."""

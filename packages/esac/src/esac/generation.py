@@ -78,11 +78,7 @@ class GenerationJob(training.Job):
         if learner.config.mode != "sac":
             offspring = learner.population.offspring(number, learner.injected_vector(number), learner.inputs)
             self.engine.start(offspring.bases, offspring.tasks)
-        trained: list[Episode] = []
-        for k in range(self._gradient_episodes(number, values)):
-            episode, losses = learner.collector.episode(number, k, learner.inputs)
-            values |= losses
-            trained.append(episode)
+        trained = self._train(number, values)
         self._describe_gradients(trained, values)
         values["time/sac_s"] = time.perf_counter() - clock
         outcome = Outcome(np.zeros((0, 2)), (), {})
@@ -113,13 +109,22 @@ class GenerationJob(training.Job):
         self._stopped = self._after(generation) is False
         return values
 
+    def _train(self, number: int, values: dict[str, float]) -> list[Episode]:
+        """Run the episodes of soft actor-critic that are due in a generation."""
+        learner, trained = self.learner, list[Episode]()
+        adaptive = learner.config.mode == "esac" and learner.config.sac_schedule == "adaptive"
+        count = 0 if adaptive else self._gradient_episodes(number, values)
+        while learner.exchange.owes(trained, learner.horizon) if adaptive else len(trained) < count:
+            episode, losses = learner.collector.episode(number, len(trained), learner.inputs)
+            values |= losses
+            trained.append(episode)
+        return trained
+
     def _gradient_episodes(self, number: int, values: dict[str, float]) -> int:
-        """Return how many episodes of soft actor-critic are due in a generation."""
+        """Return how many episodes of soft actor-critic are due in a generation, unless their share is adaptive."""
         config = self.learner.config
         if config.mode != "esac":
             return int(config.mode == "sac")
-        if config.sac_schedule == "adaptive":
-            return self.learner.exchange.episodes_due(self.learner.horizon)
         values["sac/p"] = gradient_probability(self.learner.counted, config)
         due = (number + 1) % config.sac_every == 0
         taken = due and generator(self.learner.seed, "chance", number).random() < values["sac/p"]
