@@ -161,6 +161,7 @@ def main(
     envs: tuple[str, ...] = tuple(ENVS),
     methods: tuple[str, ...] = (*METHODS, *PEERS, *PARTS),
     work: Path = Path("runs/bench_learning"),
+    run: bool = True,
     collect: bool = True,
 ) -> None:
     """Run the benchmark.
@@ -173,8 +174,10 @@ def main(
         Names from METHODS, PEERS and PARTS.
     work
         Folder of the runs.
+    run
+        Run what is missing.
     collect
-        Write the tables and the picture, which needs every run.
+        Write the tables and the picture from the finished runs.
     """
     torch.set_num_threads(1)
     work.mkdir(parents=True, exist_ok=True)
@@ -182,7 +185,7 @@ def main(
     jobs = [(env, method, seed) for seed, env, method in every if belongs(env, method, seed)]
     for env, method, seed in jobs:
         place = work / f"{env} {method} {seed}.json"
-        if not place.exists():
+        if run and not place.exists():
             result = (theirs if method in PEERS else ours)(env, method, seed)
             files.write_text(place, json.dumps(result) + "\n")
             steps = result["rows"][-1][1]
@@ -190,8 +193,8 @@ def main(
     if collect:
         runs: dict[str, list[dict[str, Any]]] = {}
         for env, method, seed in sorted(jobs):
-            place = work / f"{env} {method} {seed}.json"
-            runs.setdefault(f"{env} {method}", []).append(json.loads(place.read_text()))
+            if (place := work / f"{env} {method} {seed}.json").exists():
+                runs.setdefault(f"{env} {method}", []).append(json.loads(place.read_text()))
         store(HERE, "learning", {"runs": runs})
         write(HERE.parent, runs, {env: setting.seconds for env, setting in ENVS.items()}, tuple(PARTS))
 

@@ -28,6 +28,8 @@ def number(value: float) -> str:
 
 def cell(values: np.ndarray) -> str:
     """Return the interquartile mean with its interval."""
+    if len(values) == 1:
+        return f"{number(values[0])}, one seed"
     found: Interval = interval(iqm, values)
     return f"{number(found.value)} ({number(found.low)} to {number(found.high)})"
 
@@ -39,7 +41,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def write(package: Path, runs: Runs, seconds: Mapping[str, float], parts: Sequence[str]) -> None:
     """Put the tables into the README, and draw the picture."""
-    named = {env: f"{env}, {budget:g} s, {len(runs[f'{env} ESAC'])} seeds" for env, budget in seconds.items()}
+    named = {env: f"{env}, {budget:g} s" for env, budget in seconds.items()}
     methods = {env: [m for m in COLUMNS if f"{env} {m}" in runs] for env in seconds}
     rows = [
         [named[env], *(cell(finals(runs, env, m)) if m in methods[env] else "" for m in COLUMNS)] for env in seconds

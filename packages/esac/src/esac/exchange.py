@@ -16,11 +16,11 @@ from esac.play.rollout import Episode
 Side = Literal["mean", "sac"]
 _SIDES: tuple[Side, Side] = ("mean", "sac")
 _SMOOTH = 0.3  # weight of a generation in the running average of its returns
-_PROGRESS = 0.2  # gain of a side that improves, of the range of all levels so far
+_PROGRESS = 0.15  # gain of a side that improves, of the range of all levels so far
 _FIRST = 0.3  # share of the gradient-trained policy: the population shows sooner whether it learns
 _FEWEST_POINTS = 4  # of the better side's learning curve, before the share moves
 _LEAST = 0.1  # smallest share of either side
-_PACE = 3.0  # by which the share's way to its limit exceeds a generation's part of all time so far
+_PACE, _STRIDE = 3.0, 0.3  # the share's way to its limit, per generation's part of all time so far, and at most
 _MARGIN = 0.1  # by which the better side must be better, of the mean size of both returns
 _PAUSE = 10  # generations between two transfers
 _MOST_POINTS = 256  # of a learning curve
@@ -122,7 +122,7 @@ class Exchange:
         if math.isnan(self.mean.level) or math.isnan(self.sac.level):
             return None
         limit = {"sac": 1 - _LEAST, "mean": _LEAST, None: self.share}[self._deserves_time()]
-        moved = self.share + (limit - self.share) * min(1.0, _PACE * self._last_time / max(self._time, 1.0))
+        moved = self.share + (limit - self.share) * min(_STRIDE, _PACE * self._last_time / max(self._time, 1.0))
         self.share = float(np.clip(moved, _LEAST, 1 - _LEAST))
         return self._better(number)
 
