@@ -50,8 +50,8 @@ def main(out: Path, seed: int = 0, seconds: float = 4.0) -> None:
         "title": "A car out of a valley",
         "sentence": (
             f"Evolution of a linear policy drives the car to the flag in all of ten episodes, with a mean return of "
-            f"{np.mean(returns_of_best):.0f}; soft actor-critic with the same processor time gets {rows[1][2]}: it must "
-            "first reach the flag by chance."
+            f"{np.mean(returns_of_best):.0f}; soft actor-critic with the same processor time gets {rows[1][2]}: it "
+            "must first reach the flag by chance."
         ),
         "columns": ["method", "environment steps", "mean return of 10 episodes", f"first evaluation over {SOLVED:.0f}"],
         "rows": rows,
