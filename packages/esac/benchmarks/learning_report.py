@@ -43,10 +43,11 @@ def write(package: Path, runs: Runs, seconds: Mapping[str, float], parts: Sequen
     """Put the tables into the README, and draw the picture."""
     named = {env: f"{env}, {budget:g} s" for env, budget in seconds.items()}
     methods = {env: [m for m in COLUMNS if f"{env} {m}" in runs] for env in seconds}
+    columns = [m for m in COLUMNS if any(m in of_env for of_env in methods.values())]
     rows = [
-        [named[env], *(cell(finals(runs, env, m)) if m in methods[env] else "" for m in COLUMNS)] for env in seconds
+        [named[env], *(cell(finals(runs, env, m)) if m in methods[env] else "" for m in columns)] for env in seconds
     ]
-    lines = table(["environment, processor seconds of a run", *COLUMNS], rows)
+    lines = table(["environment, processor seconds of a run", *columns], rows)
     rows = []
     for env in seconds:
         steps = {m: np.mean([run["rows"][-1][1] for run in runs[f"{env} {m}"]]) for m in methods[env]}
