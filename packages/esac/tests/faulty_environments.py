@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+import psutil
 from gymnasium import spaces
 
 STEPS = 12
@@ -105,3 +107,12 @@ def four_values() -> gymnasium.Env[Any, Any]:
 def reward_array() -> gymnasium.Env[Any, Any]:
     """Make one whose rewards are arrays."""
     return Misused("reward array")
+
+
+class Telling(Faulty):
+    """A reward of 1 where torch is imported, of 2 where the process has more than 150 MB, else of 0."""
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        large = psutil.Process().memory_info().rss > 150e6
+        observation, _, *rest = super().step(action)
+        return observation, 2.0 * large + ("torch" in sys.modules), *rest  # type: ignore[return-value]

@@ -21,7 +21,7 @@ from esac.engines.process import ProcessEngine
 from esac.engines.serial import SerialEngine
 from esac.es import evolution
 from esac.es.ascent import Ascent
-from esac.play import rollout
+from esac.play import environment, rollout
 from esac.play.policy import NumpyPolicy, PolicyShape
 from esac.play.task import Evaluator, Job, Task, noise
 from esac.sac.actor import Actor
@@ -37,7 +37,8 @@ SHAPE = PolicyShape(5, 2, (16, 8))
 LOW, HIGH = np.array([-2.0, 0.0]), np.array([2.0, 1.0])
 SMALL = ESACConfig(
     es_method="openai", es_hidden=(8, 8), crossover="row", es_gradient="all",
-    population=4, elite=0.25, injected=1, sac_every=1, sac_least=1.0, sac_episodes=1, start_steps=20, hidden=(8, 8),
+    population=4, elite=0.25, injected=1, sac_schedule="annealed", sac_every=1, sac_least=1.0, sac_episodes=1,
+    start_steps=20, hidden=(8, 8),
     eval_every=200, eval_episodes=1, checkpoint_every=100, amt_every=1,
     sac=SACConfig(batch_size=8, capacity=5000),
 )  # fmt: skip
@@ -424,3 +425,38 @@ def test_an_episode_that_takes_too_long_is_ended() -> None:
         pool.start(bases(job), tasks(1))
         with pytest.raises(WorkerError, match="more than 1 s"):
             pool.finish()
+
+
+def test_the_best_policy_is_not_the_luckiest_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ESAC("Pendulum-v1", dataclasses.replace(SMALL, mode="es", injected=0, eval_episodes=5))
+    returns: dict[int, list[float]] = {}
+
+    def episodes(env: Any, policy: Any, count: int, seed: int, most: int, *, skip: int = 0) -> list[rollout.Episode]:
+        return [rollout.Episode(total, 1) for total in returns[model.steps][skip : skip + count]]
+
+    monkeypatch.setattr("esac.evaluation.run_episodes", episodes)
+    for number, totals in enumerate(
+        ([5.0] * 15, [9.0] * 5 + [0.0] * 10, [6.0] * 5 + [5.5] * 10, [4.0] * 5 + [99.0] * 10)
+    ):
+        model.steps, returns[number] = number, totals
+        model.population.optimizer.mean = np.full_like(model.population.mean, number)
+        model.evaluation.run((number, 0.0, 0.0))
+    assert model.best.reward == pytest.approx((5 * 6.0 + 10 * 5.5) / 15) and (model.best.vector == 2).all()
+    assert [row[0] for row in model.evaluations.returns["mean"]] == [5.0, 9.0, 6.0, 4.0]
+
+
+def endless() -> gymnasium.Env[Any, Any]:
+    return gymnasium.make("Pendulum-v1").unwrapped
+
+
+@pytest.mark.parametrize(("env", "workers"), [(endless, 0), ("Pendulum-v1", 2)])
+def test_an_environment_without_a_time_limit_gets_the_horizon(env: Any, workers: int, tmp_path: Path) -> None:
+    settings = dataclasses.replace(
+        SMALL, horizon=7, workers=workers, crossover="none", sac_schedule="annealed", store="all"
+    )
+    model = ESAC(env, settings).learn(300, out=tmp_path / "run")
+    lengths = [int(row.split(",")[1]) for row in (tmp_path / "run" / "monitor.csv").read_text().splitlines()[2:]]
+    assert set(lengths) == {7} and [e.length for e in model.evaluate("mean", 2)] == [7, 7]
+    assert model.replay.filled > 0 and (model.replay.rows[: model.replay.filled, -1] == 1).all()  # no terminations
+    assert ESAC("Pendulum-v1", settings).job.options == {"max_episode_steps": 7}  # a run folder states it
+    assert environment.horizon(endless()) == 10_000

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -152,28 +151,72 @@ def test_numbers_out_of_range_are_refused() -> None:
             make()
 
 
-def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import numpy as np
-            from esac.engines.process import ProcessEngine
-            from esac.play.task import Job, Task
+MAIN = """
+import gymnasium
+import numpy as np
+import torch
+from esac.engines.process import ProcessEngine
+from esac.play.task import Job, Task
 
-            with ProcessEngine(Job("Pendulum-v1", {"max_episode_steps": 5}, (4,)), 1) as engine:
-                engine.start(np.zeros((1, 21), np.float32), [Task(0, 0, 0, 1, 0.1)])
-                engine.finish()
-            """
-        )
-    )
-    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+def own():
+    return gymnasium.make("Pendulum-v1", max_episode_steps=5)
+
+gymnasium.register("Named-v0", "faulty_environments:Telling")
+gymnasium.register("Own-v0", own)
+
+def main(env):
+    with ProcessEngine(Job(env, {}, ()), 1) as engine:
+        engine.start(np.zeros((1, 4), np.float32), [Task(0, 0, 0, 1, 0.1)])
+        print(engine.finish()[0].total)
+
+"""
+
+
+def script(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    (folder / "script.py").write_text(MAIN + text)
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    return subprocess.run(
+        [sys.executable, str(folder / "script.py")], capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip
+
+
+def test_workers_import_neither_the_main_script_nor_its_torch(tmp_path: Path) -> None:
+    ended = script('main("Named-v0")', tmp_path)  # registered by the script; without a guard
+    assert ended.returncode == 0, ended.stderr
+    assert float(ended.stdout) == 0  # a reward of 1 if torch is imported, of 2 beyond 150 MB
+
+
+def test_workers_import_a_main_script_whose_environment_they_need(tmp_path: Path) -> None:
+    for env in ("own", '"Own-v0"'):
+        ended = script(f'if __name__ == "__main__":\n    main({env})', tmp_path)
+        assert ended.returncode == 0 and float(ended.stdout) < 0, ended.stderr
+
+
+def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
+    ended = script("main(own)", tmp_path)
     last = ended.stderr.strip().splitlines()[-1]
     assert ended.returncode == 1 and "WorkerError" in last and 'if __name__ == "__main__":' in last
 
 
+def test_a_worker_is_replaced_after_its_tasks_with_the_same_results(tmp_path: Path) -> None:
+    tasks = [Task(0, 0, k, 1, 0.1) for k in range(7)]
+    job, bases = Job("Pendulum-v1", {"max_episode_steps": 5}, ()), np.zeros((1, 4), np.float32)
+    totals, workers = {}, {}
+    for recycle in (0, 2):
+        with ProcessEngine(job, 1, recycle=recycle) as engine:
+            first = engine.processes()
+            engine.start(bases, tasks)
+            totals[recycle] = [e.total for e in engine.finish()]
+            workers[recycle] = first == engine.processes()
+    assert totals[0] == totals[2] and workers == {0: True, 2: False}
+    with pytest.raises(InputError, match="recycle must be"):
+        ProcessEngine(job, 1, recycle=-1)
+
+
 SETTINGS: dict[str, Any] = {
-    "population": 4, "elite": 0.25, "injected": 1, "sac_every": 1, "sac_least": 1.0, "sac_episodes": 1,
+    "population": 4, "elite": 0.25, "injected": 1, "sac_schedule": "annealed", "sac_every": 1, "sac_least": 1.0,
+    "sac_episodes": 1,
     "start_steps": 60, "hidden": [8, 8], "eval_every": 1000, "eval_episodes": 1, "checkpoint_every": 500,
     "amt_every": 1, "updates_per_step": 0.2, "sac": {"batch_size": 8, "capacity": 5000},
 }  # fmt: skip

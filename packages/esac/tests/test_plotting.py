@@ -206,6 +206,10 @@ def test_the_mutation_and_the_schedule_are_drawn_over_environment_steps(tmp_path
     chances = [(row["time/env_steps"], row["sac/p"]) for row in rows if "sac/p" in row]
     np.testing.assert_array_equal(left.lines[0].get_xydata(), chances)
     np.testing.assert_array_equal(right.lines[0].get_ydata(), [row["sac/updates"] for row in rows])
+    adaptive = [{("sac/share" if k == "sac/p" else k): v for k, v in row.items()} for row in rows]
+    left, _ = plotting.schedule(made(tmp_path / "b", rows=adaptive), tmp_path / "schedule.png").axes
+    np.testing.assert_array_equal(left.lines[0].get_xydata(), chances)
+    assert "share" in left.get_ylabel()
 
 
 def test_scaling_draws_predictions_and_measurements(tmp_path: Path) -> None:

@@ -68,6 +68,12 @@ def pictures(path: Path) -> list[np.ndarray]:
     return found
 
 
+def test_a_film_can_be_cut(tmp_path: Path) -> None:
+    assert len(pictures(record(Dot, push, tmp_path / "film.gif", steps=3, episodes=2))) == 2 * (1 + 3)
+    with pytest.raises(InputError, match="steps must be"):
+        record(Dot, push, tmp_path / "film.gif", steps=0)
+
+
 def test_a_gif_shows_what_happened_frame_by_frame(tmp_path: Path) -> None:
     path = record(Dot, push, tmp_path / "film.gif")
     found = pictures(path)

@@ -15,6 +15,7 @@ from .results.video import record
 from .sac.config import SACConfig
 from .sac.replay import Replay
 from .sac.update import SAC
+from .tuning import Tuned, tune
 
 __version__: str
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "SaveEvery",
     "SerialEngine",
     "StopOnReward",
+    "Tuned",
     "WorkerError",
     "changed",
     "export_hub",
@@ -41,4 +43,5 @@ __all__ = [
     "preset",
     "record",
     "release",
+    "tune",
 ]

@@ -89,6 +89,55 @@ def _train_command(default: ESACConfig) -> Callable[..., None]:
     return train
 
 
+@cli.needs("tune")
+@cli.from_options
+def tune(options: Sequence[str]) -> Callable[..., None]:
+    """Search the settings around an environment's preset; the same command resumes a stopped search (extra tune)."""
+    return _tune_command(_default_config(options))
+
+
+def _tune_command(default: ESACConfig) -> Callable[..., None]:
+    """Return the command `tune` with the preset of an environment as its defaults."""
+
+    def tune(
+        out: Path,
+        env: str = _ENV,
+        trials: int = 20,
+        steps: int | None = None,
+        seed: int = 0,
+        preset: bool = True,
+        config: ESACConfig = default,
+    ) -> None:
+        """Search the settings around an environment's preset; the same command resumes a stopped search (extra tune).
+
+        Parameters
+        ----------
+        out
+            Folder of the search; ``esac train --config OUT/best.toml`` takes its result.
+        env
+            Its name in gymnasium, or dm_control/NAME (extra dm-control). Its preset gives the defaults below.
+        trials
+            Finished trials, with those of an interrupted search.
+        steps
+            Environment steps of a trial; by default those of the preset.
+        seed
+            Seed of the search and of every trial.
+        preset
+            Use the preset of the environment.
+        config
+            Settings around which the search is made.
+        """
+        from esac import tuning
+
+        def after(trial: Any) -> None:
+            print(f"trial {trial.number}, {trial.state.name.lower()}: {trial.value:.1f}, {trial.params}")
+
+        found = tuning.tune(env, config, out=out, trials=trials, steps=steps, seed=seed, after=after)
+        print(f"best of {found.trials} trials: {found.reward:.1f}; {out / 'best.toml'}")
+
+    return tune
+
+
 def evaluate(
     policy: tyro.conf.Positional[Path],
     /,
@@ -235,6 +284,8 @@ def video(
     env: str | None = None,
     seed: int = 1,
     episodes: int = 1,
+    steps: int | None = None,
+    width: int | None = None,
 ) -> None:
     """Record a video of a trained policy (extra video).
 
@@ -250,11 +301,15 @@ def video(
         Seed of the first reset.
     episodes
         Number of episodes.
+    steps
+        Steps of an episode; by default all.
+    width
+        Width in pixels; by default that of the environment's frames.
     """
     from esac.results.video import record
 
     acting, name, options = _load_policy(policy, env)
-    print(record(name, acting, out, options=options, seed=seed, episodes=episodes))
+    print(record(name, acting, out, options=options, seed=seed, episodes=episodes, steps=steps, width=width))
 
 
 def _load_policy(path: Path, env: str | None) -> tuple[NumpyPolicy, str, dict[str, Any]]:

@@ -93,9 +93,12 @@ class ESACConfig:
     transfer: Advanced[Literal["none", "both"]] = "none"
     """Replace the mean or the gradient-trained policy by the other one where that is better by its training episodes:
     copied if their layers agree, else cloned on stored observations (not specified in the paper)."""
-    sac_schedule: Advanced[Literal["annealed", "adaptive"]] = "annealed"
-    """When gradients learn: by the probability below, or so that their share of all steps follows who improves (not
-    specified in the paper)."""
+    sac_schedule: Advanced[Literal["annealed", "adaptive"]] = "adaptive"
+    """When gradients learn: adaptive gives most of the time to the side that raises the better policy's return (not
+    specified in the paper); annealed is the paper's probability, by sac_every, sac_least and sac_decay."""
+    sac_cost: Advanced[Positive] = 100.0
+    """Steps of the population that take the time of one step of gradient-based learning, for the adaptive schedule:
+    about 60 with networks of 64 x 64 units and 150 with 256 x 256."""
     sac_every: Count = 5
     """Generations between two chances of gradient-based learning."""
     sac_least: Advanced[Share] = 0.1
@@ -118,6 +121,8 @@ class ESACConfig:
     """What non-finite numbers of an environment do: penalise the episode, or raise."""
     most_failed: Advanced[Running[Share]] = 0.5
     """Largest share of a generation's episodes that may fail before the run stops."""
+    horizon: Advanced[Count | None] = None
+    """Steps after which an episode is truncated; by default the environment's limit, or 10,000 if it has none."""
     eval_every: Count = 10_000
     """Environment steps between two evaluations; the first one follows the first generation."""
     eval_episodes: Count = 10
@@ -133,6 +138,8 @@ class ESACConfig:
     """Threads of torch: a second one helps networks of this size little, and is very slow on a busy machine."""
     timeout: Advanced[Running[Positive]] = 600.0
     """Seconds that an episode may take in a worker."""
+    recycle: Advanced[Running[Natural]] = 0
+    """Episodes after which a worker process is replaced, for environments that leak memory; 0 disables it."""
 
     def __post_init__(self) -> None:
         checks.check_fields(self)

@@ -13,18 +13,21 @@ from sextet_common import checks
 from sextet_common.errors import InputError
 
 from esac.config import ESACConfig
-from esac.play import rollout
-from esac.play.environment import horizon
+from esac.play import environment, rollout
 from esac.play.policy import ActionMap, NumpyPolicy, PolicyShape
 from esac.play.rollout import Episode
 from esac.results.outputs import Evaluations
 
 Which = Literal["best", "mean", "sac"]
+_CONFIRMING = 2  # times eval_episodes: episodes more of a policy that may be the best
 _EVALUATED: dict[str, tuple[Which, ...]] = {"es": ("mean",), "sac": ("sac",), "esac": ("mean", "sac")}
 
 
 class Best(NamedTuple):
-    """The policy with the highest mean return, ``reward``, in any evaluation so far; -inf before the first one.
+    """The policy with the highest mean return, ``reward``, so far; -inf before the first evaluation.
+
+    A policy whose mean return in an evaluation is higher is run in twice as many episodes more, and replaces the best
+    one if the mean of all of them is higher too: the best of many evaluations of few episodes is the luckiest one.
 
     The others are the arguments of `NumpyPolicy`; ``inputs`` is None if observations are not normalised.
     """
@@ -40,9 +43,10 @@ class Evaluation:
     """Evaluations (``history``) of the policies that ``current`` returns, and the ``best`` of them."""
 
     def __init__(
-        self, env: gymnasium.Env[Any, Any], config: ESACConfig, seed: int, current: Callable[[Which], NumpyPolicy]
-    ) -> None:
-        self.env, self.config, self.seed, self._current = env, config, seed, current
+        self, env: gymnasium.Env[Any, Any], config: ESACConfig, seed: int, current: Callable[[Which], NumpyPolicy],
+        horizon: int,
+    ) -> None:  # fmt: skip
+        self.env, self.config, self.seed, self._current, self.horizon = env, config, seed, current, horizon
         self.history = Evaluations()
         self.best = _best(-math.inf, current("mean"))
 
@@ -56,7 +60,8 @@ class Evaluation:
 
     def episodes(self, which: Which, count: int, seed: int | None = None) -> list[Episode]:
         """Run episodes of a policy from resets that learning does not use."""
-        return run_episodes(self.env, self.policy(which), count, self.seed if seed is None else seed)
+        seed = self.seed if seed is None else seed
+        return run_episodes(self.env, self.policy(which), count, seed, self.horizon)
 
     def run(self, when: tuple[float, float, float]) -> dict[str, float]:
         """Evaluate the policies of this mode, update ``best`` and return metrics."""
@@ -70,9 +75,17 @@ class Evaluation:
             values[f"eval/{which}_mean_reward"] = means[which]
             values[f"eval/{which}_std_reward"] = float(np.std(totals)) if math.isfinite(means[which]) else math.nan
             if means[which] > self.best.reward:
-                self.best = _best(means[which], self.policy(which))
+                self._challenge(which, totals)
         values["eval/best_mean_reward"] = self.best.reward
         return values
+
+    def _challenge(self, which: Which, totals: list[float]) -> None:
+        """Let a policy replace the best one if it is better in more episodes too, from the same resets for all."""
+        policy, count = self.policy(which), self.config.eval_episodes
+        more = run_episodes(self.env, policy, _CONFIRMING * count, self.seed, self.horizon, skip=count)
+        reward = float(np.mean([*totals, *(e.total for e in more)]))
+        if reward > self.best.reward:
+            self.best = _best(reward, policy)
 
     def state(self) -> dict[str, Any]:
         """Return the history and the best policy as arrays and plain values."""
@@ -103,7 +116,11 @@ def _best(reward: float, policy: NumpyPolicy) -> Best:
     return Best(reward, policy.vector, policy.action, policy.shape.hidden, policy.inputs)
 
 
-def run_episodes(env: gymnasium.Env[Any, Any], policy: NumpyPolicy, count: int, seed: int) -> list[Episode]:
-    """Run episodes of a policy from the resets of an evaluation seed."""
-    resets = np.random.SeedSequence((seed, 0xEA)).generate_state(count) >> 1
-    return [rollout.episode(env, policy, int(reset), max_steps=horizon(env), on_nan="penalise") for reset in resets]
+def run_episodes(
+    env: gymnasium.Env[Any, Any], policy: NumpyPolicy, count: int, seed: int, max_steps: int | None = None, *,
+    skip: int = 0,
+) -> list[Episode]:  # fmt: skip
+    """Run episodes of a policy from the resets of an evaluation seed, without the first ``skip``."""
+    resets = np.random.SeedSequence((seed, 0xEA)).generate_state(skip + count)[skip:] >> 1
+    most = max_steps or environment.horizon(env)
+    return [rollout.episode(env, policy, int(reset), max_steps=most, on_nan="penalise") for reset in resets]

@@ -78,24 +78,24 @@ class GenerationJob(training.Job):
         if learner.config.mode != "sac":
             offspring = learner.population.offspring(number, learner.injected_vector(number), learner.inputs)
             self.engine.start(offspring.bases, offspring.tasks)
-        episodes: list[tuple[str, Episode]] = []
-        for k in range(self._gradient_episodes(number, values)):
-            episode, losses = learner.collector.episode(number, k, learner.inputs)
-            values |= losses
-            episodes.append(("sac", episode))
-        self._describe_gradients(episodes, values)
+        trained = self._train(number, values)
+        self._describe_gradients(trained, values)
         values["time/sac_s"] = time.perf_counter() - clock
         outcome = Outcome(np.zeros((0, 2)), (), {})
         origins: tuple[str, ...] = ()
+        played: list[tuple[str, Episode]] = []
         if offspring is not None:
             population_episodes = self._wait(values)
             outcome = learner.population.evolve(number, offspring, population_episodes)
             origins = offspring.origins
             each = 2 * learner.config.es_episodes
-            episodes += [(origins[k // each], e) for k, e in enumerate(population_episodes)]
+            played = [(origins[k // each], e) for k, e in enumerate(population_episodes)]
+        episodes = [*(("sac", episode) for episode in trained), *played]
         learner.observe(episode for _, episode in episodes)
         if learner.config.mode == "esac":
-            learner.transfer(number, learner.exchange.update(number, episodes))
+            learner.exchange.account(sum(e.length for _, e in played), sum(e.length for e in trained))
+            mutated = [episode for origin, episode in played if origin == "mean"]
+            learner.transfer(number, learner.exchange.update(number, mutated, trained))
             values["sac/share"] = learner.exchange.share
         values |= outcome.values
         self._count(episodes, values, time.perf_counter() - clock, time.process_time() - processor)
@@ -109,29 +109,30 @@ class GenerationJob(training.Job):
         self._stopped = self._after(generation) is False
         return values
 
+    def _train(self, number: int, values: dict[str, float]) -> list[Episode]:
+        """Run the episodes of soft actor-critic that are due in a generation."""
+        learner, trained = self.learner, list[Episode]()
+        adaptive = learner.config.mode == "esac" and learner.config.sac_schedule == "adaptive"
+        count = 0 if adaptive else self._gradient_episodes(number, values)
+        while learner.exchange.owes(trained, learner.horizon) if adaptive else len(trained) < count:
+            episode, losses = learner.collector.episode(number, len(trained), learner.inputs)
+            values |= losses
+            trained.append(episode)
+        return trained
+
     def _gradient_episodes(self, number: int, values: dict[str, float]) -> int:
-        """Return how many episodes of soft actor-critic are due in a generation."""
+        """Return how many episodes of soft actor-critic are due in a generation, unless their share is adaptive."""
         config = self.learner.config
         if config.mode != "esac":
             return int(config.mode == "sac")
-        if config.sac_schedule == "adaptive":
-            return self._episodes_behind()
         values["sac/p"] = gradient_probability(self.learner.counted, config)
         due = (number + 1) % config.sac_every == 0
         taken = due and generator(self.learner.seed, "chance", number).random() < values["sac/p"]
         return config.sac_episodes if taken else 0
 
-    def _episodes_behind(self) -> int:
-        """Return the episodes by which gradient-based learning is behind its share, at most ten times sac_episodes."""
-        learner, share = self.learner, self.learner.exchange.share
-        if not learner.steps:
-            return learner.config.sac_episodes
-        behind = (share * learner.steps - learner.collector.steps) / (1 - share)
-        return min(10 * learner.config.sac_episodes, max(0, round(behind * learner.episodes / learner.steps)))
-
-    def _describe_gradients(self, episodes: Sequence[tuple[str, Episode]], values: dict[str, float]) -> None:
+    def _describe_gradients(self, episodes: Sequence[Episode], values: dict[str, float]) -> None:
         if episodes:
-            values["sac/return"] = float(np.mean([e.total for _, e in episodes]))
+            values["sac/return"] = float(np.mean([e.total for e in episodes]))
             values["sac/episodes"] = float(len(episodes))
         if self.learner.config.mode != "es":
             values["sac/updates"] = float(self.learner.collector.updates)
@@ -232,7 +233,7 @@ def make_engine(job: Job, config: ESACConfig) -> Engine:
     if config.engine == "processes":
         from esac.engines.process import ProcessEngine
 
-        return ProcessEngine(job, config.workers, timeout=config.timeout)
+        return ProcessEngine(job, config.workers, timeout=config.timeout, recycle=config.recycle)
     from esac.engines.ray import RayEngine
 
     return RayEngine(job, config.workers, timeout=config.timeout)

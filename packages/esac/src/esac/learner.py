@@ -33,7 +33,9 @@ from esac.sb3 import source
 
 _COUNTERS = ("generation", "steps", "episodes", "seconds", "cpu_seconds")
 _CLONING_ROWS, _FEWEST_ROWS = 2048, 64  # observations that a clone is fitted on, and fewest in the replay
-_NUMBERS = (*_COUNTERS, "sac_steps", "updates", "sigma")
+_OF_COLLECTOR = {"sac_steps": "steps", "updates": "updates"}
+_CHECKED_ELSEWHERE = ("evaluations.", "best", "exchange.")
+_NUMBERS = (*_COUNTERS, *_OF_COLLECTOR, "sigma")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +74,11 @@ class Learner:
         checks.check("seed", seed, checks.Natural)
         self.config, self.seed, self.device = config or ESACConfig(), int(seed), device
         config, seed = self.config, self.seed
+        options = dict(options or {})
+        if config.horizon is not None and isinstance(env, str):  # recorded, so that evaluations of a run have it too
+            options["max_episode_steps"] = config.horizon
         self.job = Job(
-            env, dict(options or {}), config.es_hidden, seed, config.on_nan, config.es_action, config.normalize
+            env, options, config.es_hidden, seed, config.on_nan, config.es_action, config.normalize, config.horizon
         )
         evaluator = Evaluator(self.job)
         self.env, self.horizon = evaluator.env, evaluator.horizon
@@ -84,7 +89,7 @@ class Learner:
         self.moments = Moments.empty(shape.observations)
         self.inputs = self.moments.inputs() if config.normalize else None
         self.exchange = Exchange(config)
-        self.evaluation = Evaluation(self.env, config, seed, self._current)
+        self.evaluation = Evaluation(self.env, config, seed, self._current, self.horizon)
         self.sampling = torch.Generator(device).manual_seed(seed)
         self.generation = self.steps = self.episodes = 0
         self.seconds = self.cpu_seconds = 0.0
@@ -98,7 +103,7 @@ class Learner:
         replay = Replay(config.sac.capacity, shape.observations, shape.actions)
         collector = Collector(
             self.env, sac, replay, self.seed, updates_per_step=config.updates_per_step,
-            start_steps=config.start_steps, on_nan=config.on_nan,
+            start_steps=config.start_steps, on_nan=config.on_nan, horizon=self.horizon,
         )  # fmt: skip
         return Gradients(sac, replay, collector)
 
@@ -138,7 +143,7 @@ class Learner:
             if old != new:
                 raise InputError(f"an environment with the {name} {new}", f"{old}")
         self.job, self.env, self.horizon = job, evaluator.env, evaluator.horizon
-        self.evaluation.env = self.env
+        self.evaluation.env, self.evaluation.horizon = self.env, self.horizon
         if self.gradients is not None:
             self.collector.env, self.collector.horizon = self.env, self.horizon
 
@@ -227,7 +232,7 @@ class Learner:
         arrays = {f"{name}.{key}": array for name, part in parts.items() for key, array in part.items()}
         numbers = {name: getattr(self, name) for name in _COUNTERS} | {"sigma": self.population.sigma}
         if self.gradients is not None:
-            numbers |= {"sac_steps": self.collector.steps, "updates": self.collector.updates}
+            numbers |= {name: getattr(self.collector, part) for name, part in _OF_COLLECTOR.items()}
         return {**arrays, **self.evaluation.state(), **numbers}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -245,7 +250,8 @@ class Learner:
         if self.config.mode == "esac":
             self.exchange.load_state(_under(state, "exchange"))
         if self.gradients is not None:
-            self.collector.steps, self.collector.updates = state["sac_steps"], state["updates"]
+            for name, part in _OF_COLLECTOR.items():
+                setattr(self.collector, part, state[name])
             self.sac.load_state(_under(state, "sac"))
             if replay := _under(state, "replay"):
                 self.replay.load_state(replay)
@@ -253,7 +259,7 @@ class Learner:
     def _check(self, state: Mapping[str, Any]) -> None:
         own_state = self.state(replay=False)
         for name, own in own_state.items():
-            if hasattr(own, "shape") and not name.startswith(("evaluations.", "best")):  # these check their own
+            if hasattr(own, "shape") and not name.startswith(_CHECKED_ELSEWHERE):
                 expected, received = torch.as_tensor(own), torch.as_tensor(state[name])
                 if received.shape != expected.shape or received.dtype != expected.dtype:
                     raise InputError(

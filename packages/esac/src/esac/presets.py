@@ -40,21 +40,21 @@ def _dm_control(episodes: int) -> Preset:
     return Preset(1_000_000, flags, _CODE, {**flags, "es_lr": 0.01, "sigma": 0.01})
 
 
+_CMA: dict[str, Any] = {"es_method": "cma", "population": 6, "sigma": 0.5, "injected": 0}
 _TEN: dict[str, Any] = {"sac_episodes": 10}
 _AUTO: dict[str, Any] = {"auto_alpha": True, "alpha": 1.0, "lr": 1e-3}
 
 PRESETS = {
     "HalfCheetah": Preset(),
     "LunarLanderContinuous": Preset(),
-    "InvertedDoublePendulum": Preset(),
+    "InvertedDoublePendulum": Preset(1_000_000, _CMA, _OURS),
     "Humanoid": Preset(5_000_000, {"reward_shift": 5.0}, _ARS),
     "Ant": Preset(1_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, {**_TEN, "es_lr": 0.001}),
     "Walker2d": Preset(1_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, _TEN),
     "Hopper": Preset(2_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, _TEN),
     "Swimmer": Preset(
         400_000,
-        {"es_method": "cma", "population": 6, "sigma": 0.5, "injected": 0, "sac_episodes": 1,
-         "eval_every": 40_000, "eval_episodes": 5},
+        {**_CMA, "sac_episodes": 1, "eval_every": 40_000, "eval_episodes": 5},
         _OURS, {"sac_episodes": 1, "injected": 1},
     ),
     "MountainCarContinuous": Preset(
@@ -64,13 +64,10 @@ PRESETS = {
     "BipedalWalker": Preset(source="defaults: ESAC's public code lists no flags for it"),
     "InvertedPendulum": Preset(
         22_000,
-        {"sigma": 0.1, "es_lr": 0.1, "hidden": (64, 64), "sac_every": 1, "start_steps": 300, "sac_episodes": 5,
-         "eval_every": 5000, "store": "all", "sac": _AUTO},
-        _OURS,
+        {"sigma": 0.1, "es_lr": 0.1, "hidden": (64, 64), "start_steps": 300, "eval_every": 5000, "sac": _AUTO}, _OURS,
     ),
     "Pendulum": Preset(
-        30_000, {"sac_every": 1, "start_steps": 1000, "eval_every": 2000, "sigma": 0.3, "es_lr": 0.2, "sac": _AUTO},
-        _OURS,
+        30_000, {"start_steps": 1000, "eval_every": 2000, "sigma": 0.3, "es_lr": 0.2, "sac": _AUTO}, _OURS,
     ),
     "cheetah-run": _dm_control(1),
     "acrobot-swingup": _dm_control(1),
@@ -92,6 +89,7 @@ SB3_SAC: dict[str, Any] = {
 PAPER: dict[str, Any] = {
     "es_method": "openai", "es_hidden": (256, 256), "normalize": False, "population": 10, "sigma": 0.005,
     "es_lr": 0.005, "injected": 4, "crossover": "row", "es_gradient": "all", "amt_every": 20,
+    "sac_schedule": "annealed",
 }  # fmt: skip
 """Settings of `paper`."""
 

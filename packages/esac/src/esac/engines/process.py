@@ -6,16 +6,19 @@ import contextlib
 import multiprocessing as mp
 import os
 import signal
+import sys
 import time
+import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, reduction
 from typing import Any
 
+import gymnasium
 import numpy as np
 from jaxtyping import Float
 from sextet_common import checks
-from sextet_common.checks import Count
+from sextet_common.checks import Count, Natural
 from sextet_common.errors import InputError
 
 from esac.engines.ledger import START_TIMEOUT, Ledger, WorkerError
@@ -36,6 +39,7 @@ class _Worker:
     process: Any
     pipe: connection.Connection
     task: int | None = None
+    done: int = 0
     began: float = 0.0
     ready: bool = False
 
@@ -44,23 +48,31 @@ class ProcessEngine(Engine):
     """A pool of processes with one thread each and without torch.
 
     A worker that dies or takes too long is replaced and its task repeated, with the same result. A task that takes too
-    long twice has failed, as has an episode whose environment raises in each of `task_tries` attempts. See `Ledger`
-    for `restarts` and `timeout`.
+    long twice has failed, as has an episode whose environment raises in each of `task_tries` attempts. A worker is also
+    replaced after ``recycle`` tasks, if that is not 0. See `Ledger` for `restarts` and `timeout`.
     """
 
     def __init__(
-        self, job: Job, workers: int = 2, *, restarts: int = 5, timeout: float = 600.0, task_tries: int = 3
-    ) -> None:
+        self, job: Job, workers: int = 2, *, restarts: int = 5, timeout: float = 600.0, task_tries: int = 3,
+        recycle: int = 0,
+    ) -> None:  # fmt: skip
         checks.check("workers", workers, Count)
-        self.job, self.task_tries = job, task_tries
+        checks.check("recycle", recycle, Natural)
+        self.job, self.task_tries, self.recycle = job, task_tries, recycle
         self._ledger = Ledger(restarts, timeout)
         try:
-            reduction.ForkingPickler.dumps(job)
+            sent = bytes(reduction.ForkingPickler.dumps(job))
         except Exception as error:  # pickle raises several types
             raise InputError(
                 f"the environment {job.env!r} or its options cannot be sent to workers: {error}",
                 "a function at the top level of a module that can be imported (no lambda), or workers=0",
             ) from error
+        self._spec = gymnasium.registry.get(job.env) if isinstance(job.env, str) else None
+        try:
+            sent += bytes(reduction.ForkingPickler.dumps(self._spec))
+        except Exception:  # an entry point that only the main script can make
+            self._spec, sent = None, b"__main__"
+        self._needs_main = b"__main__" in sent
         probe = Evaluator(job, task_tries)  # a bad name fails here once, not in every worker
         self._width = probe.width
         probe.close()
@@ -154,6 +166,10 @@ class ProcessEngine(Engine):
         elif worker.task is not None:
             self._ledger.record(worker.task, value)
             worker.task = None
+            worker.done += 1
+            if worker.done == self.recycle:
+                self._remove(worker)
+                worker = self._add_worker()
             self._assign(worker)
 
     def _check_time(self, worker: _Worker) -> None:
@@ -182,13 +198,15 @@ class ProcessEngine(Engine):
         for other in self._workers:  # a free worker takes the lost task: the new one has yet to start
             self._assign(other)
 
-    def _add_worker(self) -> None:
+    def _add_worker(self) -> _Worker:
         pipe, child_pipe = self._context.Pipe()
-        process = self._context.Process(target=work, args=(child_pipe, self.job, self.task_tries), daemon=True)
-        with _child_environment():
+        arguments = (child_pipe, self.job, self.task_tries, self._spec)
+        process = self._context.Process(target=work, args=arguments, daemon=True)
+        with _child_environment(), contextlib.nullcontext() if self._needs_main else _hidden_main():
             process.start()
         child_pipe.close()
         self._workers.append(_Worker(process, pipe, began=time.monotonic()))
+        return self._workers[-1]
 
     def _remove(self, worker: _Worker) -> None:
         worker.process.kill()
@@ -200,6 +218,17 @@ class ProcessEngine(Engine):
         if self._shared is not None:
             self._shared.close()
             self._shared = None
+
+
+@contextlib.contextmanager
+def _hidden_main() -> Iterator[None]:
+    """Let a child start without importing the main script, which may import torch."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextlib.contextmanager

@@ -11,7 +11,9 @@ import traceback
 from multiprocessing import connection
 from typing import Any
 
+import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from jaxtyping import Float
 from sextet_common.errors import InputError
 
@@ -36,8 +38,13 @@ def answer(evaluator: Evaluator, task: Task, bases: Float[np.ndarray, "bases wid
         return "error", traceback.format_exc()
 
 
-def work(pipe: connection.Connection, job: Job, tries: int) -> None:
-    """Run tasks until the parent sends None or ends: the target of a worker process."""
+def work(pipe: connection.Connection, job: Job, tries: int, spec: EnvSpec | None = None) -> None:
+    """Run tasks until the parent sends None or ends: the target of a worker process.
+
+    ``spec`` is the entry of a named environment in gymnasium's registry, which the main script may have made.
+    """
+    if spec is not None:
+        gymnasium.registry.setdefault(spec.id, spec)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent decides when its workers end
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked by the parent during the start

@@ -60,7 +60,8 @@ class Job:
 
     See `esac.play.environment.make` for `env` (a function must be importable by workers) and `options`,
     `esac.play.rollout.episode` for `on_nan`, and `NumpyPolicy` for `action`. With ``normalize``, rows of the bases end
-    with the offset and the scale of the observations, and episodes return the moments of theirs.
+    with the offset and the scale of the observations, and episodes return the moments of theirs. ``horizon`` truncates
+    episodes, by default at the environment's limit.
     """
 
     env: EnvSource
@@ -70,6 +71,7 @@ class Job:
     on_nan: OnNan = "penalise"
     action: ActionMap = "tanh"
     normalize: bool = False
+    horizon: int | None = None
 
 
 class Evaluator:
@@ -91,7 +93,7 @@ class Evaluator:
         self.env = environment.make(job.env, job.options)
         self.policy = rollout.numpy_policy(self.env, job.hidden, action=job.action)
         self.width = self.policy.shape.size + (2 * self.policy.shape.observations if job.normalize else 0)
-        self.horizon = environment.horizon(self.env)
+        self.horizon = job.horizon or environment.horizon(self.env)
         self._broken = self._warned = False
 
     def load(self, task: Task, bases: Float[np.ndarray, "bases width"]) -> None:

@@ -70,7 +70,7 @@ def sigma(folder: Folder, path: Folder) -> Figure:
 
 
 def schedule(folder: Folder, path: Folder) -> Figure:
-    """Draw the probability of gradient-based learning and the updates so far over environment steps."""
+    """Draw the probability of gradient-based learning, or its share of the time, and the updates over steps."""
     return _draw_runs(read([folder]), path, "schedule")
 
 
@@ -217,11 +217,12 @@ def _draw_sigma(axis: Axes, steps: np.ndarray, columns: dict[str, np.ndarray]) -
 
 
 def _draw_schedule(axis: Axes, steps: np.ndarray, columns: dict[str, np.ndarray]) -> None:
-    probability, updates = columns["sac/p"], columns["sac/updates"]
-    known = np.isfinite(probability)
-    axis.plot(steps[known], probability[known], color=COLOURS[0], linewidth=1.4)
+    annealed = np.isfinite(columns["sac/p"]).any()
+    drawn, updates = columns["sac/p" if annealed else "sac/share"], columns["sac/updates"]
+    known = np.isfinite(drawn)
+    axis.plot(steps[known], drawn[known], color=COLOURS[0], linewidth=1.4)
     axis.set_ylim(0, 1.05)  # a probability of 1 stays visible
-    axis.set_ylabel("probability of gradients", color=COLOURS[0])
+    axis.set_ylabel("probability of gradients" if annealed else "gradients' share of the time", color=COLOURS[0])
     other = axis.twinx()
     other.plot(steps, updates, color=COLOURS[1], linewidth=1.4, drawstyle="steps-post")
     other.set_ylim(bottom=0)
@@ -233,7 +234,7 @@ def _draw_schedule(axis: Axes, steps: np.ndarray, columns: dict[str, np.ndarray]
 _KINDS = {  # a run needs one of these metrics
     "winners": (tuple(f"pop/winner_origin/{origin}" for origin in _ORIGINS), _draw_winners),
     "sigma": (("es/sigma",), _draw_sigma),
-    "schedule": (("sac/p",), _draw_schedule),
+    "schedule": (("sac/p", "sac/share"), _draw_schedule),
 }
 
 

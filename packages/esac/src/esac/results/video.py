@@ -34,6 +34,7 @@ def record(
     episodes: int = 1,
     fps: float | None = None,
     width: int | None = None,
+    steps: int | None = None,
 ) -> Path:
     """Record episodes of a policy, one after another, in a file that is written atomically.
 
@@ -52,6 +53,8 @@ def record(
         Frames per second; by default the environment's own speed. A .gif of more than 50 drops frames.
     width
         Width in pixels; by default that of the environment's frames.
+    steps
+        Steps of an episode; by default all.
 
     Examples
     --------
@@ -64,6 +67,7 @@ def record(
         raise InputError(f"{target} ends in {target.suffix!r}", ".mp4 or .gif")
     checks.check("episodes", episodes, checks.Count)
     checks.check("width", width, Annotated[int, checks.Bounds(2)] | None)
+    checks.check("steps", steps, checks.Count | None)
     checks.check("fps", fps, checks.Positive | None)
     image = require("PIL.Image", package="esac", extra="video")
     write = _write_gif
@@ -77,7 +81,7 @@ def record(
     rendering = _make_rendering(env, options)
     try:
         speed = float(fps or _fps(rendering))
-        frames = (_resize(image, frame, width) for frame in _frames(rendering, policy, seed, episodes))
+        frames = (_resize(image, frame, width) for frame in _frames(rendering, policy, seed, episodes, steps))
         with files.replacing(target) as temporary:
             write(temporary, frames, speed)
     finally:
@@ -114,10 +118,11 @@ def _fps(env: gymnasium.Env[Any, Any]) -> float:
 
 
 def _frames(
-    env: gymnasium.Env[Any, Any], policy: Callable[[np.ndarray], np.ndarray], seed: int, episodes: int
-) -> Iterator[Frame]:
+    env: gymnasium.Env[Any, Any], policy: Callable[[np.ndarray], np.ndarray], seed: int, episodes: int,
+    steps: int | None,
+) -> Iterator[Frame]:  # fmt: skip
     """Render the start of every episode and each of its steps."""
-    max_steps = environment.horizon(env)
+    max_steps = steps or environment.horizon(env)
     for number in range(episodes):
         observation, _ = env.reset(seed=seed + number)
         yield _render(env)
@@ -153,7 +158,8 @@ def _resize(image: Any, frame: Frame, width: int | None) -> Frame:
 def _write_gif(path: Path, frames: Iterable[Frame], fps: float) -> None:
     image = require("PIL.Image", package="esac", extra="video")
     every = math.ceil(fps / _GIF_FPS)
-    pictures = (image.fromarray(frame) for number, frame in enumerate(frames) if number % every == 0)
+    kept = (image.fromarray(frame) for number, frame in enumerate(frames) if number % every == 0)
+    pictures = (picture.quantize(dither=image.Dither.NONE) for picture in kept)  # dots of dithering triple the file
     first = next(pictures)
     first.save(path, format="GIF", save_all=True, append_images=pictures, duration=1000 * every / fps, loop=0)
 

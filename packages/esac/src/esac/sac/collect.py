@@ -13,7 +13,6 @@ from sextet_common.errors import InputError
 from sextet_common.seeding import generator
 
 from esac.play import interaction
-from esac.play.environment import horizon
 from esac.play.normalize import Moments
 from esac.play.rollout import Episode, NonFiniteError, OnNan
 from esac.sac.actor import Explorer
@@ -30,15 +29,17 @@ class Collector:
         Updates for each environment step; may be below 1.
     start_steps
         Number of first steps with uniformly random actions.
+    horizon
+        Steps after which an episode is truncated.
     """
 
     def __init__(
         self, env: gymnasium.Env[Any, Any], sac: SAC, replay: Replay, seed: int, *, updates_per_step: float = 1.0,
-        start_steps: int = 10_000, on_nan: OnNan = "penalise",
+        start_steps: int = 10_000, on_nan: OnNan = "penalise", horizon: int = 10_000,
     ) -> None:  # fmt: skip
         self.env, self.sac, self.replay, self.seed = env, sac, replay, seed
         self.updates_per_step, self.start_steps, self.on_nan = updates_per_step, start_steps, on_nan
-        self.horizon = horizon(env)
+        self.horizon = horizon
         self.steps = self.updates = 0
         self._explore = Explorer(sac.actor)
         space = env.action_space
