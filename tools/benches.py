@@ -178,7 +178,7 @@ WORTH = (
     Row("attention-matching", "CIFAR-10, 1 image per class, 1000 steps, test accuracy, %", "random real images",
         "cifar-paper-cpu",
         lambda r: tuple(percent(row["accuracies"]) for m in ("random real", "datadam") for row in r["rows"]
-                        if (row["method"], row["pixels"]) == (m, "valid")),
+                        if (row["method"], row["pixels"], row["norm"]) == (m, "valid", "instance")),
         "python benchmarks/bench_cifar.py --data npz-jpeg:PATH/cifar10-jpeg --norms instance --whitenings zca "
         "--steps 1000 --networks 3 --epochs 300"),
     Row("d2m-generator", "digits, 10 images per class, test accuracy, %", "the generator before", "digits",
