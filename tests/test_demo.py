@@ -62,11 +62,11 @@ def every_page_is_browsed(chromium: Callable[..., Any] | None, tmp_path: Path) -
     """Where this machine has a Chromium, whatever page a test made is opened in it."""
     yield
     for page in tmp_path.glob("**/index.html") if chromium else ():
-        shown = page.read_text().count("<img ")
+        text = page.read_text()
         seen = chromium(page, 360)
         assert seen.heard == [] and seen.console == [] and seen.wider == 0
-        assert len(seen.pictures) == shown and all(width > 0 for _, width, _ in seen.pictures)
-        assert len(seen.tables) == shown and all(seen.tables)
+        assert len(seen.pictures) == text.count("<img ") and all(width > 0 for _, width, _ in seen.pictures)
+        assert len(seen.tables) == text.count("<table>") and all(seen.tables)
 
 
 @pytest.fixture
