@@ -76,7 +76,7 @@ def main(out: Path, steps: int = 400, distillation: int = 200, networks: int = 2
     result = {
         "title": "Ten digits in one generator",
         "number": f"{means[10]['latents']:.1f} %",
-        "about": f"of digits read after ten images per class from latents; {means[10]['random real']:.1f} % on real ones",
+        "about": f"of digits read after ten images per class from latents; {means[10]['random real']:.1f} % from real",
         "sentence": (
             "Networks trained on ten images per class that a small generator makes from optimised latents are right on "
             f"{means[10]['latents']:.1f} % of the test digits, {gains['10']:+.1f} points against random real images; "
