@@ -47,7 +47,8 @@ def cell(package: str, mark: str, row: str, column: str) -> str:
     mark
         The marker around the table, or ``-`` for the whole README; a number after it chooses one of several tables.
     row
-        The row's first cell, or its first cells with `` + `` between them; a beginning is enough if it is of one row.
+        The row's first cell, or its first cells with `` + `` between them; whole words at the beginning are enough if they are of
+        one row.
     column
         The column's header.
 
@@ -64,11 +65,20 @@ def cell(package: str, mark: str, row: str, column: str) -> str:
     keyed = [(line[: len(wanted)], line[table[0].index(column)]) for table in chosen if column in table[0]
              for line in table[1:]]  # fmt: skip
     exact = [value for cells, value in keyed if cells == wanted]
-    begun = [value for cells, value in keyed if all(map(str.startswith, cells, wanted))]
+    begun = [value for cells, value in keyed if all(map(_begins, cells, wanted))]
     values = exact or begun
     if len(values) != 1:
         raise ValueError(f"{page} has {len(values)} cells of the row {row!r} and the column {column!r} at {mark}")
     return values[0]
+
+
+def _begins(text: str, words: str) -> bool:
+    """Return whether a text begins with words and not in the middle of one or of a number.
+
+    >>> _begins("conventional KD", "conventional"), _begins("10", "1")
+    (True, False)
+    """
+    return (text.startswith(words) and not (words[-1:] + text[len(words) :][:1]).isalnum()) or text == words
 
 
 def command(package: str, beginning: str) -> str:

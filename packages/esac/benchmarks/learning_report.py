@@ -30,8 +30,8 @@ def cell(values: np.ndarray) -> str:
     """Return the interquartile mean with its interval."""
     if len(values) == 1:
         return f"{number(values[0])}, one seed"
-    found: Interval = interval(iqm, values)
-    return f"{number(found.value)} ({number(found.low)} to {number(found.high)})"
+    mean: Interval = interval(iqm, values)
+    return f"{number(mean.value)} ({number(mean.low)} to {number(mean.high)})"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
