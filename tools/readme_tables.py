@@ -47,8 +47,8 @@ def cell(package: str, mark: str, row: str, column: str) -> str:
     mark
         The marker around the table, or ``-`` for the whole README; a number after it chooses one of several tables.
     row
-        The row's first cell, or its first cells with `` + `` between them; whole words at the beginning are enough if they are of
-        one row.
+        The row's first cell, or its first cells with `` + `` between them; whole words at the beginning are enough if
+        they are of one row.
     column
         The column's header.
 
