@@ -229,7 +229,7 @@ def wheels(session: nox.Session) -> None:
         pinned = [f"{package.name}=={package.version}" for package in PACKAGES.values()]
         for wheel in pinned:
             session.install("--no-index", "--no-deps", "--find-links", str(folder), wheel)
-        session.install("--find-links", str(folder), *pinned)
+        session.install("--find-links", str(folder), *pinned, "sextet-common[hub]")
         shutil.copytree(ROOT / "examples", outside / "examples", ignore=shutil.ignore_patterns("__pycache__"))
         (outside / "tests").mkdir()
         shutil.copy2(ROOT / "tests" / "test_compositions.py", outside / "tests")

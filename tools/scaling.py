@@ -65,7 +65,7 @@ def fit(terms: Terms, rows: list[tuple[Size, float]]) -> dict[str, float]:
     table = np.array([[term(size) / value for term in terms.values()] for size, value in rows])
     scale = table.max(axis=0)
     factors, _ = nnls(table / scale, np.ones(len(rows)))
-    return dict(zip(terms, factors / scale, strict=True))
+    return dict(zip(terms, (factors / scale).tolist(), strict=True))
 
 
 def predicted(terms: Terms, factors: Mapping[str, float], size: Size) -> float:

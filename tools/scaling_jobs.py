@@ -23,7 +23,7 @@ def multiply_adds(side: int, width: int, channels: int = 3) -> float:
     """Return those of the papers' ConvNet for one image: 3x3 convolutions, the side halved after each, down to 4.
 
     >>> multiply_adds(8, 10, 1)
-    20160.0
+    5760.0
     """
     total = 0.0
     while side > 4:

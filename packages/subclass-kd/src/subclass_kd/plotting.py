@@ -99,8 +99,8 @@ def save_bits(
     with figures.figure_file(path, (8.0, 0.45 * len(rows) + 1.2)) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         for y, (_, comparison) in enumerate(rows):
-            for axis, shown in ((left, comparison.bits[reading]), (right, comparison.difference(method, to))):
-                value = shown.value if axis is left else shown.mean
+            bits, gain = comparison.bits[reading], comparison.difference(method, to)
+            for axis, value, shown in ((left, bits.value, bits), (right, gain.mean, gain)):
                 if np.isfinite(shown.low):
                     axis.plot([shown.low, shown.high], [y, y], color=figures.COLOURS[0], linewidth=2)
                 axis.plot([value], [y], "o", color=figures.COLOURS[0])

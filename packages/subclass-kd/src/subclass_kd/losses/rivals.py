@@ -32,7 +32,7 @@ class DecoupledKDLoss(Loss):
     --------
     >>> import torch
     >>> pets = Hierarchy.from_dict({"cat": ["siamese", "persian"], "dog": ["poodle"]})
-    >>> logits, labels = torch.randn(2, 3), torch.tensor([0, 2])
+    >>> logits, labels = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 2.0]]), torch.tensor([0, 2])
     >>> loss = DecoupledKDLoss(pets)(logits, logits, labels)
     >>> bool(torch.isclose(loss, torch.nn.functional.cross_entropy(logits, labels), atol=1e-5))
     True
@@ -103,7 +103,7 @@ class StandardizedKDLoss(_OfLevel):
     --------
     >>> import torch
     >>> pets = Hierarchy.from_dict({"cat": ["siamese", "persian"], "dog": ["poodle"]})
-    >>> logits, labels = torch.randn(2, 3), torch.tensor([0, 2])
+    >>> logits, labels = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 2.0]]), torch.tensor([0, 2])
     >>> loss = StandardizedKDLoss(pets, hard_weight=0)(3 * logits + 1, logits, labels)
     >>> bool(loss < 1e-5)
     True
@@ -148,7 +148,7 @@ class DISTLoss(_OfLevel):
     --------
     >>> import torch
     >>> pets = Hierarchy.from_dict({"cat": ["siamese", "persian"], "dog": ["poodle"]})
-    >>> logits, labels = torch.randn(2, 3), torch.tensor([0, 2])
+    >>> logits, labels = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 2.0]]), torch.tensor([0, 2])
     >>> loss = DISTLoss(pets)(logits, logits, labels)
     >>> bool(torch.isclose(loss, torch.nn.functional.cross_entropy(logits, labels), atol=1e-5))
     True
