@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import gaussian_kde, multivariate_normal
 from sklearn.datasets import load_breast_cancer
 
@@ -143,7 +144,8 @@ def test_an_unknown_package_is_refused(demo: ModuleType, packages: dict[str, Pat
 @pytest.mark.slow
 def test_the_tumours_demo_shows_the_error_of_each_method(demo: ModuleType, tmp_path: Path) -> None:
     assert demo.main(["--only", "gmr-metric", "--out", str(tmp_path)]) == 0
-    angles = json.loads((tmp_path / "gmr-metric" / "result.json").read_text())["angles"]
+    result = json.loads((tmp_path / "gmr-metric" / "result.json").read_text())
+    angles = result["angles"]
     assert min(angles, key=angles.__getitem__) == "oggmr" and max(angles, key=angles.__getitem__) == "prune"
     assert angles["runnalls"] > 3 * angles["oggmr"]
     # The angle by a sum over a grid instead of the closed form.
@@ -157,7 +159,14 @@ def test_the_tumours_demo_shows_the_error_of_each_method(demo: ModuleType, tmp_p
     )
     cosine = original @ reduced / np.sqrt((original @ original) * (reduced @ reduced))
     assert np.arccos(cosine) == pytest.approx(angles["oggmr"], abs=2e-4)
-    assert Page((tmp_path / "index.html").read_text()).tags.count("tr") == 8
+    # The PSNR of the simplified scene, from the picture's own pixels.
+    with Image.open(tmp_path / "gmr-metric" / "splats.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")) / 255
+    width = (pixels.shape[1] - 12) // 2
+    ratio = -10 * np.log10(((pixels[:, :width] - pixels[:, -width:]) ** 2).mean())
+    assert ratio == pytest.approx(result["psnr"]["merged"], abs=0.05) and ratio > result["psnr"]["pruned"] + 10
+    page = Page((tmp_path / "index.html").read_text())
+    assert page.tags.count("tr") == 8 and page.tags.count("img") == 2
 
 
 @pytest.mark.slow
