@@ -51,9 +51,8 @@ def merge_neighbours(cost: Cost, n_components: int, neighbours: int, groups: Gro
     """
     from scipy.spatial import cKDTree
 
-    names: np.ndarray = cKDTree(
-        cost.components.means.T
-    ).indices  # neighbours lie near each other in memory: twice as fast
+    # Neighbours lie near each other in memory: twice as fast. Since SciPy 1.18 the tree's own array is read-only.
+    names: np.ndarray = cKDTree(cost.components.means.T).indices.copy()
     cost.keep(names)
     searched, edges = 0, _Edges(*np.empty((3, 0), dtype=np.intp))
     while (n := len(names)) > n_components:
