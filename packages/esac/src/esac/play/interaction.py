@@ -82,7 +82,8 @@ class TransitionWriter:
         """Return the row or, of several environments, rows; the last number, the mask, is 0 only at a termination."""
         mask = 1.0 - np.asarray(terminated, dtype=np.float32)
         tail = np.asarray(reward)[..., None], next_observation, mask[..., None]
-        return np.concatenate([self._head, *tail], axis=-1).astype(np.float32)
+        with np.errstate(over="ignore"):
+            return np.concatenate([self._head, *tail], axis=-1).astype(np.float32)
 
 
 def _described(value: Any) -> str:

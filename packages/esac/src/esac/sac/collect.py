@@ -64,33 +64,32 @@ class Collector:
         observations = self.env.reset(int(random.integers(2**31)))
         totals, lengths = np.zeros(self.env.count), np.zeros(self.env.count, dtype=int)
         faults = {i: "the first observation" for i, row in enumerate(observations) if not interaction.finite(row)}
-        active = np.array([i not in faults for i in range(self.env.count)])
+        running = np.array([i for i in range(self.env.count) if i not in faults], dtype=int)
         seen: list[np.ndarray] = []
-        due = 0.0
+        length, due = 0, 0.0
         losses: dict[str, torch.Tensor] = {}
-        while active.any() and lengths.max() < self.horizon:
+        while len(running) and length < self.horizon:
             if inputs is not None:
                 seen.append(np.array(observations, dtype=np.float64))
-            actions = self._writer.to_environment(self._actions(observations, active, random, inputs))
-            self._writer.before(np.where(active[:, None], observations, 0), actions)
-            observations, rewards, terminated, truncated = self.env.step(actions)
-            lengths += active
-            self.steps += int(active.sum())
-            for i in np.flatnonzero(active):
-                if not math.isfinite(rewards[i]) or not interaction.finite(observations[i]):
-                    faults[int(i)], active[i] = f"step {lengths[i]}", False
-            ended = np.where(active[:, None], observations, 0)
-            rewards = np.where(active, rewards, 0)
-            self.replay.add(self._writer.after(rewards, ended, terminated)[active])
-            totals += rewards
-            due += self.updates_per_step * float(active.sum())
+            actions = self._writer.to_environment(self._actions(observations[running], random, inputs))
+            self._writer.before(observations[running], actions)
+            observations, rewards, terminated, truncated = self.env.step(self._everywhere(actions, running))
+            length += 1
+            lengths[running] = length
+            self.steps += len(running)
+            totals[running] += rewards[running]
+            rows = self._writer.after(rewards[running], observations[running], terminated[running])
+            sound = np.isfinite(rows).all(axis=1)
+            faults |= {int(i): f"step {length}" for i in running[~sound]}
+            self.replay.add(rows[sound])
+            due += self.updates_per_step * int(sound.sum())
             while due >= 1 and len(self.replay) > self.sac.config.batch_size:
                 losses = self.sac.update(*self._batch(random, noises, inputs))
                 self._explore.refresh()
                 self.updates += 1
                 due -= 1
             due = min(due, 1.0)  # updates missed for lack of a whole batch are not made up for
-            active &= ~(terminated | truncated)
+            running = running[sound & ~(terminated | truncated)[running]]
         values = self._finite_values(losses, generation)
         return [
             self._episode(generation, totals[i], int(lengths[i]), faults.get(i, ""), [rows[i] for rows in seen])
@@ -115,17 +114,22 @@ class Collector:
         return values
 
     def _actions(
-        self, observations: np.ndarray, active: np.ndarray, random: np.random.Generator, inputs: np.ndarray | None
+        self, observations: np.ndarray, random: np.random.Generator, inputs: np.ndarray | None
     ) -> Float[np.ndarray, "n actions"]:
-        """Return actions in [-1, 1], which are 0 where no episode runs."""
-        actions = np.zeros((self.env.count, self.replay.actions), dtype=np.float32)
-        shape = int(active.sum()), self.replay.actions
+        """Return actions in [-1, 1]."""
+        shape = len(observations), self.replay.actions
         if self.steps < self.start_steps:
-            actions[active] = random.uniform(-1, 1, shape)
+            return random.uniform(-1, 1, shape).astype(np.float32)
+        rows = observations if inputs is None else (observations - inputs[0]) * inputs[1]
+        return self._explore(rows, random.standard_normal(shape, dtype=np.float32))
+
+    def _everywhere(self, actions: np.ndarray, running: np.ndarray) -> Float[np.ndarray, "n actions"]:
+        """Return the actions of all environments, given those of the running ones; the others get one that exists."""
+        if len(running) == self.env.count:
             return actions
-        rows = observations[active] if inputs is None else (observations[active] - inputs[0]) * inputs[1]
-        actions[active] = self._explore(rows, random.standard_normal(shape, dtype=np.float32))
-        return actions
+        filled = np.repeat(actions[:1], self.env.count, axis=0)
+        filled[running] = actions
+        return filled
 
     def _batch(
         self, random: np.random.Generator, noises: torch.Generator, inputs: np.ndarray | None
