@@ -242,7 +242,7 @@ class ESAC(Learner):
     def load(cls, path: str | os.PathLike[str], env: Any = None) -> ESAC:
         """Read a saved learner; it evaluates in this process, whatever workers it had.
 
-        ``env`` is needed if it was a function or if its name contains a module; other names are in the file.
+        ``env`` is needed if it was no name, or one that contains a module; other names are in the file.
         """
         arrays, meta = _read(path, _KIND, "a saved ESAC")
         with reading(path, "a saved ESAC", *STRUCTURE, RuntimeError):

@@ -54,7 +54,7 @@ PRESETS = {
     "Hopper": Preset(2_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, _TEN),
     "Swimmer": Preset(
         400_000,
-        {**_CMA, "population": 5, "sac_episodes": 1, "eval_every": 40_000, "eval_episodes": 5},
+        {**_CMA, "sac_episodes": 1, "eval_every": 40_000, "eval_episodes": 5},
         _OURS, {"sac_episodes": 1, "injected": 1},
     ),
     "MountainCarContinuous": Preset(

@@ -171,8 +171,8 @@ def _refuse_wrappers(env: Any) -> None:
 
 def _maker(env: Any) -> tuple[EnvSpec | Callable[[], gymnasium.Env[Any, Any]], str]:
     """Return how to make an environment like the first of a vector environment, and its name."""
-    base = env.unwrapped
-    spec = base.get_attr("spec")[0] if hasattr(base, "get_attr") else copy.deepcopy(base.spec)
+    base = getattr(env, "unwrapped", env)
+    spec = base.get_attr("spec")[0] if hasattr(base, "get_attr") else getattr(base, "spec", None)
     if spec is not None:
         spec = copy.copy(spec)
         spec.kwargs = {key: value for key, value in spec.kwargs.items() if key not in _OF_VECTORS}
