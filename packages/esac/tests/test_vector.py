@@ -155,9 +155,9 @@ def test_a_run_resumes_bit_identically_and_with_workers(mode: str, tmp_path: Any
         env = gymnasium.make_vec("Pendulum-v1", num_envs=3, max_episode_steps=20)
         return ESAC(env, changed({"workers": workers}, config), seed=1).learn(steps, progress_bar=False, **words)
 
-    whole = learned(900)
-    learned(400, out=tmp_path / "run")
-    parts = learned(900, workers=1 if mode == "esac" else 0, out=tmp_path / "run")
+    whole = learned(480)
+    learned(240, out=tmp_path / "run")
+    parts = learned(480, workers=1 if mode == "esac" else 0, out=tmp_path / "run")
     assert whole.collector.steps == parts.collector.steps > 0
     np.testing.assert_array_equal(whole.sac.actor.vector(), parts.sac.actor.vector())
     np.testing.assert_array_equal(whole.population.mean, parts.population.mean)
