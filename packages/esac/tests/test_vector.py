@@ -216,7 +216,7 @@ def stacked() -> SyncVectorEnv:
         ),
         (lambda: VecNormalize(DummyVecEnv([Walk])), "in the wrapper VecNormalize; expected: wrappers around each"),
         (lambda: DummyVecEnv([Parts]), "a vector environment whose observations are dictionaries; expected: .*Flatten"),
-        (stacked, r"made again, has Box\(-inf, inf, \(2,\), float64\)"),
+        (stacked, r"^the first environment of .*, made again, has Box\(-inf, inf, \(2,\), float64\)"),
         (lambda: gymnasium.make_vec("CartPole-v1", 2), r"actions are Discrete\(2\); expected: a Box"),
     ],
     ids=["without spec", "gymnasium's wrapper", "its wrapper", "dictionaries", "other spaces", "discrete"],

@@ -146,7 +146,8 @@ class VectorSource:
         if (env.observation_space, env.action_space) != self._spaces:
             seen, acts = self._spaces
             raise InputError(
-                f"its environment, made again, has {env.observation_space} and {env.action_space}", f"{seen} and {acts}"
+                f"the first environment of {self}, made again, has {env.observation_space} and {env.action_space}",
+                f"{seen} and {acts}",
             )
         return env
 
@@ -172,11 +173,12 @@ def _refuse_wrappers(env: Any) -> None:
 def _maker(env: Any) -> tuple[EnvSpec | Callable[[], gymnasium.Env[Any, Any]], str]:
     """Return how to make an environment like the first of a vector environment, and its name."""
     base = getattr(env, "unwrapped", env)
-    spec = base.get_attr("spec")[0] if hasattr(base, "get_attr") else getattr(base, "spec", None)
+    single = hasattr(base, "get_attr")
+    spec = copy.copy(base.get_attr("spec")[0] if single else getattr(base, "spec", None))
     if spec is not None:
-        spec = copy.copy(spec)
-        spec.kwargs = {key: value for key, value in spec.kwargs.items() if key not in _OF_VECTORS}
-        spec.max_episode_steps = spec.kwargs.pop("max_episode_steps", spec.max_episode_steps)
+        if not single:  # make_vec's spec of a vector environment that has no single ones
+            spec.kwargs = {key: value for key, value in spec.kwargs.items() if key not in _OF_VECTORS}
+            spec.max_episode_steps = spec.kwargs.pop("max_episode_steps", spec.max_episode_steps)
         spec.additional_wrappers = tuple(w for w in spec.additional_wrappers if w.entry_point != _MONITOR)
         return spec, spec.id
     if hasattr(base, "env_fns"):
