@@ -20,6 +20,7 @@ from esac.play.interaction import TransitionWriter
 from esac.play.policy import PolicyShape
 from esac.play.rollout import Episode
 from esac.play.task import Evaluator, Job, noise
+from esac.play.vector import Single
 from esac.sac.actor import Actor, Explorer
 from esac.sac.collect import Collector
 from esac.sac.config import SACConfig
@@ -293,14 +294,14 @@ def test_updates_keep_to_their_rate_once_there_is_a_batch(rate: float) -> None:
     env = gymnasium.make("Pendulum-v1", max_episode_steps=30)
     shape = PolicyShape(3, 1, (4,))
     agent, replay = SAC(shape, np.array([-2.0]), np.array([2.0]), SACConfig(batch_size=8)), Replay(100, 3, 1)
-    collector = Collector(env, agent, replay, 0, updates_per_step=rate, start_steps=10)
+    collector = Collector(Single(env), agent, replay, 0, updates_per_step=rate, start_steps=10)
     expected, due = 0, 0.0
     for filled in range(1, 31):
         due += rate
         if filled > 8:
             expected, due = expected + int(due), due - int(due)
         due = min(due, 1.0)
-    episode, losses = collector.episode(0, 0)
+    (episode,), losses = collector.episodes(0, 0)
     assert (episode.length, collector.steps, len(replay), collector.updates) == (30, 30, 30, expected)
     assert bool(losses) == (rate > 0) and episode.total == pytest.approx(float(replay.rows[:30, 4].sum()), rel=1e-5)
     assert np.ptp(replay.rows[:10, 3]) > 0.5 and np.abs(replay.rows[:30, 3]).max() <= 1
@@ -315,7 +316,7 @@ def test_first_actions_are_uniform_and_later_ones_the_policys() -> None:
         for layer in (agent.actor.mean, agent.actor.log_std):
             layer.weight.zero_()
     replay = Replay(300, 3, 1)
-    Collector(env, agent, replay, 0, updates_per_step=0.0, start_steps=150).episode(0, 0)
+    Collector(Single(env), agent, replay, 0, updates_per_step=0.0, start_steps=150).episodes(0, 0)
     first, later = replay.rows[:150, 3], replay.rows[150:200, 3]
     assert first.min() < -0.95 and first.max() > 0.95 and abs(first.mean()) < 0.15  # 0.15: three standard errors
     np.testing.assert_allclose(later, 1, rtol=1e-4)

@@ -16,6 +16,7 @@ from esac.play import rollout
 from esac.play.interaction import TransitionWriter
 from esac.play.policy import PolicyShape
 from esac.play.task import Job, Task
+from esac.play.vector import Single
 from esac.sac.collect import Collector
 from esac.sac.config import SACConfig
 from esac.sac.replay import Replay
@@ -99,7 +100,7 @@ def test_stored_transitions_of_the_gradient_trained_policy_are_what_happened(var
     torch.manual_seed(0)
     agent = SAC(PolicyShape(2, 2, (4,)), env.action_space.low, env.action_space.high, SACConfig())
     replay = Replay(50, 2, 2)
-    Collector(env, agent, replay, 0, updates_per_step=0.0, start_steps=start_steps).episode(0, 0)
+    Collector(Single(env), agent, replay, 0, updates_per_step=0.0, start_steps=start_steps).episodes(0, 0)
     check(replay.rows[: len(replay)], env, np.array(env.received))
 
 

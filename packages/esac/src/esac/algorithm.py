@@ -24,6 +24,7 @@ from esac.learner import Learner
 from esac.play.environment import name_from_file
 from esac.play.policy import NumpyPolicy
 from esac.play.rollout import Episode
+from esac.play.vector import VectorSource
 from esac.sac.actor import Actor, Normalise
 
 Callback = Callable[["ESAC", Generation], bool | None]
@@ -50,7 +51,10 @@ class ESAC(Learner):
         "MlpPolicy", or the environment itself, which the configuration then follows.
     env
         A name for ``gymnasium.make``, an environment (with workers: one that it made), or a function without arguments
-        that makes one (with workers: one that can be imported). Observations that are dictionaries are flattened.
+        that makes one (with workers: one that can be imported). Observations that are dictionaries are flattened. Also
+        a vector environment of gymnasium or Stable-Baselines3: the gradient-trained policy then plays an episode in all
+        of its n environments at once, with n times ``updates_per_step`` updates a step; those that end earlier wait for
+        the last one. Evaluations and the population use another environment like its first one.
     seed
         Seed of all random draws: results do not depend on the number of workers. None is 0.
     device
@@ -105,9 +109,9 @@ class ESAC(Learner):
         """Environment steps since learning began, or since the last `learn` that counted anew."""
         return self.steps - self._first_step
 
-    def get_env(self) -> gymnasium.Env[Any, Any]:
-        """Return the environment of evaluations and of the gradient-trained policy."""
-        return self.env
+    def get_env(self) -> Any:
+        """Return the environment of the gradient-trained policy: the vector environment if there is one."""
+        return self.job.env.env if isinstance(self.job.env, VectorSource) else self.env
 
     def get_vec_normalize_env(self) -> None:
         """Return None: observations are normalised by the learner itself."""
@@ -238,7 +242,7 @@ class ESAC(Learner):
     def load(cls, path: str | os.PathLike[str], env: Any = None) -> ESAC:
         """Read a saved learner; it evaluates in this process, whatever workers it had.
 
-        ``env`` is needed if it was a function or if its name contains a module; other names are in the file.
+        ``env`` is needed if it was no name, or one that contains a module; other names are in the file.
         """
         arrays, meta = _read(path, _KIND, "a saved ESAC")
         with reading(path, "a saved ESAC", *STRUCTURE, RuntimeError):

@@ -115,9 +115,9 @@ class GenerationJob(training.Job):
         adaptive = learner.config.mode == "esac" and learner.config.sac_schedule == "adaptive"
         count = 0 if adaptive else self._gradient_episodes(number, values)
         while learner.exchange.owes(trained, learner.horizon) if adaptive else len(trained) < count:
-            episode, losses = learner.collector.episode(number, len(trained), learner.inputs)
+            episodes, losses = learner.collector.episodes(number, len(trained), learner.inputs)
             values |= losses
-            trained.append(episode)
+            trained += episodes
         return trained
 
     def _gradient_episodes(self, number: int, values: dict[str, float]) -> int:

@@ -25,6 +25,7 @@ from esac.play.normalize import Moments
 from esac.play.policy import NumpyPolicy, PolicyShape
 from esac.play.rollout import Episode
 from esac.play.task import Evaluator, Job
+from esac.play.vector import lockstep
 from esac.results.outputs import Evaluations
 from esac.sac.collect import Collector
 from esac.sac.replay import Replay
@@ -102,7 +103,7 @@ class Learner:
             sac = SAC(shape, space.low, space.high, config.sac, self.device)
         replay = Replay(config.sac.capacity, shape.observations, shape.actions)
         collector = Collector(
-            self.env, sac, replay, self.seed, updates_per_step=config.updates_per_step,
+            lockstep(self.job.env, self.env), sac, replay, self.seed, updates_per_step=config.updates_per_step,
             start_steps=config.start_steps, on_nan=config.on_nan, horizon=self.horizon,
         )  # fmt: skip
         return Gradients(sac, replay, collector)
@@ -145,7 +146,7 @@ class Learner:
         self.job, self.env, self.horizon = job, evaluator.env, evaluator.horizon
         self.evaluation.env, self.evaluation.horizon = self.env, self.horizon
         if self.gradients is not None:
-            self.collector.env, self.collector.horizon = self.env, self.horizon
+            self.collector.env, self.collector.horizon = lockstep(self.job.env, self.env), self.horizon
 
     def observe(self, episodes: Iterable[Episode]) -> None:
         """Merge the moments of the episodes of a generation, in their order, if observations are normalised."""

@@ -10,6 +10,7 @@ from sextet_common.errors import InputError
 
 from esac.config import ESACConfig, changed
 from esac.play.environment import EnvSource
+from esac.play.vector import VectorSource
 
 POLICIES = ("MlpPolicy", "MultiInputPolicy")
 """Names of policies that are accepted; observations that are dictionaries are flattened for either."""
@@ -43,9 +44,7 @@ def source(env: Any) -> EnvSource:
     if isinstance(env, gymnasium.Env):
         return Existing(env)
     if isinstance(env, gymnasium.vector.VectorEnv) or hasattr(env, "num_envs"):
-        raise InputError(
-            f"a vector environment of {env.num_envs} environments", "one environment, its name or a function"
-        )
+        return VectorSource(env)
     if not isinstance(env, str) and not callable(env):
         raise InputError(f"the environment {env!r}", "a name, an environment, or a function that makes one")
     named: EnvSource = env

@@ -45,6 +45,8 @@ def make(env: EnvSource, options: dict[str, Any] | None = None) -> gymnasium.Env
             require(module, package="esac", extra="dm-control")
     try:
         instance = gymnasium.make(env, **(options or {})) if isinstance(env, str) else env()
+    except InputError:
+        raise
     except Exception as error:  # environments raise anything
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"the environment {env!r} cannot be made: {first}", _remedy(env, error)) from error

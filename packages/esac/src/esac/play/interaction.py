@@ -66,20 +66,24 @@ class TransitionWriter:
         self._scale, self._bias = action_map(low, high)
         self._head = np.empty(0, dtype=np.float32)
 
-    def to_environment(self, action: Float[np.ndarray, " actions"]) -> Float[np.ndarray, " actions"]:
+    def to_environment(self, action: Float[np.ndarray, "*n actions"]) -> Float[np.ndarray, "*n actions"]:
         """Return an action in [-1, 1] in the environment's units."""
         scaled: np.ndarray = action * self._scale + self._bias
         return scaled
 
-    def before(self, observation: np.ndarray, action: Float[np.ndarray, " actions"]) -> None:
+    def before(self, observation: np.ndarray, action: Float[np.ndarray, "*n actions"]) -> None:
         """Copy the observation and an action in the environment's units."""
         inside = np.clip((action - self._bias) / self._scale, -1, 1)
-        self._head = np.concatenate([observation, inside]).astype(np.float32)
+        self._head = np.concatenate([observation, inside], axis=-1).astype(np.float32)
 
-    def after(self, reward: float, next_observation: np.ndarray, terminated: bool) -> Float[np.ndarray, " width"]:
-        """Return the row; its last number, the mask, is 0 only at a termination."""
-        tail = [reward], next_observation, [0.0 if terminated else 1.0]
-        return np.concatenate([self._head, *tail]).astype(np.float32)
+    def after(
+        self, reward: float | np.ndarray, next_observation: np.ndarray, terminated: bool | np.ndarray
+    ) -> Float[np.ndarray, "*n width"]:
+        """Return the row or, of several environments, rows; the last number, the mask, is 0 only at a termination."""
+        mask = 1.0 - np.asarray(terminated, dtype=np.float32)
+        tail = np.asarray(reward)[..., None], next_observation, mask[..., None]
+        with np.errstate(over="ignore"):
+            return np.concatenate([self._head, *tail], axis=-1).astype(np.float32)
 
 
 def _described(value: Any) -> str:

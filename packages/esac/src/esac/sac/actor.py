@@ -120,13 +120,13 @@ class Explorer:
         self._parameters = [(x.weight.detach().cpu().numpy(), x.bias.detach().cpu().numpy()) for x in self._layers]
 
     def __call__(
-        self, observation: Float[np.ndarray, " observations"], noise: Float[np.ndarray, " actions"]
-    ) -> Float[np.ndarray, " actions"]:
-        """Return the action in [-1, 1] for given standard normal noise."""
-        x = np.asarray(observation, dtype=np.float32)
+        self, observations: Float[np.ndarray, "*n observations"], noise: Float[np.ndarray, "*n actions"]
+    ) -> Float[np.ndarray, "*n actions"]:
+        """Return the actions in [-1, 1] for given standard normal noise."""
+        x = np.asarray(observations, dtype=np.float32)
         *hidden, (mean, mean_bias), (log_std, log_std_bias) = self._parameters
         for weights, biases in hidden:
-            x = np.maximum(weights @ x + biases, 0)
-        std = np.exp(np.clip(log_std @ x + log_std_bias, *_LOG_STD_RANGE))
-        action: np.ndarray = np.tanh(mean @ x + mean_bias + std * noise)
-        return action
+            x = np.maximum(x @ weights.T + biases, 0)
+        std = np.exp(np.clip(x @ log_std.T + log_std_bias, *_LOG_STD_RANGE))
+        actions: np.ndarray = np.tanh(x @ mean.T + mean_bias + std * noise)
+        return actions

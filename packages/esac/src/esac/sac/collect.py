@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -15,6 +13,7 @@ from sextet_common.seeding import generator
 from esac.play import interaction
 from esac.play.normalize import Moments
 from esac.play.rollout import Episode, NonFiniteError, OnNan
+from esac.play.vector import Lockstep
 from esac.sac.actor import Explorer
 from esac.sac.replay import Batch, Replay
 from esac.sac.update import SAC
@@ -25,8 +24,10 @@ class Collector:
 
     Parameters
     ----------
+    env
+        One environment, or several that are stepped together.
     updates_per_step
-        Updates for each environment step; may be below 1.
+        Updates for each environment step, of which n environments take n at once; may be below 1.
     start_steps
         Number of first steps with uniformly random actions.
     horizon
@@ -34,7 +35,7 @@ class Collector:
     """
 
     def __init__(
-        self, env: gymnasium.Env[Any, Any], sac: SAC, replay: Replay, seed: int, *, updates_per_step: float = 1.0,
+        self, env: Lockstep, sac: SAC, replay: Replay, seed: int, *, updates_per_step: float = 1.0,
         start_steps: int = 10_000, on_nan: OnNan = "penalise", horizon: int = 10_000,
     ) -> None:  # fmt: skip
         self.env, self.sac, self.replay, self.seed = env, sac, replay, seed
@@ -42,68 +43,93 @@ class Collector:
         self.horizon = horizon
         self.steps = self.updates = 0
         self._explore = Explorer(sac.actor)
-        space = env.action_space
-        assert isinstance(space, gymnasium.spaces.Box)
-        self._writer = interaction.TransitionWriter(space.low, space.high)
+        self._writer = interaction.TransitionWriter(sac.actor.low.cpu().numpy(), sac.actor.high.cpu().numpy())
 
-    def episode(
+    def episodes(
         self, generation: int, number: int, inputs: Float[np.ndarray, "2 observations"] | None = None
-    ) -> tuple[Episode, dict[str, float]]:
-        """Run episode `number` of a generation; return it with the losses of its last update.
+    ) -> tuple[list[Episode], dict[str, float]]:
+        """Run an episode in every environment, from the `number`-th of a generation on.
 
-        ``inputs`` are the offset and the scale of the observations, for policy and critics alike.
+        An environment whose episode has ended waits for the others: what it does until then is not stored. Return the
+        episodes with the losses of the last update. ``inputs`` are the offset and the scale of the observations, for
+        policy and critics alike.
 
         Raises
         ------
         NonFiniteError
-            If the environment returns non-finite numbers and ``on_nan`` is "raise".
+            If an environment returns non-finite numbers and ``on_nan`` is "raise".
         """
         random = generator(self.seed, "episode", generation, number)
         noises = torch.Generator(self.sac.device).manual_seed(int(random.integers(2**62)))
-        observation = interaction.reset(self.env, int(random.integers(2**31)))
-        observations: list[np.ndarray] = []
-        total, length, due, done = 0.0, 0, 0.0, False
-        fault = "" if interaction.finite(observation) else "the first observation"
+        observations = self.env.reset(int(random.integers(2**31)))
+        totals, lengths = np.zeros(self.env.count), np.zeros(self.env.count, dtype=int)
+        faults = {i: "the first observation" for i, row in enumerate(observations) if not interaction.finite(row)}
+        running = np.array([i for i in range(self.env.count) if i not in faults], dtype=int)
+        seen: list[np.ndarray] = []
+        length, due = 0, 0.0
         losses: dict[str, torch.Tensor] = {}
-        while not (done or fault) and length < self.horizon:
+        while len(running) and length < self.horizon:
             if inputs is not None:
-                observations.append(np.array(observation, dtype=np.float64))
-            action = self._writer.to_environment(self._action(observation, random, inputs))
-            self._writer.before(observation, action)
-            observation, reward, terminated, truncated = interaction.step(self.env, action)
+                seen.append(np.array(observations, dtype=np.float64))
+            actions = self._writer.to_environment(self._actions(observations[running], random, inputs))
+            self._writer.before(observations[running], actions)
+            observations, rewards, terminated, truncated = self.env.step(self._everywhere(actions, running))
             length += 1
-            self.steps += 1
-            if not math.isfinite(reward) or not interaction.finite(observation):
-                fault = f"step {length}"
-                break
-            self.replay.add(self._writer.after(reward, observation, terminated)[None])
-            total += reward
-            due += self.updates_per_step
+            lengths[running] = length
+            self.steps += len(running)
+            totals[running] += rewards[running]
+            rows = self._writer.after(rewards[running], observations[running], terminated[running])
+            sound = np.isfinite(rows).all(axis=1)
+            faults |= {int(i): f"step {length}" for i in running[~sound]}
+            self.replay.add(rows[sound])
+            due += self.updates_per_step * int(sound.sum())
             while due >= 1 and len(self.replay) > self.sac.config.batch_size:
                 losses = self.sac.update(*self._batch(random, noises, inputs))
                 self._explore.refresh()
                 self.updates += 1
                 due -= 1
             due = min(due, 1.0)  # updates missed for lack of a whole batch are not made up for
-            done = terminated or truncated
-        values = {f"sac/{name}": float(value) for name, value in losses.items()}
-        if not all(map(math.isfinite, values.values())):
-            raise InputError(f"a loss of soft actor-critic is not finite in generation {generation}, seed {self.seed}",
-                             f"finite losses: try an lr below {self.sac.config.lr:g}")  # fmt: skip
+            running = running[sound & ~(terminated | truncated)[running]]
+        values = self._finite_values(losses, generation)
+        return [
+            self._episode(generation, totals[i], int(lengths[i]), faults.get(i, ""), [rows[i] for rows in seen])
+            for i in range(self.env.count)
+        ], values
+
+    def _episode(self, generation: int, total: float, length: int, fault: str, seen: list[np.ndarray]) -> Episode:
+        """Return the episode of an environment, given the observations of this and of later steps."""
         if fault:
             fault += " of the gradient-trained policy's episode has a non-finite number"
             if self.on_nan == "raise":
                 raise NonFiniteError(f"{fault}, generation {generation}, seed {self.seed}")
-            return Episode.failure(fault, length), values
-        moments = Moments.of(np.stack(observations)) if observations else None
-        return Episode(total, length, moments=moments), values
+            return Episode.failure(fault, length)
+        return Episode(float(total), length, moments=Moments.of(np.stack(seen[:length])) if seen else None)
 
-    def _action(self, observation: np.ndarray, random: np.random.Generator, inputs: np.ndarray | None) -> np.ndarray:
-        """Return an action in [-1, 1]."""
+    def _finite_values(self, losses: dict[str, torch.Tensor], generation: int) -> dict[str, float]:
+        """Return the losses as numbers, which must be finite."""
+        values = {f"sac/{name}": float(value) for name, value in losses.items()}
+        if not all(map(math.isfinite, values.values())):
+            raise InputError(f"a loss of soft actor-critic is not finite in generation {generation}, seed {self.seed}",
+                             f"finite losses: try an lr below {self.sac.config.lr:g}")  # fmt: skip
+        return values
+
+    def _actions(
+        self, observations: np.ndarray, random: np.random.Generator, inputs: np.ndarray | None
+    ) -> Float[np.ndarray, "n actions"]:
+        """Return actions in [-1, 1]."""
+        shape = len(observations), self.replay.actions
         if self.steps < self.start_steps:
-            return random.uniform(-1, 1, self.replay.actions).astype(np.float32)
-        seen = observation if inputs is None else (observation - inputs[0]) * inputs[1]
-        return self._explore(seen, random.standard_normal(self.replay.actions, dtype=np.float32))
+            return random.uniform(-1, 1, shape).astype(np.float32)
+        rows = observations if inputs is None else (observations - inputs[0]) * inputs[1]
+        return self._explore(rows, random.standard_normal(shape, dtype=np.float32))
+
+    def _everywhere(self, actions: np.ndarray, running: np.ndarray) -> Float[np.ndarray, "n actions"]:
+        """Return the actions of all environments, given those of the running ones; the others get one that exists."""
+        if len(running) == self.env.count:
+            return actions
+        filled = np.repeat(actions[:1], self.env.count, axis=0)
+        filled[running] = actions
+        return filled
 
     def _batch(
         self, random: np.random.Generator, noises: torch.Generator, inputs: np.ndarray | None
