@@ -49,7 +49,6 @@ def program_of(name: str) -> str | None:
     return entry.module
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and looks into /proc")
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python") or blocks(p, "console")], ids=named)
 def test_code_and_commands_of_a_page_run_in_order(page: Path, forks: Forks, tmp_path: Path) -> None:
