@@ -33,7 +33,13 @@ DEV_TOOLS = ["ruff>=0.17", "mypy>=2.4"]
 FOR_TESTS = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "", **workspace.quiet_memory()}
 AT_ROOT = ["--override-ini=pythonpath=tools"]
 XDIST = "pytest-xdist>=3.6"
+FOR_ROOT = [
+    *("-r", "tools/requirements.txt", "-r", "docs/requirements.txt", "import-linter>=2.6", "coverage>=7.6"),
+    *("fonttools[woff]>=4.50", "pyyaml>=6", XDIST),
+]
+ELSEWHERE = [f"--ignore=tests/test_{name}.py" for name in ("compositions", "reliability")]  # other sessions run them
 IN_PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
+FAST = ["-q", "-m", "not slow"]  # `slow` runs the others
 
 
 def group(package: str, name: str) -> list[str]:
@@ -51,10 +57,12 @@ def everything() -> list[str]:
 def install_alone(session: nox.Session, package: str, *options: str) -> None:
     """Install exactly a package's declared dependencies, then import all its modules."""
     session.install("--exact", *options, *workspace.editables(workspace.closure(PACKAGES, package)))
-    session.run("python", "tools/probe.py", PACKAGES[package].module, silent=True)
+    session.run("python", "tools/probe.py", PACKAGES[package].module, silent=True, env=FOR_TESTS)
 
 
-def run_tests(session: nox.Session, package: str, *options: str, warnings: str = "error") -> None:
+def run_tests(
+    session: nox.Session, package: str, *options: str, warnings: str = "error", words: list[str] = FAST
+) -> None:
     """Install a package's extras and test dependencies, then run its tests and doctests."""
     chosen = PACKAGES[package]
     if not (chosen.path / "tests").is_dir():
@@ -64,7 +72,7 @@ def run_tests(session: nox.Session, package: str, *options: str, warnings: str =
     in_tree = [*workspace.editables(siblings), *workspace.editables([chosen], extras=True)]
     session.install(*options, *in_tree, *group(package, "test"), XDIST)
     targets = [str(chosen.path / "tests"), str(chosen.path / "src")]
-    words = [*IN_PARALLEL, "--doctest-modules", "-W", warnings, *(session.posargs or ["-q"])]
+    words = [*IN_PARALLEL, "--doctest-modules", "-W", warnings, *(session.posargs or words)]
     session.run("pytest", *words, *targets, env=FOR_TESTS)
 
 
@@ -79,7 +87,7 @@ def check_style(session: nox.Session, *words: str) -> None:
 @nox.session
 @each
 def tests(session: nox.Session, package: str) -> None:
-    """One package alone: its declared dependencies, the import of every module, its tests."""
+    """One package alone: its declared dependencies, the import of every module, its tests but the slow ones."""
     install_alone(session, package)
     run_tests(session, package)
 
@@ -87,34 +95,31 @@ def tests(session: nox.Session, package: str) -> None:
 @nox.session
 @each
 def lowest(session: nox.Session, package: str) -> None:
-    """One package alone with the oldest dependencies it accepts."""
+    """One package alone with the oldest dependencies it accepts; all its tests."""
     oldest = ("--resolution", "lowest-direct")
     install_alone(session, package, *oldest)
     # Old releases use one another's deprecated functions, which we cannot fix.
-    run_tests(session, package, *oldest, warnings="ignore::DeprecationWarning")
+    run_tests(session, package, *oldest, warnings="ignore::DeprecationWarning", words=["-q"])
 
 
 @nox.session
 def together(session: nox.Session) -> None:
     """All packages in one environment: dependencies between packages, pages, tools.
 
-    `wheels` runs the compositions, `reliability` the ten kills of every job.
+    `wheels` runs the compositions, `slow` the slow tests, `reliability` the ten kills of every job.
     """
-    session.install(
-        *everything(),
-        "-r",
-        "tools/requirements.txt",
-        "-r",
-        "docs/requirements.txt",
-        "import-linter>=2.6",
-        "coverage>=7.6",
-        "fonttools[woff]>=4.50",
-        "pyyaml>=6",
-        XDIST,
-    )
-    words = [*IN_PARALLEL, "--doctest-modules", *AT_ROOT, *(session.posargs or ["-q"])]
-    elsewhere = [f"--ignore=tests/test_{name}.py" for name in ("compositions", "reliability")]
-    session.run("pytest", *words, *elsewhere, "tests", "tools", env=FOR_TESTS)
+    session.install(*everything(), *FOR_ROOT)
+    words = [*IN_PARALLEL, "--doctest-modules", *AT_ROOT, *(session.posargs or FAST)]
+    session.run("pytest", *words, *ELSEWHERE, "tests", "tools", env=FOR_TESTS)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """The slow tests of all packages and of the root: kills, several processes, examples, demos, a release."""
+    session.install(*everything(), *FOR_ROOT)
+    words = [*IN_PARALLEL, *AT_ROOT, "-W", "error", "-m", "slow", *(session.posargs or ["-q"])]
+    folders = [str(package.path / "tests") for package in PACKAGES.values()]
+    session.run("pytest", *words, *ELSEWHERE, "tests", *folders, env=FOR_TESTS)
 
 
 @nox.session

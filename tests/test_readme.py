@@ -22,6 +22,7 @@ PAGES = [
 ]
 # Commands that install, or that other tests run; all others are run here.
 RUN_ELSEWHERE = ("pip install", "uv pip install", "python3 tools/", "python examples/")
+SLOW = {"docs/attention-matching/howto.md"}  # 27 seconds of a core; most others take less than ten
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -49,9 +50,15 @@ def program_of(name: str) -> str | None:
     return entry.module
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and looks into /proc")
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python") or blocks(p, "console")], ids=named)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=named(page), marks=[pytest.mark.slow] * (named(page) in SLOW))
+        for page in PAGES
+        if blocks(page, "python") or blocks(page, "console")
+    ],
+)
 def test_code_and_commands_of_a_page_run_in_order(page: Path, forks: Forks, tmp_path: Path) -> None:
     folder = tmp_path / "page"
     folder.mkdir()

@@ -313,7 +313,6 @@ def imports(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("imports")
 
 
-@pytest.mark.slow
 @each_package
 def test_import_and_help_of_a_package_load_no_heavy_module(folder: Path, imports: ModuleType) -> None:
     for command in imports.commands(folder.name.replace("-", "_")):

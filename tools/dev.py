@@ -221,7 +221,7 @@ def usage():
         "usage: python3 tools/dev.py SESSION [ARGUMENTS]",
         "",
         "  %-12s %s" % ("demo", "run the main jobs on real data and write demo/index.html"),
-        "  %-12s %s" % ("test", "run every check: what `nox` without arguments runs"),
+        "  %-12s %s" % ("test", "run the checks: what `nox` without arguments runs"),
         "",
         "or any one session; 'tests(gmr-metric)' is one package's:",
         "",

@@ -18,13 +18,12 @@ from attention_matching.matching import distance_kernels, kernels  # noqa: E402
 HERE = Path(__file__).resolve().parent
 
 
-@pytest.mark.parametrize("file", ["interpreted_kernels.py", "interpreted_distances.py"])
-def test_everything_holds_in_the_interpreter(file: str) -> None:
+def test_everything_holds_in_the_interpreter() -> None:
     # Its own process: the interpreter must be chosen before the kernels are imported. Its arithmetic is NumPy's,
     # which warns of every overflow.
     words = [sys.executable, "-m", "pytest", "-q", "-W", "ignore", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*words, str(HERE / file)],
+        [*words, *(str(HERE / f"interpreted_{name}.py") for name in ("kernels", "distances"))],
         cwd=HERE,
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,

@@ -138,9 +138,12 @@ def test_inner_products_distances_and_gradients_agree_with_full_covariances(kind
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("zero_weights", [False, True])
 @pytest.mark.parametrize("spread", [0.3, 30.0, 1e12])
-def test_screened_inner_products_are_those_of_all_pairs(kind: str, zero_weights: bool, spread: float) -> None:
+def test_screened_inner_products_are_those_of_all_pairs(
+    kind: str, zero_weights: bool, spread: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screening, "_ROWS", 256)
     draw = np.random.default_rng(5)
-    n, d = 2100, 40  # three blocks
+    n, d = 600, 40  # three blocks
     variances = np.exp(draw.normal(size=(n, d) if kind == "diag" else n, scale=3 if spread == 30 else 0.3))
     means = draw.normal(size=(n, d)) * spread
     means[n // 2 :] = means[: n - n // 2] + 0.1 * draw.normal(size=(n - n // 2, d))  # some pairs are near

@@ -23,7 +23,6 @@ def work() -> ModuleType:
     return module
 
 
-@pytest.mark.slow
 def test_two_processes_learn_what_one_learns_from_the_whole_batch(work: ModuleType, tmp_path: Path) -> None:
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     processes = [

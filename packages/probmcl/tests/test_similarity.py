@@ -32,7 +32,6 @@ def test_the_cosine_is_a_quotient_of_integrals_in_one_dimension(draw, covariance
     assert float(mixture_similarity(f, kind="cosine")[0, 1]) == pytest.approx(expected, rel=1e-7)
 
 
-@pytest.mark.slow
 @both
 def test_the_cosine_is_a_quotient_of_integrals_in_two_dimensions(draw, covariance: str) -> None:
     f = draw(3, 2, 2, 2, covariance)

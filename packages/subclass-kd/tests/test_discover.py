@@ -64,7 +64,6 @@ def test_the_layer_that_the_others_confirm_is_chosen_with_its_mean_adjusted_rand
         choose_layer({}, y)
 
 
-@pytest.mark.slow
 def test_a_network_of_two_classes_reveals_the_ten_digits() -> None:
     data = load("digits")
     plain = data.with_classes_only()

@@ -131,7 +131,6 @@ def expected(kind: Any, options: dict[str, Any], h: Hierarchy, hard: str, s: Lon
     return first, known, soft, (1 - alpha, alpha * temperature**2)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("hierarchy", [UNEQUAL, EQUAL, SINGLE], ids=["unequal", "equal", "single"])
 def test_every_combination_agrees_with_its_formula_in_long_double(hierarchy: Hierarchy) -> None:
     random = np.random.default_rng(0)
