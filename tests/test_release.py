@@ -165,7 +165,7 @@ def test_a_dry_run_prints_every_step_and_changes_nothing(clone: Clone) -> None:
         '+version = "0.1.1"',
         "--- a/packages/gmr-metric/CHANGELOG.md",
         "+## 0.1.1 (TODAY)",
-        "nox --stop-on-first-error -s 'tests(gmr-metric)' 'build(gmr-metric)'",
+        "nox --stop-on-first-error -s 'tests(gmr-metric)' 'build(gmr-metric)' -- -q",
         "into dist/: gmr_metric-0.1.1-py3-none-any.whl gmr_metric-0.1.1.tar.gz",
         "git commit --quiet -m 'Release gmr-metric 0.1.1' -- "
         "packages/gmr-metric/CHANGELOG.md packages/gmr-metric/pyproject.toml",

@@ -28,6 +28,7 @@ import dev
 import workspace
 
 LEVELS = ("major", "minor", "patch")
+ALL_TESTS = ("--", "-q")  # without arguments the slow ones are left out
 _VERSION = re.compile(r"""(^\[project\]\s*$(?:(?!^\[).)*?^version\s*=\s*["'])([^"']*)""", re.MULTILINE | re.DOTALL)
 _UNRELEASED = re.compile(r"^## Unreleased\s*?$(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
@@ -80,7 +81,10 @@ class Release:
         """The checks, the commit of the changed files, and the tag (`whitespace` keeps the headings in the notes)."""
         title = f"{self.package.name} {self.version}"
         return (
-            ["nox", "--stop-on-first-error", "-s", f"tests({self.package.name})", f"build({self.package.name})"],
+            [
+                *("nox", "--stop-on-first-error", "-s", f"tests({self.package.name})", f"build({self.package.name})"),
+                *ALL_TESTS,
+            ],
             ["git", "commit", "--quiet", "-m", f"Release {title}", "--", *self.paths],
             ["git", "tag", "--annotate", "--cleanup=whitespace", "-m", f"{title}\n\n{self.notes}", self.tag],
         )
@@ -206,7 +210,7 @@ def show(release: Release) -> None:
 
 def run_checks(release: Release) -> None:
     """Run the nox sessions on the new version and copy the checked artefacts to dist/."""
-    command = [sys.executable, "-m", *release.commands[0], "--envdir", str(release.root / ".nox")]
+    command = [sys.executable, "-m", "nox", "--envdir", str(release.root / ".nox"), *release.commands[0][1:]]
     environment = dev.environment_for_uv(os.environ)
     if subprocess.run(command, cwd=release.root, env=environment, stderr=subprocess.STDOUT).returncode:
         raise Refusal(f"the checks of {release.package.name} {release.version} failed, see above")
