@@ -19,7 +19,7 @@ from gmr_metric.density.algebra import log_of
 from gmr_metric.density.gaussian import LOG_2PI, log_gaussian, log_self_kernels, packed_covariances
 from gmr_metric.density.mixture import GaussianMixture
 
-_ROWS, _COLUMNS = 1024, 1024  # components in a block of bounds
+_ROWS = 1024  # components in a block of bounds
 _STEP = 32  # dimensions added at a time
 _SAMPLE = 2000  # pairs from which the number of dimensions is chosen
 _RARE = 2e-3  # a share of pairs that is cheaper to compute than to bound in all dimensions
