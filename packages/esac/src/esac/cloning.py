@@ -30,12 +30,14 @@ def cloned(
 
 
 def _least_squares(shape: PolicyShape, observations: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    rows = np.hstack([observations, np.ones((len(observations), 1))]).astype(np.float64)
+    ones = np.ones((len(observations), int(shape.bias)))
+    rows = np.hstack([observations, ones]).astype(np.float64)
     ridge = _RIDGE * np.square(rows).mean() * len(rows) * np.eye(rows.shape[1])
     solution = np.linalg.solve(rows.T @ rows + ridge, rows.T @ targets.astype(np.float64))
     vector = np.zeros(shape.size, dtype=np.float32)
     ((weights, biases),) = shape.parts(vector)
-    weights[:], biases[:] = solution[:-1].T, solution[-1]
+    weights[:] = solution[: shape.observations].T
+    biases[:] = solution[shape.observations :].sum(axis=0)
     return vector
 
 

@@ -331,7 +331,7 @@ def _load_policy(path: Path, env: str | None) -> tuple[NumpyPolicy, str, dict[st
 
 
 def _check_fit(policy: NumpyPolicy, env: Any, name: str) -> None:
-    expected = rollout.numpy_policy(env, policy.shape.hidden).shape
+    expected = rollout.numpy_policy(env, policy.shape.hidden, bias=policy.shape.bias).shape
     if expected != policy.shape:
         raise InputError(
             f"a policy of {policy.shape.observations} observations and {policy.shape.actions} actions",

@@ -39,6 +39,8 @@ class ESACConfig:
     """How the mean moves: ars (augmented random search), openai (ranks and Adam), pgpe, or cma (CMA-ES)."""
     es_hidden: tuple[Count, ...] = ()
     """Units of the hidden layers of the population's policies; without any they are linear."""
+    es_bias: Advanced[bool] = True
+    """Whether linear policies have biases; in augmented random search they have none."""
     normalize: bool = True
     """Normalise observations by their running mean and standard deviation, for the population and soft actor-critic."""
     population: Count = 4
@@ -149,6 +151,8 @@ class ESACConfig:
                 f"{crossed} crossed and {self.gradient_members} injected members of {self.population}",
                 "elite * population + injected <= population",
             )
+        if self.es_hidden and not self.es_bias:
+            raise InputError(f"es_bias off with es_hidden {self.es_hidden}", "es_hidden (), or es_bias on")
         if self.es_top is not None and self.es_top > self.population:
             raise InputError(f"es_top is {self.es_top}", f"at most the population, {self.population}")
         plain = (crossed, self.gradient_members, self.amt_every, self.mirrored) == (0, 0, 0, "antithetic")

@@ -105,7 +105,7 @@ class Evaluation:
         hidden, vector = tuple(int(units) for units in state["best_hidden"]), np.array(state["best"])
         inputs = np.array(state["best_inputs"]) if "best_inputs" in state else None
         shape = self._current("mean").shape
-        expected = PolicyShape(shape.observations, shape.actions, hidden)
+        expected = PolicyShape.holding(vector.size, shape.observations, shape.actions, hidden)
         if vector.shape != (expected.size,) or vector.dtype != np.float32:
             raise InputError(f"best has shape {vector.shape}, {vector.dtype}", f"({expected.size},), float32")
         self.best = Best(reward, vector, state["best_action"], hidden, inputs)

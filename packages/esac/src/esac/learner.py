@@ -79,8 +79,9 @@ class Learner:
         if config.horizon is not None and isinstance(env, str):  # recorded, so that evaluations of a run have it too
             options["max_episode_steps"] = config.horizon
         self.job = Job(
-            env, options, config.es_hidden, seed, config.on_nan, config.es_action, config.normalize, config.horizon
-        )
+            env, options, config.es_hidden, seed, config.on_nan, config.es_action, config.normalize, config.horizon,
+            config.es_bias,
+        )  # fmt: skip
         evaluator = Evaluator(self.job)
         self.env, self.horizon = evaluator.env, evaluator.horizon
         shape = evaluator.policy.shape

@@ -40,21 +40,23 @@ def _dm_control(episodes: int) -> Preset:
     return Preset(1_000_000, flags, _CODE, {**flags, "es_lr": 0.01, "sigma": 0.01})
 
 
-_CMA: dict[str, Any] = {"es_method": "cma", "population": 6, "sigma": 0.5, "injected": 0}
 _TEN: dict[str, Any] = {"sac_episodes": 10}
 _AUTO: dict[str, Any] = {"auto_alpha": True, "alpha": 1.0, "lr": 1e-3}
 
 PRESETS = {
     "HalfCheetah": Preset(),
     "LunarLanderContinuous": Preset(),
-    "InvertedDoublePendulum": Preset(1_000_000, _CMA, _OURS),
+    "InvertedDoublePendulum": Preset(
+        1_000_000, {"es_method": "cma", "population": 6, "sigma": 0.5, "injected": 0}, _OURS
+    ),
     "Humanoid": Preset(5_000_000, {"reward_shift": 5.0}, _ARS),
     "Ant": Preset(1_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, {**_TEN, "es_lr": 0.001}),
     "Walker2d": Preset(1_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, _TEN),
     "Hopper": Preset(2_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, _TEN),
     "Swimmer": Preset(
         400_000,
-        {**_CMA, "sac_episodes": 1, "eval_every": 40_000, "eval_episodes": 5},
+        {"sigma": 0.05, "es_lr": 0.03, "es_action": "linear", "es_bias": False, "injected": 0, "sac_episodes": 1,
+         "eval_every": 40_000, "eval_episodes": 5},
         _OURS, {"sac_episodes": 1, "injected": 1},
     ),
     "MountainCarContinuous": Preset(

@@ -31,37 +31,48 @@ _INPUTS = "inputs"  # an array of policies that normalise their observations
 class PolicyShape:
     """Layout of a policy vector: weights (out, in), then biases (out,), layer by layer.
 
+    A linear policy may have no biases (``bias=False``), as in augmented random search.
+
     Examples
     --------
-    >>> PolicyShape(17, 6).size
-    71942
+    >>> PolicyShape(17, 6).size, PolicyShape(17, 6, (), bias=False).size
+    (71942, 102)
     """
 
     observations: Count
     actions: Count
     hidden: tuple[Count, ...] = (256, 256)
+    bias: bool = True
     layers: tuple[tuple[int, int], ...] = field(init=False)
 
     def __post_init__(self) -> None:
         sizes = (self.observations, *self.hidden, self.actions)
         object.__setattr__(self, "layers", tuple(zip(sizes[1:], sizes[:-1], strict=True)))
         checks.check_fields(self)
+        if self.hidden and not self.bias:
+            raise InputError(f"no biases in a policy with hidden layers of {self.hidden}", "a linear policy: none")
+
+    @classmethod
+    def holding(cls, size: int, observations: int, actions: int, hidden: tuple[int, ...]) -> PolicyShape:
+        """Return the shape of a vector of ``size`` weights: without biases if it is too short for them."""
+        return cls(observations, actions, hidden, bias=bool(hidden) or size != observations * actions)
 
     @property
     def size(self) -> int:
         """Length of the vector."""
-        return sum(rows * columns + rows for rows, columns in self.layers)
+        return sum(rows * (columns + self.bias) for rows, columns in self.layers)
 
     def parts(self, vector: Float[np.ndarray, " size"]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return views of the weights (out, in) and biases (out,) of each layer."""
+        """Return views of the weights (out, in) and biases (out,) of each layer; zeros for biases that it lacks."""
         if vector.shape != (self.size,):
             raise InputError(f"a policy vector has shape ({self.size},), got {vector.shape}")
         parts, start = [], 0
         for rows, columns in self.layers:
             weights = vector[start : start + rows * columns].reshape(rows, columns)
             start += rows * columns
-            parts.append((weights, vector[start : start + rows]))
-            start += rows
+            biases = vector[start : start + rows] if self.bias else np.zeros(rows, dtype=vector.dtype)
+            parts.append((weights, biases))
+            start += rows * self.bias
         return parts
 
     def initial(self, random: np.random.Generator) -> Float[np.ndarray, " size"]:
@@ -184,7 +195,7 @@ class NumpyPolicy:
         with reading(path, expected, TypeError, KeyError):
             low, high, vector = (np.asarray(table[name], np.float32) for name in ("low", "high", "vector"))
             hidden = tuple(int(units) for units in np.atleast_1d(table["hidden"]))
-            shape = PolicyShape(int(table["observations"]), low.size, hidden)
+            shape = PolicyShape.holding(vector.size, int(table["observations"]), low.size, hidden)
             action: Any = str(table["action"])
             inputs = None if _INPUTS not in table else np.asarray(table[_INPUTS], np.float32)
         if vector.shape != (shape.size,) or low.ndim != 1:

@@ -123,8 +123,9 @@ def numpy_policy(
     vector: np.ndarray | None = None,
     action: ActionMap = "tanh",
     inputs: np.ndarray | None = None,
+    bias: bool = True,
 ) -> NumpyPolicy:
-    """Make a policy for the spaces of an environment.
+    """Make a policy for the spaces of an environment; a vector tells whether it has biases.
 
     Examples
     --------
@@ -135,4 +136,6 @@ def numpy_policy(
     check_spaces(env)
     seen, acts = env.observation_space, env.action_space
     assert isinstance(seen, spaces.Box) and isinstance(acts, spaces.Box)
-    return NumpyPolicy(PolicyShape(seen.shape[0], acts.shape[0], hidden), acts.low, acts.high, vector, action, inputs)
+    sizes = seen.shape[0], acts.shape[0], hidden
+    shape = PolicyShape(*sizes, bias) if vector is None else PolicyShape.holding(vector.size, *sizes)
+    return NumpyPolicy(shape, acts.low, acts.high, vector, action, inputs)

@@ -72,6 +72,7 @@ class Job:
     action: ActionMap = "tanh"
     normalize: bool = False
     horizon: int | None = None
+    bias: bool = True
 
 
 class Evaluator:
@@ -91,7 +92,7 @@ class Evaluator:
         checks.check("tries", tries, Count)
         self.job, self.tries = job, tries
         self.env = environment.make(job.env, job.options)
-        self.policy = rollout.numpy_policy(self.env, job.hidden, action=job.action)
+        self.policy = rollout.numpy_policy(self.env, job.hidden, action=job.action, bias=job.bias)
         self.width = self.policy.shape.size + (2 * self.policy.shape.observations if job.normalize else 0)
         self.horizon = job.horizon or environment.horizon(self.env)
         self._broken = self._warned = False
