@@ -35,7 +35,8 @@ def test_a_fitted_model_of_any_covariance_type_keeps_its_density(kind: str, mode
     for name in ("weights_", "means_", "precisions_cholesky_"):
         setattr(theirs, name, getattr(fitted, name))
     rtol = 1e-9 if dtype is np.float64 else 1e-3  # float32, times the covariances' condition
-    np.testing.assert_allclose(mixture.logpdf(data), theirs.score_samples(data), rtol=rtol)
+    # A log density near 0 has no relative precision.
+    np.testing.assert_allclose(mixture.logpdf(data), theirs.score_samples(data), rtol=rtol, atol=rtol / 100)
 
 
 def test_a_model_made_for_sklearn_scores_and_predicts_as_the_mixture_does(make) -> None:
