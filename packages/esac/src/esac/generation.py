@@ -91,7 +91,7 @@ class GenerationJob(training.Job):
             each = 2 * learner.config.es_episodes
             played = [(origins[k // each], e) for k, e in enumerate(population_episodes)]
         episodes = [*(("sac", episode) for episode in trained), *played]
-        learner.observe(episode for _, episode in episodes)
+        learner.observe([e for origin, e in played if origin != "sac"] or trained)
         if learner.config.mode == "esac":
             learner.exchange.account(sum(e.length for _, e in played), sum(e.length for e in trained))
             mutated = [episode for origin, episode in played if origin == "mean"]

@@ -150,7 +150,10 @@ class Learner:
             self.collector.env, self.collector.horizon = lockstep(self.job.env, self.env), self.horizon
 
     def observe(self, episodes: Iterable[Episode]) -> None:
-        """Merge the moments of the episodes of a generation, in their order, if observations are normalised."""
+        """Merge the moments of the episodes of a generation, in their order, if observations are normalised.
+
+        They are the population's own, if there is one: it then moves exactly as it does by evolution alone.
+        """
         if self.config.normalize:
             self.moments = self.moments.merge_all(episode.moments for episode in episodes)
             self.inputs = self.moments.inputs()
