@@ -54,9 +54,9 @@ def as_printed(value: float) -> set[float]:
     TABLES,
     ids=lambda value: getattr(value, "stem", value),
 )
-def test_a_directive_inserts_a_table(page: Path, order: str) -> None:
-    table = pages.filled(f"{{{{ {order} }}}}")
-    assert re.search(r"^\|( ?-{3,} ?\|)+$", table, flags=re.MULTILINE)
+def test_a_directive_inserts_a_table_or_a_list(page: Path, order: str) -> None:
+    inserted = pages.filled(f"{{{{ {order} }}}}")
+    assert re.search(r"^(\|( ?-{3,} ?\|)+$|- \*\*)", inserted, flags=re.MULTILINE)
 
 
 def test_every_benchmark_table_of_a_readme_is_on_the_packages_benchmark_page() -> None:

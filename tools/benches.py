@@ -196,10 +196,10 @@ WORTH = (
     Row("subclass-kd", "even or odd digits, F1, %", "conventional distillation", "digits",
         lambda r: tuple(percent(s["f1"] for s in r["scores"][w]) for w in ("kd", "skd")),
         "python benchmarks/bench_methods.py --only digits"),
-    Row("esac", "Swimmer-v5, 25 processor seconds, return: ESAC", "Stable-Baselines3's SAC", "learning",
+    Row("esac", "Swimmer-v5, 70 processor seconds, return: ESAC", "Stable-Baselines3's SAC", "learning",
         both(learned("Swimmer-v5 SB3 SAC"), learned("Swimmer-v5 ESAC")),
         "python benchmarks/bench_learning.py"),
-    Row("esac", "Pendulum-v1, 30 processor seconds, return: ESAC", "evolution alone", "learning",
+    Row("esac", "Pendulum-v1, 40 processor seconds, return: ESAC", "evolution alone", "learning",
         both(learned("Pendulum-v1 ES"), learned("Pendulum-v1 ESAC")),
         "python benchmarks/bench_learning.py"),
 )  # fmt: skip
