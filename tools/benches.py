@@ -123,8 +123,14 @@ def scenes(name: str) -> Callable[[Report], float]:
 
 
 def learned(run: str) -> Callable[[Report], float]:
-    """Return a reader of the mean final return of all seeds of a run of esac."""
-    return lambda report: statistics.mean(statistics.mean(seed["final"]) for seed in report["runs"][run])
+    """Return a reader of the interquartile mean over seeds of a run's final returns in esac."""
+
+    def find(report: Report) -> float:
+        returns = sorted(statistics.mean(seed["final"]) for seed in report["runs"][run])
+        outer = len(returns) // 4
+        return statistics.mean(returns[outer : len(returns) - outer])
+
+    return find
 
 
 def both(peer: Callable[[Report], float], ours: Callable[[Report], float]) -> Callable[[Report], tuple[float, float]]:
