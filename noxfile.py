@@ -278,5 +278,6 @@ def demo(session: nox.Session) -> None:
     """The main jobs on real data, shown in demo/index.html."""
     shown = [p for p in PACKAGES.values() if (p.path / "examples" / "demo.py").exists()]
     needed = {q.name for p in shown for q in workspace.closure(PACKAGES, p.name)}
-    session.install(*workspace.editables([p for p in PACKAGES.values() if p.name in needed]))
+    more = sorted({line for p in shown for line in group(p.name, "demo")})
+    session.install(*workspace.editables([p for p in PACKAGES.values() if p.name in needed]), *more)
     session.run("python", "tools/demo.py", *session.posargs)
