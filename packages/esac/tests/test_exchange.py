@@ -228,3 +228,17 @@ esac.ESAC("Swimmer-v5", config, seed=2, options={{"max_episode_steps": 20}}).lea
     )
     resumed.learn(3200, out=tmp_path / "run")
     assert same(whole.learn(3200), resumed) and resumed.generation > 14 and resumed.exchange.state()["last"] > 0
+
+
+def test_without_exchange_the_population_moves_as_by_evolution_alone() -> None:
+    words = {"injected": 0, "start_steps": 20, "sac_schedule": "annealed", "sac_every": 1, "sac": {"batch_size": 16}}
+    both, alone = (
+        ESAC("Pendulum-v1", changed({**words, "mode": mode}), seed=1, options={"max_episode_steps": 20})
+        for mode in ("esac", "es")
+    )
+    means: dict[str, list[np.ndarray]] = {"esac": [], "es": []}
+    for model in (both, alone):
+        model.learn(10**6, lambda m, g: means[m.config.mode].append(m.population.mean.copy()) or g.number < 9)
+    assert both.collector.updates > 0 and len(means["es"]) == 10
+    np.testing.assert_array_equal(means["esac"], means["es"])  # though soft actor-critic has seen other observations
+    np.testing.assert_array_equal(both.inputs, alone.inputs)
