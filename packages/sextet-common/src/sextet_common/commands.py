@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import tyro
 
 from sextet_common import checkpoint, cli, data as image_data, device, figures, loggers, runs, text
+
+MOST_ROWS = 100  # classes in a picture: a PNG of matplotlib's has at most 65,536 pixels a side
 
 
 def machine() -> None:
@@ -43,7 +46,7 @@ def data(
     on_bad_image
         Refuse a folder with an image file that cannot be read, or skip such files.
     picture
-        Save the first ten training images of every class as this PNG.
+        Save the first ten training images of each class as this PNG, of the first hundred classes at most.
     """
     images = image_data.DataOptions(spec, size, channels, download, cache, on_bad_image).load()
     shape = "x".join(map(str, images.image_shape))
@@ -52,8 +55,12 @@ def data(
         counts = [int((labels == label).sum()) for labels in (images.train_labels, images.test_labels)]
         print(f"{text.terminal(name, text.SHORT):16} {counts[0]:8} {counts[1]:8}")
     if picture is not None:
-        first = [number for k in range(images.n_classes) for number in (images.train_labels == k).nonzero()[0][:10]]
-        figures.save_grid(image_data.to_float(image_data.take(images.train_images, first)), picture, columns=10)
+        shown = images.classes[:MOST_ROWS]
+        first = np.full((len(shown), 10, *images.image_shape), figures.BACKGROUND, dtype=np.float32)
+        for label in range(len(shown)):
+            numbers = (images.train_labels == label).nonzero()[0][:10]
+            first[label, : len(numbers)] = image_data.to_float(image_data.take(images.train_images, numbers))
+        figures.save_panels({"": first.reshape(-1, *images.image_shape)}, picture, 10, row_names=shown)
         print(picture)
 
 
