@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import nox
@@ -48,15 +49,24 @@ def group(package: str, name: str) -> list[str]:
     return list(nox.project.dependency_groups({"dependency-groups": groups}, name)) if name in groups else []
 
 
-def everything() -> list[str]:
-    """Return the installer's arguments for all packages, extras and test dependencies."""
+def install(session: nox.Session, packages: Iterable[workspace.Package], *words: str) -> None:
+    """Install, and take over the bytecode that the tests of packages have compiled."""
+    session.install(*words)
+    own = Path(session.virtualenv.location)
+    workspace.share_bytecode(own, (own.parent / f"tests-{package.name}" for package in packages))
+
+
+def install_everything(session: nox.Session, *words: str) -> None:
+    """Install all packages, their extras and test dependencies, and further words of the installer."""
     needed = {line for name in PACKAGES for line in group(name, "test")}
-    return [*workspace.editables(list(PACKAGES.values()), extras=True), *sorted(needed)]
+    packages = list(PACKAGES.values())
+    install(session, packages, *workspace.editables(packages, extras=True), *sorted(needed), *words)
 
 
 def install_alone(session: nox.Session, package: str, *options: str) -> None:
     """Install exactly a package's declared dependencies, then import all its modules."""
-    session.install("--exact", *options, *workspace.editables(workspace.closure(PACKAGES, package)))
+    needed = workspace.closure(PACKAGES, package)
+    install(session, needed[:-1], "--exact", *options, *workspace.editables(needed))
     session.run("python", "tools/probe.py", PACKAGES[package].module, silent=True, env=FOR_TESTS)
 
 
@@ -70,7 +80,7 @@ def run_tests(
         return
     *siblings, _ = workspace.closure(PACKAGES, package)
     in_tree = [*workspace.editables(siblings), *workspace.editables([chosen], extras=True)]
-    session.install(*options, *in_tree, *group(package, "test"), XDIST)
+    install(session, siblings, *options, *in_tree, *group(package, "test"), XDIST)
     targets = [str(chosen.path / "tests"), str(chosen.path / "src")]
     words = [*IN_PARALLEL, "--doctest-modules", "-W", warnings, *(session.posargs or words)]
     session.run("pytest", *words, *targets, env=FOR_TESTS)
@@ -108,7 +118,7 @@ def together(session: nox.Session) -> None:
 
     `wheels` runs the compositions, `slow` the slow tests, `reliability` the ten kills of every job.
     """
-    session.install(*everything(), *FOR_ROOT)
+    install_everything(session, *FOR_ROOT)
     words = [*IN_PARALLEL, "--doctest-modules", *AT_ROOT, *(session.posargs or FAST)]
     session.run("pytest", *words, *ELSEWHERE, "tests", "tools", env=FOR_TESTS)
 
@@ -116,7 +126,7 @@ def together(session: nox.Session) -> None:
 @nox.session
 def slow(session: nox.Session) -> None:
     """The slow tests of all packages and of the root: kills, several processes, examples, demos, a release."""
-    session.install(*everything(), *FOR_ROOT)
+    install_everything(session, *FOR_ROOT)
     words = [*IN_PARALLEL, *AT_ROOT, "-W", "error", "-m", "slow", *(session.posargs or ["-q"])]
     folders = [str(package.path / "tests") for package in PACKAGES.values()]
     session.run("pytest", *words, *ELSEWHERE, "tests", *folders, env=FOR_TESTS)
@@ -133,7 +143,7 @@ def quick(session: nox.Session) -> None:
     except RuntimeError as problem:
         session.error(str(problem))
     chosen = [PACKAGES[name] for name in quickly.changed_packages(files) if name in PACKAGES]
-    session.install(*everything(), *DEV_TOOLS, "import-linter>=2.6", XDIST)
+    install_everything(session, *DEV_TOOLS, "import-linter>=2.6", XDIST)
     check_style(session)
     if not chosen:
         session.log(f"no package differs from {since}: run tests(PACKAGE) for all its tests")
@@ -150,7 +160,7 @@ def quick(session: nox.Session) -> None:
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """All file readers on malicious files: 1000 new ones per test, or the number given first."""
-    session.install(*everything(), XDIST)
+    install_everything(session, XDIST)
     examples, *words = session.posargs or ["1000"]
     environment = {**FOR_TESTS, "SEXTET_FUZZ_EXAMPLES": examples}
     session.run("pytest", *IN_PARALLEL, *(words or ["-q"]), "tests/fuzz", env=environment)
@@ -159,7 +169,7 @@ def fuzz(session: nox.Session) -> None:
 @nox.session
 def reliability(session: nox.Session) -> None:
     """Ten kills of every job; 1000 random combinations of kills, double starts, full disks and damaged files."""
-    session.install(*everything(), XDIST)
+    install_everything(session, XDIST)
     session.run("pytest", *IN_PARALLEL, *AT_ROOT, "-q", "tests/test_reliability.py", env=FOR_TESTS)
     session.run("python", "tools/reliability.py", *(session.posargs or ["--count", "1000"]), env=FOR_TESTS)
 
@@ -169,7 +179,7 @@ def mutants(session: nox.Session) -> None:
     """Mutation testing of one module. Arguments: PATH [--most N] [--lines A-B] [pytest arguments]."""
     if not session.posargs:
         session.error("name a module: nox -s mutants -- packages/esac/src/esac/es/evolution.py")
-    session.install(*everything(), "coverage>=7.6")
+    install_everything(session, "coverage>=7.6")
     session.run("python", "tools/mutants.py", *session.posargs, env=FOR_TESTS)
 
 
@@ -183,7 +193,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Types: mypy strict on every package's src."""
-    session.install(*everything(), *DEV_TOOLS)
+    install_everything(session, *DEV_TOOLS)
     session.run("mypy", *session.posargs, *(str(p.path / "src") for p in PACKAGES.values()))
 
 
@@ -234,7 +244,7 @@ def wheels(session: nox.Session) -> None:
         pinned = [f"{package.name}=={package.version}" for package in PACKAGES.values()]
         for wheel in pinned:
             session.install("--no-index", "--no-deps", "--find-links", str(folder), wheel)
-        session.install("--find-links", str(folder), *pinned, "sextet-common[hub]")
+        install(session, PACKAGES.values(), "--find-links", str(folder), *pinned, "sextet-common[hub]")
         shutil.copytree(ROOT / "examples", outside / "examples", ignore=shutil.ignore_patterns("__pycache__"))
         (outside / "tests").mkdir()
         shutil.copy2(ROOT / "tests" / "test_compositions.py", outside / "tests")

@@ -40,8 +40,8 @@ addEventListener("load", () => {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the slow tests, so that at the end no process waits for one of them."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Begin with the slow tests and the pages, so that at the end no process waits for one of them."""
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, "test_readme.py" not in item.nodeid))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ PAGES = [
 ]
 # Commands that install, or that other tests run; all others are run here.
 RUN_ELSEWHERE = ("pip install", "uv pip install", "python3 tools/", "python examples/")
-SLOW = {"docs/attention-matching/howto.md"}  # 27 seconds of a core; most others take less than ten
+SLOW = {  # about half a minute of a core each; most others take less than ten seconds
+    "docs/attention-matching/howto.md", "docs/subclass-kd/tutorial.md", "packages/subclass-kd/README.md",
+}  # fmt: skip
 
 
 def blocks(page: Path, language: str) -> list[str]:

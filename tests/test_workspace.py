@@ -333,3 +333,30 @@ def test_a_heavy_import_is_detected_at_any_depth(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     _, heavy = imports.measure("-c", "import outer")
     assert heavy == {"triton"}
+
+
+def test_environments_share_bytecode_of_the_same_files_only(workspace: ModuleType, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    sites = [place / "lib" / "python3.11" / "site-packages" for place in (one, two)]
+    for site in sites:
+        (site / "pack").mkdir(parents=True)
+    for name in ("same", "changed", "absent"):
+        (sites[0] / "pack" / f"{name}.py").write_text(f"def where(): return {name!r}, where.__code__.co_filename\n")
+    os.link(sites[0] / "pack" / "same.py", sites[1] / "pack" / "same.py")  # as the installer does
+    (sites[1] / "pack" / "changed.py").write_text("def where(): return 'another'\n")
+    program = "import sys, pack.{0} as m; print(m.where(), end='')"
+
+    def imported(site: Path, name: str) -> str:
+        words = [sys.executable, "-X", "pycache_prefix=", "-c", program.format(name)]
+        environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": ""}
+        return subprocess.check_output(words, env=environment, text=True)
+
+    for name in ("same", "changed", "absent"):
+        imported(sites[0], name)
+    assert workspace.share_bytecode(two, [one, tmp_path / "none"]) == 1
+    assert workspace.share_bytecode(two, [one]) == 0
+    (found,) = sites[1].glob("pack/__pycache__/*")
+    before = found.stat().st_ino
+    assert imported(sites[1], "same") == str(("same", str(sites[1] / "pack" / "same.py")))
+    assert found.stat().st_ino == before  # it was read, not compiled anew
+    assert imported(sites[1], "changed") == "another"

@@ -6,8 +6,11 @@ the standard library.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -116,3 +119,26 @@ def editables(packages: list[Package], *, extras: bool = False) -> list[str]:
         suffix = f"[{','.join(package.extras)}]" if extras and package.extras else ""
         arguments += ["-e", f"{package.path}{suffix}"]
     return arguments
+
+
+def share_bytecode(environment: Path, others: Iterable[Path]) -> int:
+    """Link the bytecode that other environments have of the files of this one, and return the number of links.
+
+    Without it the first import of torch and its kind compiles for seconds. Bytecode holds its source's time and size,
+    which the installer keeps where it links files of its cache into every environment.
+    """
+
+    def stamp(bytecode: Path) -> tuple[int, int]:
+        source = os.stat(f"{bytecode.parent.parent / bytecode.name.partition('.')[0]}.py")
+        return source.st_mtime_ns, source.st_size
+
+    links = 0
+    for other in others:
+        for compiled in other.glob("lib/python*/site-packages/**/__pycache__/*.pyc"):
+            own = environment / compiled.relative_to(other)
+            with suppress(OSError):  # this environment has no such file, or its bytecode already
+                if stamp(own) == stamp(compiled):
+                    own.parent.mkdir(exist_ok=True)
+                    os.link(compiled, own)
+                    links += 1
+    return links

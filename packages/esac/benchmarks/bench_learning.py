@@ -86,6 +86,7 @@ PARTS: dict[str, dict[str, Any]] = {
 }
 """ESAC with one part changed."""
 ABLATION = ("MountainCarContinuous-v0", "Hopper-v5")
+INJECTION = tuple(ENVS)[:2] + BATCH[1:]  # the others have CMA-ES, which takes no injected member
 
 
 def ours(env: str, method: str, seed: int) -> dict[str, Any]:
@@ -201,7 +202,7 @@ def main(
 
 def belongs(env: str, method: str, seed: int) -> bool:
     """Return whether a run is part of the benchmark."""
-    if seed >= ENVS[env].seeds or (method in PARTS and env not in ABLATION):
+    if seed >= ENVS[env].seeds or (method in PARTS and env not in (INJECTION if method == "injection" else ABLATION)):
         return False
     return method != "SB3 SAC, discount 0.9999" or env == "Swimmer-v5"
 

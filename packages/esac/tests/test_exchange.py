@@ -209,6 +209,7 @@ def test_exchange_and_cloning_resume_to_the_same_numbers_with_any_workers(
     assert same(whole, ESAC.load(first.save(tmp_path / "e.safetensors")).learn(2000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["processes", "batch"])
 def test_a_killed_run_with_cloning_resumes_with_other_workers_to_the_same_numbers(engine: str, tmp_path: Path) -> None:
     words: dict[str, Any] = {**SMALL, "transfer": "both", "sac_schedule": "adaptive", "store": "all", "injected": 1}

@@ -20,6 +20,11 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"gmr
 Maker = Callable[..., GaussianMixture]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest test, so that at the end no process waits for it."""
+    items.sort(key=lambda item: "interpreter" not in item.name)
+
+
 @pytest.fixture(scope="session")
 def make() -> Maker:
     """Make a random mixture from a seed, a number of components and of dimensions."""

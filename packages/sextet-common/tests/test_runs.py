@@ -214,11 +214,9 @@ def test_in_one_process_a_folder_opens_again_once_the_run_is_closed_or_gone(tmp_
 def test_children_of_a_killed_job_hold_no_lock(tmp_path) -> None:
     script = """
 run = Run.open(sys.argv[1], "demo", {})
-child = os.fork()
-if not child:
+if not os.fork():
+    print(os.getpid(), flush=True)  # by the child, so that it has begun when the parent is killed
     os.close(1), os.close(2)
-    time.sleep(60)
-print(child, flush=True)
 time.sleep(60)
 """
     with process(script, tmp_path) as parent:

@@ -39,7 +39,7 @@ def test_an_exported_program_predicts_the_same_for_any_number_of_images(output: 
         torch.testing.assert_close(program(images), classes if output == "classes" else subclasses)
 
 
-@pytest.mark.parametrize("name", ["convnet", "resnet18"])
+@pytest.mark.parametrize("name", ["convnet", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_an_onnx_model_predicts_the_same_in_onnxruntime(name: str, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     model = student(name, channels=1)
