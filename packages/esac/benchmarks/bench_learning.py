@@ -69,7 +69,7 @@ ENVS = {
     "SparseHalfCheetah-v0": Setting(40, settings={"es_method": "cma", "population": 6, "sigma": 0.5}),  # it explores
 }
 SHARED: dict[str, Any] = {
-    "hidden": HIDDEN, "injected": 0, "start_steps": 100, "sac_cost": 60.0,
+    "hidden": HIDDEN, "start_steps": 100, "sac_cost": 60.0,
     "eval_every": NEVER, "eval_episodes": EPISODES, "sac": {"auto_alpha": True, "alpha": 1.0},
 }  # fmt: skip
 BATCH = ("InvertedDoublePendulum-v5", "Swimmer-v5", "Hopper-v5", "HalfCheetah-v5")
@@ -78,22 +78,28 @@ PEERS = {"SB3 SAC": 0.99, "SB3 SAC, discount 0.9999": 0.9999}
 PARTS: dict[str, dict[str, Any]] = {
     "annealed schedule": {"sac_schedule": "annealed"},
     "no normalisation": {"normalize": False},
-    "injection": {"injected": 1},
     "transfer": {"transfer": "both"},
     "transitions stored": {"store": "all"},
     "crossover": {"crossover": "row", "elite": 0.5},
     "mutation tuning": {"amt_every": 1, "amt_clip": 0.01, "sigma_max": 10.0},
 }
-"""ESAC with one part changed."""
+"""ESAC with one part changed, on ABLATION."""
 ABLATION = ("MountainCarContinuous-v0", "Hopper-v5")
-INJECTION = tuple(ENVS)[:2] + BATCH[1:]  # the others have CMA-ES, which takes no injected member
+INJECTION: dict[str, dict[str, Any]] = {"injection": {"injected": 1}}
+CMA = ("InvertedDoublePendulum-v5", "SparseHalfCheetah-v0")  # their population takes no injected member
 
 
 def ours(env: str, method: str, seed: int) -> dict[str, Any]:
     """Train with this package."""
     setting = ENVS[env]
     engine = "batch" if env in BATCH else "processes"
-    settings = {**preset(env).settings, **setting.settings, **SHARED, "engine": engine, **(METHODS | PARTS)[method]}
+    settings = {
+        **preset(env).settings,
+        **setting.settings,
+        **SHARED,
+        "engine": engine,
+        **(METHODS | PARTS | INJECTION)[method],
+    }
     model = ESAC(env, changed(settings), seed=seed)
     rows: list[tuple[float, ...]] = []
 
@@ -160,7 +166,7 @@ def as_numpy(model: Any) -> NumpyPolicy:
 
 def main(
     envs: tuple[str, ...] = tuple(ENVS),
-    methods: tuple[str, ...] = (*METHODS, *PEERS, *PARTS),
+    methods: tuple[str, ...] = (*METHODS, *PEERS, *PARTS, *INJECTION),
     work: Path = Path("runs/bench_learning"),
     run: bool = True,
     collect: bool = True,
@@ -172,7 +178,7 @@ def main(
     envs
         Names from ENVS.
     methods
-        Names from METHODS, PEERS and PARTS.
+        Names from METHODS, PEERS, PARTS and INJECTION.
     work
         Folder of the runs.
     run
@@ -202,7 +208,7 @@ def main(
 
 def belongs(env: str, method: str, seed: int) -> bool:
     """Return whether a run is part of the benchmark."""
-    if seed >= ENVS[env].seeds or (method in PARTS and env not in (INJECTION if method == "injection" else ABLATION)):
+    if seed >= ENVS[env].seeds or (method in PARTS and env not in ABLATION) or (method in INJECTION and env in CMA):
         return False
     return method != "SB3 SAC, discount 0.9999" or env == "Swimmer-v5"
 

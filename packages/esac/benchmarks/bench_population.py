@@ -56,7 +56,7 @@ OLD: dict[str, dict[str, Any]] = {
 
 def run(env: str, settings: dict[str, Any], seed: int, every: int) -> dict[str, Any]:
     """Learn by evolution alone; return the evaluations, and ten last episodes of the mean and of the best policy."""
-    config = changed({**settings, "mode": "es", "injected": 0, "eval_every": every, "eval_episodes": 5})
+    config = changed({**settings, "mode": "es", "eval_every": every, "eval_episodes": 5})
     model = ESAC(env, config, seed=seed)
     model.learn(preset(env).steps, progress_bar=False)
     when = [[int(steps), cpu] for steps, _, cpu in model.evaluations.when]

@@ -68,6 +68,9 @@ def write(package: Path, runs: Runs, seconds: Mapping[str, float], parts: Sequen
         ]
         heads = [f"{env}, seeds 0 to {count - 1}" for env, count in seeds.items()]
         lines += ["", *table(["ESAC with one thing changed", *heads], rows)]
+    injected = [env for env in seconds if f"{env} injection" in runs]
+    rows = [[named[env], *(cell(finals(runs, env, m)) for m in ("ESAC", "injection"))] for env in injected]
+    lines += ["", *table(["environment, processor seconds of a run", "ESAC", "with one injected member"], rows)]
     lines += ["", "Interquartile means with 95 % bootstrap intervals over seeds: the best policy by five evaluation "
               f"episodes, in ten fresh ones; `python benchmarks/bench_learning.py` on {machine()}."]  # fmt: skip
     into_readme(package / "README.md", "bench_learning", "\n".join(lines))

@@ -13,7 +13,7 @@ from esac.summaries import improvements, summary
 def main(out: Path, steps: int = 3000, seeds: int = 2, env: str = "Pendulum-v1") -> None:
     """Train, then draw."""
     small = ESACConfig(
-        population=4, injected=1, hidden=(32, 32), sac_every=1, sac_episodes=1, start_steps=400,
+        population=4, hidden=(32, 32), sac_every=1, sac_episodes=1, start_steps=400,
         eval_every=1000, eval_episodes=3,
     )  # fmt: skip
     runs = []

@@ -70,7 +70,7 @@ def main(out: Path, seed: int = 0, seconds: float = 4.0) -> None:
 
 def learned(mode: str, seed: int, seconds: float) -> ESAC:
     """Learn for some processor seconds with evaluations in between."""
-    settings = {**preset(ENV).settings, "mode": mode, "injected": 0, "hidden": (64, 64), "start_steps": 1000}
+    settings = {**preset(ENV).settings, "mode": mode, "hidden": (64, 64), "start_steps": 1000}
     model = ESAC(ENV, changed({**settings, "eval_every": 10**9, "eval_episodes": 5}), seed=seed)
 
     def watch(model: ESAC, _: Generation) -> bool:

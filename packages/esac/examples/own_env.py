@@ -36,7 +36,7 @@ class Hover(gymnasium.Env[Any, Any]):
 def main() -> None:
     """Train for a few thousand steps."""
     config = ESACConfig(
-        population=4, injected=1, hidden=(16, 16), sigma=0.1, es_lr=0.05, sac_every=1, start_steps=200,
+        population=4, hidden=(16, 16), sigma=0.1, es_lr=0.05, sac_every=1, start_steps=200,
         eval_every=1000, eval_episodes=5, workers=2,
     )  # fmt: skip
     model = ESAC(Hover, config, seed=0).learn(4000)

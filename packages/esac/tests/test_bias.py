@@ -12,7 +12,7 @@ from esac.cloning import cloned
 from sextet_common.errors import InputError
 
 WORDS: dict[str, Any] = {
-    "mode": "es", "es_bias": False, "es_action": "linear", "population": 2, "sigma": 0.3, "es_lr": 0.1, "injected": 0,
+    "mode": "es", "es_bias": False, "es_action": "linear", "population": 2, "sigma": 0.3, "es_lr": 0.1,
     "eval_every": 100, "eval_episodes": 1,
 }  # fmt: skip
 SHORT = {"max_episode_steps": 25}

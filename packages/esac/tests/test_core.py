@@ -287,7 +287,7 @@ def test_what_is_not_finite_is_penalised_or_raised_and_never_stored() -> None:
     with pytest.raises(rollout.NonFiniteError, match="reward of step 5"):
         rollout.episode(env, policy, 0, on_nan="raise")
     with pytest.raises(InputError, match="8 of 8 episodes of generation 0 failed"):
-        ESAC(lambda: Walk(fault=True), dataclasses.replace(SMALL, mode="es", injected=0)).learn(100)
+        ESAC(lambda: Walk(fault=True), dataclasses.replace(SMALL, mode="es")).learn(100)
 
 
 def test_truncation_is_no_termination() -> None:
@@ -428,7 +428,7 @@ def test_an_episode_that_takes_too_long_is_ended() -> None:
 
 
 def test_the_best_policy_is_not_the_luckiest_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = ESAC("Pendulum-v1", dataclasses.replace(SMALL, mode="es", injected=0, eval_episodes=5))
+    model = ESAC("Pendulum-v1", dataclasses.replace(SMALL, mode="es", eval_episodes=5))
     returns: dict[int, list[float]] = {}
 
     def episodes(env: Any, policy: Any, count: int, seed: int, most: int, *, skip: int = 0) -> list[rollout.Episode]:

@@ -20,7 +20,7 @@ from sextet_common.errors import InputError
 
 SMALL: dict[str, Any] = {
     "population": 3, "sac_schedule": "annealed", "sac_every": 1, "sac_least": 1.0, "sac_episodes": 1, "start_steps": 20,
-    "sac_cost": 2.0, "hidden": (8, 8),
+    "sac_cost": 2.0, "hidden": (8, 8), "injected": 1,
     "eval_every": 400, "eval_episodes": 1, "checkpoint_every": 100, "sac": {"batch_size": 8, "lr": 3e-3},
 }  # fmt: skip
 
@@ -212,7 +212,7 @@ def test_exchange_and_cloning_resume_to_the_same_numbers_with_any_workers(
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["processes", "batch"])
 def test_a_killed_run_with_cloning_resumes_with_other_workers_to_the_same_numbers(engine: str, tmp_path: Path) -> None:
-    words: dict[str, Any] = {**SMALL, "transfer": "both", "sac_schedule": "adaptive", "store": "all", "injected": 1}
+    words: dict[str, Any] = {**SMALL, "transfer": "both", "sac_schedule": "adaptive", "store": "all"}
     script = f"""
 import os, signal, esac
 def kill(model, generation):

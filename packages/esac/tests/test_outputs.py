@@ -331,7 +331,7 @@ def test_the_released_code_s_mistakes_are_what_a_generation_then_does() -> None:
 
 
 def test_the_best_policy_keeps_the_map_that_it_was_evaluated_with(tmp_path: Path) -> None:
-    made = learner(mode="es", injected=0, es_action="clip").learn(300)
+    made = learner(mode="es", es_action="clip").learn(300)
     assert made.policy().action == "clip"
     made.save(tmp_path / "e.safetensors")
     assert ESAC.load(tmp_path / "e.safetensors").policy().action == "clip"

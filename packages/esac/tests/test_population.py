@@ -24,7 +24,7 @@ from sextet_common.errors import InputError
 from sextet_common.seeding import derive
 
 STEPS = 15
-ES: dict[str, Any] = {"mode": "es", "population": 4, "injected": 0, "sigma": 0.3, "es_lr": 0.2, "eval_every": 200,
+ES: dict[str, Any] = {"mode": "es", "population": 4, "sigma": 0.3, "es_lr": 0.2, "eval_every": 200,
                       "eval_episodes": 1, "checkpoint_every": 100}  # fmt: skip
 METHODS: dict[str, dict[str, Any]] = {
     "ars": {"es_top": 2}, "openai": {"es_hidden": (4,)}, "pgpe": {"es_episodes": 2}, "cma": {"reward_shift": 1.0},
@@ -109,7 +109,7 @@ def test_cma_is_the_package_cmaes_with_draws_keyed_by_the_generation() -> None:
 
 
 def test_pgpe_is_its_formulas_weight_by_weight() -> None:
-    config = ESACConfig(mode="es", es_method="pgpe", population=3, injected=0, sigma=0.2, es_lr=0.1, es_std_lr=0.3)
+    config = ESACConfig(mode="es", es_method="pgpe", population=3, sigma=0.2, es_lr=0.1, es_std_lr=0.3)
     search = optimizers.make(PolicyShape(2, 1, ()), config, 7)
     assert isinstance(search, optimizers.PGPE)
     fitness, speed = np.array([[3.0, 1.0], [7.0, 2.0], [0.0, 9.0]]), np.zeros(3)

@@ -47,7 +47,7 @@ PRESETS = {
     "HalfCheetah": Preset(),
     "LunarLanderContinuous": Preset(),
     "InvertedDoublePendulum": Preset(
-        1_000_000, {"es_method": "cma", "population": 6, "sigma": 0.5, "injected": 0}, _OURS
+        1_000_000, {"es_method": "cma", "population": 6, "sigma": 0.5}, _OURS
     ),
     "Humanoid": Preset(5_000_000, {"reward_shift": 5.0}, _ARS),
     "Ant": Preset(1_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, {**_TEN, "es_lr": 0.001}),
@@ -55,7 +55,7 @@ PRESETS = {
     "Hopper": Preset(2_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, _TEN),
     "Swimmer": Preset(
         400_000,
-        {"sigma": 0.05, "es_lr": 0.03, "es_action": "linear", "es_bias": False, "injected": 0, "sac_episodes": 1,
+        {"sigma": 0.05, "es_lr": 0.03, "es_action": "linear", "es_bias": False, "sac_episodes": 1,
          "eval_every": 40_000, "eval_episodes": 5},
         _OURS, {"sac_episodes": 1, "injected": 1},
     ),
