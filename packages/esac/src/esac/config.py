@@ -65,7 +65,7 @@ class ESACConfig:
     """Share of the population whose bases are crossed with the last generation's winners."""
     injected: Natural = 0
     """Members that are the gradient-trained policy. Crossover, es_gradient all and store use them; without any of these
-    they only take evaluations from the others, which costs up to a fifth of the return (the README's table)."""
+    they only take evaluations from the others."""
     l2: Advanced[NonNegative] = 0.0
     """Weight decay of the mean."""
     crossover: Advanced[Crossover] = "none"
