@@ -56,11 +56,15 @@ def install(session: nox.Session, packages: Iterable[workspace.Package], *words:
     workspace.share_bytecode(own, (own.parent / f"tests-{package.name}" for package in packages))
 
 
+def everything() -> list[str]:
+    """Return the installer's arguments for all packages, extras and test dependencies."""
+    needed = {line for name in PACKAGES for line in group(name, "test")}
+    return [*workspace.editables(list(PACKAGES.values()), extras=True), *sorted(needed)]
+
+
 def install_everything(session: nox.Session, *words: str) -> None:
     """Install all packages, their extras and test dependencies, and further words of the installer."""
-    needed = {line for name in PACKAGES for line in group(name, "test")}
-    packages = list(PACKAGES.values())
-    install(session, packages, *workspace.editables(packages, extras=True), *sorted(needed), *words)
+    install(session, PACKAGES.values(), *everything(), *words)
 
 
 def install_alone(session: nox.Session, package: str, *options: str) -> None:
@@ -193,7 +197,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Types: mypy strict on every package's src."""
-    install_everything(session, *DEV_TOOLS)
+    session.install(*everything(), *DEV_TOOLS)  # beside the tests: their bytecode is not finished
     session.run("mypy", *session.posargs, *(str(p.path / "src") for p in PACKAGES.values()))
 
 
