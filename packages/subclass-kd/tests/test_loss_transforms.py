@@ -21,6 +21,8 @@ from subclass_kd import (
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+pytestmark = pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")  # torch's own
+
 H = Hierarchy(np.array([0, 1, 0, 2, 1, 0]), tuple("abcdef"), ("x", "y", "z"))
 LOSSES: dict[str, Any] = {
     "skd": SubclassKDLoss(H),
