@@ -197,7 +197,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Types: mypy strict on every package's src."""
-    session.install(*everything(), *DEV_TOOLS)  # beside the tests: their bytecode is not finished
+    session.install(*everything(), *DEV_TOOLS)
     session.run("mypy", *session.posargs, *(str(p.path / "src") for p in PACKAGES.values()))
 
 

@@ -25,7 +25,6 @@ STAMP = os.path.join(VENV, "sextet-stamp")
 CACHES = os.path.join(ROOT, ".cache")  # for a home folder that cannot be written
 FREE_BYTES_TO_START = 8 * 1024**3  # torch with CUDA, stored once; further environments use hard links
 FREE_BYTES_FULL = 64 * 1024**2
-BESIDE = ("lint", "types", "docs")  # `test` runs them beside the tests, which leave a core idle while they install
 
 # Names of pip's variables in uv. A uv variable that is already set takes precedence.
 PIP_TO_UV = {
@@ -180,15 +179,6 @@ def sessions(takes_package=False):
     }
 
 
-def checks():
-    """Return the sessions that nox runs by default: those of `test`."""
-    with open(os.path.join(ROOT, "noxfile.py"), encoding="utf-8") as noxfile:
-        tree = ast.parse(noxfile.read())
-    (names,) = [node.value for node in tree.body
-                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "nox.options.sessions"]  # fmt: skip
-    return ast.literal_eval(names)
-
-
 def packages():
     """Return the names of the packages, which some sessions take in parentheses."""
     folder = os.path.join(ROOT, "packages")
@@ -256,24 +246,6 @@ def nox_arguments(words):
     return chosen + (["--"] + rest if rest else [])
 
 
-def run_checks(nox, **options):
-    """Run all checks, those of BESIDE at the same time as the tests; print their output at the end."""
-    chosen = checks()
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
-        static = nox + ["--session"] + [name for name in chosen if name in BESIDE]
-        beside = subprocess.Popen(static, stdout=output, stderr=subprocess.STDOUT, **options)
-        try:
-            code = subprocess.call(nox + ["--session"] + [name for name in chosen if name not in BESIDE], **options)
-            code = beside.wait() or code
-        finally:
-            if beside.poll() is None:
-                beside.terminate()
-                beside.wait()
-        output.seek(0)
-        print(output.read(), flush=True)
-    return code
-
-
 def main(words):
     """Run one command and return its exit code."""
     try:
@@ -286,10 +258,7 @@ def main(words):
         environ = with_caches(environment_for_uv(os.environ))
         environ["PATH"] = os.path.dirname(python) + os.pathsep + environ.get("PATH", "")
         nox = [python, "-m", "nox", "--noxfile", os.path.join(ROOT, "noxfile.py")]
-        if words == ["test"]:
-            code = run_checks(nox, env=environ, cwd=ROOT)
-        else:
-            code = subprocess.call(nox + nox_arguments(words), env=environ, cwd=ROOT)
+        code = subprocess.call(nox + nox_arguments(words), env=environ, cwd=ROOT)
         if code and shutil.disk_usage(ROOT).free < FREE_BYTES_FULL:
             raise Problem("the disk is full: free some space and run this again")
         return code
