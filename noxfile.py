@@ -56,15 +56,11 @@ def install(session: nox.Session, packages: Iterable[workspace.Package], *words:
     workspace.share_bytecode(own, (own.parent / f"tests-{package.name}" for package in packages))
 
 
-def everything() -> list[str]:
-    """Return the installer's arguments for all packages, extras and test dependencies."""
-    needed = {line for name in PACKAGES for line in group(name, "test")}
-    return [*workspace.editables(list(PACKAGES.values()), extras=True), *sorted(needed)]
-
-
 def install_everything(session: nox.Session, *words: str) -> None:
-    """Install all packages, their extras and test dependencies, and further words of the installer."""
-    install(session, PACKAGES.values(), *everything(), *words)
+    """Install all packages, their extras and test dependencies, and what further words name."""
+    packages = list(PACKAGES.values())
+    needed = {line for name in PACKAGES for line in group(name, "test")}
+    install(session, packages, *workspace.editables(packages, extras=True), *sorted(needed), *words)
 
 
 def install_alone(session: nox.Session, package: str, *options: str) -> None:
@@ -197,7 +193,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Types: mypy strict on every package's src."""
-    session.install(*everything(), *DEV_TOOLS)
+    install_everything(session, *DEV_TOOLS)
     session.run("mypy", *session.posargs, *(str(p.path / "src") for p in PACKAGES.values()))
 
 
@@ -257,7 +253,7 @@ def wheels(session: nox.Session) -> None:
             place = session.run("python", "-c", f"import {package.module} as m; print(m.__file__)", silent=True)
             if "site-packages" not in Path(str(place)).parts:
                 session.error(f"{package.name} was imported from {place}, not from its wheel")
-        marks = ["--override-ini", "markers=slow: takes more than ten seconds", "-p", "no:cacheprovider"]
+        marks = ["--override-ini", "markers=slow: takes about ten seconds or more", "-p", "no:cacheprovider"]
         words = [*IN_PARALLEL, *marks, "-W", "error", *(session.posargs or ["-q"])]
         session.run("pytest", *words, "tests", env=FOR_TESTS)
 

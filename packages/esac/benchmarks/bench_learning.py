@@ -93,13 +93,8 @@ def ours(env: str, method: str, seed: int) -> dict[str, Any]:
     """Train with this package."""
     setting = ENVS[env]
     engine = "batch" if env in BATCH else "processes"
-    settings = {
-        **preset(env).settings,
-        **setting.settings,
-        **SHARED,
-        "engine": engine,
-        **(METHODS | PARTS | INJECTION)[method],
-    }
+    own = (METHODS | PARTS | INJECTION)[method]
+    settings = {**preset(env).settings, **setting.settings, **SHARED, "engine": engine, **own}
     model = ESAC(env, changed(settings), seed=seed)
     rows: list[tuple[float, ...]] = []
 

@@ -232,7 +232,7 @@ esac.ESAC("Swimmer-v5", config, seed=2, options={{"max_episode_steps": 20}}).lea
 
 
 def test_without_exchange_the_population_moves_as_by_evolution_alone() -> None:
-    words = {"injected": 0, "start_steps": 20, "sac_schedule": "annealed", "sac_every": 1, "sac": {"batch_size": 16}}
+    words = {"start_steps": 20, "sac_schedule": "annealed", "sac_every": 1, "sac": {"batch_size": 16}}
     both, alone = (
         ESAC("Pendulum-v1", changed({**words, "mode": mode}), seed=1, options={"max_episode_steps": 20})
         for mode in ("esac", "es")

@@ -46,9 +46,7 @@ _AUTO: dict[str, Any] = {"auto_alpha": True, "alpha": 1.0, "lr": 1e-3}
 PRESETS = {
     "HalfCheetah": Preset(),
     "LunarLanderContinuous": Preset(),
-    "InvertedDoublePendulum": Preset(
-        1_000_000, {"es_method": "cma", "population": 6, "sigma": 0.5}, _OURS
-    ),
+    "InvertedDoublePendulum": Preset(1_000_000, {"es_method": "cma", "population": 6, "sigma": 0.5}, _OURS),
     "Humanoid": Preset(5_000_000, {"reward_shift": 5.0}, _ARS),
     "Ant": Preset(1_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, {**_TEN, "es_lr": 0.001}),
     "Walker2d": Preset(1_000_000, {**_TEN, "reward_shift": 1.0}, _ARS, _TEN),
